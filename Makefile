@@ -1,0 +1,57 @@
+# `make test` and `make demo` do all of their own set-up: a fresh machine needs only Python 3.11 or newer, and make.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+    $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+BIN := .venv/bin
+PY := $(BIN)/python
+STAMP := .venv/.installed
+# make test PYTEST_ARGS='-k uce'; make outputs NB=nbs/00_core.ipynb
+PYTEST_ARGS ?=
+NB ?=
+
+.PHONY: help test demo outputs prepare sidebar readme docs-preview lint install
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+# The stamp is the last thing written, so an interrupted installation starts again and a finished one costs nothing.
+# pyproject.toml is not among the prerequisites: nbdev_export writes it anew each time, with the same text.
+$(STAMP): settings.ini setup.py constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: none was found on PATH (or give PYTHON=...)" >&2; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@
+
+install: $(STAMP) ## make .venv and install the package with the tested versions
+
+test: $(STAMP) ## every test: the notebooks, the package, the house rules
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+demo: $(STAMP) ## forget one emoji, measure what else was forgotten
+	$(BIN)/vu demo
+
+prepare: $(STAMP) ## before a commit: export, sidebar, README, clean
+	$(BIN)/nbdev_export
+	$(PY) tools/sidebar.py
+	$(PY) tools/readme.py
+	$(BIN)/nbdev_clean
+
+outputs: $(STAMP) ## run library notebooks and tutorials again, keep their outputs (NB=... for some)
+	$(BIN)/nbdev_export
+	$(PY) tools/outputs.py $(NB)
+	$(BIN)/nbdev_clean
+
+sidebar: $(STAMP) ## list the notebooks in _quarto.yml
+	$(PY) tools/sidebar.py
+
+readme: $(STAMP) ## README.md from nbs/index.ipynb
+	$(PY) tools/readme.py
+
+docs-preview: $(STAMP) ## the docs as plain HTML in _docs/, without quarto
+	$(PY) tools/preview.py
+
+lint: $(STAMP) ## ruff
+	$(BIN)/ruff check .

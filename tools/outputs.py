@@ -1,0 +1,62 @@
+"""Run notebooks in place, each in its own kernel, and keep the outputs: they are the pages of the docs.
+
+python tools/outputs.py [NOTEBOOK ...]     (default: the library's, the index and the tutorials)
+
+Cells that the tests skip (`#| eval: false`, `notest`, `slow`) are not run and keep the outputs they have.
+"""
+import os
+import re
+import sys
+import tempfile
+from configparser import ConfigParser
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+root = Path(__file__).resolve().parents[1]
+config = ConfigParser(delimiters=["="])
+config.read(root / "settings.ini", encoding="utf-8")
+skip = re.compile(rf"^#\|\s*(eval:\s*false|{'|'.join(config['DEFAULT']['tst_flags'].split())})\s*$", re.M | re.I)
+
+
+def run(path: Path) -> None:
+    "Execute one notebook; it is written only when every cell has run."
+    notebook = nbformat.read(path, 4)
+    kept = {}
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and skip.search(cell.source):
+            kept[cell.id] = cell.metadata.get("tags")
+            cell.metadata["tags"] = [*(kept[cell.id] or []), "skip-execution"]
+    # A scratch folder: a notebook writes nothing into the tree.
+    with tempfile.TemporaryDirectory() as folder:
+        NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
+    for cell in notebook.cells:
+        # Times of execution change on every run and tell a reader nothing.
+        cell.metadata.pop("execution", None)
+        if cell.get("id") in kept:
+            if kept[cell.id] is None: del cell.metadata["tags"]
+            else: cell.metadata["tags"] = kept[cell.id]
+    # Version tables of the kernel would change with every Python release; nbdev_clean drops the rest.
+    notebook.metadata.pop("language_info", None)
+    partial = path.with_suffix(".ipynb.partial")
+    nbformat.write(notebook, partial)
+    os.replace(partial, path)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # A notebook that ends with nbdev_export() must not export from its scratch folder.
+    os.environ["IN_TEST"] = "1"
+    nbs = root / "nbs"
+    default = [*sorted(nbs.glob("[0-9]*.ipynb")), *nbs.glob("index.ipynb"), *sorted(nbs.glob("tutorials/*.ipynb"))]
+    failed = []
+    for path in [Path(a) for a in sys.argv[1:]] or default:
+        print(path, flush=True)
+        try: run(path)
+        except CellExecutionError as error:
+            print(error, file=sys.stderr)
+            failed.append(str(path))
+    sys.exit(f"failed, left as they were: {', '.join(failed)}" if failed else 0)
