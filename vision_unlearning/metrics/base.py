@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch, torchmetrics
 
 # %% auto #0
-__all__ = ['as_images', 'Metric']
+__all__ = ['as_images', 'Metric', 'plot_scores']
 
 # %% ../../nbs/40_metrics.base.ipynb #3065684b
 def as_images(
@@ -21,7 +21,9 @@ def as_images(
     if isinstance(images, (list, tuple)) and images and all(isinstance(i, Image.Image) for i in images):
         rgba = [i.convert("RGBA") for i in images]
         images = np.stack([Image.alpha_composite(Image.new("RGBA", i.size, "white"), i).convert("RGB") for i in rgba])
-    if isinstance(images, np.ndarray): images = torch.from_numpy(np.ascontiguousarray(images)).movedim(-1, 1) if images.ndim == 4 else torch.from_numpy(images)
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(np.array(images))  # a copy: PIL's arrays cannot be written to
+        if images.ndim == 4: images = images.movedim(-1, 1)
     if not isinstance(images, torch.Tensor): raise TypeError(f"images must be a uint8 tensor or array, or PIL images, got {type(images).__name__}")
     if images.dtype != torch.uint8: raise ValueError(f"images must be uint8 in 0..255, got {images.dtype}; scale, round and convert them first")
     if images.ndim != 4 or images.shape[1] != 3: raise ValueError(f"images must be (N,3,H,W) as a tensor or (N,H,W,3) as an array, got {tuple(images.shape)}")
@@ -43,52 +45,46 @@ class Metric(torchmetrics.Metric):
         self.batch_size = batch_size
         self.add_state("scores", default=[], dist_reduce_fx="cat")
 
-    def score(self, images, *others): "Scores of one batch: (N,) float."; raise NotImplementedError(f"{type(self).__name__} does not define `score`")
+    def score(self, images, *others): raise NotImplementedError(f"{type(self).__name__} does not define `score`")
     def update(self, images, *others): "Score these images, and keep the scores."; self.add(as_images(images), *others)
 
-# %% ../../nbs/40_metrics.base.ipynb #4fc88afa
-from fastcore.basics import patch
+    def add(self, images, *others):
+        "Score N images and the N things that go with each of them, in batches."
+        for other in others:
+            if len(other) != len(images): raise ValueError(f"{self.name}: {len(images)} images but {len(other)} {'references' if isinstance(other, torch.Tensor) else 'texts'} to go with them")
+        step = max(1, min(self.batch_size, 2**22//max(1, images.shape[-1]*images.shape[-2])))
+        for i in range(0, len(images), step):
+            self.scores.append(self.score(images[i:i+step].to(self.device), *[o[i:i+step] for o in others]).to(self.device).double())
 
-# %% ../../nbs/40_metrics.base.ipynb #f3761dc7
-@patch
-def add(self: Metric,
-    images,  # (N,3,H,W) uint8
-    *others,  # sequences of length N that go with them
-):
-    "Score in batches; for `update` of a subclass."
-    for other in others:
-        if len(other) != len(images): raise ValueError(f"{self.name}: {len(images)} images but {len(other)} {'images' if isinstance(other, torch.Tensor) else 'texts'} to go with them")
-    step = max(1, min(self.batch_size, 2**22//max(1, images.shape[-1]*images.shape[-2])))
-    for i in range(0, len(images), step):
-        self.scores.append(self.score(images[i:i+step].to(self.device), *[o[i:i+step] for o in others]).to(self.device).double())
+    def per_item(self) -> torch.Tensor:
+        "(N,) float64: every score so far, in order of arrival."
+        if isinstance(self.scores, torch.Tensor): return self.scores.cpu()  # after a distributed reduction
+        return torch.cat([torch.zeros(0, dtype=torch.float64), *[s.cpu() for s in self.scores]])
 
-# %% ../../nbs/40_metrics.base.ipynb #2c90218f
-@patch
-def per_item(self: Metric) -> torch.Tensor:  # (N,) float64, in order of arrival
-    "Every score so far."
-    scores = self.scores if isinstance(self.scores, torch.Tensor) else torch.cat([torch.zeros(0, dtype=torch.float64, device=self.device), *self.scores])
-    return scores.cpu()
+    def compute(self) -> torch.Tensor:
+        "Mean over the images whose score is defined; NaN when none is."
+        scores = self.per_item()
+        if not len(scores): raise ValueError(f"{self.name}: no images yet; call update first")
+        return scores.nanmean()
 
-# %% ../../nbs/40_metrics.base.ipynb #ff1fed3d
-@patch
-def compute(self: Metric) -> torch.Tensor:  # scalar
-    "Mean over the images whose score is defined; NaN when none is."
-    scores = self.per_item()
-    if not len(scores): raise ValueError(f"{self.name}: no images yet; call update first")
-    return scores.nanmean()
+    def plot(self, ax=None):
+        "Sorted scores, their mean, and the bounds, on `ax` or on new Axes."
+        return plot_scores(self.per_item(), self.name, self.higher_is_better, self.bounds, ax)
 
-# %% ../../nbs/40_metrics.base.ipynb #b06a163f
-@patch
-def plot(self: Metric,
-    ax=None,  # matplotlib Axes; a new one if None
+# %% ../../nbs/40_metrics.base.ipynb #296d44bc
+def plot_scores(
+    scores,  # (N,)
+    name: str,  # label of the axis
+    higher_is_better: bool | None = None,
+    bounds: tuple = (None, None),  # drawn as dotted lines
+    ax=None,  # matplotlib Axes; new ones if None
 ):  # matplotlib Axes
-    "Sorted scores, their mean, and the bounds."
+    "Sorted scores and their mean."
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(4, 2.5), dpi=72)[1]
-    scores, mean = self.per_item(), float(self.compute())
-    ax.plot(scores.sort().values, ".", ms=4); ax.axhline(mean, lw=1, color="0.4", label=f"mean {mean:.3g}")
-    for bound in self.bounds:
+    ax.plot(scores.sort().values, ".", ms=4); ax.axhline(scores.nanmean(), lw=1, color="0.4", label=f"mean {scores.nanmean():.3g}")
+    for bound in bounds:
         if bound is not None: ax.axhline(bound, lw=.8, ls=":", color="0.6")
-    better = {True: " (higher is better)", False: " (lower is better)", None: ""}[self.higher_is_better]
-    ax.set(xlabel="images, sorted", ylabel=f"{self.name}{better}"); ax.legend(fontsize=8, frameon=False)
+    better = {True: " (higher is better)", False: " (lower is better)", None: ""}[higher_is_better]
+    ax.set(xlabel="images, sorted", ylabel=f"{name}{better}"); ax.legend(fontsize=8, frameon=False)
     return ax

@@ -152,7 +152,7 @@ def concepts(
     "The texts that a forget or retain argument names."
     if source is None: return []
     if isinstance(source, str): source = [source]
-    texts = source["text"] if hasattr(source, "column_names") else list(source)
+    texts = [t.removeprefix("An image of ") for t in source["text"]] if hasattr(source, "column_names") else list(source)
     if not all(isinstance(t, str) and t.strip() for t in texts): raise ValueError("concepts must be non-empty strings, or a dataset with a `text` column")
     return list(dict.fromkeys(texts))
 

@@ -1,0 +1,201 @@
+"""The papermill notebooks, end to end on the tiny pipeline, and what happens when they are asked wrongly or killed."""
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vision_unlearning.running.batch import STAGES, batch_status, check_parameters, pipeline_parameters, pipeline_path, run_batch, run_pipeline
+from vision_unlearning.running.session import plan_sessions, read_scores, recorded_sessions
+from vision_unlearning.store import Store, image_name, read_json
+
+root = Path(__file__).resolve().parents[1]
+
+
+def files(folder) -> dict:
+    "Every file below a folder, with its time of writing."
+    return {p.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in Path(folder).rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def eyes(tmp_path_factory):
+    "A CLIP and a judge of real classes with random weights, in folders: what they say means nothing, but they say it the same way."
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+    from vision_unlearning.data.emoji import emoji_entities
+    from vision_unlearning.models import Judge, save_judge, tiny_pipeline
+    folder, tokenizer = tmp_path_factory.mktemp("eyes"), tiny_pipeline().tokenizer
+    small = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, projection_dim=16)
+    ids = {f"{n}_token_id": getattr(tokenizer, f"{n}_token_id") for n in ("bos", "eos", "pad")}
+    text = dict(small, vocab_size=len(tokenizer), max_position_embeddings=tokenizer.model_max_length, **ids)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        clip = CLIPModel(CLIPConfig(text_config=text, vision_config=dict(small, image_size=32, patch_size=16), projection_dim=16))
+        judge = Judge({"emoji": [e["name"] for e in emoji_entities("emoji")]}, widths=(8, 8, 8, 8))
+    clip.save_pretrained(folder / "clip")
+    tokenizer.save_pretrained(folder / "clip")
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder / "clip")
+    save_judge(judge, folder / "judge")
+    return dict(clip=str(folder / "clip"), judge=str(folder / "judge"))
+
+
+# The notebooks themselves
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_parameters_are_typed_and_explained(stage):
+    for name, p in pipeline_parameters(stage).items():
+        assert p["type"] != "None" and p["help"], f"{name} of {stage} has no type or no comment"
+    assert check_parameters(stage, {}), "the defaults must be of their own types"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_pipelines_are_thin(stage):
+    for cell in json.loads(pipeline_path(stage).read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] != "code": continue
+        long = [n.name for n in ast.walk(ast.parse("".join(cell["source"]))) if isinstance(n, ast.FunctionDef) and n.end_lineno - n.lineno >= 5]
+        assert not long, f"{long} belong in the library"
+
+
+def test_notebooks_are_found_in_a_wheel_and_in_a_checkout(tmp_path):
+    package = tmp_path / "vision_unlearning"
+    with pytest.raises(FileNotFoundError, match="1_prepare.ipynb is neither in"): pipeline_path("prepare", package)
+    checkout, wheel = tmp_path / "nbs" / "pipelines", package / "pipelines"
+    for folder in (checkout, wheel):
+        folder.mkdir(parents=True)
+        (folder / "1_prepare.ipynb").touch()
+        assert pipeline_path("prepare", package).parent == folder
+    assert pipeline_path("prepare") == root / "nbs" / "pipelines" / "1_prepare.ipynb"
+
+
+# Asked wrongly
+
+@pytest.mark.parametrize("stage, parameters, message", [
+    ("unlearn", {"entitis": ["fox"]}, "did you mean 'entities'"),
+    ("unlearn", {"entities": "fox"}, r"must be list\[str\]"),
+    ("unlearn", {"entities": ["foxx"]}, "did you mean 'fox'"),
+    ("unlearn", {"entities": ["fox", "fox"]}, "twice"),
+    ("unlearn", {"method": "uec"}, "did you mean 'uce'"),
+    ("unlearn", {"task": "emojy"}, "did you mean 'emoji'"),
+    ("unlearn", {"overrides": {"erase_scael": 2}}, "did you mean 'erase_scale'"),
+    ("unlearn", {"overrides": {"erase_scale": -2}}, "erase_scale: Input should be greater than 0"),
+    ("unlearn", {"task": "people", "entities": ["x"]}, "is not prepared"),
+    ("generate", {"model": "tiny", "entities": ["fox"]}, "run `vu run unlearn`"),
+    ("results", {"methods": ["uec"]}, "did you mean 'uce'"),
+])
+def test_wrong_parameters_leave_nothing(tmp_path, stage, parameters, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message): run_pipeline(stage, parameters, Store(tmp_path), progress=False)
+    assert not files(tmp_path)
+
+
+def test_one_line_and_exit_code_2(tmp_path):
+    vu = [Path(sys.executable).with_name("vu"), "run", "unlearn", "-p", "entities=foxx", "--base-folder", tmp_path]
+    done = subprocess.run(vu, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: unknown entity 'foxx'; did you mean 'fox' or 'frog'?\n")
+    traced = subprocess.run([*vu, "--traceback"], capture_output=True, text=True)
+    assert traced.returncode == 1 and "Traceback" in traced.stderr
+
+
+# The whole chain
+
+def test_chain(tmp_path, eyes, capsys):
+    store, emitters = Store(tmp_path), ["fox", "violin", "castle"]
+    batch = lambda: run_batch("emoji", ["uce"], emitters, store, seeds=[42], model="tiny", num_inference_steps=2, progress=False, **eyes)
+    executed = batch()
+    assert capsys.readouterr() == ("", ""), "silent means silent"
+    assert list(executed) == ["prepare", "explore", "unlearn_uce", "generate_uce", "interference_uce", "results", "report"]
+    sessions = plan_sessions(store, "emoji", "uce", emitters, "tiny")
+    assert [r["status"] for r in recorded_sessions(store).values()] == ["complete"] * 3
+    for session in sessions:
+        pair = read_json(store.pair("emoji", session.index, "uce", 0))
+        assert len(pair) == 100 and len(read_scores(store, session)["receiver"].unique()) == 100
+        assert Image.open(store.generated(session) / image_name("on", 42, "An image of crab")).size == (16, 16)
+    report = next(store.result("report", "x").parent.glob("*.html")).read_text(encoding="utf-8")
+    assert all(e in report for e in emitters) and "src=\"http" not in report and "src='http" not in report
+    assert batch_status(store).iloc[0].to_dict() == dict(task="emoji", method="uce", sessions=3, generated=3, scored=3, unfinished="", untouched=97)
+    for path in executed.values():
+        cells = read_json(path)["cells"]
+        assert not any(o["output_type"] == "error" for c in cells for o in c.get("outputs", []))
+
+    before, start = files(tmp_path), time.perf_counter()
+    assert batch() == executed and files(tmp_path) == before, "a rerun of a complete batch does nothing"
+    assert time.perf_counter() - start < 10
+
+    lost = store.generated(sessions[1]) / image_name("on", 42, "An image of crab")
+    bytes_before = lost.read_bytes()
+    lost.unlink()
+    run_pipeline("generate", dict(entities=["violin"], seeds=[42], model="tiny", num_inference_steps=2), store, progress=False)
+    images = {n: t for n, t in files(tmp_path).items() if n.endswith(".png")}
+    assert [n for n, t in images.items() if before[n] != t] == [lost.relative_to(tmp_path).as_posix()] and lost.read_bytes() == bytes_before
+
+    # Other settings under the same name stop, and what is there stays.
+    with pytest.raises(ValueError, match="other settings"):
+        run_pipeline("unlearn", dict(entities=["fox"], model="tiny", overrides={"erase_scale": 2.0}), store, progress=False)
+    with pytest.raises(ValueError, match="now asked with"):
+        run_pipeline("generate", dict(entities=["fox"], seeds=[42, 43], model="tiny", num_inference_steps=3), store, progress=False)
+    kept = [p for p in store.executed("x").parent.iterdir() if p.stem.endswith("-failed")]
+    assert len(kept) == 1 and any(o["output_type"] == "error" for c in read_json(kept[0])["cells"] for o in c.get("outputs", []))
+
+
+# Killed
+
+SESSION = """
+import sys
+from vision_unlearning.models import tiny_pipeline
+from vision_unlearning.running.session import generate_session, plan_sessions, prepare_task, unlearn_session
+from vision_unlearning.store import Store
+from vision_unlearning.unlearners.base import Callback
+class Tell(Callback):
+    def after_step(self, state): print("step", state.step, flush=True)
+store, pipe = Store(sys.argv[1]), tiny_pipeline()
+prepare_task(store, "emoji")
+session = plan_sessions(store, "emoji", "distil", ["fox"], "tiny", {"num_train_epochs": 4})[0]
+unlearn_session(store, session, pipe, "tiny", [Tell()])
+print("unlearned", flush=True)
+generate_session(store, session, pipe, [42, 43, 44], num_inference_steps=4, batch_size=10)
+"""
+
+
+def test_killed_sessions_continue(tmp_path):
+    base = tmp_path / "killed"
+    session = plan_sessions(Store(base), "emoji", "distil", ["fox"], "tiny", {"num_train_epochs": 4})[0]
+
+    def run(folder, until=None):
+        "Run a session in a process of its own, and kill it as soon as `until` is true of a line it prints."
+        process = subprocess.Popen([sys.executable, "-c", SESSION, folder], stdout=subprocess.PIPE, text=True)
+        lines = []
+        for line in process.stdout:
+            lines.append(line.strip())
+            if until is not None and until(line): os.kill(process.pid, signal.SIGKILL)
+        return process.wait(), lines
+
+    code, lines = run(base, lambda line: line.startswith("step 3"))
+    assert code == -signal.SIGKILL and "unlearned" not in lines
+    assert not Store(base).model(session).exists(), "half an edit under the name of a whole one"
+
+    def drawn(line):
+        while line.startswith("unlearned") and len(list(base.rglob("on_*.png"))) < 40: time.sleep(.01)
+        return line.startswith("unlearned")
+    code, _ = run(base, drawn)
+    made = {p.name: p.read_bytes() for p in base.rglob("on_*.png")}
+    assert code == -signal.SIGKILL and 40 <= len(made) < 300
+    assert read_json(Store(base).record(session))["status"] == "unlearned"
+    for p in base.rglob("on_*.png"): Image.open(p).load()
+    times = {p.name: p.stat().st_mtime_ns for p in base.rglob("on_*.png")}
+
+    assert run(base) == (0, ["unlearned"]), "nothing is trained again"
+    assert run(tmp_path / "whole")[0] == 0
+    folder, whole = Store(base).generated(session), Store(tmp_path / "whole").generated(session)
+    assert all((folder / n).stat().st_mtime_ns == t for n, t in times.items()), "pictures that were there are not made again"
+    assert sorted(p.name for p in folder.glob("on_*")) == sorted(p.name for p in whole.glob("on_*"))
+    weights = [Store(b).model(session) / "pytorch_lora_weights.safetensors" for b in (base, tmp_path / "whole")]
+    assert weights[0].read_bytes() == weights[1].read_bytes(), "a restarted training gives the edit of an undisturbed one"
+    # A picture made in another batch may differ in the last bit of a channel.
+    import numpy as np
+    for p in whole.glob("on_*"): assert np.abs(np.asarray(Image.open(p), int) - np.asarray(Image.open(folder / p.name), int)).max() <= 1
+    assert Store(base).record(session).exists() and read_json(Store(base).record(session))["status"] == "generated"
