@@ -25,6 +25,8 @@ questions = [
     (ResultTemplateMethodComparisonByMetricEntity, dict(interference_entity="receiver_average_clip_diff", unlearning_algorithm_list=["uce"])),
     (ResultTemplateMetricSimilarityAlignment, dict(**uce, interference_pair="clip_diff", similarity_metric="jacc", n_permutations=99)),
 ]
+# A figure that matplotlib could not lay out is a figure that nobody can read.
+pytestmark = pytest.mark.filterwarnings("error:constrained_layout")
 each = pytest.mark.parametrize("template,arguments", questions, ids=lambda q: getattr(q, "__name__", "").removeprefix("ResultTemplate"))
 
 
@@ -107,6 +109,20 @@ def test_one_list_of_methods_and_of_directions():
     base = importlib.import_module("vision_unlearning.unlearners.base")
     assert {n: m.higher_is_better for n, m in pair.PAIR_METRICS.items()}.items() <= HIGHER_IS_BETTER.items()
     assert set(base.METHODS) <= set(METHOD_COLORS), "a method without a colour: add it to plotting.METHOD_COLORS"
+
+
+def test_the_entity_table_of_this_library_is_read(tmp_path):
+    "The columns that `interference.entity` writes are those that the comparison finds."
+    entity = pytest.importorskip("vision_unlearning.interference.entity")
+    store = simulate_store(Store(tmp_path), task="emoji_canvas")
+    store.per_entity("emoji_canvas").unlink()
+    rows = entity.InterferencePerEntity(task="emoji_canvas", base_folder=str(tmp_path)).compute()
+    table = read_pairs(store, "emoji_canvas", "uce").matrix("clip_diff")
+    for metric, truth in [("emitter_average_clip_diff", table.mean(1)), ("receiver_average_clip_diff", table.mean(0)), ("forget_clip_diff", np.diag(table)),
+                          ("emitter_average_clip_diff_without_self", (table.sum(1) - np.diag(table))/(len(table) - 1))]:
+        data = ResultTemplateMethodComparisonByMetricEntity(task="emoji_canvas", base_folder=tmp_path, interference_entity=metric, unlearning_algorithm_list=["uce"]).compute()
+        assert data["result"]["uce"]["values"] == pytest.approx(truth.tolist()) and len(rows) == 20
+        ResultTemplateMethodComparisonByMetricEntity.plot(data)
 
 
 def test_figures_are_the_same_bytes_twice(tmp_path):

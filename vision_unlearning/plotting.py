@@ -39,8 +39,10 @@ def method_color(
 
 # %% ../nbs/03_plotting.ipynb #c64c6558
 _PAIR_LABELS = {"clip_diff": "CLIP score change", "brisque_diff": "BRISQUE change", "rmse": "RMSE (grey levels)", "ssim": "SSIM",
-                "dino_diff": "DINO cosine", "judge_diff": "judge accuracy change"}
-HIGHER_IS_BETTER = {"clip_diff": True, "brisque_diff": False, "rmse": False, "ssim": True, "dino_diff": True, "judge_diff": True}
+                "dino_diff": "DINO cosine", "judge_diff": "judge accuracy change", "judge_prob_diff": "judge probability change",
+                "rmse_legacy": "RMSE (published scale)", "ssim_legacy": "SSIM (published scale)"}
+HIGHER_IS_BETTER = {"clip_diff": True, "brisque_diff": False, "rmse": False, "ssim": True, "dino_diff": True, "judge_diff": True,
+                    "judge_prob_diff": True, "rmse_legacy": False, "ssim_legacy": True}
 _SIMILARITY_LABELS = {"clip": "CLIP text similarity (100·cos)", "jacc": "attribute agreement, as published", "attr": "attribute similarity",
                       "dino": "DINO image similarity", "act": "attention similarity", "weight_overlap": "edit overlap"}
 _WHO = {"emitter_minus_receiver": "caused minus suffered", "emitter": "caused", "receiver": "suffered"}
@@ -53,6 +55,8 @@ def metric_label(
 ) -> str:
     "Words for an axis: the quantity, its unit, and an arrow towards less harm where one is defined."
     if metric in _PAIR_LABELS: return f"{_PAIR_LABELS[metric]} {'↑' if HIGHER_IS_BETTER[metric] else '↓'}"
+    for prefix, words in (("forget_", "on the target itself"), ("retain_average_", "mean of the others")):
+        if metric.removeprefix(prefix) in _PAIR_LABELS: return f"{_PAIR_LABELS[metric.removeprefix(prefix)]}, {words}"
     who = next((w for w in _WHO if metric.startswith(w + "_")), None)
     what = next((w for w in _WHAT if who and metric.startswith(f"{who}_{w}_")), None)
     pair = metric.removeprefix(f"{who}_{what}_").removesuffix("_without_self") if what else None
@@ -162,7 +166,9 @@ def heatmap(
     matrix = np.asarray(matrix, float); columns = list(labels if column_labels is None else column_labels)
     if matrix.shape != (len(labels), len(columns)): raise ValueError(f"matrix is {matrix.shape} but has {len(labels)} row and {len(columns)} column names")
     side, square = [max(1.2, min(6., .19*n)) for n in matrix.shape], matrix.shape[0] == matrix.shape[1]
-    ax = new_axes((max(side[1], 2.6) + 2.3, side[0] + 1.3), ax, frame=False)
+    rows, columns_shown = ([n if len(n) <= 24 else n[:23] + "…" for n in map(str, names)] for names in (labels, columns))
+    letters = [0 if groups is not None else max(map(len, names)) for names in (rows, columns_shown)]
+    ax = new_axes((max(side[1], 2.6) + 1.6 + .06*letters[0], side[0] + .9 + .06*letters[1]), ax, frame=False)
     low, high = _color_range(matrix, np.array([[a == b for b in columns] for a in labels]), signed)
     shown = ax.imshow(matrix, vmin=low, vmax=high, cmap=("RdBu" if harm_is_low else "RdBu_r") if signed else "viridis", interpolation="nearest", aspect="equal" if square else "auto")
     below, above = (matrix < low).any(), (matrix > high).any()
@@ -170,8 +176,8 @@ def heatmap(
     if groups is not None: _group_ticks(ax, groups)
     else:
         step_y, step_x = (max(1, int(np.ceil(n/40))) for n in matrix.shape)
-        ax.set_xticks(range(0, len(columns), step_x), columns[::step_x], rotation=90, fontsize=7)
-        ax.set_yticks(range(0, len(labels), step_y), list(labels)[::step_y], fontsize=7)
+        ax.set_xticks(range(0, len(columns), step_x), columns_shown[::step_x], rotation=90, fontsize=7)
+        ax.set_yticks(range(0, len(labels), step_y), rows[::step_y], fontsize=7)
     ax.tick_params(length=0)
     return ax
 

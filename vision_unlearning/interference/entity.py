@@ -74,6 +74,9 @@ def average_metric(
     values = _values(interference_per_pair, metric)
     return sum(values.values())/len(values) if values else float("nan")
 
+# %% ../../nbs/52_interference.entity.ipynb #2c9f6bd3
+ZERO_IS_UNCHANGED = ("clip_diff", "judge_diff", "judge_prob_diff")
+
 # %% ../../nbs/52_interference.entity.ipynb #a22d3f7e
 def entity_metrics(
     pair_metrics=("clip_diff", "brisque_diff", "rmse", "ssim"),  # names of pair metrics
@@ -88,9 +91,6 @@ def entity_metrics(
             if m in ZERO_IS_UNCHANGED: found |= {f"{who}_number_of_interfered_worse_than_zero_{m}{end}": False for end in ("", "_without_self")}
         found |= {f"forget_{m}": not better, f"retain_average_{m}": better}
     return found
-
-# %% ../../nbs/52_interference.entity.ipynb #2c9f6bd3
-ZERO_IS_UNCHANGED = ("clip_diff", "judge_diff", "judge_prob_diff")
 
 # %% ../../nbs/52_interference.entity.ipynb #f37be640
 _PUBLISHED_DOWN = ("emitter_minus_receiver_worst_interfered_clip_diff", "emitter_minus_receiver_worst_interfered_ssim")
@@ -183,10 +183,10 @@ def pair_sessions(
     task: str,
 ) -> dict:  # (method, epochs) -> {index: path}, sorted
     "The pair files of a task."
-    pattern = re.compile(re.escape(store.pair(task, "@", "@", "@").name).replace("@", "{}").format(r"(\d+)", r"(.+)", r"(\d+)"))
-    matches = [(m, p) for p in store.pair(task, 0, "", 0).parent.glob("*.json") if (m := pattern.fullmatch(p.name))]; found = {}
-    for m, path in sorted(matches, key=lambda pair: (pair[0][2], int(pair[0][3]), int(pair[0][1]))): found.setdefault((m[2], int(m[3])), {})[int(m[1])] = path
-    return found
+    pattern, found = re.compile(rf"interferences_caused_by_{re.escape(task)}_(\d+)_(.+)_(\d+)\.json"), []
+    for path in store.pair(task, 0, "", 0).parent.glob("interferences_caused_by_*.json"):
+        if match := pattern.fullmatch(path.name): found.append(((match[2], int(match[3])), int(match[1]), path))
+    return {key: {index: path for k, index, path in sorted(found) if k == key} for key in dict.fromkeys(k for k, _, _ in sorted(found))}
 
 # %% ../../nbs/52_interference.entity.ipynb #3501dc08
 class InterferencePerEntity(Config):
@@ -207,16 +207,15 @@ class InterferencePerEntity(Config):
         if not sessions and old is None: raise MissingSessionError(f"no interference of task {self.task!r} in {store.base}; run `vu run interference` first")
         if not sessions: return jsonable(old)
         entities = read_entities(store, self.task); names = [e["name"] for e in entities]; before = {e["name"]: e for e in old or []}
-        table = [{**{k: v for k, v in before.get(e["name"], {}).items() if k.startswith(("metric_", "sessions_"))}, **e} for e in entities]
-        table = [{**e, **{k: v for k, v in row.items() if k not in e}} for e, row in zip(entities, table)]
+        table = [{**e, **{k: v for k, v in before.get(e["name"], {}).items() if k.startswith(("metric_", "sessions_"))}} for e in entities]
         for (method, epochs), files in sessions.items():
             pairs = {}
             for index, file in files.items():
                 if index >= len(names): raise ForeignFileError(f"{file} is of entity {index}, but task {self.task!r} has {len(names)}")
                 pairs[names[index]] = read_pair(file)
                 if set(pairs[names[index]]) - set(names): raise ForeignFileError(f"{file} has receivers that task {self.task!r} does not have: {', '.join(sorted(set(pairs[names[index]]) - set(names))[:3])}")
-            numbers = entity_table(pairs, names)
-            for row, values in zip(table, numbers.to_dict("records")): row |= {entity_column(method, epochs, k): v for k, v in values.items()} | {f"sessions_{method}_{epochs}": len(files)}
+            numbers = entity_table(pairs, names); numbers.columns = [entity_column(method, epochs, name) for name in numbers]
+            for row, values in zip(table, numbers.to_dict("records")): row |= {**values, f"sessions_{method}_{epochs}": len(files)}
         table = jsonable(table)
         if self.save_outputs and table != old: write_json(path, table)
         return table

@@ -79,8 +79,8 @@ class Scorers:
 
     def compare(self, metric: PairMetric, off, on) -> torch.Tensor:
         "(N,) float64 of two batches of images."
-        judge = {"rmse": RMSE, "ssim": SSIM}[metric.scorer](metric.name.endswith("_legacy"), self.batch_size).to(self.device)
-        judge.update(on, off); return judge.per_item()
+        measure = {"rmse": RMSE, "ssim": SSIM}[metric.scorer](metric.name.endswith("_legacy"), self.batch_size).to(self.device)
+        measure.update(on, off); return measure.per_item()
 
 # %% ../../nbs/51_interference.pair.ipynb #ba23c3f7
 class FeatureCache:
@@ -161,8 +161,7 @@ def score_session(
     if not seeds or len(set(seeds)) != len(seeds): raise ValueError(f"seeds must be one or more different integers, got {seeds}")
     chosen, entities = choose_metrics(session.task, metrics, judge), read_entities(store, session.task); check_twins(store, session)
     prompts = dict(zip([e["name"] for e in entities], task_prompts(session.task, entities, **fields)))
-    scorers = Scorers(session.task, entities, clip, judge, batch_size, device)
-    alone = list(dict.fromkeys(m.scorer for m in chosen if m.kind == "difference"))
+    scorers, alone = Scorers(session.task, entities, clip, judge, batch_size, device), list(dict.fromkeys(m.scorer for m in chosen if m.kind == "difference"))
     marks = {s: scorers.fingerprint(s, prompts) for s in alone}
     caches = {s: FeatureCache(store.features(session.task, s), ("judge", "judge_prob") if s == "judge" else (s,)) for s in alone}
     items = [(name, seed) for name in prompts for seed in seeds]; columns = {m.name: [] for m in chosen}
@@ -214,6 +213,7 @@ def plot_receivers(
     ax = new_axes((5, 2.8), ax); better = PAIR_METRICS[check_name("pair metric", metric, PAIR_METRICS)].higher_is_better
     means = frame[frame["metric"] == metric].groupby("receiver", sort=False)["value"].mean().dropna().sort_values(ascending=better, kind="stable")
     ax.plot(range(len(means)), means.to_numpy(), ".", ms=4, color="0.45")
-    if emitter in means.index: ax.plot(means.index.get_loc(emitter), means[emitter], "o", mfc="none", ms=8, color="C3", label=f"emitter: {emitter}"); ax.legend(fontsize=8, frameon=False)
+    if emitter in means.index: ax.plot(means.index.get_loc(emitter), means[emitter], "o", mfc="none", ms=8, color="C3", label=f"emitter: {emitter}"); ax.legend(fontsize=8, frameon=False, loc="lower right" if better else "upper right")
     for i, (name, value) in enumerate(means.head(top).items()): ax.annotate(name, (i, value), (4, 0), textcoords="offset points", fontsize=7, va="center")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="receivers, the most harmed first", ylabel=metric_label(metric)); return ax

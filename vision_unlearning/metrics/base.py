@@ -33,8 +33,7 @@ def as_images(
 class Metric(torchmetrics.Metric):
     "Base of all metrics: keeps one score an image."
     name: ClassVar[str] = "metric"
-    higher_is_better: ClassVar[bool | None] = None
-    bounds: ClassVar[tuple] = (None, None)
+    higher_is_better: ClassVar[bool | None] = None; bounds: ClassVar[tuple] = (None, None)
     is_differentiable, full_state_update = False, False
 
     def __init__(self,

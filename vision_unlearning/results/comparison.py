@@ -66,17 +66,19 @@ class ResultTemplateMethodComparisonByMetricEntity(ResultTemplate):
     model: str = "sd1.4"; task: str = "people"
     interference_entity: str
     unlearning_algorithm_list: list[str]
+    epochs: dict[str, int] = {}  # method -> epochs, for methods that the table has with several
 
     def _check(self):
         super()._check()
         if not self.unlearning_algorithm_list or len(set(self.unlearning_algorithm_list)) < len(self.unlearning_algorithm_list):
             raise ValueError(f"unlearning_algorithm_list must name different methods, got {self.unlearning_algorithm_list}")
+        for method in self.epochs: check_name("method of unlearning_algorithm_list", method, self.unlearning_algorithm_list)
 
     def inputs(self) -> list[Path]: return [self.store.per_entity(self.task)]
 
     def _values(self) -> dict[str, dict[str, float]]:
         rows = read_json(self.store.per_entity(self.task)); columns = list(dict.fromkeys(k for r in rows for k in r))
-        chosen = {m: find_column(columns, m, self.interference_entity) for m in self.unlearning_algorithm_list}
+        chosen = {m: find_column(columns, m, self.interference_entity, self.epochs.get(m)) for m in self.unlearning_algorithm_list}
         finite = lambda v: v is not None and np.isfinite(v)
         return {m: {r["name"]: float(r[c]) for r in rows if finite(r.get(c))} for m, c in chosen.items()}
 

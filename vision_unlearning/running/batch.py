@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from ..core import ForeignFileError, MissingSessionError, UnknownNameError, check_name, config_hash, get_task, versions
 from ..store import Session, Store, atomic_path, find_entity, image_name, read_json
+from .report import report_path
 from .session import finished, plan_sessions, recorded_sessions, require_edits, task_entities, weights_fingerprint
 
 # %% auto #0
@@ -74,11 +75,11 @@ def parse_parameter(
     name, equals, value = text.partition("=")
     if not equals: raise ValueError(f"write -p name=value, got {text!r}")
     known = pipeline_parameters(stage); kind = known[check_name(f"parameter of {stage}", name, known)]["type"]
+    bare = kind.startswith("list") and not value.lstrip().startswith("[")
     if kind == "str": return name, value
-    with contextlib.suppress(json.JSONDecodeError): return name, (v if kind[:4] != "list" or isinstance(v := json.loads(value), list) else [v])
-    if kind == "list[str]": return name, [v.strip() for v in value.split(",")]
-    with contextlib.suppress(json.JSONDecodeError): return name, json.loads(f"[{value}]" if kind.startswith("list") else value)
-    raise ValueError(f"parameter {name} of {stage} must be {kind}, got {value!r}")
+    if kind == "list[str]" and bare: return name, [v.strip() for v in value.split(",") if v.strip()]
+    try: return name, json.loads(f"[{value}]" if bare else value)
+    except json.JSONDecodeError: raise ValueError(f"parameter {name} of {stage} must be {kind}, got {value!r}") from None
 
 # %% ../../nbs/80_running.batch.ipynb #04ada5a9
 def missing_images(
@@ -109,16 +110,21 @@ def missing_work(
     task = get_task(parameters["task"]).name
     if stage == "prepare": return [] if store.metadata(task).exists() else ["entity table"]
     if stage == "explore": return [f"{kind} similarity" for kind in ("clip", "attr") if not store.similarity(kind, task).exists()]
-    if stage in ("results", "report"): return [] if chosen_sessions(parameters, store) else ["sessions"]
+    if stage in ("results", "report"):
+        if not chosen_sessions(parameters, store): raise MissingSessionError(f"no complete session of {task!r} in {store.base} fits; run `vu batch` first")
+        if stage == "results": return [] if store.per_entity(task).exists() else ["entity metrics"]
+        return [] if report_path(store, task, parameters["model"]).exists() else ["page"]
     sessions = planned(parameters, store); weights = weights_fingerprint(sessions[0].model, parameters["revision"] or None)
     if stage == "unlearn": return [f"edit of {s.slug}" for s in sessions if finished(store, s, weights) is None]
     records = dict(zip(sessions, require_edits(store, sessions, weights)))
     if stage == "generate":
         from vision_unlearning.interference.generate import task_prompts
         prompts, seeds = task_prompts(task, task_entities(store, task)), parameters["seeds"]
-        count = {"off images": missing_images(store.baseline(task), "off", seeds, prompts), **{f"on images of {s.slug}": missing_images(store.generated(s), "on", seeds, prompts) for s in sessions}}
+        count = {"off images": missing_images(store.baseline(task), "off", seeds, prompts)}
+        count |= {f"on images of {s.slug}": missing_images(store.generated(s), "on", seeds, prompts) for s in sessions}
         return [f"{n} {what}" for what, n in count.items() if n]
-    return [f"scores of {s.slug}" for s, r in records.items() if not store.scores(s).exists() or r["stages"].get("interference", {}).get("seeds") != list(parameters["seeds"])]
+    scored = lambda s: store.scores(s).exists() and records[s]["stages"].get("interference", {}).get("seeds") == list(parameters["seeds"])
+    return [f"scores of {s.slug}" for s in sessions if not scored(s)]
 
 # %% ../../nbs/80_running.batch.ipynb #db79d023
 def chosen_sessions(
@@ -258,6 +264,8 @@ def batch_status(
     for task, method in dict.fromkeys((s.task, s.method) for s in records):
         mine = {s.entity: r["status"] for s, r in records.items() if (s.task, s.method) == (task, method)}
         table = [e["name"] for e in task_entities(store, task)]
-        rows.append(dict(task=task, method=method, sessions=len(mine), generated=sum(r != "unlearned" for r in mine.values()), scored=sum(r == "complete" for r in mine.values()),
-            unfinished=", ".join(n for n, r in mine.items() if r != "complete"), untouched=len(set(table) - set(mine))))
+        generated, scored = (sum(r in kinds for r in mine.values()) for kinds in (("generated", "complete"), ("complete",)))
+        begun = [n for n, r in mine.items() if r != "complete"]; untouched = len(set(table) - set(mine))
+        unfinished = ", ".join(begun[:5]) + (f" and {len(begun) - 5} more" if len(begun) > 5 else "")
+        rows.append(dict(task=task, method=method, sessions=len(mine), generated=generated, scored=scored, unfinished=unfinished, untouched=untouched))
     return pd.DataFrame(rows, columns=["task", "method", "sessions", "generated", "scored", "unfinished", "untouched"])

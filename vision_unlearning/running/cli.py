@@ -29,7 +29,7 @@ def split(
 @app.command()
 def run(
     stage: Annotated[str, typer.Argument(help="prepare, explore, unlearn, generate, interference, results or report.")],
-    parameter: Annotated[list[str], typer.Option("--parameter", "-p", help="name=value; lists with commas or as JSON.")] = [],
+    parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="name=value; lists with commas or as JSON.")] = None,
     task: Annotated[str, typer.Option(help="Short for -p task=...")] = "",
     base_folder: BaseFolder = "assets",
     show: Annotated[bool, typer.Option("--list", help="Show the parameters of the stage and stop.")] = False,
@@ -42,7 +42,7 @@ def run(
     if show:
         for name, p in pipeline_parameters(stage).items(): typer.echo(f"{name}: {p['type']} = {p['default']!r}  # {p['help']}")
         return
-    given = dict(parse_parameter(stage, text) for text in [*([f"task={task}"] if task else []), *parameter])
+    given = dict(parse_parameter(stage, text) for text in [*([f"task={task}"] if task else []), *(parameter or [])])
     typer.echo(run_pipeline(stage, given, Store(given.pop("base_folder", base_folder)), force, not quiet))
 
 # %% ../../nbs/82_running.cli.ipynb #2e06b8f9
@@ -51,7 +51,7 @@ def batch(
     task: Annotated[str, typer.Option(help="Task name.")] = "emoji",
     methods: Annotated[str, typer.Option(help="Backend names, with commas.")] = "uce,distil",
     entities: Annotated[str, typer.Option(help="Emitters, with commas; empty means all of the task.")] = "",
-    parameter: Annotated[list[str], typer.Option("--parameter", "-p", help="name=value, for all stages that have it.")] = [],
+    parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="name=value, for all stages that have it.")] = None,
     base_folder: BaseFolder = "assets",
     force: Force = False,
     quiet: Quiet = False,
@@ -61,7 +61,7 @@ def batch(
     from vision_unlearning.running.batch import STAGES, parse_parameter, pipeline_parameters, run_batch
     from vision_unlearning.store import Store
     owner, given = {n: s for s in STAGES for n in pipeline_parameters(s)}, {}
-    for text in parameter: given.update([parse_parameter(owner[check_name("parameter", text.partition("=")[0], owner)], text)])
+    for text in parameter or []: given.update([parse_parameter(owner[check_name("parameter", text.partition("=")[0], owner)], text)])
     taken = {"task", "methods", "method", "entities", "base_folder"} & set(given)
     if taken: raise ValueError(f"give {', '.join(sorted(taken))} as an option of its own, not with -p")
     executed = run_batch(task, split(methods), split(entities), Store(base_folder), progress=not quiet, force=force, **given)

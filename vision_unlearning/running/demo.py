@@ -8,7 +8,7 @@ import sys, time
 from pathlib import Path
 from ..store import Store
 from .batch import chosen_sessions, run_batch
-from .report import printed, summary_table
+from .report import printed, report_path, summary_table
 
 # %% auto #0
 __all__ = ['EMITTERS', 'demo_plan', 'demo']
@@ -22,9 +22,9 @@ def demo_plan(
 ) -> tuple[dict, list[str]]:  # arguments of `run_batch`, and what was reduced, in words
     "What a demonstration runs."
     seeds, n = ([42, 43, 44, 45], 10) if full else ([42, 43], 3)
-    plan = dict(task="emoji", methods=["uce", "distil"], entities=list(EMITTERS[:n]), seeds=seeds)
-    reduced = [f"{n} emitters of 100, and 2 methods of those in the library.", f"{len(seeds)} seeds an entity" + (", as in a full run." if full else " instead of 4; `vu demo --full` takes 4 seeds and 10 emitters."),
-               "All 100 entities are receivers."]
+    plan = dict(task="emoji", methods=["uce", "distil"], entities=list(EMITTERS[:n]), seeds=seeds, n_permutations=10_000 if full else 1000)
+    reduced = [f"{n} emitters of the 100 entities, all 100 as receivers, 2 methods of those in the library."]
+    if not full: reduced += ["2 seeds an entity instead of 4, and p-values from 1000 permutations instead of 10000.", "`vu demo --full` takes 10 emitters, 4 seeds and 10000."]
     return plan, reduced
 
 # %% ../../nbs/84_running.demo.ipynb #041f4ebd
@@ -35,12 +35,12 @@ def demo(
     **parameters,  # of the stages, to replace the plan's: model="tiny", entities=[...]
 ) -> Path:  # the report
     "Run the demonstration, print its table and the path of its report, and return that path."
-    from vision_unlearning.running.report import write_report
     store, start = Store(base_folder or ("assets/demo_full" if full else "assets/demo")), time.perf_counter()
     plan, reduced = demo_plan(full); plan.update(parameters)
     for line in reduced: print(line, flush=True)
     run_batch(store=store, progress=progress, notes=reduced, **plan)
-    sessions = chosen_sessions({"model": "", **plan}, store); report = write_report(store, plan["task"], sessions, reduced)
-    print(f"\nAccuracy of the judge, before → after; the emitter is not among the receivers.\n{printed(summary_table(store, sessions)).to_string(index=False)}")
+    sessions = chosen_sessions({"model": "", **plan}, store); report = report_path(store, plan["task"], plan.get("model", ""))
+    print("\nAccuracy of the judge, before → after; the emitter is not among the receivers.\n")
+    print(printed(summary_table(store, sessions)).to_string(index=False))
     print(f"\n{len(sessions)} sessions in {time.perf_counter() - start:.0f} s. Report: {report.resolve()}", flush=True)
     return report

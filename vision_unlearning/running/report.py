@@ -8,14 +8,15 @@ import base64, html, io, re
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from ..core import ForeignFileError, MissingSessionError
+from ..core import ForeignFileError, MissingSessionError, get_task
 from ..store import Session, Store, atomic_path, image_name, read_json
 from ..interference.generate import task_prompts
 from .session import read_scores, task_entities
 
 # %% auto #0
 __all__ = ['STYLE', 'LIMITS', 'before_after', 'rank_receivers', 'summarise', 'summary_table', 'score_text', 'printed', 'picture',
-           'session_grid', 'figure_html', 'interference_rows', 'page', 'matrix_blocks', 'report_blocks', 'write_report']
+           'session_grid', 'figure_html', 'interference_rows', 'page', 'matrix_blocks', 'report_head', 'report_blocks',
+           'report_path', 'write_report']
 
 # %% ../../nbs/83_running.report.ipynb #261d04a8
 def before_after(
@@ -38,7 +39,8 @@ def rank_receivers(
     finer = next(m for m in ("judge_prob_diff", "clip_diff", "judge_diff") if (scores["metric"] == m).any())
     change = scores[scores["metric"] == finer].groupby("receiver")["value"].mean().rename(finer)
     table = table.join(change).drop(index=emitter, errors="ignore")
-    return table.assign(loss=table["before"] - table["after"]).sort_values(["loss", finer], ascending=[False, True], kind="stable").drop(columns="loss")
+    loss = table["before"] - table["after"]
+    return table.assign(loss=loss).sort_values(["loss", finer], ascending=[False, True], kind="stable").drop(columns="loss")
 
 # %% ../../nbs/83_running.report.ipynb #33c1e7f5
 def summarise(
@@ -47,9 +49,11 @@ def summarise(
 ) -> dict:  # one row of the table
     "What a session did, in one row; accuracies are in 0..1."
     session = record["session"]; cost = record["stages"]["unlearn"]; emitter = session["entity"]
-    all_of_them, ranked = before_after(scores), rank_receivers(scores, emitter); own = all_of_them.loc[emitter]
-    return {"method": session["method"], "emitter": emitter, "metric": all_of_them.attrs["metric"], "emitter_before": float(own["before"]), "emitter_after": float(own["after"]),
-            "receivers_before": float(ranked["before"].mean()), "receivers_after": float(ranked["after"].mean()), "most_harmed": ranked.index[:3].tolist(),
+    table, ranked = before_after(scores), rank_receivers(scores, emitter); own, others = table.loc[emitter], ranked[["before", "after"]].mean()
+    return {"method": session["method"], "emitter": emitter, "metric": table.attrs["metric"],
+            "emitter_before": float(own["before"]), "emitter_after": float(own["after"]),
+            "receivers_before": float(others["before"]), "receivers_after": float(others["after"]),
+            "most_harmed": ranked.index[:3].tolist(), "harm": (ranked["after"] - ranked["before"])[:3].tolist(),
             "seconds": cost["seconds"], "megabytes": cost["edit_bytes"]/1e6}
 
 # %% ../../nbs/83_running.report.ipynb #f932684c
@@ -75,8 +79,12 @@ def printed(
 ) -> pd.DataFrame:  # the same as text
     "The summary as people read it."
     pair = lambda n: [score_text(*values) for values in zip(table["metric"], table[f"{n}_before"], table[f"{n}_after"])]
-    return pd.DataFrame({"method": table["method"], "emitter": table["emitter"], "judge on emitter": pair("emitter"), "mean over receivers": pair("receivers"),
-        "most harmed receivers": table["most_harmed"].map(", ".join), "seconds": table["seconds"].map("{:.1f}".format), "MB": table["megabytes"].map("{:.2f}".format)})
+    judge = "judge" if set(table["metric"]) == {"judge_diff"} else "score"
+    loss = lambda metric, change: f"{change:+.0%}" if metric == "judge_diff" else f"{change:+.1f}"
+    harmed = [", ".join(f"{n} {loss(m, h)}" for n, h in zip(names, harms)) for names, harms, m in zip(table["most_harmed"], table["harm"], table["metric"])]
+    return pd.DataFrame({"method": table["method"], "emitter": table["emitter"], f"{judge} on emitter": pair("emitter"),
+        "mean over receivers": pair("receivers"), "most harmed receivers": harmed,
+        "seconds": table["seconds"].map("{:.1f}".format), "MB": table["megabytes"].map("{:.2f}".format)})
 
 # %% ../../nbs/83_running.report.ipynb #ebc1a022
 def picture(
@@ -137,7 +145,8 @@ STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:68rem;margin:2rem a
 h1,h2,h3{line-height:1.2} h2{margin-top:2.5rem} small{color:#666} table{border-collapse:collapse} .wide{overflow-x:auto}
 .numbers td,.numbers th{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap} .numbers td:nth-child(5){white-space:normal}
 .grid th{font-weight:normal;text-align:right;padding:.2rem .6rem;white-space:nowrap} .grid td{padding:2px;text-align:center;vertical-align:bottom;max-width:110px}
-.grid img{width:96px;height:96px;display:block;border-radius:4px} .figure{max-width:100%} .note{background:#fff6dd;padding:.6rem 1rem;border-left:4px solid #e69f00}"""
+.grid img{width:96px;height:96px;display:block;border-radius:4px} .figure{max-width:100%}
+.note{background:#fff6dd;padding:.6rem 1rem;border-left:4px solid #e69f00}"""
 
 # %% ../../nbs/83_running.report.ipynb #f8c4726f
 def page(
@@ -163,7 +172,8 @@ def matrix_blocks(
         for metric in [m for m in metrics if all((t["metric"] == m).any() for t in scores.values())]:
             rows = interference_rows(scores, metric, entities); title = f"{method_label(method)}: {metric_label(metric)}"
             ax = heatmap(rows.to_numpy(float), rows.index.tolist(), column_labels=rows.columns.tolist(), signed=True, label=metric)
-            ax.figure.set_size_inches(15, 1.9 + .3*len(rows)); ax.set_aspect("auto")
+            ax.figure.set_size_inches(16, 1.9 + .3*len(rows)); ax.set_aspect("auto")
+            if rows.shape[1] <= 120: ax.set_xticks(range(rows.shape[1]), rows.columns, rotation=90, fontsize=6)
             blocks.append(f'<h3>{html.escape(title)}</h3><div class="wide">{figure_html(ax, title)}</div>')
     return blocks
 
@@ -172,6 +182,22 @@ LIMITS = """<p>The judge is a small network, right about most drawings and not a
 from there. One prompt is tried for each entity; that the model does not answer to it does not show that nothing is left of the concept.
 Receivers are the entities of this task only, so harm to anything else is not seen. A mean over few seeds moves by chance: with two seeds
 the accuracy of one receiver can only be 0, 50 or 100 %.</p>"""
+
+# %% ../../nbs/83_running.report.ipynb #10df29ae
+def report_head(
+    task: str,
+    n_entities: int,  # receivers and emitters together
+    records: list[dict],  # of the sessions
+    notes: list[str] = (),  # what was reduced
+) -> list[str]:  # HTML blocks
+    "What was run: one paragraph, and the notes."
+    seeds = sorted({tuple(r["stages"]["interference"]["seeds"]) for r in records}); drawn = records[0]["stages"]["generate"]
+    how = [f"{k.replace('_', ' ')} {drawn[k]}" for k in ("num_inference_steps", "guidance_scale") if k in drawn]
+    models = sorted({f"{r['base_model']['name']} ({r['base_model']['weights']})" for r in records})
+    which = " or ".join(", ".join(map(str, s)) for s in seeds)
+    facts = [f"task {task} with {n_entities} entities", f"model {', '.join(models)}", f"{len(records)} sessions", f"seeds {which}", *how]
+    note = '<div class="note">' + "<br>".join(map(html.escape, notes)) + "</div>"
+    return [f"<p>{html.escape('; '.join(facts))}.</p>", *([note] if notes else [])]
 
 # %% ../../nbs/83_running.report.ipynb #68f21df5
 def report_blocks(
@@ -183,33 +209,41 @@ def report_blocks(
 ) -> list[str]:  # HTML blocks
     "What a report says, block by block."
     from vision_unlearning.plotting import method_label
-    e = html.escape; records = [read_json(store.record(s)) for s in sessions]; run = records[0]; drawn = run["stages"]["generate"]
-    seeds = run["stages"]["interference"]["seeds"]; base = run["base_model"]
-    how = ", ".join(f"{k.replace('_', ' ')} {drawn[k]}" for k in ("num_inference_steps", "guidance_scale") if k in drawn)
-    blocks = [f"<p>Task <b>{e(task)}</b> ({len(task_entities(store, task))} entities), model <b>{e(base['name'])}</b> ({e(str(base['weights']))}), {len(sessions)} sessions, seeds {e(', '.join(map(str, seeds)))}; {e(how)}.</p>"]
-    if notes: blocks.append('<div class="note">' + "<br>".join(map(e, notes)) + "</div>")
-    blocks += ["<h2>Is it gone, and who else was harmed?</h2>", '<div class="wide">' + printed(summary_table(store, sessions)).to_html(index=False, border=0, classes="numbers") + "</div>",
-        "<p>Accuracy of the judge before → after the edit. The emitter is not among the receivers. Seconds are those of unlearning, megabytes those of the edit.</p>",
-        "<h2>What this does not show</h2>", LIMITS, "<h2>Pictures</h2>",
+    records = [read_json(store.record(s)) for s in sessions]; head = report_head(task, len(task_entities(store, task)), records, notes)
+    table = printed(summary_table(store, sessions)).to_html(index=False, border=0, classes="numbers")
+    blocks = [*head, "<h2>Is it gone, and who else was harmed?</h2>", f'<div class="wide">{table}</div>',
+        "<p>Accuracy of the judge before → after the edit. The emitter is not among the receivers. Seconds are those of unlearning,"
+        " megabytes those of the edit.</p>", "<h2>What this does not show</h2>", LIMITS, "<h2>Pictures</h2>",
         "<p>First column: the emitter. Then its most harmed receivers, and last two that it left alone. Each pair starts from the same noise.</p>"]
     if len(sessions) > max_grids: blocks.append(f'<div class="note">Pictures of the first {max_grids} of {len(sessions)} sessions.</div>')
-    for s in sessions[:max_grids]: blocks += [f"<h3>{e(method_label(s.method))} forgets {e(s.entity)}</h3>", session_grid(store, s, read_scores(store, s), seeds[:2])]
-    blocks += ["<h2>Who harmed whom</h2>", "<p>Rows are emitters, columns receivers; red is harm. The emitter's own cell is the aim.</p>", *matrix_blocks(store, task, sessions)]
-    versions = ", ".join(f"{k} {v}" for k, v in run["versions"].items()); keys = ", ".join(f"{s.slug} {s.key}" for s in sessions)
-    return [*blocks, "<h2>Where it came from</h2>", f"<p><small>{e(versions)}<br>{e(keys)}</small></p>"]
+    for s, r in list(zip(sessions, records))[:max_grids]:
+        grid = session_grid(store, s, read_scores(store, s), r["stages"]["interference"]["seeds"][:2])
+        blocks += [f"<h3>{html.escape(f'{method_label(s.method)} forgets {s.entity}')}</h3>", grid]
+    blocks += ["<h2>Who harmed whom</h2>", "<p>Rows are emitters, columns receivers; red is harm. The emitter's own cell is the aim.</p>"]
+    versions = ", ".join(f"{k} {v}" for k, v in records[0]["versions"].items()); keys = ", ".join(f"{s.slug} {s.key}" for s in sessions)
+    came = f"<p><small>{html.escape(versions)}<br>{html.escape(keys)}</small></p>"
+    return [*blocks, *matrix_blocks(store, task, sessions), "<h2>Where it came from</h2>", came]
+
+# %% ../../nbs/83_running.report.ipynb #fb7227b9
+def report_path(
+    store: Store,
+    task: str,
+    model: str = "",  # base model; empty is the task's own
+) -> Path:
+    "Where the report of a task is written."
+    model = re.sub(r"[^\w.-]+", "_", model or get_task(task).base_model).strip("._")
+    return store.result("report", f"{model}_{task}").with_suffix(".html")
 
 # %% ../../nbs/83_running.report.ipynb #b02f74e8
 def write_report(
     store: Store,
     task: str,
-    sessions: list[Session],  # complete ones
+    sessions: list[Session],  # complete ones, of one base model
     notes: list[str] = (),  # what was reduced, and anything else a reader must know first
     title: str = "",  # of the page
 ) -> Path:  # an HTML file that needs no other
     "Write the report of these sessions."
     if not sessions: raise MissingSessionError(f"no complete session of {task!r} in {store.base}; run `vu batch --task {task}` first")
-    model = re.sub(r"[^\w.-]+", "_", sessions[0].model).strip("._")
-    target = store.result("report", f"{model}_{task}").with_suffix(".html")
-    text = page(title or f"Interference on {task}", report_blocks(store, task, sessions, notes))
+    text, target = page(title or f"Interference on {task}", report_blocks(store, task, sessions, notes)), report_path(store, task, sessions[0].model)
     with atomic_path(target) as temporary: temporary.write_text(text, encoding="utf-8")
     return target

@@ -90,8 +90,8 @@ def finished(
     record = claim(store, session)
     if record is None: return None
     made = record.get("base_model", {}).get("weights")
-    if made != weights: raise ValueError(f"{store.model(session)} was made with other weights of {session.model} ({made}, now {weights}); use another base_folder or delete it")
-    return record
+    if made == weights: return record
+    raise ValueError(f"{store.model(session)} was made with other weights of {session.model} ({made}, now {weights}); use another base_folder or delete it")
 
 # %% ../../nbs/81_running.session.ipynb #c9d16660
 def require_edits(
@@ -102,8 +102,9 @@ def require_edits(
     "The records of sessions that must have been unlearned; the first that is missing is named."
     records = [finished(store, s, weights) for s in sessions]
     missing = [s.entity for s, r in zip(sessions, records) if r is None]
-    if missing: raise MissingSessionError(f"{sessions[0].method} has no edit yet for {', '.join(missing[:3])}{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}; run `vu run unlearn` with the same parameters first")
-    return records
+    if not missing: return records
+    which = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+    raise MissingSessionError(f"{sessions[0].method} has no edit yet for {which}; run `vu run unlearn` with the same parameters first")
 
 # %% ../../nbs/81_running.session.ipynb #ca7cdac5
 def unlearn_session(
@@ -152,10 +153,10 @@ def generate_session(
     "Make the `on` images that a session lacks."
     from vision_unlearning.interference.generate import generate_on, task_prompts
     from vision_unlearning.unlearners.base import load_edit
-    record, start = read_json(store.record(session)), time.perf_counter()
-    made = generate_on(pipe, load_edit(store.model(session)), store, session, task_prompts(session.task, task_entities(store, session.task)), seeds, **options)
-    if made or record["stages"].get("generate", {}).get("seeds") != list(seeds):
-        note_stage(store, session, "generate", seeds=list(seeds), images=made, seconds=time.perf_counter() - start, peak_memory=peak_memory(pipe.device), **options)
+    record, start, prompts = read_json(store.record(session)), time.perf_counter(), task_prompts(session.task, task_entities(store, session.task))
+    made = generate_on(pipe, load_edit(store.model(session)), store, session, prompts, seeds, **options)
+    facts = dict(seeds=list(seeds), images=made, seconds=time.perf_counter() - start, peak_memory=peak_memory(pipe.device), **options)
+    if made or record["stages"].get("generate", {}).get("seeds") != list(seeds): note_stage(store, session, "generate", **facts)
     return made
 
 # %% ../../nbs/81_running.session.ipynb #231770b2
@@ -204,7 +205,8 @@ def read_scores(
     path = store.scores(session)
     if not path.exists(): raise MissingSessionError(f"{path} does not exist; run `vu run interference` for {session.entity!r}")
     try: return pd.read_parquet(path)
-    except (OSError, ValueError) as error: raise ForeignFileError(f"{path} is not a readable table ({error}); delete it and run `vu run interference` again") from error
+    except (OSError, ValueError) as error:
+        raise ForeignFileError(f"{path} is not a readable table ({error}); delete it and run `vu run interference` again") from error
 
 # %% ../../nbs/81_running.session.ipynb #b517e7b8
 def recorded_sessions(
