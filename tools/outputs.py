@@ -48,6 +48,8 @@ def run(path: Path) -> None:
 if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # tqdm warns about missing widgets with the path of its own file, which would end up on a page.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
     # A notebook that ends with nbdev_export() must not export from its scratch folder.
     os.environ["IN_TEST"] = "1"
     nbs = root / "nbs"

@@ -4,18 +4,19 @@
 
 # %% ../../nbs/80_running.batch.ipynb #c4e694c8
 from __future__ import annotations
-import ast, contextlib, hashlib, json, os, sys, time
+import ast, contextlib, hashlib, json, os, shutil, sys, time
 from pathlib import Path
 from typing import Any
 from ..core import ForeignFileError, MissingSessionError, UnknownNameError, check_name, config_hash, get_task, versions
 from ..store import Session, Store, atomic_path, find_entity, image_name, read_json
 from .report import report_path
-from .session import finished, plan_sessions, recorded_sessions, require_edits, task_entities, weights_fingerprint
+from .session import claim_baseline, finished, plan_sessions, recorded_sessions, require_edits, task_entities, weights_fingerprint
 
 # %% auto #0
 __all__ = ['STAGES', 'HOW', 'pipeline_path', 'pipeline_parameters', 'fits', 'check_parameters', 'parse_parameter',
            'missing_images', 'planned', 'missing_work', 'chosen_sessions', 'executed_path', 'run_stamp',
-           'keep_notebook', 'notebook_error', 'kernel_environment', 'run_pipeline', 'run_batch', 'batch_status']
+           'keep_notebook', 'notebook_error', 'kernel_environment', 'run_pipeline', 'clear_partials', 'run_batch',
+           'batch_status']
 
 # %% ../../nbs/80_running.batch.ipynb #9a5a909a
 STAGES = ("prepare", "explore", "unlearn", "generate", "interference", "results", "report")
@@ -118,6 +119,7 @@ def missing_work(
     if stage == "unlearn": return [f"edit of {s.slug}" for s in sessions if finished(store, s, weights) is None]
     records = dict(zip(sessions, require_edits(store, sessions, weights)))
     if stage == "generate":
+        claim_baseline(store, task, weights, write=False)
         from vision_unlearning.interference.generate import task_prompts
         prompts, seeds = task_prompts(task, task_entities(store, task)), parameters["seeds"]
         count = {"off images": missing_images(store.baseline(task), "off", seeds, prompts)}
@@ -188,15 +190,13 @@ def notebook_error(
     if error.ename in kinds: return kinds[error.ename](f"{line} (see {where})")
     return RuntimeError(f"{error.ename}: {line} (see {where})")
 
-# %% ../../nbs/80_running.batch.ipynb #c18fa134
+# %% ../../nbs/80_running.batch.ipynb #d0e40d81
 @contextlib.contextmanager
-def kernel_environment(
-    quiet: bool,  # without progress bars
-):
-    "Environment of kernels that are started inside the block: no chatter of libraries, and no bars when `quiet`."
-    before = dict(os.environ); filters = ",".join(filter(None, [before.get("PYTHONWARNINGS"), "ignore:IProgress not found"]))
-    for library in ("TRANSFORMERS", "DIFFUSERS"): os.environ.setdefault(f"{library}_VERBOSITY", "error")
-    os.environ.update(PYTHONWARNINGS=filters, **({"TQDM_DISABLE": "1"} if quiet else {}))
+def kernel_environment():
+    "Environment of kernels that are started inside the block: only our own progress bars."
+    before = dict(os.environ); quiet = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
+    filters = [before.get("PYTHONWARNINGS"), "ignore:IProgress not found", "ignore::FutureWarning"]
+    os.environ.update({**quiet, **before, "PYTHONWARNINGS": ",".join(filter(None, filters))})
     try: yield
     finally: os.environ.clear(); os.environ.update(before)
 
@@ -218,15 +218,25 @@ def run_pipeline(
     if same and not todo and not force: say("nothing to do"); return target
     say("; ".join(todo[:3]) + f"; {len(todo) - 3} more"*(len(todo) > 3) if todo else "running"); start = time.perf_counter()
     failed = target.with_name(f"{target.stem}-failed.ipynb")
-    with atomic_path(target) as temporary, kernel_environment(not progress):
+    with atomic_path(target) as temporary, kernel_environment():
         try: papermill.execute_notebook(str(pipeline_path(stage)), str(temporary), parameters, progress_bar=False, request_save_on_cell_execute=False,
-            stderr_file=sys.stderr if progress else None, extra_arguments=["--IPKernelApp.log_level=40"])
+            stderr_file=sys.stderr if progress else None, extra_arguments=["--IPKernelApp.log_level=50"])
         except papermill.PapermillExecutionError as error:
             keep_notebook(temporary); os.replace(temporary, failed)
             raise notebook_error(error, failed) from None
         keep_notebook(temporary, stage=stage, stamp=stamp, seconds=time.perf_counter() - start, versions=versions())
     failed.unlink(missing_ok=True); say(f"done in {time.perf_counter() - start:.0f} s")
     return target
+
+# %% ../../nbs/80_running.batch.ipynb #db73611d
+def clear_partials(
+    store: Store,
+    older_than: float = 3600.,  # seconds since the last change
+) -> int:  # how many files and folders were removed
+    "Remove what killed runs were writing."
+    old = [p for p in store.base.rglob(".partial-*") if time.time() - p.stat().st_mtime > older_than]
+    for p in old: shutil.rmtree(p, ignore_errors=True) if p.is_dir() else p.unlink(missing_ok=True)
+    return len(old)
 
 # %% ../../nbs/80_running.batch.ipynb #435b8c7c
 def run_batch(
@@ -245,6 +255,7 @@ def run_batch(
     for n in parameters: check_name("parameter", n, {n for s in stages for n in known[check_name("stage", s, STAGES)]})
     for m in overrides or {}: check_name("method in overrides", m, methods)
     for m in methods: plan_sessions(store, task, m, entities, parameters.get("model"), (overrides or {}).get(m))
+    clear_partials(store)
     def run(stage, **more):
         given = {n: v for n, v in {**parameters, "task": task, "methods": list(methods), "entities": list(entities), **more}.items() if n in known[stage]}
         executed["_".join([stage, *filter(None, [more.get("method")])])] = run_pipeline(stage, given, store, force, progress)
@@ -254,18 +265,19 @@ def run_batch(
     for stage in [s for s in STAGES[5:] if s in stages]: run(stage)
     return executed
 
-# %% ../../nbs/80_running.batch.ipynb #bb20fd3c
+# %% ../../nbs/80_running.batch.ipynb #4f23cbdd
 def batch_status(
     store: Store,
-):  # DataFrame: task, method, sessions, generated, scored, unfinished, untouched
-    "What is complete and what is missing, for each task and method in the store."
+):  # DataFrame: model, task, method, epochs, sessions, generated, scored, unfinished, untouched
+    "What is complete and what is missing, for each model, task and method in the store."
     import pandas as pd
     records, rows = recorded_sessions(store), []
-    for task, method in dict.fromkeys((s.task, s.method) for s in records):
-        mine = {s.entity: r["status"] for s, r in records.items() if (s.task, s.method) == (task, method)}
-        table = [e["name"] for e in task_entities(store, task)]
+    kind = lambda s: (s.model, s.task, s.method, s.epochs); columns = ["model", "task", "method", "epochs"]
+    for key in dict.fromkeys(map(kind, records)):
+        mine = {s.entity: r["status"] for s, r in records.items() if kind(s) == key}
+        table = [e["name"] for e in task_entities(store, key[1])]
         generated, scored = (sum(r in kinds for r in mine.values()) for kinds in (("generated", "complete"), ("complete",)))
         begun = [n for n, r in mine.items() if r != "complete"]; untouched = len(set(table) - set(mine))
         unfinished = ", ".join(begun[:5]) + (f" and {len(begun) - 5} more" if len(begun) > 5 else "")
-        rows.append(dict(task=task, method=method, sessions=len(mine), generated=generated, scored=scored, unfinished=unfinished, untouched=untouched))
-    return pd.DataFrame(rows, columns=["task", "method", "sessions", "generated", "scored", "unfinished", "untouched"])
+        rows.append(dict(zip(columns, key), sessions=len(mine), generated=generated, scored=scored, unfinished=unfinished, untouched=untouched))
+    return pd.DataFrame(rows, columns=[*columns, "sessions", "generated", "scored", "unfinished", "untouched"])

@@ -6,7 +6,6 @@
 from __future__ import annotations
 import base64, html, io, re
 from pathlib import Path
-import numpy as np
 import pandas as pd
 from ..core import ForeignFileError, MissingSessionError, get_task
 from ..store import Session, Store, atomic_path, image_name, read_json

@@ -12,9 +12,9 @@ from ..core import ForeignFileError, MissingSessionError, check_name, config_has
 from ..store import Session, Store, atomic_folder, claim, find_entity, read_entities, read_json, write_json
 
 # %% auto #0
-__all__ = ['task_entities', 'prepare_task', 'plan_sessions', 'weights_fingerprint', 'session_data', 'finished', 'require_edits',
-           'unlearn_session', 'note_stage', 'generate_session', 'default_clip', 'load_evaluators', 'score_images',
-           'read_scores', 'recorded_sessions']
+__all__ = ['task_entities', 'prepare_task', 'plan_sessions', 'weights_fingerprint', 'session_data', 'finished', 'claim_baseline',
+           'require_edits', 'unlearn_session', 'note_stage', 'generate_session', 'default_clip', 'load_evaluators',
+           'score_images', 'read_scores', 'recorded_sessions']
 
 # %% ../../nbs/81_running.session.ipynb #4f81696c
 def task_entities(
@@ -92,6 +92,19 @@ def finished(
     made = record.get("base_model", {}).get("weights")
     if made == weights: return record
     raise ValueError(f"{store.model(session)} was made with other weights of {session.model} ({made}, now {weights}); use another base_folder or delete it")
+
+# %% ../../nbs/81_running.session.ipynb #ee40ba29
+def claim_baseline(
+    store: Store,
+    task: str,  # task name
+    weights: str,  # fingerprint of the base model
+    write: bool = True,  # leave the mark when the folder is new
+):
+    "Refuse `off` pictures that other weights made."
+    folder = store.baseline(task); mark = folder/"weights.json"
+    if mark.exists() and (made := read_json(mark)["weights"]) != weights:
+        raise ValueError(f"{folder} holds pictures of other weights ({made}, now {weights}); use another base_folder or delete it")
+    if write and not folder.exists(): write_json(mark, dict(weights=weights))
 
 # %% ../../nbs/81_running.session.ipynb #c9d16660
 def require_edits(
