@@ -13,7 +13,7 @@ from ..core import get_prompt
 from .emoji import emoji_drawings, emoji_entities, emoji_tasks
 
 # %% auto #0
-__all__ = ['OPENINGS', 'WORDS', 'training_table', 'captions', 'build_tokenizer', 'augment']
+__all__ = ['OPENINGS', 'WORDS', 'training_table', 'captions', 'build_tokenizer', 'outline', 'augment']
 
 # %% ../../nbs/17_data.captions.ipynb #db36f15d
 def training_table(
@@ -36,8 +36,8 @@ def captions(
 ) -> list[tuple[str, float]]:  # (sentence, probability)
     "What a drawing may be called."
     if row.task == "emoji_canvas": return [(get_prompt(row.task, row["name"], style=row["style"]), 1.)]
-    plain = [(f"{o} of {row['name']}", .55 if o == OPENINGS[0] else .03) for o in OPENINGS]
-    return [*plain, (row["name"], .1), (f"An image of {row['name']} in {row['style']} style", .2)]
+    plain = [(f"{o} of {row['name']}", .45 if o == OPENINGS[0] else .03) for o in OPENINGS]
+    return [*plain, (row["name"], .1), (f"An image of {row['name']} in {row['style']} style", .3)]
 
 # %% ../../nbs/17_data.captions.ipynb #6f3355bd
 WORDS = "an a the image images picture photo drawing painting portrait of in style artwork art by with skin tone doing something emoji person animal food thing object nothing man woman people"
@@ -61,19 +61,30 @@ def build_tokenizer(
     Path(folder).mkdir(parents=True, exist_ok=True); core.model.save(str(folder))
     return CLIPTokenizer(f"{folder}/vocab.json", f"{folder}/merges.txt", model_max_length=length)
 
+# %% ../../nbs/17_data.captions.ipynb #d29a1521
+def outline(
+    x: torch.Tensor,  # (N,3,H,W) in -1..1
+    fill: torch.Tensor,  # (N,1,1,1) in 0..1: how much of the colour stays
+) -> torch.Tensor:  # the same shape
+    "Black lines where brightness changes."
+    grey = F.pad(x.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+    edge = ((F.max_pool2d(grey, 3, 1) + F.max_pool2d(-grey, 3, 1) - .25)*1.5).clamp(0, 1)  # largest minus smallest of nine
+    return (x*fill + 1 - fill)*(1 - edge) - edge
+
 # %% ../../nbs/17_data.captions.ipynb #bd73a014
 def augment(
     x: torch.Tensor,  # (N,3,H,W) in -1..1
     generator: torch.Generator,
     strength: float = 1.,
 ) -> torch.Tensor:  # the same shape, slightly beyond -1..1
-    "Random affine, colour, blur, noise and cover."
+    "Random affine, ink, colour, blur, noise and cover."
     n, s = len(x), strength; rand = lambda *shape: torch.rand(*shape, generator=generator); spread = lambda *shape: (rand(*shape) - .5)*s
     turn, zoom, shift, shear = spread(n)*.5, 1 + spread(n, 2)*.5, spread(n, 2)*.35, spread(n)*.3; mirror = torch.where(rand(n) < .5, -1., 1.)
     affine = torch.stack([torch.stack([zoom[:, 0]*turn.cos()*mirror, -zoom[:, 0]*turn.sin() + shear, shift[:, 0]], 1),
                           torch.stack([zoom[:, 1]*turn.sin()*mirror, zoom[:, 1]*turn.cos(), shift[:, 1]], 1)], 1)
     y = 1 - F.grid_sample(1 - x, F.affine_grid(affine, x.shape, align_corners=False), align_corners=False)  # white outside
     soft = rand(n) < .3*s; y[soft] = F.avg_pool2d(F.pad(y[soft], (1, 1, 1, 1), mode="replicate"), 3, 1)
+    inked = rand(n) < .3*s; y[inked] = outline(y[inked], rand(int(inked.sum()), 1, 1, 1).round()*.8 + .2)
     y = y*(1 + spread(n, 1, 1, 1)*.4) + spread(n, 3, 1, 1)*.3
     grey = (rand(n, 1, 1, 1) < .1*s).float(); y = y*(1 - grey) + y.mean(1, keepdim=True)*grey
     y = y + torch.randn(y.shape, generator=generator)*.12*s*rand(n, 1, 1, 1); size = x.shape[-1]//4

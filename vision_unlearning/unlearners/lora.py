@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
+import torch.nn.functional as F
 from ..core import ForeignFileError, borrow
 from .base import Edit, denoiser
 
 # %% auto #0
-__all__ = ['TARGETS', 'trainable_adapter', 'LoraEdit', 'adapter_edit', 'save_lora_edit', 'TrainingSet', 'embed_texts',
-           'encode_dataset', 'cycle']
+__all__ = ['TARGETS', 'SIDES', 'trainable_adapter', 'lora_hook', 'LoraEdit', 'adapter_edit', 'save_lora_edit', 'TrainingSet',
+           'embed_texts', 'encode_dataset', 'cycle']
 
 # %% ../../nbs/31_unlearners.lora.ipynb #cb5ae1f2
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -41,24 +42,40 @@ def trainable_adapter(
     try: yield parameters, config
     finally: unet.unload_lora()
 
+# %% ../../nbs/31_unlearners.lora.ipynb #f4dbda5b
+def lora_hook(
+    a: torch.Tensor,  # (r, in)
+    b: torch.Tensor,  # (out, r)
+    scaling: float,  # alpha/r times the scale of the edit
+):  # forward hook of a linear layer
+    "Adds the low-rank product to what the layer returns."
+    return lambda module, inputs, output: output + F.linear(F.linear(inputs[0], a), b)*scaling
+
+# %% ../../nbs/31_unlearners.lora.ipynb #07c74b89
+SIDES = {"down": "A", "up": "B", "lora_A": "A", "lora_B": "B"}  # diffusers' names and peft's
+
 # %% ../../nbs/31_unlearners.lora.ipynb #9b3dcbe2
 class LoraEdit(Edit):
     "A LoRA of a UNet, in diffusers' own format."
     kind, file = "lora", "pytorch_lora_weights.safetensors"
     def _apply(self, module, scale):
-        name = f"edit_{id(self)}"; config = self.info["adapter"]
-        wanted = {k.removeprefix("unet.").rsplit(".lora", 1)[0] for k in self.tensors}; found = {n for n, _ in module.named_modules()}
-        foreign = sorted(w for w in wanted if w not in found and f"{w}.base_layer" not in found)
-        if foreign: raise ForeignFileError(f"this edit belongs to another model: there is no module {foreign[0]} ({len(foreign)} of {len(wanted)})")
-        active = module.active_adapters() if getattr(module, "_hf_peft_config_loaded", False) else []
-        with torch.random.fork_rng(): module.load_lora_adapter({k.removeprefix("unet."): v for k, v in self.tensors.items()}, prefix=None, adapter_name=name, metadata=dict(config), low_cpu_mem_usage=True)
-        module.set_adapters([*active, name], weights=[*[1.]*len(active), scale])
-        return name, list(active)
+        found = dict(module.named_modules()); adapter = self.info["adapter"]
+        pairs = {}
+        for key, tensor in self.tensors.items():
+            name, side = key.removeprefix("unet.").removesuffix(".weight").rsplit(".", 1)[0], key.split(".")[-2]
+            if side not in SIDES: raise ForeignFileError(f"{key} is not part of a LoRA of linear layers; known are {', '.join(SIDES)}")
+            pairs.setdefault(name.removesuffix(".lora"), {})[SIDES[side]] = tensor
+        foreign = [n for n, p in pairs.items() if n not in found or len(p) < 2]
+        if foreign or not pairs: raise ForeignFileError(f"this edit belongs to another model: there is no module {(foreign or ['at all'])[0]} ({len(foreign)} of {len(pairs)})")
+        hooks = []
+        for n, pair in pairs.items():
+            a, b = pair["A"].to(found[n].weight), pair["B"].to(found[n].weight)
+            if (a.shape[1], b.shape[0]) != (found[n].weight.shape[1], found[n].weight.shape[0]): raise ForeignFileError(f"this edit belongs to another model: {n} is {tuple(found[n].weight.shape)} here")
+            hooks.append((found[n], lora_hook(a, b, adapter["lora_alpha"]/len(a)*scale)))
+        return [m.register_forward_hook(h) for m, h in hooks]
 
     def _revert(self, module, memory):
-        name, active = memory
-        if active: module.delete_adapters(name); module.set_adapters(active, weights=[1.]*len(active))
-        else: module.unload_lora()
+        for handle in memory: handle.remove()
 
 # %% ../../nbs/31_unlearners.lora.ipynb #3689b6dd
 def adapter_edit(
