@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-
 from test_metrics import clip  # noqa: F401  (a fixture)
+
 from vision_unlearning.core import ForeignFileError, MissingSessionError
 from vision_unlearning.interference.entity import InterferencePerEntity, entity_column, entity_metrics
 from vision_unlearning.interference.generate import task_prompts

@@ -1,8 +1,9 @@
 """Run notebooks in place, each in its own kernel, and keep the outputs: they are the pages of the docs.
 
-python tools/outputs.py [NOTEBOOK ...]     (default: the library's, the index and the tutorials)
+python tools/outputs.py [--slow] [NOTEBOOK ...]     (default: the library's, the index and the tutorials)
 
-Cells that the tests skip (`#| eval: false`, `notest`, `slow`) are not run and keep the outputs they have.
+Cells that the tests skip (`#| eval: false`, `notest`, `slow`) are not run and keep the outputs they have. With --slow they
+run too, and the notebook finds the `assets` folder of the checkout.
 """
 import os
 import re
@@ -21,16 +22,19 @@ config.read(root / "settings.ini", encoding="utf-8")
 skip = re.compile(rf"^#\|\s*(eval:\s*false|{'|'.join(config['DEFAULT']['tst_flags'].split())})\s*$", re.M | re.I)
 
 
-def run(path: Path) -> None:
+def run(path: Path, slow: bool = False) -> None:
     "Execute one notebook; it is written only when every cell has run."
     notebook = nbformat.read(path, 4)
     kept = {}
     for cell in notebook.cells:
-        if cell.cell_type == "code" and skip.search(cell.source):
+        if cell.cell_type == "code" and not slow and skip.search(cell.source):
             kept[cell.id] = cell.metadata.get("tags")
             cell.metadata["tags"] = [*(kept[cell.id] or []), "skip-execution"]
     # A scratch folder: a notebook writes nothing into the tree.
     with tempfile.TemporaryDirectory() as folder:
+        if slow:
+            (root / "assets").mkdir(exist_ok=True)
+            (Path(folder) / "assets").symlink_to(root / "assets")
         NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
     for cell in notebook.cells:
         # Times of execution change on every run and tell a reader nothing.
@@ -55,9 +59,10 @@ if __name__ == "__main__":
     nbs = root / "nbs"
     default = [*sorted(nbs.glob("[0-9]*.ipynb")), *nbs.glob("index.ipynb"), *sorted(nbs.glob("tutorials/*.ipynb"))]
     failed = []
-    for path in [Path(a) for a in sys.argv[1:]] or default:
+    slow, named = "--slow" in sys.argv[1:], [Path(a) for a in sys.argv[1:] if a != "--slow"]
+    for path in named or default:
         print(path, flush=True)
-        try: run(path)
+        try: run(path, slow)
         except CellExecutionError as error:
             print(error, file=sys.stderr)
             failed.append(str(path))

@@ -186,7 +186,7 @@ def _numbers_text(numbers: dict[str, dict]) -> str:
     "One line a metric: before and after, or the value, and the mean of the others."
     lines = []
     for metric, n in numbers.items():
-        show = lambda v: "–" if v is None else (f"{v:+.2f}" if metric.endswith("_diff") else f"{v:.2f}").replace("-", "−")
+        show = lambda v, metric=metric: "–" if v is None else (f"{v:+.2f}" if metric.endswith("_diff") else f"{v:.2f}").replace("-", "−")
         own = f"{n['off']:.2f} → {n['on']:.2f}" if n["off"] is not None and n["on"] is not None else show(n["value"])
         lines.append(f"{metric:<13}{own:>16}{show(n['others_average']):>9}")
     return "\n".join(lines)

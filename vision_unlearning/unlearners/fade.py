@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from ..core import borrow
 from .base import Unlearner, fit
-from .lora import adapter_edit, cycle, encode_dataset, trainable_adapter
+from .lora import TARGETS, adapter_edit, cycle, encode_dataset, trainable_adapter
 
 # %% auto #0
 __all__ = ['add_noise', 'FADE', 'FadeLosses', 'unlearn_fade']
@@ -37,6 +37,7 @@ class FADE(Unlearner):
     lr_scheduler: Literal["constant", "cosine", "linear"] = "cosine"
     rank: int = Field(8, ge=1)  # r of the LoRA
     lora_alpha: float = Field(8., gt=0)  # the update is lora_alpha/rank BA
+    target_modules: tuple[str, ...] = TARGETS  # ends of the names of adapted layers; ("attn2.to_k", "attn2.to_v") touches the text path alone
     forget_weight: float = Field(1., ge=0)  # w_f
     retain_weight: float = Field(1., ge=0)  # w_r
     overwriting_concept: str = ""  # caption c_o; the empty text is what the model draws when asked for nothing
@@ -81,7 +82,7 @@ def unlearn_fade(
     generator = generator or torch.Generator().manual_seed(0)
     with borrow(model):
         data = encode_dataset(model, forget, overwrite=self.overwriting_concept), encode_dataset(model, retain)
-        with torch.enable_grad(), trainable_adapter(model.unet, self.rank, self.lora_alpha, generator) as (parameters, config):
+        with torch.enable_grad(), trainable_adapter(model.unet, self.rank, self.lora_alpha, generator, self.target_modules) as (parameters, config):
             steps = self.num_train_epochs*ceil(len(forget)/(self.train_batch_size*self.gradient_accumulation_steps))
             fit(parameters, FadeLosses(self, model, *data, generator), num_steps=steps, callbacks=callbacks,
                 **self.model_dump(include={"learning_rate", "lr_scheduler", "weight_decay", "max_grad_norm", "gradient_accumulation_steps"}))
