@@ -10,8 +10,10 @@ from .base import METHODS, get_method
 # %% auto #0
 __all__ = ['TUNED', 'tuned_settings']
 
-# %% ../../nbs/39_unlearners.tuned.ipynb #09e59206
-TUNED: dict[tuple[str, str], dict] = {}  # (task, method) -> settings that a recorded search found
+# %% ../../nbs/39_unlearners.tuned.ipynb #a9a2458a
+TUNED: dict[tuple[str, str], dict] = {  # (task, method) -> settings that a recorded search found
+    ("emoji", "uce"): {},
+    ("emoji", "distil"): dict(num_train_epochs=12, learning_rate=1e-2, target_modules=("attn2.to_k", "attn2.to_v"))}
 
 # %% ../../nbs/39_unlearners.tuned.ipynb #7afe165c
 def tuned_settings(
