@@ -32,7 +32,7 @@ class Notebook:
         self.exports = [c for c in self.code if re.search(r"^#\|\s*export", c, re.M)]
         self.hidden = sum(bool(re.search(r"^#\|\s*hide\b", c, re.M)) for c in self.code)
         self.module = next((m[1] for c in self.code for m in [re.search(r"^#\|\s*default_exp\s+(\S+)", c, re.M)] if m), None)
-        self.band = int(self.name[0]) if re.match(r"\d\d_[^/]*$", self.name) else None
+        self.band = int(self.name[0]) if re.match(r"\d\d[a-z]?_[^/]*$", self.name) else None
         self.parameters = [c for c in self.cells if "parameters" in c.get("metadata", {}).get("tags", [])]
 
 

@@ -12,11 +12,12 @@ from .core import ForeignFileError, TASKS, check_name
 from .store import atomic_folder, read_json, write_json
 
 # %% auto #0
-__all__ = ['EMBEDDED_MODELS', 'JUDGE_HEADS', 'embedded_path', 'quiet_loading', 'load_pipeline', 'tiny_unet', 'tiny_pipeline',
-           'ClipEncoder', 'load_clip', 'Judge', 'save_judge', 'load_judge']
+__all__ = ['EMBEDDED_MODELS', 'TINY_FAMILIES', 'JUDGE_HEADS', 'embedded_path', 'quiet_loading', 'load_pipeline', 'tiny_unet',
+           'tiny_text_encoder', 'tiny_pipeline', 'ClipEncoder', 'load_clip', 'Judge', 'save_judge', 'load_judge']
 
-# %% ../nbs/02_models.ipynb #4fdea16e
+# %% ../nbs/02_models.ipynb #454099dd
 EMBEDDED_MODELS = ("emoji-sd", "emoji-clip", "emoji-judge")
+TINY_FAMILIES = {"tiny": "sd1", "tiny-sd2": "sd2", "tiny-sdxl": "sdxl"}  # name for `load_pipeline` -> family
 
 # %% ../nbs/02_models.ipynb #fef3b582
 def embedded_path(
@@ -42,14 +43,16 @@ def quiet_loading():
 
 # %% ../nbs/02_models.ipynb #282b4958
 def load_pipeline(
-    name: str = "emoji-sd",  # embedded name, "tiny", a folder, or a hub id
+    name: str = "emoji-sd",  # embedded name, "tiny", "tiny-sd2", "tiny-sdxl", a folder, or a hub id
     device="cpu",  # where the modules go
     dtype=torch.float32,  # dtype of the weights
     revision: str | None = None,  # commit of a hub model; record it
 ):  # a diffusers pipeline with its progress bar off
     "A text-to-image pipeline, ready to be unlearned."
     from diffusers import DiffusionPipeline
-    if name == "tiny": return tiny_pipeline().to(device=device, dtype=dtype)
+    if name in TINY_FAMILIES:
+        pipe = tiny_pipeline(family=TINY_FAMILIES[name]).to(device)
+        return pipe if dtype == torch.float32 else pipe.to(dtype)
     with quiet_loading(): pipe = DiffusionPipeline.from_pretrained(embedded_path(name) if name in EMBEDDED_MODELS else name, dtype=dtype, revision=revision)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
@@ -58,30 +61,46 @@ def load_pipeline(
 def tiny_unet(
     channels: int = 4,  # latent channels
     width: int = 32,  # text width
+    **options,  # of UNet2DConditionModel, on top of the smallest
 ):  # UNet2DConditionModel on 8x8 latents
     "The smallest UNet that has every kind of block."
     from diffusers import UNet2DConditionModel
-    return UNet2DConditionModel(sample_size=8, in_channels=channels, out_channels=channels, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=width, attention_head_dim=2)
+    return UNet2DConditionModel(**{**dict(sample_size=8, in_channels=channels, out_channels=channels, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=width, attention_head_dim=2), **options})
 
-# %% ../nbs/02_models.ipynb #da5dc1e0
+# %% ../nbs/02_models.ipynb #dbb6900f
+def tiny_text_encoder(
+    tokenizer,  # CLIP tokenizer
+    activation: str = "quick_gelu",  # "gelu" is OpenCLIP's
+    pooled: bool = False,  # with the projection of XL's second encoder
+):  # CLIPTextModel or CLIPTextModelWithProjection, 32 wide
+    "The smallest CLIP text tower."
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+    config = CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, hidden_act=activation, projection_dim=32,
+        max_position_embeddings=tokenizer.model_max_length, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    return (CLIPTextModelWithProjection if pooled else CLIPTextModel)(config).eval()
+
+# %% ../nbs/02_models.ipynb #4b615fef
 def tiny_pipeline(
     seed: int = 0,  # seed of the random weights
-):  # StableDiffusionPipeline under 1 MB
-    "A random `StableDiffusionPipeline` of real classes, the same for the same seed; the global RNG is left alone."
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-    tokenizer = CLIPTokenizer.from_pretrained(embedded_path("emoji-sd")/"tokenizer")
+    family: str = "sd1",  # "sd1", "sd2" or "sdxl"
+):  # StableDiffusionPipeline or StableDiffusionXLPipeline under 1 MB
+    "A random pipeline of real classes, the same for the same seed; the global RNG is left alone."
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+    from transformers import CLIPTokenizer
+    check_name("family of pipelines", family, TINY_FAMILIES.values()); xl = family == "sdxl"
+    tokenizer = CLIPTokenizer.from_pretrained(embedded_path("emoji-sd")/"tokenizer"); linear = dict(use_linear_projection=True, attention_head_dim=(2, 4))
+    options = {"sd1": {}, "sd2": linear, "sdxl": dict(**linear, width=64, addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6*8 + 32)}[family]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        text = CLIPTextModel(CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-            max_position_embeddings=tokenizer.model_max_length, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+        text = tiny_text_encoder(tokenizer, "gelu" if family == "sd2" else "quick_gelu")
         vae = AutoencoderKL(block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",)*2, up_block_types=("UpDecoderBlock2D",)*2,
             latent_channels=4, norm_num_groups=4, sample_size=16, mid_block_add_attention=False)
-        unet = tiny_unet()
-    scheduler = DDIMScheduler(beta_schedule="scaled_linear", beta_start=.00085, beta_end=.012, clip_sample=False, steps_offset=1, set_alpha_to_one=False)
-    pipe = StableDiffusionPipeline(vae=vae.eval(), text_encoder=text.eval(), tokenizer=tokenizer, unet=unet.eval(), scheduler=scheduler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+        unet = tiny_unet(**options); second = tiny_text_encoder(tokenizer, "gelu", pooled=True) if xl else None
+    scheduler = DDIMScheduler(beta_schedule="scaled_linear", beta_start=.00085, beta_end=.012, clip_sample=False, steps_offset=1, set_alpha_to_one=False, prediction_type="v_prediction" if family == "sd2" else "epsilon")
+    parts = dict(vae=vae.eval(), text_encoder=text, tokenizer=tokenizer, unet=unet.eval(), scheduler=scheduler)
+    if xl: pipe = StableDiffusionXLPipeline(**parts, text_encoder_2=second, tokenizer_2=tokenizer, add_watermarker=False)
+    else: pipe = StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

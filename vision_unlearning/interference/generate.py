@@ -33,18 +33,18 @@ def generate(
 ):  # iterator of (slice, (B,H,W,3) uint8)
     "Yield pictures batch by batch; the pipeline comes back as it was."
     from tqdm.auto import tqdm
-    from vision_unlearning.unlearners.lora import embed_texts
+    from vision_unlearning.unlearners.lora import condition, empty_condition
     if len(seeds) != len(prompts): raise ValueError(f"{len(seeds)} seeds but {len(prompts)} prompts; give one seed an image")
     if batch_size < 1: raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    distinct = list(dict.fromkeys(prompts)); vectors = embed_texts(pipe, [*distinct, ""]); row = {p: i for i, p in enumerate(distinct)}
+    distinct = list(dict.fromkeys(prompts)); texts, nothing = condition(pipe, distinct or [""]), empty_condition(pipe); row = {p: i for i, p in enumerate(distinct)}
     with tqdm(total=len(prompts), disable=not progress, desc="images") as bar:
         for start in range(0, len(prompts), batch_size):
-            part = slice(start, start + batch_size); texts = prompts[part]
+            part = slice(start, start + batch_size); asked = prompts[part]
             with borrow(pipe):
-                images = pipe(prompt_embeds=vectors[[row[t] for t in texts]], negative_prompt_embeds=vectors[-1:].repeat(len(texts), 1, 1),
-                              latents=initial_latents(seeds[part], texts, latent_shape(pipe), pipe.unet.dtype, pipe.device),
+                images = pipe(**texts[[row[t] for t in asked]].pipeline_kwargs(), **nothing.expand(len(asked)).pipeline_kwargs("negative_"),
+                              latents=initial_latents(seeds[part], asked, latent_shape(pipe), pipe.unet.dtype, pipe.device),
                               num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, output_type="np").images
-            bar.update(len(texts)); yield part, (images*255).round().astype(np.uint8)
+            bar.update(len(asked)); yield part, (images*255).round().astype(np.uint8)
 
 # %% ../../nbs/50_interference.generate.ipynb #cb39e080
 def generate_array(

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib, json
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
+from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 import torch
@@ -14,8 +15,9 @@ from ..core import Config, ForeignFileError, check_name
 from ..store import atomic_folder, read_json, write_json
 
 # %% auto #0
-__all__ = ['METHODS', 'denoiser', 'Edit', 'WeightEdit', 'save_edit', 'load_edit', 'Unlearner', 'get_method', 'concepts', 'State',
-           'Callback', 'SingleBatch', 'LossLog', 'Progress', 'fit']
+__all__ = ['METHODS', 'denoiser', 'Edit', 'WeightEdit', 'save_edit', 'load_edit', 'Unlearner', 'get_method', 'concepts',
+           'require_pictures', 'State', 'Callback', 'SingleBatch', 'LossLog', 'Progress', 'loss_gradients',
+           'set_gradient', 'fit']
 
 # %% ../../nbs/30_unlearners.base.ipynb #11797cfc
 def denoiser(
@@ -124,6 +126,15 @@ class Unlearner(Config, ABC):
     @property
     def epochs(self) -> int: return getattr(self, "num_train_epochs", 0)  # passes over the forget set
 
+    def optimisation(self,
+        length: int = 0,  # forget pictures of an epoch, where the method counts epochs
+    ) -> dict:  # keyword arguments of `fit`
+        "How long and how fast to train, from the settings that the method has."
+        names = ("learning_rate", "lr_scheduler", "weight_decay", "max_grad_norm", "gradient_accumulation_steps")
+        found = {n: getattr(self, n) for n in names if n in type(self).model_fields}; accumulated = found.get("gradient_accumulation_steps", 1)
+        steps = getattr(self, "num_train_steps", None) or self.num_train_epochs*ceil(length/(self.train_batch_size*accumulated))
+        return dict(num_steps=steps, **found)
+
     @abstractmethod
     def unlearn(self,
         model,  # a pipeline or module; comes back as it went in
@@ -134,8 +145,12 @@ class Unlearner(Config, ABC):
         callbacks=(),  # `Callback`s
     ) -> Edit: "Make `model` forget."
 
-# %% ../../nbs/30_unlearners.base.ipynb #7d9696d2
-METHODS = {"uce": "vision_unlearning.unlearners.uce:UCE", "distil": "vision_unlearning.unlearners.fade:FADE"}
+# %% ../../nbs/30_unlearners.base.ipynb #ecb05bbe
+METHODS = {name: f"vision_unlearning.unlearners.{place}" for name, place in {
+    "uce": "uce:UCE", "rece": "rece:RECE", "munba": "munba:MUNBa", "lora_negation": "lora_negation:LoraNegation",
+    "distil": "fade:FADE", "distil_module": "fade_sparse:FADEModule", "distil_weight": "fade_sparse:FADEWeight",
+    "esd": "esd:ESD", "salun": "salun:SalUn", "erasediff": "erasediff:EraseDiff", "concept_ablation": "concept_ablation:ConceptAblation", "spm": "spm:SPM",
+    "sld": "guidance:SafeLatentGuidance", "prompt_filter": "guidance:FilterPrompts"}.items()}
 
 # %% ../../nbs/30_unlearners.base.ipynb #e3c061b4
 def get_method(
@@ -156,10 +171,26 @@ def concepts(
     if not all(isinstance(t, str) and t.strip() for t in texts): raise ValueError("concepts must be non-empty strings, or a dataset with a `text` column")
     return list(dict.fromkeys(texts))
 
+# %% ../../nbs/30_unlearners.base.ipynb #891f000a
+def require_pictures(
+    method,  # an `Unlearner`
+    forget,  # dataset with image and text
+    retain=None,  # dataset with image and text
+    needs_retain: bool = True,  # whether the method looks at `retain`
+    remedy: str = "",  # how to do without, where there is a way
+):
+    "Refuse sides that are not datasets of pictures, naming the side and what it must be."
+    for side, data in (("forget", forget), ("retain", retain))[:1 + needs_retain]:
+        if hasattr(data, "column_names"): continue
+        hint = f"; {remedy}" if remedy and side == "retain" else ""
+        raise TypeError(f"{method.name} learns from pictures: {side} must be a datasets.Dataset with image and text, got {type(data).__name__}{hint}")
+
 # %% ../../nbs/30_unlearners.base.ipynb #a9231fd8
 class State:
-    "What callbacks see: step, num_steps, loss, losses by name, gradient norm, stop."
-    def __init__(self, num_steps): self.step, self.num_steps, self.loss, self.losses, self.gradient_norm, self.stop = 0, num_steps, None, {}, None, False
+    "What callbacks see: step, num_steps, loss, losses by name, gradient norm, stop; and with `combine` the gradient of each loss and what they became."
+    def __init__(self, num_steps):
+        self.step, self.num_steps, self.loss, self.losses, self.gradient_norm, self.stop = 0, num_steps, None, {}, None, False
+        self.gradients, self.combined = None, None  # (K,P) float32 in the order of `losses`, and (P,) before clipping
 
 class Callback:
     "Base of all callbacks; override what you need."
@@ -188,11 +219,30 @@ class Progress(Callback):
     def after_step(self, state): self.bar.update(); self.bar.set_postfix(loss=f"{state.loss:.4f}")
     def after_fit(self, state): self.bar.close()
 
+# %% ../../nbs/30_unlearners.base.ipynb #712cb5ea
+def loss_gradients(
+    losses,  # K scalar tensors
+    parameters,  # list of tensors with P numbers together
+) -> torch.Tensor:  # (K,P) float32
+    "The gradient of each loss, flat; zero where a loss does not depend on a parameter."
+    losses = list(losses)
+    rows = [torch.autograd.grad(l, parameters, retain_graph=i < len(losses) - 1, materialize_grads=True) for i, l in enumerate(losses)]
+    return torch.stack([torch.cat([g.flatten().float() for g in row]) for row in rows])
+
+# %% ../../nbs/30_unlearners.base.ipynb #160e0f22
+def set_gradient(
+    parameters,  # list of tensors
+    gradient: torch.Tensor,  # (P,)
+):
+    "Cut a flat gradient into the `.grad` of each parameter; copies, so that clipping does not reach back."
+    for p, part in zip(parameters, gradient.split([p.numel() for p in parameters])): p.grad = part.view_as(p).to(p.dtype, copy=True)
+
 # %% ../../nbs/30_unlearners.base.ipynb #cbf2fc74
 def fit(
     parameters,  # tensors to train
     losses,  # callable(step, micro) -> dict of scalar losses; their sum is minimised
     *,
+    combine=None,  # callable (K,P) -> (P,): one gradient from those of the K losses; `None` is their sum
     num_steps: int,  # optimiser updates
     learning_rate: float,
     lr_scheduler: str = "constant",  # diffusers' names: "constant", "cosine", "linear", ...
@@ -211,11 +261,16 @@ def fit(
     call("before_fit")
     try:
         while state.step < num_steps and not state.stop:
-            optimizer.zero_grad(set_to_none=True); state.losses = {}
+            optimizer.zero_grad(set_to_none=True); state.losses, state.gradients = {}, None
             for micro in range(gradient_accumulation_steps):
-                found = losses(state.step, micro); (sum(found.values())/gradient_accumulation_steps).backward()
+                found = losses(state.step, micro)
+                if combine is None: (sum(found.values())/gradient_accumulation_steps).backward()
+                else:
+                    rows = loss_gradients(found.values(), parameters)/gradient_accumulation_steps
+                    state.gradients = rows if state.gradients is None else state.gradients + rows
                 for key, value in found.items(): state.losses[key] = state.losses.get(key, 0.) + float(value.detach())/gradient_accumulation_steps
                 state.loss = sum(state.losses.values()); call("after_loss")
+            if combine is not None: state.combined = combine(state.gradients); set_gradient(parameters, state.combined)
             call("after_backward")
             state.gradient_norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm))
             optimizer.step(); schedule.step(); state.step += 1; call("after_step")

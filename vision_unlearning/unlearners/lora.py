@@ -15,8 +15,9 @@ from ..core import ForeignFileError, borrow
 from .base import Edit, denoiser
 
 # %% auto #0
-__all__ = ['TARGETS', 'SIDES', 'trainable_adapter', 'lora_hook', 'LoraEdit', 'adapter_edit', 'save_lora_edit', 'TrainingSet',
-           'embed_texts', 'encode_dataset', 'cycle']
+__all__ = ['TARGETS', 'SIDES', 'trainable_adapter', 'lora_hook', 'lora_pairs', 'LoraEdit', 'adapter_edit', 'save_lora_edit',
+           'Conditioning', 'predict', 'condition', 'empty_condition', 'TrainingSet', 'embed_texts', 'encode_dataset',
+           'cycle']
 
 # %% ../../nbs/31_unlearners.lora.ipynb #cb5ae1f2
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -54,17 +55,25 @@ def lora_hook(
 # %% ../../nbs/31_unlearners.lora.ipynb #07c74b89
 SIDES = {"down": "A", "up": "B", "lora_A": "A", "lora_B": "B"}  # diffusers' names and peft's
 
+# %% ../../nbs/31_unlearners.lora.ipynb #af79e8a5
+def lora_pairs(
+    tensors: dict[str, torch.Tensor],  # of a LoRA, under diffusers' or peft's names
+) -> dict[str, dict[str, torch.Tensor]]:  # module -> {"A": (r,in), "B": (out,r)}
+    "The two factors of every adapted layer."
+    pairs = {}
+    for key, tensor in tensors.items():
+        name, side = key.removeprefix("unet.").removesuffix(".weight").rsplit(".", 1)[0], key.split(".")[-2]
+        if side not in SIDES: raise ForeignFileError(f"{key} is not part of a LoRA of linear layers; known are {', '.join(SIDES)}")
+        pairs.setdefault(name.removesuffix(".lora"), {})[SIDES[side]] = tensor
+    return pairs
+
 # %% ../../nbs/31_unlearners.lora.ipynb #9b3dcbe2
 class LoraEdit(Edit):
     "A LoRA of a UNet, in diffusers' own format."
     kind, file = "lora", "pytorch_lora_weights.safetensors"
     def _apply(self, module, scale):
         found = dict(module.named_modules()); adapter = self.info["adapter"]
-        pairs = {}
-        for key, tensor in self.tensors.items():
-            name, side = key.removeprefix("unet.").removesuffix(".weight").rsplit(".", 1)[0], key.split(".")[-2]
-            if side not in SIDES: raise ForeignFileError(f"{key} is not part of a LoRA of linear layers; known are {', '.join(SIDES)}")
-            pairs.setdefault(name.removesuffix(".lora"), {})[SIDES[side]] = tensor
+        pairs = lora_pairs(self.tensors)
         foreign = [n for n, p in pairs.items() if n not in found or len(p) < 2]
         if foreign or not pairs: raise ForeignFileError(f"this edit belongs to another model: there is no module {(foreign or ['at all'])[0]} ({len(foreign)} of {len(pairs)})")
         hooks = []
@@ -104,14 +113,72 @@ def save_lora_edit(
         write_json(temporary/"edit.json", dict(kind=edit.kind, **edit.info))
 LoraEdit.save_pretrained = save_lora_edit
 
+# %% ../../nbs/31_unlearners.lora.ipynb #77f07319
+@dataclass
+class Conditioning:
+    "What a UNet is told about N pictures besides their latents and times."
+    prompt_embeds: torch.Tensor  # (N,L,D) hidden states of the tokens
+    pooled: torch.Tensor | None = None  # (N,P), XL only
+    time_ids: torch.Tensor | None = None  # (N,6), XL only: height, width, top, left, height, width
+
+    def _each(self, change): return Conditioning(*(None if part is None else change(part) for part in (self.prompt_embeds, self.pooled, self.time_ids)))
+    def __len__(self): return len(self.prompt_embeds)
+    def __getitem__(self, index): return self._each(lambda part: part[index])
+    def expand(self, length): return self._each(lambda part: part.expand(length, *part.shape[1:]))
+    def __add__(self, other): return Conditioning(*(None if a is None else torch.cat([a, b]) for a, b in zip((self.prompt_embeds, self.pooled, self.time_ids), (other.prompt_embeds, other.pooled, other.time_ids))))
+
+    def unet_kwargs(self):
+        "Keyword arguments of the UNet."
+        added = {} if self.pooled is None else {"added_cond_kwargs": {"text_embeds": self.pooled, "time_ids": self.time_ids}}
+        return {"encoder_hidden_states": self.prompt_embeds, **added}
+
+    def pipeline_kwargs(self, prefix=""):
+        "Keyword arguments of the pipeline's call; `prefix` is empty or 'negative_'."
+        return {f"{prefix}prompt_embeds": self.prompt_embeds, **({} if self.pooled is None else {f"{prefix}pooled_prompt_embeds": self.pooled})}
+
+# %% ../../nbs/31_unlearners.lora.ipynb #2c6d2532
+def predict(
+    unet,  # UNet2DConditionModel
+    latents: torch.Tensor,  # (B,C,h,w) noised latents
+    times: torch.Tensor,  # (B,) or a scalar
+    text,  # Conditioning of length B, or (B,L,D) hidden states
+) -> torch.Tensor:  # (B,C,h,w) what the UNet predicts
+    "One evaluation of the UNet of any supported pipeline."
+    return unet(latents, times, **(text if isinstance(text, Conditioning) else Conditioning(text)).unet_kwargs()).sample
+
+# %% ../../nbs/31_unlearners.lora.ipynb #118778ae
+@torch.no_grad()
+def condition(
+    pipe,  # Stable Diffusion pipeline, 1.x, 2.x or XL
+    texts: list[str],  # N prompts
+    batch_size: int = 128,
+) -> Conditioning:  # of length N
+    "What the pipeline's UNet is told for each prompt, each distinct prompt encoded once."
+    unique = list(dict.fromkeys(texts)); found = []
+    for i in range(0, len(unique), batch_size):
+        parts = pipe.encode_prompt(prompt=unique[i:i+batch_size], device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+        found.append(parts[::2] if len(parts) == 4 else parts[:1])
+    embeds, *pooled = (torch.cat(p) for p in zip(*found)); side = pipe.unet.config.sample_size*pipe.vae_scale_factor; row = [unique.index(t) for t in texts]
+    if not pooled: return Conditioning(embeds)[row]
+    return Conditioning(embeds, pooled[0], torch.tensor([side, side, 0, 0, side, side], dtype=embeds.dtype, device=embeds.device).repeat(len(unique), 1))[row]
+
+# %% ../../nbs/31_unlearners.lora.ipynb #d83fb74f
+def empty_condition(
+    pipe,  # Stable Diffusion pipeline, 1.x, 2.x or XL
+) -> Conditioning:  # of length 1
+    "What the pipeline gives its UNet where nothing is asked for."
+    found = condition(pipe, [""])
+    if getattr(pipe.config, "force_zeros_for_empty_prompt", False): found.prompt_embeds, found.pooled = torch.zeros_like(found.prompt_embeds), torch.zeros_like(found.pooled)
+    return found
+
 # %% ../../nbs/31_unlearners.lora.ipynb #33308511
 @dataclass
 class TrainingSet:
     "Pictures and captions of one side of a split, encoded."
     mean: torch.Tensor  # (N,C,h,w) posterior means, scaled
     std: torch.Tensor  # (N,C,h,w) posterior deviations, scaled
-    embeddings: torch.Tensor  # (N,L,D) of the captions
-    overwrite: torch.Tensor | None = None  # (N,L,D) of the captions that replace them
+    embeddings: Conditioning  # of the captions, length N
+    overwrite: Conditioning | None = None  # of the captions that replace them
 
     def __len__(self): return len(self.mean)
     def latents(self, index, generator):
@@ -125,11 +192,8 @@ def embed_texts(
     texts: list[str],  # N prompts
     batch_size: int = 128,
 ) -> torch.Tensor:  # (N,L,D) last hidden states
-    "Text embeddings as the pipeline computes them, each distinct text once."
-    unique = list(dict.fromkeys(texts)); found = []
-    for i in range(0, len(unique), batch_size):
-        found.append(pipe.encode_prompt(unique[i:i+batch_size], pipe.device, 1, False)[0])
-    return torch.cat(found)[[unique.index(t) for t in texts]]
+    "Hidden states of the tokens alone, as the pipeline computes them."
+    return condition(pipe, texts, batch_size).prompt_embeds
 
 # %% ../../nbs/31_unlearners.lora.ipynb #838e08de
 @torch.no_grad()
@@ -150,7 +214,7 @@ def encode_dataset(
         posterior = pipe.vae.encode(pixels.to(pipe.vae.device, pipe.vae.dtype)).latent_dist
         means.append(posterior.mean*scale); stds.append(posterior.std*scale)
     replaced = dataset["overwrite"] if "overwrite" in dataset.column_names else None if overwrite is None else [overwrite]*len(dataset)
-    return TrainingSet(torch.cat(means), torch.cat(stds), embed_texts(pipe, list(dataset["text"])), None if replaced is None else embed_texts(pipe, list(replaced)))
+    return TrainingSet(torch.cat(means), torch.cat(stds), condition(pipe, list(dataset["text"])), None if replaced is None else condition(pipe, list(replaced)))
 
 # %% ../../nbs/31_unlearners.lora.ipynb #69ac89f7
 def cycle(
