@@ -33,7 +33,7 @@ def generate(
 ):  # iterator of (slice, (B,H,W,3) uint8)
     "Yield pictures batch by batch; the pipeline comes back as it was."
     from tqdm.auto import tqdm
-    from vision_unlearning.unlearners.lora import condition, empty_condition
+    from vision_unlearning.unlearners.inputs import condition, empty_condition
     if len(seeds) != len(prompts): raise ValueError(f"{len(seeds)} seeds but {len(prompts)} prompts; give one seed an image")
     if batch_size < 1: raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     distinct = list(dict.fromkeys(prompts)); texts, nothing = condition(pipe, distinct or [""]), empty_condition(pipe); row = {p: i for i, p in enumerate(distinct)}

@@ -73,9 +73,10 @@ def session_data(
     store: Store,
     session: Session,
 ) -> tuple[Any, Any, str]:  # forget, retain, and a fingerprint of both
-    "What a session forgets and what it keeps: names for a closed form, two datasets for the others."
+    "What a session forgets and what it keeps: names, or two datasets for methods that learn from pictures."
     from vision_unlearning.data.splits import make_split
-    if session.epochs: forget, retain = make_split(session.task, session.entity); return forget, retain, config_hash([forget._fingerprint, retain._fingerprint])
+    from vision_unlearning.unlearners.base import get_method
+    if get_method(session.method).reads == "pictures": forget, retain = make_split(session.task, session.entity); return forget, retain, config_hash([forget._fingerprint, retain._fingerprint])
     names = [e["name"].replace("_", " ") for e in task_entities(store, session.task)]
     rest = [n for n in names if n != session.target]
     return [session.target], rest, config_hash([session.target, rest])

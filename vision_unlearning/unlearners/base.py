@@ -106,7 +106,7 @@ def load_edit(
     from safetensors.torch import load_file
     if not Path(folder).is_dir(): raise FileNotFoundError(f"{folder} is not a folder; an edit is the folder that save_pretrained wrote")
     info = read_json(Path(folder)/"edit.json")
-    for module in ("lora",): importlib.import_module(f"vision_unlearning.unlearners.{module}")
+    for module in ("lora", "spm", "guidance", "prompt_filter"): importlib.import_module(f"vision_unlearning.unlearners.{module}")
     kinds = {c.kind: c for c in Edit.__subclasses__()}
     if not isinstance(info, dict) or info.get("kind") not in kinds: raise ForeignFileError(f"{folder}/edit.json names no kind of edit that is known ({', '.join(kinds)})")
     cls = kinds[info.pop("kind")]
@@ -123,6 +123,8 @@ class Unlearner(Config, ABC):
     "A method of unlearning: frozen settings and one verb."
     name: ClassVar[str]  # backend name, "uce"
     kind: ClassVar[Literal["text-to-image", "classifier"]]
+    reads: ClassVar[Literal["names", "pictures"]] = "pictures"  # what `forget` and `retain` are best given as
+    tuning: ClassVar[dict] = {}  # where a search should look, see `running.tune`
     @property
     def epochs(self) -> int: return getattr(self, "num_train_epochs", 0)  # passes over the forget set
 
@@ -150,7 +152,7 @@ METHODS = {name: f"vision_unlearning.unlearners.{place}" for name, place in {
     "uce": "uce:UCE", "rece": "rece:RECE", "munba": "munba:MUNBa", "lora_negation": "lora_negation:LoraNegation",
     "distil": "fade:FADE", "distil_module": "fade_sparse:FADEModule", "distil_weight": "fade_sparse:FADEWeight",
     "esd": "esd:ESD", "salun": "salun:SalUn", "erasediff": "erasediff:EraseDiff", "concept_ablation": "concept_ablation:ConceptAblation", "spm": "spm:SPM",
-    "sld": "guidance:SafeLatentGuidance", "prompt_filter": "guidance:FilterPrompts"}.items()}
+    "sld": "guidance:SafeLatentGuidance", "prompt_filter": "prompt_filter:FilterPrompts"}.items()}
 
 # %% ../../nbs/30_unlearners.base.ipynb #e3c061b4
 def get_method(

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch.func import functional_call
 from ..core import borrow
 from .base import Unlearner, fit, require_pictures
-from .lora import cycle, encode_dataset, predict
+from .inputs import cycle, encode_dataset, predict
 from .weights import diffusion_batch, select_parameters, trainable_weights, weight_edit
 
 # %% auto #0
@@ -62,6 +62,7 @@ class EraseDiff(Unlearner):
     "Constrained fine-tuning: the concept's denoising is driven to uniform noise."
     name: ClassVar[str] = "erasediff"
     kind: ClassVar[str] = "text-to-image"
+    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=2e-3, log=True), eta=dict(low=.01, high=1., log=True))
     train_method: Literal["xattn", "xattn_kv", "selfattn", "noxattn", "full"] = "xattn"  # which weights are trained
     num_train_epochs: int = Field(5, ge=1)  # passes over the forget set
     learning_rate: float = Field(1e-5, gt=0)

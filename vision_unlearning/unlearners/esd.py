@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from ..core import borrow
 from .base import Unlearner, concepts, fit
-from .lora import Conditioning, condition, cycle, empty_condition, predict
+from .inputs import Conditioning, condition, cycle, empty_condition, predict
 from .weights import select_parameters, teacher, trainable_weights, weight_edit
 
 # %% auto #0
@@ -96,6 +96,8 @@ class ESD(Unlearner):
     "Fine-tuning towards the negative of a concept's own guidance; needs words only."
     name: ClassVar[str] = "esd"
     kind: ClassVar[str] = "text-to-image"
+    reads: ClassVar[str] = "names"
+    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=2e-3, log=True), negative_guidance=dict(low=1., high=4.), retain_weight=dict(low=.3, high=10., log=True))
     train_method: Literal["esd-x", "esd-x-strict", "esd-u", "esd-full"] = "esd-x"  # which weights are trained
     num_train_steps: int = Field(200, ge=1)  # optimiser updates
     learning_rate: float = Field(5e-5, gt=0)

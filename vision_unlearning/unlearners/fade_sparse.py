@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 from ..core import borrow
 from .base import WeightEdit, fit, require_pictures
 from .fade import FADE, FadeLosses
-from .lora import TARGETS, encode_dataset, predict
+from .inputs import encode_dataset, predict
+from .lora import TARGETS
 from .saliency import saliency, top_mask
 from .weights import diffusion_batch
 
@@ -61,8 +62,7 @@ class FADESparse(FADE):
     "What the sparse forms share: a saliency pass before the training of FADE."
     kept_fraction: float = Field(.5, gt=0, le=1)  # share that may change; the published sparsity_inclusiveness
     saliency_passes: int = Field(4, ge=1)  # visits of each forget picture when the saliency is measured
-    tuning: ClassVar[dict] = dict(num_train_epochs=dict(low=10, high=60, step=10), learning_rate=dict(low=3e-4, high=1e-2, log=True),
-                                  forget_weight=dict(low=.1, high=3., log=True), kept_fraction=dict(low=.02, high=1., log=True))
+    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-3, high=2e-2, log=True), forget_weight=dict(low=.1, high=3., log=True), kept_fraction=dict(low=.02, high=1., log=True))
 
     def _scores(self, model, forget, retain, generator):
         "Saliency of every candidate weight; both sides must be datasets."

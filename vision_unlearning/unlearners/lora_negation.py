@@ -11,7 +11,8 @@ from pydantic import Field
 from torch.func import functional_call
 from ..core import borrow
 from .base import Unlearner, fit, require_pictures
-from .lora import LoraEdit, adapter_edit, cycle, encode_dataset, trainable_adapter
+from .inputs import cycle, encode_dataset
+from .lora import LoraEdit, adapter_edit, trainable_adapter
 from .munba import diffusion_loss
 from .weighting import gradient_combiner
 
@@ -46,6 +47,7 @@ class LoraNegation(Unlearner):
     "Learn the concept with a LoRA and subtract it."
     name: ClassVar[str] = "lora_negation"
     kind: ClassVar[str] = "text-to-image"
+    tuning: ClassVar[dict] = dict(learning_rate=dict(low=5e-4, high=1e-2, log=True), negation_scale=dict(low=1., high=20., log=True), retain_weight=dict(low=.3, high=10., log=True))
     num_train_epochs: int = Field(30, ge=1)  # passes over the forget set
     learning_rate: float = Field(2e-3, gt=0)
     lr_scheduler: Literal["constant", "cosine", "linear"] = "cosine"

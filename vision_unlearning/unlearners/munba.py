@@ -13,7 +13,8 @@ from pydantic import Field
 from torch.func import functional_call
 from ..core import borrow
 from .base import Unlearner, WeightEdit, fit, require_pictures
-from .lora import adapter_edit, cycle, encode_dataset, predict, trainable_adapter
+from .inputs import cycle, encode_dataset, predict
+from .lora import adapter_edit, trainable_adapter
 from .weighting import gradient_combiner
 from .weights import diffusion_batch
 
@@ -57,6 +58,7 @@ class MUNBa(Unlearner):
     "The concept's caption learns another answer, under a Nash bargain with what must stay."
     name: ClassVar[str] = "munba"
     kind: ClassVar[str] = "text-to-image"
+    tuning: ClassVar[dict] = dict(learning_rate=dict(low=5e-4, high=2e-2, log=True), forget_weight=dict(low=.3, high=10., log=True), rank=dict(choices=(4, 8, 16)))
     num_train_epochs: int = Field(30, ge=1)  # passes over the forget set
     learning_rate: float = Field(2e-3, gt=0)
     lr_scheduler: Literal["constant", "cosine", "linear"] = "cosine"

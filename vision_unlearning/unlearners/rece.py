@@ -8,12 +8,11 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from ..core import borrow
-from .base import WeightEdit, concepts, denoiser
-from .lora import embed_texts
-from .uce import TEMPLATES, UCE, edit_matrix
+from .base import denoiser
+from .uce import UCE, edit_matrix, projections
 
 # %% auto #0
-__all__ = ['adversarial_vectors', 'RECE', 'projections', 'apply_matrix', 'relative_change']
+__all__ = ['adversarial_vectors', 'RECE', 'relative_change']
 
 # %% ../../nbs/34b_unlearners.rece.ipynb #2abca955
 def adversarial_vectors(
@@ -30,24 +29,15 @@ def adversarial_vectors(
 class RECE(UCE):
     "UCE, followed by rounds that find and erase the adversary's vectors."
     name: ClassVar[str] = "rece"
+    tuning: ClassVar[dict] = dict(erase_scale=dict(low=.1, high=100., log=True), ridge=dict(low=1e-3, high=10., log=True), num_iterations=dict(low=1, high=5))
     num_iterations: int = Field(3, ge=0)  # rounds of attack and edit after the first edit
     ridge: float = Field(.1, gt=0)  # lambda of the adversary: the larger, the tamer its vectors and the smaller the damage
     rounds: Literal["joint", "sequential"] = "joint"  # solve for all vectors found so far, or only for the newest on the edited weights, as published
 
-    def _system(self, pipe, forget, retain):
-        "Vectors of concepts, guides and what to preserve, (n,D), (n,D), (m,D) on the CPU."
-        names, keep = concepts(forget), concepts(retain); guides = [self.guide_concepts] if isinstance(self.guide_concepts, str) else list(self.guide_concepts)
-        if not names: raise ValueError("nothing to forget: name at least one concept")
-        if len(guides) == 1: guides = guides*len(names)
-        if len(guides) != len(names): raise ValueError(f"{len(guides)} guides for {len(names)} concepts; give one for all or one for each")
-        if set(names) & set(keep): raise ValueError(f"{sorted(set(names) & set(keep))} are to be forgotten and preserved at once")
-        edit, target = (torch.cat(x).cpu().double() for x in zip(*[self._vectors(pipe, n, g) for n, g in zip(names, guides)]))
-        return edit, target, embed_texts(pipe, [TEMPLATES[self.concept_type][0].format(k) for k in keep] + [""]).flatten(0, 1).cpu().double()
-
     def matrices(self, pipe, forget, retain=None):
         "M after the first edit and after every round, and the Gram matrix S: each (D,D) float64."
         with borrow(pipe), torch.no_grad():
-            edit, target, preserve = self._system(pipe, forget, retain); gram = sum(w.T @ w for w in (w.cpu().double() for w in projections(denoiser(pipe)).values()))
+            edit, target, preserve = (x.double() for x in self.system(pipe, forget, retain)); gram = sum(w.T @ w for w in (w.cpu().double() for w in projections(denoiser(pipe)).values()))
             def solve(vectors): return edit_matrix(vectors, target.repeat(len(vectors)//len(target), 1), preserve, self.erase_scale, self.preserve_scale, self.lamb)
             vectors = edit; found = [solve(vectors)]
             for _ in range(self.num_iterations):
@@ -55,26 +45,9 @@ class RECE(UCE):
                 found.append(solve(vectors) if self.rounds == "joint" else found[-1] @ solve(adversary))
         return found, gram
 
-    def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):
-        "Edit the key and value projections of every cross-attention; `retain` lists what to preserve."
-        matrix = self.matrices(model, forget, retain)[0][-1]
-        return WeightEdit(apply_matrix(denoiser(model), matrix), {"method": self.name, "settings": self.model_dump(mode="json"), "forget": concepts(forget)})
-
-# %% ../../nbs/34b_unlearners.rece.ipynb #5f076356
-def projections(
-    unet,  # UNet with cross-attention
-) -> dict[str, torch.Tensor]:  # name -> (out,D) weight
-    "The key and value projections through which a text enters."
-    return {f"{n}.weight": m.weight for n, m in unet.named_modules() if "attn2" in n and n.endswith(("to_k", "to_v"))}
-
-# %% ../../nbs/34b_unlearners.rece.ipynb #f7e7d91f
-@torch.no_grad()
-def apply_matrix(
-    unet,  # UNet with cross-attention; not changed
-    matrix: torch.Tensor,  # (D,D) M
-) -> dict[str, torch.Tensor]:  # name -> (out,D) W M, in the dtype of the weight
-    "The projections after an edit."
-    return {n: (w.cpu().double() @ matrix).to(w.dtype) for n, w in projections(unet).items()}
+    def matrix(self, pipe, forget, retain):
+        "(D,D) M after the last round."
+        return self.matrices(pipe, forget, retain)[0][-1]
 
 # %% ../../nbs/34b_unlearners.rece.ipynb #14e3bb67
 def relative_change(

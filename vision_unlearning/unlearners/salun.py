@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from ..core import borrow
 from .base import Callback, Unlearner, fit, require_pictures
-from .lora import Conditioning, cycle, empty_condition, encode_dataset, predict
+from .inputs import Conditioning, cycle, empty_condition, encode_dataset, predict
 from .saliency import saliency, top_mask
 from .weights import diffusion_batch, select_parameters, teacher, trainable_weights, weight_edit
 
@@ -53,6 +53,7 @@ class SalUn(Unlearner):
     "Relabelling of a concept within the most salient weights."
     name: ClassVar[str] = "salun"
     kind: ClassVar[str] = "text-to-image"
+    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=2e-3, log=True), alpha=dict(low=.1, high=10., log=True), mask_fraction=dict(low=.05, high=1., log=True))
     train_method: Literal["xattn", "xattn_kv", "selfattn", "noxattn", "full"] = "xattn"  # weights from which the mask is taken
     num_train_epochs: int = Field(5, ge=1)  # passes over the forget set
     learning_rate: float = Field(1e-5, gt=0)

@@ -11,7 +11,8 @@ from pydantic import Field
 from ..core import ForeignFileError, borrow
 from .base import Edit, Unlearner, concepts, fit
 from .esd import deal, rollout
-from .lora import TARGETS, Conditioning, LoraEdit, adapter_edit, condition, cycle, embed_texts, empty_condition, lora_pairs, predict, trainable_adapter
+from .inputs import Conditioning, condition, cycle, embed_texts, empty_condition, predict
+from .lora import TARGETS, LoraEdit, adapter_edit, lora_pairs, trainable_adapter
 
 # %% auto #0
 __all__ = ['SPM_TARGETS', 'adapter_share', 'text_cosine', 'anchor_probabilities', 'random_anchors', 'SPM', 'SpmLosses',
@@ -68,6 +69,8 @@ class SPM(Unlearner):
     "Rank-one adapters with negative guidance and latent anchoring; needs words only."
     name: ClassVar[str] = "spm"
     kind: ClassVar[str] = "text-to-image"
+    reads: ClassVar[str] = "names"
+    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-3, high=1e-2, log=True), anchoring_weight=dict(low=.3, high=30., log=True), negative_guidance=dict(low=0., high=3.))
     num_train_steps: int = Field(300, ge=1)  # optimiser updates
     learning_rate: float = Field(2e-3, gt=0)
     lr_scheduler: Literal["constant", "cosine", "linear"] = "cosine"

@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from ..core import borrow
 from .base import Unlearner, WeightEdit, concepts, denoiser
-from .lora import embed_texts
+from .inputs import embed_texts
 
 # %% auto #0
-__all__ = ['TEMPLATES', 'edit_matrix', 'aligned_positions', 'UCE']
+__all__ = ['TEMPLATES', 'edit_matrix', 'aligned_positions', 'projections', 'apply_matrix', 'UCE']
 
 # %% ../../nbs/34_unlearners.uce.ipynb #46967fae
 def edit_matrix(
@@ -53,17 +53,35 @@ def aligned_positions(
 TEMPLATES = {"object": ("An image of {}", "A picture of {}", "A photo of {}", "A painting of {}", "A portrait of {}", "{}"),
              "art": ("painting by {}", "art by {}", "artwork by {}", "picture by {}", "style of {}", "{}")}
 
+# %% ../../nbs/34_unlearners.uce.ipynb #5f076356
+def projections(
+    unet,  # UNet with cross-attention
+) -> dict[str, torch.Tensor]:  # name -> (out,D) weight
+    "The key and value projections through which a text enters."
+    return {f"{n}.weight": m.weight for n, m in unet.named_modules() if "attn2" in n and n.endswith(("to_k", "to_v"))}
+
+# %% ../../nbs/34_unlearners.uce.ipynb #f7e7d91f
+@torch.no_grad()
+def apply_matrix(
+    unet,  # UNet with cross-attention; not changed
+    matrix: torch.Tensor,  # (D,D) M
+) -> dict[str, torch.Tensor]:  # name -> (out,D) W M, in the dtype of the weight
+    "The projections after an edit."
+    return {n: (w.cpu().double() @ matrix).to(w.dtype) for n, w in projections(unet).items()}
+
 # %% ../../nbs/34_unlearners.uce.ipynb #c4d2d467
 class UCE(Unlearner):
     "Unified Concept Editing of the cross-attention, in closed form."
     name: ClassVar[str] = "uce"
     kind: ClassVar[str] = "text-to-image"
+    reads: ClassVar[str] = "names"
     erase_scale: float = Field(1., gt=0)  # s_e, weight of each vector to erase
     preserve_scale: float = Field(1., ge=0)  # s_p, weight of each vector to preserve
     lamb: float = Field(.1, gt=0)  # lambda, pull towards the original weights
     guide_concepts: str | tuple[str, ...] = ""  # what replaces the concept: one for all, or one for each
     concept_type: Literal["object", "art"] = "object"  # which sentences `expand_prompts` uses
     expand_prompts: bool = True  # edit the concept in several sentences
+    tuning: ClassVar[dict] = dict(erase_scale=dict(low=.1, high=100., log=True), preserve_scale=dict(low=.01, high=10., log=True), lamb=dict(low=1e-3, high=10., log=True))
     positions: Literal["all", "last"] = "all"  # token positions; "last" reproduces the published code
 
     def _vectors(self, pipe, concept, guide):
@@ -76,17 +94,21 @@ class UCE(Unlearner):
             edit.append(a[mine]); target.append(b[theirs])
         return torch.cat(edit), torch.cat(target)
 
-    def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):
-        "Edit the key and value projections of every cross-attention; `retain` lists what to preserve."
+    def system(self, pipe, forget, retain):
+        "Vectors of concepts, guides and what to preserve: (n,D), (n,D), (m,D) on the CPU."
         names, keep = concepts(forget), concepts(retain); guides = [self.guide_concepts] if isinstance(self.guide_concepts, str) else list(self.guide_concepts)
+        if not names: raise ValueError("there is no concept to forget; name at least one")
         if len(guides) == 1: guides = guides*len(names)
         if len(guides) != len(names): raise ValueError(f"{len(guides)} guides for {len(names)} concepts; give one for all or one for each")
         if set(names) & set(keep): raise ValueError(f"{sorted(set(names) & set(keep))} are to be forgotten and preserved at once")
-        with borrow(model), torch.no_grad():
-            edit, target = (torch.cat(x).cpu() for x in zip(*[self._vectors(model, n, g) for n, g in zip(names, guides)]))
-            prompts = [TEMPLATES[self.concept_type][0].format(k) for k in keep] + [""]
-            preserve = embed_texts(model, prompts).flatten(0, 1).cpu()
-            matrix = edit_matrix(edit, target, preserve, self.erase_scale, self.preserve_scale, self.lamb)
-            weights = {f"{n}.weight": m.weight for n, m in denoiser(model).named_modules() if "attn2" in n and n.endswith(("to_k", "to_v"))}
-            tensors = {n: (w.cpu().double() @ matrix).to(w.dtype) for n, w in weights.items()}
-        return WeightEdit(tensors, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": names})
+        edit, target = (torch.cat(x).cpu() for x in zip(*[self._vectors(pipe, n, g) for n, g in zip(names, guides)]))
+        return edit, target, embed_texts(pipe, [TEMPLATES[self.concept_type][0].format(k) for k in keep] + [""]).flatten(0, 1).cpu()
+
+    def matrix(self, pipe, forget, retain):
+        "(D,D) M, on the right of every projection."
+        return edit_matrix(*self.system(pipe, forget, retain), self.erase_scale, self.preserve_scale, self.lamb)
+
+    def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):
+        "Edit the key and value projections of every cross-attention; `retain` lists what to preserve."
+        with borrow(model), torch.no_grad(): tensors = apply_matrix(denoiser(model), self.matrix(model, forget, retain))
+        return WeightEdit(tensors, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": concepts(forget)})
