@@ -53,7 +53,9 @@ def load_pipeline(
     if name in TINY_FAMILIES:
         pipe = tiny_pipeline(family=TINY_FAMILIES[name]).to(device)
         return pipe if dtype == torch.float32 else pipe.to(dtype)
-    with quiet_loading(): pipe = DiffusionPipeline.from_pretrained(embedded_path(name) if name in EMBEDDED_MODELS else name, dtype=dtype, revision=revision)
+    try:
+        with quiet_loading(): pipe = DiffusionPipeline.from_pretrained(embedded_path(name) if name in EMBEDDED_MODELS else name, dtype=dtype, revision=revision)
+    except OSError as error: raise FileNotFoundError(f"no pipeline {name!r}: it is not embedded ({', '.join(EMBEDDED_MODELS)}), not a folder, and the hub gave none ({type(error).__name__})") from error
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 

@@ -21,10 +21,10 @@ def demo_plan(
     full: bool = False,  # four seeds and ten emitters
 ) -> tuple[dict, list[str]]:  # arguments of `run_batch`, and what was reduced, in words
     "What a demonstration runs."
-    seeds, n = ([42, 43, 44, 45], 10) if full else ([42, 43], 3)
-    plan = dict(task="emoji", methods=["uce", "distil"], entities=list(EMITTERS[:n]), seeds=seeds, n_permutations=10_000 if full else 1000)
+    seeds, n, steps = ([42, 43, 44, 45], 10, 12) if full else ([42, 43], 3, 8)
+    plan = dict(task="emoji", methods=["uce", "distil"], entities=list(EMITTERS[:n]), seeds=seeds, num_inference_steps=steps, n_permutations=10_000 if full else 1000)
     reduced = [f"{n} emitters of the 100 entities, all 100 as receivers, 2 methods of those in the library."]
-    if not full: reduced += ["2 seeds an entity instead of 4, and p-values from 1000 permutations instead of 10000.", "`vu demo --full` takes 10 emitters, 4 seeds and 10000."]
+    if not full: reduced += ["2 seeds an entity instead of 4, 8 sampling steps instead of 12, and p-values from 1000 permutations instead of 10000.", "`vu demo --full` takes 10 emitters, 4 seeds, 12 steps and 10000."]
     return plan, reduced
 
 # %% ../../nbs/84_running.demo.ipynb #041f4ebd

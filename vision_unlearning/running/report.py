@@ -80,7 +80,7 @@ def printed(
     pair = lambda n: [score_text(*values) for values in zip(table["metric"], table[f"{n}_before"], table[f"{n}_after"])]
     judge = "judge" if set(table["metric"]) == {"judge_diff"} else "score"
     loss = lambda metric, change: f"{change:+.0%}" if metric == "judge_diff" else f"{change:+.1f}"
-    harmed = [", ".join(f"{n} {loss(m, h)}" for n, h in zip(names, harms)) for names, harms, m in zip(table["most_harmed"], table["harm"], table["metric"])]
+    harmed = [", ".join(f"{n} {loss(m, h)}" for n, h in zip(names, harms) if h < 0) or "none" for names, harms, m in zip(table["most_harmed"], table["harm"], table["metric"])]
     return pd.DataFrame({"method": table["method"], "emitter": table["emitter"], f"{judge} on emitter": pair("emitter"),
         "mean over receivers": pair("receivers"), "most harmed receivers": harmed,
         "seconds": table["seconds"].map("{:.1f}".format), "MB": table["megabytes"].map("{:.2f}".format)})

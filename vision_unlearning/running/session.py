@@ -60,8 +60,8 @@ def weights_fingerprint(
     revision: str | None = None,  # commit of a hub model
 ) -> str:  # 8 hex digits, the commit, or "unpinned"
     "What tells two models of one name apart, without loading them."
-    from vision_unlearning.models import EMBEDDED_MODELS, embedded_path
-    if model == "tiny": return "tiny"
+    from vision_unlearning.models import EMBEDDED_MODELS, TINY_FAMILIES, embedded_path
+    if model in TINY_FAMILIES: return model
     folder = embedded_path(model) if model in EMBEDDED_MODELS else Path(model)
     if not folder.is_dir(): return revision or "unpinned"
     digest = hashlib.sha256()

@@ -165,7 +165,9 @@ def open_study(
     with quiet_optuna(): study = optuna.create_study(study_name=name, sampler=numbered_sampler(asked["seed"]), direction="maximize", load_if_exists=True, storage=JournalStorage(JournalFileBackend(str(path))))
     key = study.user_attrs.get("key")
     if key not in (None, config_hash(asked)): raise ValueError(f"{path} holds another search (key {key}, asked {config_hash(asked)}); use another folder or delete it")
-    if key is None: study.enqueue_trial(first, skip_if_exists=True); study.set_user_attr("key", config_hash(asked))
+    if key is None:
+        if all(first[n] in d["choices"] if "choices" in d else d["low"] <= first[n] <= d["high"] for n, d in asked["space"].items()): study.enqueue_trial(first, skip_if_exists=True)
+        study.set_user_attr("key", config_hash(asked))
     return study
 
 # %% ../../nbs/85_running.tune.ipynb #5f275304

@@ -166,6 +166,7 @@ class FADEWeight(FADESparse):
         generator = generator or torch.Generator().manual_seed(0)
         with borrow(model):
             scores = self._scores(model, forget, retain, generator); masks = {n.removesuffix(".weight"): m for n, m in top_mask(scores, self.kept_fraction).items() if m.any()}
+            if not masks: raise ValueError(f"kept_fraction={self.kept_fraction} of {sum(s.numel() for s in scores.values())} weights keeps none; raise it")
             data = encode_dataset(model, forget, overwrite=self.overwriting_concept), encode_dataset(model, retain)
             adapter = self.train(model, masks, *data, generator, callbacks)
             return masked_edit(adapter, sum(s.numel() for s in scores.values()), {"method": self.name, "settings": self.model_dump(mode="json"), "forget": sorted(set(forget["text"]))})

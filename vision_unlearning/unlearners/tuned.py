@@ -13,7 +13,7 @@ __all__ = ['TUNED', 'tuned_settings']
 # %% ../../nbs/39_unlearners.tuned.ipynb #a9a2458a
 TUNED: dict[tuple[str, str], dict] = {  # (task, method) -> settings that a recorded search found
     ("emoji", "uce"): {},
-    ("emoji", "distil"): dict(num_train_epochs=12, learning_rate=1e-2, target_modules=("attn2.to_k", "attn2.to_v"))}
+    ("emoji", "distil"): dict(num_train_epochs=20, learning_rate=1e-2, rank=4, retain_batch_size=16, target_modules=("attn2.to_k", "attn2.to_v"))}
 
 # %% ../../nbs/39_unlearners.tuned.ipynb #7afe165c
 def tuned_settings(
