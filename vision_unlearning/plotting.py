@@ -17,11 +17,11 @@ from .store import atomic_path
 __all__ = ['METHOD_COLORS', 'HIGHER_IS_BETTER', 'method_label', 'method_color', 'metric_label', 'similarity_label', 'new_axes',
            'save_figure', 'image_grid', 'heatmap', 'scatter']
 
-# %% ../nbs/03_plotting.ipynb #34123868
-METHOD_COLORS = {"none": "#999999", "random": "#666666", "uce": "#0072B2", "rece": "#56B4E9", "distil": "#D55E00",
-                 "munba": "#009E73", "lora": "#E69F00", "esd": "#CC79A7", "salun": "#F0E442"}
-_METHOD_LABELS = {"none": "no edit", "random": "random edit", "uce": "UCE", "rece": "RECE", "distil": "FADE", "munba": "MUNBa",
-                  "lora": "LoRA", "esd": "ESD", "salun": "SalUn"}
+# %% ../nbs/03_plotting.ipynb #84d5055c
+METHOD_COLORS = {"none": "#999999", "random": "#666666", "prompt_filter": "#BBBBBB", "sld": "#8C6D46", "uce": "#0072B2", "rece": "#56B4E9", "distil": "#D55E00", "distil_module": "#E8935C",
+                 "distil_weight": "#8F3D00", "munba": "#009E73", "lora_negation": "#E69F00", "esd": "#CC79A7", "concept_ablation": "#7A3B69", "spm": "#5DBB9E", "salun": "#F0E442", "erasediff": "#A39A00"}
+_METHOD_LABELS = {"none": "no edit", "random": "random edit", "prompt_filter": "prompt filter", "sld": "SLD", "uce": "UCE", "rece": "RECE", "distil": "FADE", "distil_module": "FADE by layer",
+                  "distil_weight": "FADE by weight", "munba": "MUNBa", "lora_negation": "LoRA negation", "esd": "ESD", "concept_ablation": "concept ablation", "spm": "SPM", "salun": "SalUn", "erasediff": "EraseDiff"}
 
 # %% ../nbs/03_plotting.ipynb #d896673f
 def method_label(

@@ -245,10 +245,10 @@ def tune(
             for name, number in {**found, "seconds": time.perf_counter() - start}.items(): trial.set_user_attr(name, float(number))
             study.tell(trial, value) if math.isfinite(value) else study.tell(trial, state=optuna.trial.TrialState.FAIL)
 
-# %% ../../nbs/85_running.tune.ipynb #8995033c
+# %% ../../nbs/85_running.tune.ipynb #9aed435c
 def tuned_from(
     record: dict,  # of `tune`
-) -> dict:  # settings for `unlearners.tuned.TUNED[task, method]`
+) -> dict:  # the `settings` of a record that is shipped, see `unlearners.tuned`
     "The best settings of a search, without those that are the defaults anyway."
     if record["best"] is None or record["best"]["score"] is None: raise ValueError(f"no trial of {record['method']} on {record['task']} has succeeded")
     plain = get_method(record["method"])().model_dump(mode="json")

@@ -32,7 +32,7 @@ class FADE(Unlearner):
     "Self-distillation of a concept into another text, with a LoRA."
     name: ClassVar[str] = "distil"
     kind: ClassVar[str] = "text-to-image"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-3, high=2e-2, log=True), forget_weight=dict(low=.1, high=3., log=True), rank=dict(choices=(4, 8, 16)))
+    tuning: ClassVar[dict] = dict(learning_rate=dict(low=2e-3, high=2e-2, log=True), forget_weight=dict(low=.5, high=3., log=True), rank=dict(choices=(4, 8, 16)))
     num_train_epochs: int = Field(30, ge=1)  # passes over the forget set
     learning_rate: float = Field(2e-3, gt=0)
     lr_scheduler: Literal["constant", "cosine", "linear"] = "cosine"
