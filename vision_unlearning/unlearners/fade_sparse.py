@@ -62,7 +62,7 @@ class FADESparse(FADE):
     "What the sparse forms share: a saliency pass before the training of FADE."
     kept_fraction: float = Field(.5, gt=0, le=1)  # share that may change; the published sparsity_inclusiveness
     saliency_passes: int = Field(4, ge=1)  # visits of each forget picture when the saliency is measured
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=2e-3, high=2e-2, log=True), forget_weight=dict(low=.5, high=3., log=True), kept_fraction=dict(low=.02, high=1., log=True))
+    tuning: ClassVar[dict] = dict(learning_rate=dict(low=2e-3, high=2e-2, log=True), forget_weight=dict(low=.5, high=3., log=True), kept_fraction=dict(low=.2, high=1., log=True))
 
     def _scores(self, model, forget, retain, generator):
         "Saliency of every candidate weight; both sides must be datasets."
