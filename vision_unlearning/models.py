@@ -29,17 +29,18 @@ def embedded_path(
     if not folder.is_dir(): raise FileNotFoundError(f"{folder} is missing; reinstall the package or run the notebook in nbs/training that makes {name}")
     return folder
 
-# %% ../nbs/02_models.ipynb #748776dd
+# %% ../nbs/02_models.ipynb #0c1f44ca
 @contextlib.contextmanager
 def quiet_loading():
-    "No bars while small files are read; the caller's choice of bars comes back afterwards."
+    "No bars and no warnings while files are read; the caller's choice of both comes back afterwards."
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
-    modules = [m for m in (diffusers_logging, transformers_logging) if m.is_progress_bar_enabled()]
-    for module in modules: module.disable_progress_bar()
+    both = (diffusers_logging, transformers_logging); bars, levels = [m for m in both if m.is_progress_bar_enabled()], [(m, m.get_verbosity()) for m in both]
+    for module in both: module.disable_progress_bar(); module.set_verbosity_error()
     try: yield
     finally:
-        for module in modules: module.enable_progress_bar()
+        for module in bars: module.enable_progress_bar()
+        for module, level in levels: module.set_verbosity(level)
 
 # %% ../nbs/02_models.ipynb #282b4958
 def load_pipeline(

@@ -12,9 +12,9 @@ from ..core import ForeignFileError, MissingSessionError, check_name, config_has
 from ..store import Session, Store, atomic_folder, claim, find_entity, read_entities, read_json, write_json
 
 # %% auto #0
-__all__ = ['task_entities', 'prepare_task', 'plan_sessions', 'weights_fingerprint', 'session_data', 'finished', 'claim_baseline',
-           'require_edits', 'unlearn_session', 'note_stage', 'generate_session', 'default_clip', 'load_evaluators',
-           'score_images', 'read_scores', 'recorded_sessions']
+__all__ = ['task_entities', 'prepare_task', 'as_recorded', 'plan_sessions', 'weights_fingerprint', 'session_data', 'finished',
+           'claim_baseline', 'require_edits', 'unlearn_session', 'note_stage', 'generate_session', 'default_clip',
+           'load_evaluators', 'score_images', 'read_scores', 'recorded_sessions']
 
 # %% ../../nbs/81_running.session.ipynb #4f81696c
 def task_entities(
@@ -35,6 +35,19 @@ def prepare_task(
     from vision_unlearning.data.emoji import emoji_tasks, prepare_emoji
     return prepare_emoji(store, task) if get_task(task).name in emoji_tasks else read_entities(store, task)
 
+# %% ../../nbs/81_running.session.ipynb #94b26a0d
+def as_recorded(
+    store: Store,
+    session: Session,
+) -> Session:  # the same, or with the settings of its record where these lack nothing but names that are newer
+    "Recognise a session that an older version unlearned."
+    from vision_unlearning.unlearners.base import get_method
+    path = store.record(session)
+    if not path.exists(): return session
+    old = read_json(path).get("session", {}).get("settings")
+    if not isinstance(old, dict) or not set(old) < set(session.settings): return session
+    return dataclasses.replace(session, settings=old) if get_method(session.method)(**old).model_dump(mode="json") == session.settings else session
+
 # %% ../../nbs/81_running.session.ipynb #616f4637
 def plan_sessions(
     store: Store,
@@ -52,7 +65,7 @@ def plan_sessions(
     found = [find_entity(table, e) for e in entities] or table
     twice = {e["name"] for e in found if found.count(e) > 1}
     if twice: raise ValueError(f"entities are given twice: {', '.join(sorted(twice))}")
-    return [Session(task, e["name"], e["index"], method, unlearner.epochs, model, unlearner.model_dump(mode="json")) for e in found]
+    return [as_recorded(store, Session(task, e["name"], e["index"], method, unlearner.epochs, model, unlearner.model_dump(mode="json"))) for e in found]
 
 # %% ../../nbs/81_running.session.ipynb #107fa07f
 def weights_fingerprint(

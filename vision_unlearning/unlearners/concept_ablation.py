@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from ..core import borrow
 from .base import Unlearner, concepts, fit
-from .inputs import TrainingSet, condition, cycle, encode_dataset, predict
-from .weights import diffusion_batch, select_parameters, teacher, trainable_weights, weight_edit
+from .inputs import TrainingSet, condition, cycle, diffusion_batch, encode_dataset, predict
+from .weights import select_parameters, teacher, trainable_weights, weight_edit
 
 # %% auto #0
 __all__ = ['draw_anchors', 'ConceptAblation', 'AblationLosses', 'unlearn_concept_ablation']

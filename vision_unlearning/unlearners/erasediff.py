@@ -11,8 +11,8 @@ from pydantic import Field
 from torch.func import functional_call
 from ..core import borrow
 from .base import Unlearner, fit, require_pictures
-from .inputs import cycle, encode_dataset, predict
-from .weights import diffusion_batch, select_parameters, trainable_weights, weight_edit
+from .inputs import cycle, diffusion_batch, encode_dataset, predict
+from .weights import select_parameters, trainable_weights, weight_edit
 
 # %% auto #0
 __all__ = ['uniform_loss', 'constraint_weight', 'reachable_loss', 'EraseDiff', 'EraseDiffLosses', 'unlearn_erasediff']

@@ -10,22 +10,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from ..core import borrow
 from .base import Unlearner, fit, require_pictures
-from .inputs import cycle, encode_dataset, predict
+from .crucial_times import crucial_times
+from .inputs import cycle, diffusion_batch, encode_dataset, predict
 from .lora import TARGETS, adapter_edit, trainable_adapter
 
 # %% auto #0
-__all__ = ['add_noise', 'FADE', 'FadeLosses', 'unlearn_fade']
-
-# %% ../../nbs/33_unlearners.fade.ipynb #e907607d
-def add_noise(
-    scheduler,  # of the pipeline; only its alphas are used
-    latents: torch.Tensor,  # (B,C,h,w)
-    generator: torch.Generator,  # of noise and times
-) -> tuple[torch.Tensor, torch.Tensor]:  # (B,C,h,w) noised latents, (B,) times
-    "Forward diffusion of a batch at random times."
-    times = torch.randint(0, scheduler.config.num_train_timesteps, (len(latents),), generator=generator).to(latents.device)
-    noise = torch.randn(latents.shape, generator=generator).to(latents); alpha = scheduler.alphas_cumprod.to(latents)[times][:, None, None, None]
-    return alpha.sqrt()*latents + (1 - alpha).sqrt()*noise, times
+__all__ = ['FADE', 'FadeLosses', 'unlearn_fade']
 
 # %% ../../nbs/33_unlearners.fade.ipynb #fa07219e
 class FADE(Unlearner):
@@ -41,6 +31,7 @@ class FADE(Unlearner):
     target_modules: tuple[str, ...] = TARGETS  # ends of the names of adapted layers; ("attn2.to_k", "attn2.to_v") touches the text path alone
     forget_weight: float = Field(1., ge=0)  # w_f
     retain_weight: float = Field(1., ge=0)  # w_r
+    timestep_sampling: Literal["uniform", "crucial"] = "uniform"  # times of training: all alike, or as `crucial_times` weighs them
     overwriting_concept: str = ""  # caption c_o; the empty text is what the model draws when asked for nothing
     train_batch_size: int = Field(4, ge=1)  # forget pictures a micro-batch
     retain_batch_size: int = Field(8, ge=1)  # retain pictures a micro-batch
@@ -54,11 +45,12 @@ class FadeLosses:
     def __init__(self, settings, pipe, forget, retain, generator):
         self.settings, self.pipe, self.forget, self.retain, self.generator = settings, pipe, forget, retain, generator
         self.forget_batches = cycle(len(forget), settings.train_batch_size, generator); self.retain_batches = cycle(len(retain), settings.retain_batch_size, generator)
+        self.times = crucial_times(pipe, forget, generator=generator) if settings.timestep_sampling == "crucial" else None
 
     def __call__(self, step, micro):
         unet, f, r = self.pipe.unet, next(self.forget_batches), next(self.retain_batches)
         latents = torch.cat([self.forget.latents(f, self.generator), self.retain.latents(r, self.generator)])
-        noised, times = add_noise(self.pipe.scheduler, latents, self.generator)
+        noised, times, _ = diffusion_batch(self.pipe.scheduler, latents, self.generator, self.times)
         with torch.no_grad():
             unet.disable_adapters()
             teacher = predict(unet, noised, times, self.forget.overwrite[f] + self.retain.embeddings[r])

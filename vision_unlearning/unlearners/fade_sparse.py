@@ -12,10 +12,9 @@ from pydantic import Field, model_validator
 from ..core import borrow
 from .base import WeightEdit, fit, require_pictures
 from .fade import FADE, FadeLosses
-from .inputs import encode_dataset, predict
+from .inputs import diffusion_batch, encode_dataset, predict
 from .lora import TARGETS
 from .saliency import saliency, top_mask
-from .weights import diffusion_batch
 
 # %% auto #0
 __all__ = ['candidate_layers', 'forget_saliency', 'top_layers', 'FADESparse', 'FADEModule', 'MaskedAdapter', 'middle_rank',

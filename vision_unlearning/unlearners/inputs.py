@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from ..core import check_name
 
 # %% auto #0
 __all__ = ['Conditioning', 'predict', 'condition', 'empty_condition', 'TrainingSet', 'embed_texts', 'encode_dataset',
-           'near_neighbours', 'cycle']
+           'near_neighbours', 'diffusion_batch', 'cycle']
 
 # %% ../../nbs/30b_unlearners.inputs.ipynb #77f07319
 @dataclass
@@ -132,6 +133,22 @@ def near_neighbours(
     found = vectors[torch.arange(len(prompts)), ends].float().cpu(); unit = F.normalize(found - found[1:].mean(0), dim=-1)
     cosines = (unit[1:] @ unit[0]).tolist()
     return sorted(zip(names, cosines), key=lambda pair: -pair[1])[:n]
+
+# %% ../../nbs/30b_unlearners.inputs.ipynb #b94dbd6c
+def diffusion_batch(
+    scheduler,  # of the pipeline; its alphas and prediction type are used
+    latents: torch.Tensor,  # (B,C,h,w) clean latents z
+    generator: torch.Generator,  # of noise and times
+    weights: torch.Tensor | None = None,  # (T,) how often each time is drawn, on the CPU; None: all alike
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # noised latents, (B,) times, what a perfect network predicts
+    "Forward diffusion at random times, with the target in the scheduler's own parametrisation."
+    if weights is None: times = torch.randint(0, scheduler.config.num_train_timesteps, (len(latents),), generator=generator).to(latents.device)
+    else: times = torch.multinomial(weights, len(latents), replacement=True, generator=generator).to(latents.device)
+    noise = torch.randn(latents.shape, generator=generator).to(latents); alpha = scheduler.alphas_cumprod.to(latents)[times][:, None, None, None]
+    signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
+    targets = {"epsilon": lambda: noise, "v_prediction": lambda: signal*noise - sigma*latents, "sample": lambda: latents}
+    kind = check_name("prediction type", scheduler.config.prediction_type, targets)
+    return signal*latents + sigma*noise, times, targets[kind]()
 
 # %% ../../nbs/30b_unlearners.inputs.ipynb #69ac89f7
 def cycle(

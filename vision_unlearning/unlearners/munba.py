@@ -13,10 +13,9 @@ from pydantic import Field
 from torch.func import functional_call
 from ..core import borrow
 from .base import Unlearner, WeightEdit, fit, require_pictures
-from .inputs import cycle, encode_dataset, predict
+from .inputs import cycle, diffusion_batch, encode_dataset, predict
 from .lora import adapter_edit, trainable_adapter
 from .weighting import gradient_combiner
-from .weights import diffusion_batch
 
 # %% auto #0
 __all__ = ['diffusion_loss', 'student_and_teacher', 'MUNBa', 'MunbaLosses', 'unlearn_munba']

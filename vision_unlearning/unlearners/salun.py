@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from ..core import borrow
 from .base import Callback, Unlearner, fit, require_pictures
-from .inputs import Conditioning, cycle, empty_condition, encode_dataset, predict
+from .inputs import Conditioning, cycle, diffusion_batch, empty_condition, encode_dataset, predict
 from .saliency import saliency, top_mask
-from .weights import diffusion_batch, select_parameters, teacher, trainable_weights, weight_edit
+from .weights import select_parameters, teacher, trainable_weights, weight_edit
 
 # %% auto #0
 __all__ = ['forget_loss', 'Hold', 'SalUn', 'SalunLosses', 'salun_mask', 'unlearn_salun']

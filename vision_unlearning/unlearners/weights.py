@@ -11,7 +11,7 @@ from ..core import check_name
 from .base import WeightEdit
 
 # %% auto #0
-__all__ = ['PARAMETER_SETS', 'select_parameters', 'trainable_weights', 'teacher', 'weight_edit', 'diffusion_batch']
+__all__ = ['PARAMETER_SETS', 'select_parameters', 'trainable_weights', 'teacher', 'weight_edit']
 
 # %% ../../nbs/31b_unlearners.weights.ipynb #055998f7
 PARAMETER_SETS = ("xattn", "xattn_kv", "selfattn", "noxattn", "u", "full")
@@ -74,17 +74,3 @@ def weight_edit(
     "The parameters that changed, as an edit."
     found = dict(unet.named_parameters())
     return WeightEdit({n: found[n].detach().clone() for n in names if not torch.equal(found[n], base[n])}, info)
-
-# %% ../../nbs/31b_unlearners.weights.ipynb #b94dbd6c
-def diffusion_batch(
-    scheduler,  # of the pipeline; its alphas and prediction type are used
-    latents: torch.Tensor,  # (B,C,h,w) clean latents z
-    generator: torch.Generator,  # of noise and times
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # noised latents, (B,) times, what a perfect network predicts
-    "Forward diffusion at random times, with the target in the scheduler's own parametrisation."
-    times = torch.randint(0, scheduler.config.num_train_timesteps, (len(latents),), generator=generator).to(latents.device)
-    noise = torch.randn(latents.shape, generator=generator).to(latents); alpha = scheduler.alphas_cumprod.to(latents)[times][:, None, None, None]
-    signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
-    targets = {"epsilon": lambda: noise, "v_prediction": lambda: signal*noise - sigma*latents, "sample": lambda: latents}
-    kind = check_name("prediction type", scheduler.config.prediction_type, targets)
-    return signal*latents + sigma*noise, times, targets[kind]()
