@@ -137,7 +137,7 @@ def numbered_sampler(
     samplers = require_optuna().samplers
     class Numbered(samplers.BaseSampler):
         def before_trial(self, study, trial):
-            self.inner = samplers.TPESampler(seed=int(config_hash([seed, trial.number]), 16), n_startup_trials=n_startup_trials, multivariate=True, warn_independent_sampling=False)
+            self.inner = samplers.TPESampler(seed=int(config_hash([seed, trial.number]), 16), n_startup_trials=n_startup_trials, multivariate=True)
         def infer_relative_search_space(self, study, trial): return self.inner.infer_relative_search_space(study, trial)
         def sample_relative(self, study, trial, space): return self.inner.sample_relative(study, trial, space)
         def sample_independent(self, study, trial, name, distribution): return self.inner.sample_independent(study, trial, name, distribution)
@@ -146,8 +146,8 @@ def numbered_sampler(
 # %% ../../nbs/85_running.tune.ipynb #8a249e55
 @contextlib.contextmanager
 def quiet_optuna():
-    "No messages of Optuna below warnings; the caller's level comes back."
-    logging = require_optuna().logging; level = logging.get_verbosity(); logging.set_verbosity(logging.WARNING)
+    "No messages of Optuna below errors; the caller's level comes back."
+    logging = require_optuna().logging; level = logging.get_verbosity(); logging.set_verbosity(logging.ERROR)
     try: yield
     finally: logging.set_verbosity(level)
 
