@@ -252,7 +252,7 @@ def tuned_from(
     "The best settings of a search, without those that are the defaults anyway."
     if record["best"] is None or record["best"]["score"] is None: raise ValueError(f"no trial of {record['method']} on {record['task']} has succeeded")
     plain = get_method(record["method"])().model_dump(mode="json")
-    return {n: v for n, v in {**record["fixed"], **record["best"]["settings"]}.items() if plain[n] != v}
+    return {n: v for n, v in {**record["fixed"], **record["best"]["settings"]}.items() if plain.get(n) != v}
 
 # %% ../../nbs/85_running.tune.ipynb #130dc50b
 def undominated(

@@ -16,8 +16,7 @@ from ..store import atomic_folder, read_json, write_json
 
 # %% auto #0
 __all__ = ['METHODS', 'denoiser', 'Edit', 'WeightEdit', 'save_edit', 'load_edit', 'Unlearner', 'get_method', 'concepts',
-           'require_pictures', 'State', 'Callback', 'SingleBatch', 'LossLog', 'Progress', 'loss_gradients',
-           'set_gradient', 'fit']
+           'require_pictures', 'require_pipeline']
 
 # %% ../../nbs/30_unlearners.base.ipynb #11797cfc
 def denoiser(
@@ -130,10 +129,12 @@ class Unlearner(Config, ABC):
 
     def optimisation(self,
         length: int = 0,  # forget pictures of an epoch, where the method counts epochs
-    ) -> dict:  # keyword arguments of `fit`
+        model=None,  # what is trained; read with `gradient_checkpointing` only
+    ) -> dict:  # keyword arguments of `training.fit`
         "How long and how fast to train, from the settings that the method has."
-        names = ("learning_rate", "lr_scheduler", "weight_decay", "max_grad_norm", "gradient_accumulation_steps")
+        names = ("learning_rate", "lr_scheduler", "weight_decay", "max_grad_norm", "gradient_accumulation_steps", "mixed_precision", "gradient_checkpointing")
         found = {n: getattr(self, n) for n in names if n in type(self).model_fields}; accumulated = found.get("gradient_accumulation_steps", 1)
+        if found.get("gradient_checkpointing"): found["module"] = denoiser(model)
         steps = getattr(self, "num_train_steps", None) or self.num_train_epochs*ceil(length/(self.train_batch_size*accumulated))
         return dict(num_steps=steps, **found)
 
@@ -144,7 +145,7 @@ class Unlearner(Config, ABC):
         retain=None,  # what must survive, in the same forms
         *,
         generator: torch.Generator | None = None,  # all randomness of the method
-        callbacks=(),  # `Callback`s
+        callbacks=(),  # `training.Callback`s
     ) -> Edit: "Make `model` forget."
 
 # %% ../../nbs/30_unlearners.base.ipynb #ecb05bbe
@@ -187,94 +188,12 @@ def require_pictures(
         hint = f"; {remedy}" if remedy and side == "retain" else ""
         raise TypeError(f"{method.name} learns from pictures: {side} must be a datasets.Dataset with image and text, got {type(data).__name__}{hint}")
 
-# %% ../../nbs/30_unlearners.base.ipynb #a9231fd8
-class State:
-    "What callbacks see: step, num_steps, loss, losses by name, gradient norm, stop; and with `combine` the gradient of each loss and what they became."
-    def __init__(self, num_steps):
-        self.step, self.num_steps, self.loss, self.losses, self.gradient_norm, self.stop = 0, num_steps, None, {}, None, False
-        self.gradients, self.combined = None, None  # (K,P) float32 in the order of `losses`, and (P,) before clipping
-
-class Callback:
-    "Base of all callbacks; override what you need."
-    def before_fit(self, state): "Before the first step."
-    def after_loss(self, state): "The losses of a micro-batch are known."
-    def after_backward(self, state): "Gradients are complete and not yet clipped."
-    def after_step(self, state): "The optimiser has moved."
-    def after_fit(self, state): "After the last step."
-
-# %% ../../nbs/30_unlearners.base.ipynb #11e7d948
-class SingleBatch(Callback):
-    "Stop after one step: the switch of smoke runs."
-    def after_step(self, state): state.stop = True
-
-class LossLog(Callback):
-    "Keep the losses of every step in `history`, a list of dicts."
-    def __init__(self): self.history = []
-    def after_step(self, state): self.history.append({"step": state.step, **state.losses, "gradient_norm": state.gradient_norm})
-
-class Progress(Callback):
-    "A progress bar with the current loss."
-    def __init__(self, description="unlearning", disable=False): self.description, self.disable = description, disable
-    def before_fit(self, state):
-        from tqdm.auto import tqdm
-        self.bar = tqdm(total=state.num_steps, desc=self.description, disable=self.disable)
-    def after_step(self, state): self.bar.update(); self.bar.set_postfix(loss=f"{state.loss:.4f}")
-    def after_fit(self, state): self.bar.close()
-
-# %% ../../nbs/30_unlearners.base.ipynb #712cb5ea
-def loss_gradients(
-    losses,  # K scalar tensors
-    parameters,  # list of tensors with P numbers together
-) -> torch.Tensor:  # (K,P) float32
-    "The gradient of each loss, flat; zero where a loss does not depend on a parameter."
-    losses = list(losses)
-    rows = [torch.autograd.grad(l, parameters, retain_graph=i < len(losses) - 1, materialize_grads=True) for i, l in enumerate(losses)]
-    return torch.stack([torch.cat([g.flatten().float() for g in row]) for row in rows])
-
-# %% ../../nbs/30_unlearners.base.ipynb #160e0f22
-def set_gradient(
-    parameters,  # list of tensors
-    gradient: torch.Tensor,  # (P,)
+# %% ../../nbs/30_unlearners.base.ipynb #94e767e2
+def require_pipeline(
+    method,  # an `Unlearner`
+    model,  # what the caller gave
 ):
-    "Cut a flat gradient into the `.grad` of each parameter; copies, so that clipping does not reach back."
-    for p, part in zip(parameters, gradient.split([p.numel() for p in parameters])): p.grad = part.view_as(p).to(p.dtype, copy=True)
-
-# %% ../../nbs/30_unlearners.base.ipynb #cbf2fc74
-def fit(
-    parameters,  # tensors to train
-    losses,  # callable(step, micro) -> dict of scalar losses; their sum is minimised
-    *,
-    combine=None,  # callable (K,P) -> (P,): one gradient from those of the K losses; `None` is their sum
-    num_steps: int,  # optimiser updates
-    learning_rate: float,
-    lr_scheduler: str = "constant",  # diffusers' names: "constant", "cosine", "linear", ...
-    lr_warmup_steps: int = 0,
-    weight_decay: float = 1e-2,
-    max_grad_norm: float = 1.0,  # norm to which all gradients together are clipped
-    gradient_accumulation_steps: int = 1,
-    callbacks=(),
-) -> State:
-    "Minimise the sum of `losses` over `parameters`."
-    from diffusers.optimization import get_scheduler
-    parameters = list(parameters); optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
-    schedule = get_scheduler(lr_scheduler, optimizer, num_warmup_steps=lr_warmup_steps, num_training_steps=num_steps); state = State(num_steps)
-    def call(event):
-        for callback in callbacks: getattr(callback, event)(state)
-    call("before_fit")
-    try:
-        while state.step < num_steps and not state.stop:
-            optimizer.zero_grad(set_to_none=True); state.losses, state.gradients = {}, None
-            for micro in range(gradient_accumulation_steps):
-                found = losses(state.step, micro)
-                if combine is None: (sum(found.values())/gradient_accumulation_steps).backward()
-                else:
-                    rows = loss_gradients(found.values(), parameters)/gradient_accumulation_steps
-                    state.gradients = rows if state.gradients is None else state.gradients + rows
-                for key, value in found.items(): state.losses[key] = state.losses.get(key, 0.) + float(value.detach())/gradient_accumulation_steps
-                state.loss = sum(state.losses.values()); call("after_loss")
-            if combine is not None: state.combined = combine(state.gradients); set_gradient(parameters, state.combined)
-            call("after_backward")
-            state.gradient_norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm))
-            optimizer.step(); schedule.step(); state.step += 1; call("after_step")
-    finally: call("after_fit")
-    return state
+    "Refuse what is not a Stable Diffusion pipeline, naming it and what it lacks."
+    parts = {"unet": "UNet", "vae": "autoencoder", "text_encoder": "text encoder", "tokenizer": "tokenizer", "scheduler": "scheduler", "encode_prompt": "method encode_prompt"}
+    lacks = [word for part, word in parts.items() if getattr(model, part, None) is None]
+    if lacks: raise TypeError(f"{method.name} cannot edit {type(model).__name__}, which has no {lacks[0]}; Stable Diffusion 1.x, 2.x and XL pipelines are supported")

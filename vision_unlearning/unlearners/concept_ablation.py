@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from ..core import borrow
-from .base import Unlearner, concepts, fit
+from .base import concepts, require_pipeline
 from .inputs import TrainingSet, condition, cycle, diffusion_batch, encode_dataset, predict
+from .training import TrainedUnlearner, fit
 from .weights import select_parameters, teacher, trainable_weights, weight_edit
 
 # %% auto #0
@@ -34,8 +35,8 @@ def draw_anchors(
     latents = torch.cat(found)
     return TrainingSet(latents, torch.zeros_like(latents), condition(pipe, prompts))
 
-# %% ../../nbs/37_unlearners.concept_ablation.ipynb #5d0ab5cd
-class ConceptAblation(Unlearner):
+# %% ../../nbs/37_unlearners.concept_ablation.ipynb #a3638927
+class ConceptAblation(TrainedUnlearner):
     "Fine-tuning of the cross-attention until a concept's caption means an anchor's."
     name: ClassVar[str] = "concept_ablation"
     kind: ClassVar[str] = "text-to-image"
@@ -82,6 +83,7 @@ def unlearn_concept_ablation(
     callbacks=(),
 ):  # WeightEdit
     "Train the chosen weights and return what changed; the pipeline is left as it was."
+    require_pipeline(self, model)
     names, keep, generator = concepts(forget), concepts(retain), generator or torch.Generator().manual_seed(0)
     if not names: raise ValueError("there is no concept to forget; name at least one")
     if not keep and self.anchor_concept is None: raise ValueError("concept ablation needs an anchor: give retain, or anchor_concept='cat'")
@@ -93,7 +95,7 @@ def unlearn_concept_ablation(
         if hasattr(retain, "column_names"): anchors = encode_dataset(model, retain, overwrite=None if self.anchor_concept is None else prompt(self.anchor_concept))
         else: anchors = draw_anchors(model, [prompt(instead[i % len(instead)]) for i in range(self.num_anchor_images)], generator, self.num_inference_steps, self.guidance_scale)
         with torch.enable_grad(), trainable_weights(model.unet, trained) as (parameters, base):
-            fit(parameters, AblationLosses(self, model, base, captions, anchors, generator), callbacks=callbacks, **self.optimisation())
+            fit(parameters, AblationLosses(self, model, base, captions, anchors, generator), callbacks=callbacks, **self.optimisation(model=model))
             return weight_edit(model.unet, trained, base, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": names, "anchors": instead})
 
 ConceptAblation.unlearn = unlearn_concept_ablation; ConceptAblation.__abstractmethods__ = frozenset()

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch.func import functional_call
 from ..core import borrow
-from .base import Unlearner, fit, require_pictures
+from .base import require_pictures, require_pipeline
 from .inputs import cycle, diffusion_batch, encode_dataset, predict
+from .training import History, TrainedUnlearner, fit
 from .weights import select_parameters, trainable_weights, weight_edit
 
 # %% auto #0
@@ -57,8 +58,8 @@ def reachable_loss(
             for p, g in zip(current.values(), gradients): p -= learning_rate*g
     with torch.no_grad(): return float(value())
 
-# %% ../../nbs/36b_unlearners.erasediff.ipynb #738a17a7
-class EraseDiff(Unlearner):
+# %% ../../nbs/36b_unlearners.erasediff.ipynb #0ddbc630
+class EraseDiff(TrainedUnlearner):
     "Constrained fine-tuning: the concept's denoising is driven to uniform noise."
     name: ClassVar[str] = "erasediff"
     kind: ClassVar[str] = "text-to-image"
@@ -79,7 +80,7 @@ class EraseDiff(Unlearner):
 class EraseDiffLosses:
     "Named losses of one step, and the rule that makes delta_t of their gradients; called by the training loop."
     def __init__(self, settings, pipe, named, forget, retain, generator):
-        self.settings, self.pipe, self.named, self.forget, self.retain, self.generator, self.history = settings, pipe, named, forget, retain, generator, []
+        self.settings, self.pipe, self.named, self.forget, self.retain, self.generator, self.history = settings, pipe, named, forget, retain, generator, History()
         self.forget_batches = cycle(len(forget), settings.train_batch_size, generator); self.retain_batches = cycle(len(retain), settings.retain_batch_size, generator)
 
     def __call__(self, step, micro):
@@ -109,13 +110,14 @@ def unlearn_erasediff(
     callbacks=(),
 ):  # WeightEdit; `info["history"]` has L_f, lambda_t and the gap of every step
     "Train the chosen weights and return what changed; the pipeline is left as it was."
+    require_pipeline(self, model)
     require_pictures(self, forget, retain)
     generator, names = generator or torch.Generator().manual_seed(0), select_parameters(model.unet, self.train_method)
     with borrow(model):
         data = encode_dataset(model, forget), encode_dataset(model, retain)
         with torch.enable_grad(), trainable_weights(model.unet, names) as (parameters, base):
             losses = EraseDiffLosses(self, model, dict(zip(names, parameters)), *data, generator)
-            fit(parameters, losses, combine=losses.combine, callbacks=callbacks, **self.optimisation(len(forget)))
+            fit(parameters, losses, combine=losses.combine, callbacks=callbacks, **self.optimisation(len(forget), model))
             return weight_edit(model.unet, names, base, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": sorted(set(forget["text"])), "history": losses.history})
 
 EraseDiff.unlearn = unlearn_erasediff; EraseDiff.__abstractmethods__ = frozenset()

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from ..core import borrow
-from .base import Unlearner, concepts, fit
+from .base import concepts, require_pipeline
 from .inputs import Conditioning, condition, cycle, empty_condition, predict
+from .training import TrainedUnlearner, fit
 from .weights import select_parameters, teacher, trainable_weights, weight_edit
 
 # %% auto #0
@@ -77,22 +78,38 @@ def join(
     for p in points[1:]: text = text + p.embeddings
     return Points(*(torch.cat([getattr(p, f) for p in points]) for f in ("inputs", "times")), text, torch.cat([p.targets for p in points]))
 
-# %% ../../nbs/35_unlearners.esd.ipynb #6497acf5
-def deal(
-    draw,  # callable() -> Points, a new pool
-    batch_size: int,
-    generator: torch.Generator,  # of the order
-):  # endless iterator of Points, at most batch_size long
-    "Batches of pool after pool."
-    while True:
-        pool = draw()
-        for index in torch.randperm(len(pool), generator=generator).split(batch_size): yield pool[index.to(pool.inputs.device)]
+# %% ../../nbs/35_unlearners.esd.ipynb #a02ac978
+class deal:
+    "Endless batches of Points, pool after pool."
+    def __init__(self,
+        draw,  # callable(LongTensor) -> Points, a new pool for a batch of prompts
+        prompts: cycle,  # which prompts come next
+        batch_size: int,  # most points of a batch
+        generator: torch.Generator,  # of the order
+    ): self.draw, self.prompts, self.batch_size, self.generator, self.pool, self.order = draw, prompts, batch_size, generator, None, torch.empty(0, dtype=torch.long)
+
+    def __iter__(self): return self
+    def __next__(self):
+        if not len(self.order): self.pool = self.draw(next(self.prompts)); self.order = torch.randperm(len(self.pool), generator=self.generator)
+        index, self.order = self.order[:self.batch_size], self.order[self.batch_size:]
+        return self.pool[index.to(self.pool.inputs.device)]
+
+    def state_dict(self):
+        "What is left of the pool, and which prompts come next."
+        left = self.pool[self.order.to(self.pool.inputs.device)] if len(self.order) else None
+        return {"prompts": self.prompts.state_dict(), "pool": None if left is None else {**vars(left), "embeddings": vars(left.embeddings)}}
+
+    def load_state_dict(self, state):
+        "Go on where `state_dict` was asked."
+        self.prompts.load_state_dict(state["prompts"]); pool = state["pool"]
+        self.pool = None if pool is None else Points(**{**pool, "embeddings": Conditioning(**pool["embeddings"])})
+        self.order = torch.arange(0 if pool is None else len(self.pool))
 
 # %% ../../nbs/35_unlearners.esd.ipynb #b60e7b47
 TRAIN_METHODS = {"esd-x": "xattn", "esd-x-strict": "xattn_kv", "esd-u": "noxattn", "esd-full": "full"}  # -> sets of `select_parameters`
 
-# %% ../../nbs/35_unlearners.esd.ipynb #0731c454
-class ESD(Unlearner):
+# %% ../../nbs/35_unlearners.esd.ipynb #e7e31a02
+class ESD(TrainedUnlearner):
     "Fine-tuning towards the negative of a concept's own guidance; needs words only."
     name: ClassVar[str] = "esd"
     kind: ClassVar[str] = "text-to-image"
@@ -128,11 +145,11 @@ class EsdLosses:
     def stream(self, texts, anchors, negative_guidance):
         "Endless batches of points of these prompts, every prompt as often as every other."
         dealt, s = cycle(len(texts), self.settings.rollout_batch_size, self.generator), self.settings
-        def draw():
-            i = next(dealt).to(self.pipe.unet.device)
+        def draw(i):
+            i = i.to(self.pipe.unet.device)
             return rollout(self.pipe, self.frozen, texts[i], self.empty, None if anchors is None else anchors[i], generator=self.generator, negative_guidance=negative_guidance,
                            num_inference_steps=s.num_inference_steps, guidance_scale=s.guidance_scale, walker=self.walker)
-        return deal(draw, s.train_batch_size, self.generator)
+        return deal(draw, dealt, s.train_batch_size, self.generator)
 
     def __call__(self, step, micro):
         parts = [next(pool) for pool in self.pools.values()]; batch = join(parts)
@@ -150,13 +167,14 @@ def unlearn_esd(
     callbacks=(),
 ):  # WeightEdit
     "Train the chosen weights and return what changed; the pipeline is left as it was."
+    require_pipeline(self, model)
     names, keep, generator = concepts(forget), concepts(retain), generator or torch.Generator().manual_seed(0)
     if not names: raise ValueError("there is no concept to forget; name at least one")
     if self.retain_weight and not keep: raise ValueError(f"retain_weight is {self.retain_weight} but nothing is to be retained; give retain, or set retain_weight=0")
     if self.retain_weight and set(names) & set(keep): raise ValueError(f"{sorted(set(names) & set(keep))} are to be forgotten and retained at once")
     trained = select_parameters(model.unet, TRAIN_METHODS[self.train_method])
     with borrow(model), torch.enable_grad(), trainable_weights(model.unet, trained) as (parameters, base):
-        fit(parameters, EsdLosses(self, model, base, names, keep, generator), weight_decay=0., callbacks=callbacks, **self.optimisation())
+        fit(parameters, EsdLosses(self, model, base, names, keep, generator), weight_decay=0., callbacks=callbacks, **self.optimisation(model=model))
         return weight_edit(model.unet, trained, base, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": names})
 
 ESD.unlearn = unlearn_esd; ESD.__abstractmethods__ = frozenset()

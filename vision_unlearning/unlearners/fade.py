@@ -9,16 +9,17 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from ..core import borrow
-from .base import Unlearner, fit, require_pictures
+from .base import require_pictures, require_pipeline
 from .crucial_times import crucial_times
 from .inputs import cycle, diffusion_batch, encode_dataset, predict
 from .lora import TARGETS, adapter_edit, trainable_adapter
+from .training import TrainedUnlearner, fit
 
 # %% auto #0
 __all__ = ['FADE', 'FadeLosses', 'unlearn_fade']
 
-# %% ../../nbs/33_unlearners.fade.ipynb #fa07219e
-class FADE(Unlearner):
+# %% ../../nbs/33_unlearners.fade.ipynb #39592012
+class FADE(TrainedUnlearner):
     "Self-distillation of a concept into another text, with a LoRA."
     name: ClassVar[str] = "distil"
     kind: ClassVar[str] = "text-to-image"
@@ -70,12 +71,13 @@ def unlearn_fade(
     callbacks=(),
 ):  # LoraEdit
     "Train the adapter and return it; the pipeline is left as it was."
+    require_pipeline(self, model)
     require_pictures(self, forget, retain)
     generator = generator or torch.Generator().manual_seed(0)
     with borrow(model):
         data = encode_dataset(model, forget, overwrite=self.overwriting_concept), encode_dataset(model, retain)
         with torch.enable_grad(), trainable_adapter(model.unet, self.rank, self.lora_alpha, generator, self.target_modules) as (parameters, config):
-            fit(parameters, FadeLosses(self, model, *data, generator), callbacks=callbacks, **self.optimisation(len(forget)))
+            fit(parameters, FadeLosses(self, model, *data, generator), callbacks=callbacks, **self.optimisation(len(forget), model))
             return adapter_edit(model.unet, config, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": sorted(set(forget["text"]))})
 
 FADE.unlearn = unlearn_fade; FADE.__abstractmethods__ = frozenset()

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from ..core import borrow
-from .base import WeightEdit, fit, require_pictures
+from .base import WeightEdit, require_pictures, require_pipeline
 from .fade import FADE, FadeLosses
 from .inputs import diffusion_batch, encode_dataset, predict
 from .lora import TARGETS
 from .saliency import saliency, top_mask
+from .training import fit
 
 # %% auto #0
 __all__ = ['candidate_layers', 'forget_saliency', 'top_layers', 'FADESparse', 'FADEModule', 'MaskedAdapter', 'middle_rank',
@@ -65,6 +66,7 @@ class FADESparse(FADE):
 
     def _scores(self, model, forget, retain, generator):
         "Saliency of every candidate weight; both sides must be datasets."
+        require_pipeline(self, model)
         require_pictures(self, forget, retain)
         layers = candidate_layers(model.unet, self.target_modules)
         return forget_saliency(model, encode_dataset(model, forget), layers, self.saliency_passes, self.train_batch_size, generator)
@@ -150,6 +152,7 @@ class FADEWeight(FADESparse):
 
     @model_validator(mode="after")
     def _ranks(self):
+        if self.search_space and self.gradient_checkpointing: raise ValueError("search_space draws ranks inside the network, which gradient_checkpointing would draw twice; set gradient_checkpointing=False")
         if any(not 1 <= r <= self.rank for r in self.search_space): raise ValueError(f"search_space holds ranks between 1 and rank={self.rank}")
         return self
 
@@ -157,7 +160,7 @@ class FADEWeight(FADESparse):
         "A trained `MaskedAdapter` for given masks and encoded sides."
         model.unet.requires_grad_(False)
         with torch.enable_grad(), MaskedAdapter(model.unet, masks, self.rank, self.lora_alpha, generator, self.search_space) as adapter:
-            fit(adapter.parameters, FadeLosses(self, SimpleNamespace(unet=adapter, scheduler=model.scheduler), forget, retain, generator), callbacks=callbacks, **self.optimisation(len(forget)))
+            fit(adapter.parameters, FadeLosses(self, SimpleNamespace(unet=adapter, scheduler=model.scheduler), forget, retain, generator), callbacks=callbacks, **self.optimisation(len(forget), model))
         return adapter
 
     def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):

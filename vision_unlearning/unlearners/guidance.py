@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 from ..core import borrow, check_name
-from .base import Edit, Unlearner, concepts
+from .base import Edit, Unlearner, concepts, require_pipeline
 
 # %% auto #0
 __all__ = ['SLD_PRESETS', 'OnPipeline', 'safety_guidance', 'GuidanceEdit', 'Steering', 'SafeLatentGuidance', 'stored_texts']
@@ -105,6 +105,7 @@ class SafeLatentGuidance(Unlearner):
 
     def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):
         "An edit that guides away from `forget`; `retain` is not read."
+        require_pipeline(self, model)
         names = concepts(forget)
         if not names: raise ValueError("there is no concept to forget; name at least one")
         with borrow(model): texts = dict(zip(("concept", "empty"), stored_texts(model, [self.concept_template.format(", ".join(names)), ""])))

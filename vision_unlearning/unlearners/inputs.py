@@ -150,15 +150,22 @@ def diffusion_batch(
     kind = check_name("prediction type", scheduler.config.prediction_type, targets)
     return signal*latents + sigma*noise, times, targets[kind]()
 
-# %% ../../nbs/30b_unlearners.inputs.ipynb #69ac89f7
-def cycle(
-    length: int,  # number of items
-    batch_size: int,
-    generator: torch.Generator,  # of the permutations
-):  # endless iterator of LongTensor indices, batch_size long
-    "Batches of indices, without replacement until all have been seen."
-    if length < 1: raise ValueError("nothing to draw from: the dataset is empty")
-    pool = torch.empty(0, dtype=torch.long)
-    while True:
-        while len(pool) < batch_size: pool = torch.cat([pool, torch.randperm(length, generator=generator)])
-        yield pool[:batch_size]; pool = pool[batch_size:]
+# %% ../../nbs/30b_unlearners.inputs.ipynb #4a589002
+class cycle:
+    "Endless batches of indices, without replacement until all have been seen."
+    def __init__(self,
+        length: int,  # number of items
+        batch_size: int,  # length of the LongTensors that it yields
+        generator: torch.Generator,  # of the permutations
+    ):
+        if length < 1: raise ValueError("nothing to draw from: the dataset is empty")
+        self.length, self.batch_size, self.generator, self.pool = length, batch_size, generator, torch.empty(0, dtype=torch.long)
+
+    def __iter__(self): return self
+    def __next__(self):
+        while len(self.pool) < self.batch_size: self.pool = torch.cat([self.pool, torch.randperm(self.length, generator=self.generator)])
+        batch, self.pool = self.pool[:self.batch_size], self.pool[self.batch_size:]
+        return batch
+
+    def state_dict(self): return {"pool": self.pool}
+    def load_state_dict(self, state): self.pool = state["pool"]

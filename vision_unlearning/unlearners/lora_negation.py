@@ -10,10 +10,11 @@ import torch
 from pydantic import Field
 from torch.func import functional_call
 from ..core import borrow
-from .base import Unlearner, fit, require_pictures
+from .base import require_pictures, require_pipeline
 from .inputs import cycle, encode_dataset
 from .lora import LoraEdit, adapter_edit, trainable_adapter
 from .munba import diffusion_loss
+from .training import TrainedUnlearner, fit
 from .weighting import gradient_combiner
 
 # %% auto #0
@@ -42,8 +43,8 @@ def signed_network(
         found = dict(unet.named_parameters()); return functional_call(unet, {n: scale*found[n] for n in names}, inputs, options)
     return call
 
-# %% ../../nbs/32c_unlearners.lora_negation.ipynb #91ca2f60
-class LoraNegation(Unlearner):
+# %% ../../nbs/32c_unlearners.lora_negation.ipynb #a8bee954
+class LoraNegation(TrainedUnlearner):
     "Learn the concept with a LoRA and subtract it."
     name: ClassVar[str] = "lora_negation"
     kind: ClassVar[str] = "text-to-image"
@@ -68,7 +69,7 @@ class LoraNegation(Unlearner):
 class NegationLosses:
     "The loss of the concept, and of the retained pictures where there are any; called by the training loop."
     def __init__(self, settings, scheduler, unet, forget, retain, generator):
-        self.loss, self.generator, self.unet = partial(diffusion_loss, scheduler=scheduler, generator=generator), generator, unet
+        self.settings = settings; self.loss, self.generator, self.unet = partial(diffusion_loss, scheduler=scheduler, generator=generator), generator, unet
         self.deployed = signed_network(unet, -settings.negation_scale if settings.retain_sign == "deployed" else 1)
         self.forget, self.forget_batches = forget, cycle(len(forget), settings.train_batch_size, generator)
         self.retain, self.retain_batches = retain, None if retain is None else cycle(len(retain), settings.retain_batch_size, generator)
@@ -90,13 +91,14 @@ def unlearn_lora_negation(
     callbacks=(),
 ) -> LoraEdit:
     "Train the adapter on the concept and return its negation; the pipeline is left as it was."
+    require_pipeline(self, model)
     needed = self.gradient_weighting != "none"; require_pictures(self, forget, retain, needed, "gradient_weighting='none' does without"); retain = retain if needed else None
     generator = generator or torch.Generator().manual_seed(0)
     combine = gradient_combiner(self.gradient_weighting, [self.forget_weight, self.retain_weight])
     with borrow(model):
         data = encode_dataset(model, forget), None if retain is None else encode_dataset(model, retain)
         with torch.enable_grad(), trainable_adapter(model.unet, self.rank, self.lora_alpha, generator) as (parameters, config):
-            fit(parameters, NegationLosses(self, model.scheduler, model.unet, *data, generator), combine=combine, callbacks=callbacks, **self.optimisation(len(forget)))
+            fit(parameters, NegationLosses(self, model.scheduler, model.unet, *data, generator), combine=combine, callbacks=callbacks, **self.optimisation(len(forget), model))
             learned = adapter_edit(model.unet, config, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": sorted(set(forget["text"]))})
     return negate(learned, self.negation_scale)
 

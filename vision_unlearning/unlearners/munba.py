@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch.func import functional_call
 from ..core import borrow
-from .base import Unlearner, WeightEdit, fit, require_pictures
+from .base import WeightEdit, require_pictures, require_pipeline
 from .inputs import cycle, diffusion_batch, encode_dataset, predict
 from .lora import adapter_edit, trainable_adapter
+from .training import TrainedUnlearner, fit
 from .weighting import gradient_combiner
 
 # %% auto #0
@@ -52,8 +53,8 @@ def student_and_teacher(
         copies = {n: p.detach().clone().requires_grad_(True) for n, p in unet.named_parameters() if "attn2" in n and n.endswith(("to_k.weight", "to_v.weight"))}
         yield list(copies.values()), partial(call, copies), unet, partial(WeightEdit, copies)
 
-# %% ../../nbs/32b_unlearners.munba.ipynb #f43de9a6
-class MUNBa(Unlearner):
+# %% ../../nbs/32b_unlearners.munba.ipynb #ea097884
+class MUNBa(TrainedUnlearner):
     "The concept's caption learns another answer, under a Nash bargain with what must stay."
     name: ClassVar[str] = "munba"
     kind: ClassVar[str] = "text-to-image"
@@ -78,7 +79,7 @@ class MUNBa(Unlearner):
 class MunbaLosses:
     "The forget and the retain loss of one micro-batch; called by the training loop."
     def __init__(self, settings, scheduler, student, teacher, forget, retain, generator):
-        self.scheduler, self.student, self.teacher, self.forget, self.retain, self.generator = scheduler, student, teacher, forget, retain, generator
+        self.settings = settings; self.scheduler, self.student, self.teacher, self.forget, self.retain, self.generator = scheduler, student, teacher, forget, retain, generator
         self.forget_batches = cycle(len(forget), settings.train_batch_size, generator)
         self.retain_batches = None if retain is None else cycle(len(retain), settings.retain_batch_size, generator)
 
@@ -101,13 +102,14 @@ def unlearn_munba(
     callbacks=(),
 ):  # LoraEdit or WeightEdit
     "Train under the bargain and return the edit; the pipeline is left as it was."
+    require_pipeline(self, model)
     needed = self.gradient_weighting != "none"; require_pictures(self, forget, retain, needed, "gradient_weighting='none' does without"); retain = retain if needed else None
     generator = generator or torch.Generator().manual_seed(0)
     combine = gradient_combiner(self.gradient_weighting, [self.forget_weight, self.retain_weight])
     with borrow(model):
         data = encode_dataset(model, forget, overwrite=self.overwriting_concept), None if retain is None else encode_dataset(model, retain)
         with torch.enable_grad(), student_and_teacher(model.unet, self.trainable, self.rank, self.lora_alpha, generator) as (parameters, student, teacher, edit):
-            fit(parameters, MunbaLosses(self, model.scheduler, student, teacher, *data, generator), combine=combine, callbacks=callbacks, **self.optimisation(len(forget)))
+            fit(parameters, MunbaLosses(self, model.scheduler, student, teacher, *data, generator), combine=combine, callbacks=callbacks, **self.optimisation(len(forget), model))
             return edit({"method": self.name, "settings": self.model_dump(mode="json"), "forget": sorted(set(forget["text"]))})
 
 MUNBa.unlearn = unlearn_munba; MUNBa.__abstractmethods__ = frozenset()

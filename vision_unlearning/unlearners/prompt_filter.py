@@ -8,7 +8,7 @@ import re
 from typing import ClassVar
 import torch
 from pydantic import Field
-from .base import Edit, Unlearner, concepts
+from .base import Edit, Unlearner, concepts, require_pipeline
 from .guidance import OnPipeline
 from .spm import text_cosine
 
@@ -83,6 +83,7 @@ class FilterPrompts(Unlearner):
 
     def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):
         "An edit that stops prompts about `forget`; `retain` is not read."
+        require_pipeline(self, model)
         names = concepts(forget)
         if not names: raise ValueError("there is no concept to forget; name at least one")
         if names_concept(self.neutral, names): raise ValueError(f"the neutral text {self.neutral!r} names what is to be stopped; choose another")

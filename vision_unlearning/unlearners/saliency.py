@@ -26,7 +26,8 @@ def saliency(
     check_name("reduction", reduction, REDUCTIONS); count = 0
     with borrow(unet), torch.enable_grad(), trainable_weights(unet, names) as (parameters, _):
         scores = [torch.zeros_like(p, requires_grad=False) for p in parameters]
-        for count, loss in enumerate(loss_batches, 1):
+        for loss in loss_batches:
+            count += 1
             if not loss.requires_grad: raise ValueError("a loss does not depend on the named weights; pass a generator, so that losses are computed while these are trainable")
             for score, gradient in zip(scores, torch.autograd.grad(loss, parameters, allow_unused=True)):
                 if gradient is not None: score += gradient if reduction == "abs_of_sum" else gradient.abs()

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from ..core import borrow
-from .base import Callback, Unlearner, fit, require_pictures
+from .base import require_pictures, require_pipeline
 from .inputs import Conditioning, cycle, diffusion_batch, empty_condition, encode_dataset, predict
 from .saliency import saliency, top_mask
+from .training import Callback, TrainedUnlearner, fit
 from .weights import select_parameters, teacher, trainable_weights, weight_edit
 
 # %% auto #0
@@ -48,8 +49,8 @@ class Hold(Callback):
     def after_fit(self, state):
         for hook in self.hooks: hook.remove()
 
-# %% ../../nbs/36_unlearners.salun.ipynb #48d777c2
-class SalUn(Unlearner):
+# %% ../../nbs/36_unlearners.salun.ipynb #ba92975c
+class SalUn(TrainedUnlearner):
     "Relabelling of a concept within the most salient weights."
     name: ClassVar[str] = "salun"
     kind: ClassVar[str] = "text-to-image"
@@ -109,13 +110,14 @@ def unlearn_salun(
     callbacks=(),
 ):  # WeightEdit
     "Find the mask, train inside it, and return what changed; the pipeline is left as it was."
+    require_pipeline(self, model)
     require_pictures(self, forget, retain)
     generator, names = generator or torch.Generator().manual_seed(0), select_parameters(model.unet, self.train_method)
     with borrow(model):
         data = encode_dataset(model, forget, overwrite=self.substitute_concept), encode_dataset(model, retain)
         masks = salun_mask(self, model, data[0], names, generator)
         with torch.enable_grad(), trainable_weights(model.unet, names) as (parameters, base):
-            fit(parameters, SalunLosses(self, model, base, *data, generator), callbacks=[Hold(parameters, base, masks), *callbacks], **self.optimisation(len(forget)))
+            fit(parameters, SalunLosses(self, model, base, *data, generator), callbacks=[Hold(parameters, base, masks), *callbacks], **self.optimisation(len(forget), model))
             return weight_edit(model.unet, names, base, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": sorted(set(forget["text"])),
                                                          "mask": {"entries": sum(int(m.sum()) for m in masks.values()), "of": sum(m.numel() for m in masks.values())}})
 

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from ..core import ForeignFileError, borrow
-from .base import Edit, Unlearner, concepts, fit
+from .base import Edit, concepts, require_pipeline
 from .esd import deal, rollout
 from .inputs import Conditioning, condition, cycle, embed_texts, empty_condition, predict
 from .lora import TARGETS, LoraEdit, adapter_edit, lora_pairs, trainable_adapter
+from .training import TrainedUnlearner, fit
 
 # %% auto #0
 __all__ = ['SPM_TARGETS', 'adapter_share', 'text_cosine', 'anchor_probabilities', 'random_anchors', 'SPM', 'SpmLosses',
@@ -64,8 +65,8 @@ def random_anchors(
         return (noise/noise.norm(dim=1, keepdim=True)*length).to(part).view(count, *part.shape[1:])*part.flatten(1).norm(dim=1).mean()
     return Conditioning(draw(concept.prompt_embeds), None if concept.pooled is None else draw(concept.pooled), concept[:1].expand(count).time_ids)
 
-# %% ../../nbs/37b_unlearners.spm.ipynb #e8f0ae3e
-class SPM(Unlearner):
+# %% ../../nbs/37b_unlearners.spm.ipynb #bf4ca819
+class SPM(TrainedUnlearner):
     "Rank-one adapters with negative guidance and latent anchoring; needs words only."
     name: ClassVar[str] = "spm"
     kind: ClassVar[str] = "text-to-image"
@@ -99,10 +100,10 @@ class SpmLosses:
         self.anchors = condition(pipe, [fill(n) for n in retain]) if retain else None
         self.probabilities = None if self.anchors is None else anchor_probabilities(self.anchors.prompt_embeds, self.concept.prompt_embeds, settings.anchor_exponent).cpu()
         dealt = cycle(len(forget), settings.rollout_batch_size, generator)
-        def draw():
-            return rollout(pipe, self.frozen, self.concept[next(dealt).to(pipe.unet.device)], surrogate, generator=generator, negative_guidance=1 + settings.negative_guidance,
+        def draw(i):
+            return rollout(pipe, self.frozen, self.concept[i.to(pipe.unet.device)], surrogate, generator=generator, negative_guidance=1 + settings.negative_guidance,
                            num_inference_steps=settings.num_inference_steps, guidance_scale=settings.guidance_scale)
-        self.points = deal(draw, settings.train_batch_size, generator)
+        self.points = deal(draw, dealt, settings.train_batch_size, generator)
 
     @torch.no_grad()
     def frozen(self, latents, times, text):
@@ -133,12 +134,13 @@ def unlearn_spm(
     callbacks=(),
 ):  # LoraEdit, or TransportEdit with `facilitated_transport`
     "Train the adapters and return them; the pipeline is left as it was."
+    require_pipeline(self, model)
     names, keep, generator = concepts(forget), concepts(retain), generator or torch.Generator().manual_seed(0)
     if not names: raise ValueError("there is no concept to forget; name at least one")
     if set(names) & set(keep): raise ValueError(f"{sorted(set(names) & set(keep))} are to be forgotten and retained at once")
     with borrow(model), torch.enable_grad(), trainable_adapter(model.unet, self.rank, self.lora_alpha, generator, SPM_TARGETS) as (parameters, config):
         losses = SpmLosses(self, model, names, keep, generator); count = sum(p.numel() for p in parameters)
-        fit(parameters, losses, callbacks=callbacks, **self.optimisation())
+        fit(parameters, losses, callbacks=callbacks, **self.optimisation(model=model))
         info = {"method": self.name, "settings": self.model_dump(mode="json"), "forget": names, "trained": {"numbers": count, "share": count/(sum(p.numel() for p in model.unet.parameters()) - count)}}
         edit = adapter_edit(model.unet, config, info)
     if not self.facilitated_transport: return edit

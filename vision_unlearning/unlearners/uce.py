@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from ..core import borrow
-from .base import Unlearner, WeightEdit, concepts, denoiser
+from .base import Unlearner, WeightEdit, concepts, denoiser, require_pipeline
 from .inputs import embed_texts
 
 # %% auto #0
@@ -110,5 +110,6 @@ class UCE(Unlearner):
 
     def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):
         "Edit the key and value projections of every cross-attention; `retain` lists what to preserve."
+        require_pipeline(self, model)
         with borrow(model), torch.no_grad(): tensors = apply_matrix(denoiser(model), self.matrix(model, forget, retain))
         return WeightEdit(tensors, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": concepts(forget)})

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from ..core import check_name
 from ..plotting import new_axes
-from .base import Callback
+from .training import Callback, History
 
 # %% auto #0
 __all__ = ['HOPELESS', 'WEIGHTINGS', 'combine_none', 'combine_simple', 'unit_rows', 'nash_pair', 'nash_weights', 'combine_munba',
@@ -106,8 +106,8 @@ def cosine(
 # %% ../../nbs/32_unlearners.weighting.ipynb #504c06e9
 class GradientConflict(Callback):
     "Keeps the cosines between the gradients of the losses, and with the update, in `history`, a list of dicts."
-    def __init__(self): self.history = []
-    def before_fit(self, state): self.history = []
+    def __init__(self): self.history = History()
+    def before_fit(self, state): self.history = History()
     def after_backward(self, state):
         if state.gradients is None: raise ValueError("GradientConflict needs the gradient of each loss; train with gradient_weighting='simple' or 'munba', or give `fit` a `combine`")
         rows = dict(zip(state.losses, state.gradients))

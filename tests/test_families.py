@@ -1,0 +1,167 @@
+"""Every method on every supported family: train, save, load in a fresh process, draw the same picture; and the rest is refused.
+
+The processes are real ones, since what a process remembers (a registered kind of edit, a module that only training imports, a hook that was left behind) is
+what such a test is for. One fresh process serves all methods of a family, to spend its seconds on loading torch only once.
+"""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from vision_unlearning.core import initial_latents, torch_modules
+from vision_unlearning.data.splits import make_split
+from vision_unlearning.models import TINY_FAMILIES, load_pipeline, tiny_pipeline
+from vision_unlearning.unlearners.base import METHODS, get_method
+
+PROMPT, SHAPE, STEPS = "An image of fox", (4, 8, 8), 3
+# The smallest settings that train two steps. Rates are high because the weights of a tiny pipeline are random and its pictures hardly react; guidance without a warm-up, since three steps are over before it ends.
+QUICK = dict(num_train_epochs=2, num_train_steps=2, learning_rate=.1, train_batch_size=1, retain_batch_size=2, rank=2, num_inference_steps=2, rollout_batch_size=1,
+             anchor_batch_size=1, num_anchor_images=2, saliency_passes=1, saliency_epochs=1, num_iterations=1, erase_scale=100., retain_weight=1., sld_warmup_steps=0, sld_threshold=1.)
+# The child gets the number of threads of its parent: sums that are split otherwise are rounded otherwise.
+CHILD = """
+import json, sys
+import numpy as np, torch
+from vision_unlearning.core import initial_latents
+from vision_unlearning.models import load_pipeline
+from vision_unlearning.unlearners.base import load_edit
+asked = json.load(sys.stdin); torch.set_num_threads(asked["threads"]); pipe = load_pipeline(asked["pipeline"])
+def draw(): return pipe(asked["prompt"], latents=initial_latents([42], [asked["prompt"]], asked["shape"]), num_inference_steps=asked["steps"], guidance_scale=3., output_type="np").images
+np.save(asked["unedited"], draw())
+for folder, file in asked["edits"].items():
+    with load_edit(folder).on(pipe): np.save(file, draw())
+"""
+
+
+def quick(name):
+    "A method with the smallest settings that it has."
+    cls = get_method(name)
+    return cls(**{k: v for k, v in QUICK.items() if k in cls.model_fields})
+
+
+def draw(pipe):
+    "(1,16,16,3) float32 in 0..1, not rounded: a difference that a grey level would hide is one."
+    return pipe(PROMPT, latents=initial_latents([42], [PROMPT], SHAPE), num_inference_steps=STEPS, guidance_scale=3., output_type="np").images
+
+
+def state(pipe):
+    "What a caller could notice: bits, flags, gradients, hooks, processors and schedule of a pipeline, and the random state."
+    found = {"rng": torch.get_rng_state(), "grad mode": torch.is_grad_enabled(), "schedule": json.dumps(dict(pipe.scheduler.config), default=str)}
+    for i, module in enumerate(torch_modules(pipe)):
+        found.update({(i, n): t.clone() for n, t in module.state_dict().items()})
+        found.update({(i, n, "flags"): (p.requires_grad, p.grad, p.dtype, p.device) for n, p in module.named_parameters()})
+        found.update({(i, n, "module"): (type(m), m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for n, m in module.named_modules()})
+    return {**found, "edits": list(pipe.unet.__dict__.get("_edits", [])), "processors": {n: type(p) for n, p in pipe.unet.attn_processors.items()}}
+
+
+def changed(before, after):
+    "Names of what is not the same any more."
+    same = lambda a, b: torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+    return [n for n in before.keys() | after.keys() if n not in before or n not in after or not same(before[n], after[n])]
+
+
+class Family:
+    "One tiny pipeline, the edits that were made of it, and the pictures of both processes."
+    def __init__(self, name, split, folder):
+        self.name, self.split, self.folder, self.pipe, self.pictures, self.left = name, split, folder, load_pipeline(name), {}, {}
+        self.unedited, self.drawn = draw(self.pipe), None
+
+    def train(self, method):
+        "Train, save, and draw in this process, once."
+        if method in self.pictures: return
+        unlearner, before = quick(method), state(self.pipe)
+        forget, retain = self.split if unlearner.reads == "pictures" else ("fox", ["wolf", "red apple"])
+        edit = unlearner.unlearn(self.pipe, forget, retain, generator=torch.Generator().manual_seed(0)); self.left[method] = changed(before, state(self.pipe))
+        edit.save_pretrained(self.folder / method)
+        with edit.on(self.pipe): self.pictures[method] = draw(self.pipe)
+        self.left[method] += changed(before, state(self.pipe))
+
+    def fresh(self):
+        "Pictures by method, and `None` for the unedited one, from a process that has seen neither training nor edits."
+        if self.drawn is not None: return self.drawn
+        for method in METHODS: self.train(method)
+        asked = dict(threads=torch.get_num_threads(), pipeline=self.name, prompt=PROMPT, shape=SHAPE, steps=STEPS, unedited=str(self.folder / "unedited.npy"),
+                     edits={str(self.folder / m): str(self.folder / f"{m}.npy") for m in METHODS})
+        done = subprocess.run([sys.executable, "-c", CHILD], input=json.dumps(asked), text=True, capture_output=True, cwd=Path(__file__).resolve().parents[1], env=os.environ)
+        assert done.returncode == 0, done.stderr[-3000:]
+        self.drawn = {None: np.load(asked["unedited"]), **{m: np.load(self.folder / f"{m}.npy") for m in METHODS}}
+        return self.drawn
+
+
+@pytest.fixture(scope="session")
+def split():
+    "Two pictures of the concept and four of others."
+    forget, retain = make_split("emoji", "fox", per_entity=1)
+    return forget.select(range(2)), retain.select(range(4))
+
+
+@pytest.fixture(scope="session", params=TINY_FAMILIES)
+def family(request, split, tmp_path_factory): return Family(request.param, split, tmp_path_factory.mktemp(request.param))
+
+
+each = pytest.mark.parametrize("method", METHODS)
+
+
+@each
+def test_training_gives_the_pipeline_back(family, method):
+    family.train(method)
+    assert not family.left[method], f"{method} on {family.name} left behind: {family.left[method][:5]}"
+    assert np.isfinite(family.pictures[method]).all()
+    # An edit that does nothing would be the same in every process.
+    assert np.abs(family.pictures[method] - family.unedited).max() > 1/255, f"{method} changes no pixel of {family.name} by a grey level"
+
+
+@each
+def test_fresh_process_draws_the_same(family, method):
+    assert np.abs(family.fresh()[method] - family.pictures[method]).max() == 0, f"{method} on {family.name}"
+
+
+def test_fresh_process_has_the_same_pipeline(family): assert np.abs(family.fresh()[None] - family.unedited).max() == 0
+
+
+def test_methods_differ(family):
+    "Two methods that draw the same picture would be one method, or the edit of the first was still on."
+    pictures = [family.fresh()[m].round(4).tobytes() for m in METHODS]
+    assert len(set(pictures)) == len(METHODS)
+
+
+def transformer_pipeline():
+    "DiT: a transformer denoises, and class numbers are asked for."
+    from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+    with torch.random.fork_rng():
+        transformer = DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=4, in_channels=4, out_channels=4, num_layers=1, norm_num_groups=4, sample_size=8, patch_size=2, num_embeds_ada_norm=10)
+    return DiTPipeline(transformer, tiny_pipeline().vae, DDIMScheduler())
+
+
+def unconditional_pipeline():
+    "DDPM: a UNet that reads no text."
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+    with torch.random.fork_rng(): unet = UNet2DModel(sample_size=8, block_out_channels=(8,), norm_num_groups=4, layers_per_block=1, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
+    return DDPMPipeline(unet, DDPMScheduler())
+
+
+def refiner_pipeline():
+    "XL's refiner: the second text encoder only."
+    pipe = tiny_pipeline(family="sdxl")
+    pipe.text_encoder = pipe.tokenizer = None
+    return pipe
+
+
+UNSUPPORTED = {"transformer": transformer_pipeline, "no-text": unconditional_pipeline, "refiner": refiner_pipeline, "no-unet": lambda: SimpleNamespace(scheduler=None)}
+
+
+@pytest.fixture(scope="session", params=UNSUPPORTED)
+def unsupported(request): return UNSUPPORTED[request.param]()
+
+
+@each
+def test_unsupported_is_refused_by_name(unsupported, method, split):
+    unlearner = quick(method)
+    with pytest.raises(TypeError) as error: unlearner.unlearn(unsupported, *(split if unlearner.reads == "pictures" else ("fox", ["wolf"])))
+    line = str(error.value)
+    assert "\n" not in line and type(unsupported).__name__ in line and unlearner.name in line and "XL pipelines are supported" in line, line
