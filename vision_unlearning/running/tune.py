@@ -70,13 +70,13 @@ def tuning_emitters(
     names = [e["name"] for e in emoji_entities(task)]; order = np.random.default_rng(20).permutation(len(names)); start = min(20, len(names) - n)
     return [names[i] for i in order[start:start + n]]
 
-# %% ../../nbs/85_running.tune.ipynb #1c0ccec9
+# %% ../../nbs/85_running.tune.ipynb #6a9f0405
 class JudgeObjective:
-    "Forgetting and retained accuracy of a method on an embedded task, according to the judge."
+    "Forgetting and what is retained by a method on an embedded task, according to the judge."
     def __init__(self,
         task: str,  # an embedded task
         emitters: list[str] | None = None,  # default: `tuning_emitters`
-        receivers: int = 24,  # of each emitter, half near and half at random
+        receivers: int = 16,  # of each emitter, half near and half at random
         seeds: tuple[int, ...] = (42, 43),  # of the emitter's pictures
         receiver_seeds: tuple[int, ...] = (42,),  # of the receivers' pictures
         *,
@@ -90,21 +90,22 @@ class JudgeObjective:
         self.pipe, self.judge, self.seeds, self.receiver_seeds = pipe or load_pipeline(get_task(task).base_model), judge or load_judge(), tuple(seeds), tuple(receiver_seeds)
         self.prompts = {n: get_prompt(task, n, **({"style": "noto"} if task == "emoji_canvas" else {})) for n in names}
         self.receivers = {e: self._receivers(e, names, receivers) for e in self.emitters}
-        self.description = dict(name="judge", task=task, receivers=self.receivers, seeds=list(seeds), receiver_seeds=list(receiver_seeds), **generation)
-        self.before = {e: self.accuracy(e) for e in self.emitters}
-        unseen = [e for e, (own, _) in self.before.items() if own == 0]
+        self.description = dict(name="judge's probability", task=task, receivers=self.receivers, seeds=list(seeds), receiver_seeds=list(receiver_seeds), **generation)
+        self.before = {e: self.look(e) for e in self.emitters}
+        unseen = [e for e, numbers in self.before.items() if numbers["emitter accuracy"] == 0]
         if unseen: raise ValueError(f"the judge does not recognise {', '.join(unseen)} before any edit, so forgetting cannot be seen; choose other emitters")
 
     def _receivers(self, emitter, names, n):
         near = [x for x, _ in near_neighbours(self.pipe, emitter, names, n//2)]; rest = [x for x in names if x not in (emitter, *near)]
         return [*near, *(rest[i] for i in sorted(np.random.default_rng(0).permutation(len(rest))[:n - len(near)]))]
 
-    def accuracy(self, emitter) -> tuple[float, float]:
-        "What the judge recognises of the emitter and of its receivers, with the pipeline as it is now: shares, 0..1."
+    def look(self, emitter) -> dict[str, float]:
+        "Mean probability of the right answer and accuracy, of the emitter and of its receivers, with the pipeline as it is now: 0..1."
         asked = [(emitter, s) for s in self.seeds] + [(r, s) for r in self.receivers[emitter] for s in self.receiver_seeds]
         images = torch.from_numpy(generate_array(self.pipe, [s for _, s in asked], [self.prompts[n] for n, _ in asked], **self.generation)).permute(0, 3, 1, 2)
-        answers = self.judge.entity_probabilities(images, self.task, self.entities).argmax(1).tolist(); right = [self.entities[a]["name"] == n for a, (n, _) in zip(answers, asked)]
-        return float(np.mean(right[:len(self.seeds)])), float(np.mean(right[len(self.seeds):]))
+        found = self.judge.entity_probabilities(images, self.task, self.entities); index = {e["name"]: i for i, e in enumerate(self.entities)}; truth = torch.tensor([index[n] for n, _ in asked])
+        numbers = {"probability": found[torch.arange(len(truth)), truth].double(), "accuracy": (found.argmax(1) == truth).double()}; parts = {"emitter": slice(None, len(self.seeds)), "receiver": slice(len(self.seeds), None)}
+        return {f"{part} {name}": float(x[where].mean()) for part, where in parts.items() for name, x in numbers.items()}
 
     def __call__(self, unlearner) -> dict[str, float]:
         "Forget every emitter once and measure."
@@ -112,9 +113,10 @@ class JudgeObjective:
         for emitter in self.emitters:
             forget, retain = make_split(self.task, emitter) if unlearner.reads == "pictures" else ([emitter], [n for n in names if n != emitter])
             edit = unlearner.unlearn(self.pipe, forget, retain, generator=torch.Generator().manual_seed(0))
-            with edit.on(self.pipe): own, others = self.accuracy(emitter)
-            rows.append((1 - own, others/max(self.before[emitter][1], 1e-9)))
-        return dict(zip(("forgetting", "retained"), np.mean(rows, 0).tolist()))
+            with edit.on(self.pipe): after = self.look(emitter)
+            kept = [after[f"receiver {n}"]/max(self.before[emitter][f"receiver {n}"], 1e-9) for n in ("probability", "accuracy")]
+            rows.append((1 - after["emitter probability"], kept[0], 1 - after["emitter accuracy"], kept[1]))
+        return dict(zip(("forgetting", "retained", "forgetting accuracy", "retained accuracy"), np.mean(rows, 0).tolist()))
 
 # %% ../../nbs/85_running.tune.ipynb #072f4a7a
 def suggest(
