@@ -1,7 +1,7 @@
 """Every method on every supported family: train, save, load in a fresh process, draw the same picture; and the rest is refused.
 
 The processes are real ones, since what a process remembers (a registered kind of edit, a module that only training imports, a hook that was left behind) is
-what such a test is for. One fresh process serves all methods of a family, to spend its seconds on loading torch only once.
+what such a test is for. One fresh process serves everybody, to spend its seconds on loading torch only once.
 """
 import json
 import os
@@ -30,11 +30,12 @@ import numpy as np, torch
 from vision_unlearning.core import initial_latents
 from vision_unlearning.models import load_pipeline
 from vision_unlearning.unlearners.base import load_edit
-asked = json.load(sys.stdin); torch.set_num_threads(asked["threads"]); pipe = load_pipeline(asked["pipeline"])
+asked = json.load(sys.stdin); torch.set_num_threads(asked["threads"])
 def draw(): return pipe(asked["prompt"], latents=initial_latents([42], [asked["prompt"]], asked["shape"]), num_inference_steps=asked["steps"], guidance_scale=3., output_type="np").images
-np.save(asked["unedited"], draw())
-for folder, file in asked["edits"].items():
-    with load_edit(folder).on(pipe): np.save(file, draw())
+for name, edits in asked["edits"].items():
+    pipe = load_pipeline(name); np.save(f"{asked['folder']}/{name}/unedited.npy", draw())
+    for method in edits:
+        with load_edit(f"{asked['folder']}/{name}/{method}").on(pipe): np.save(f"{asked['folder']}/{name}/{method}.npy", draw())
 """
 
 
@@ -66,31 +67,20 @@ def changed(before, after):
 
 
 class Family:
-    "One tiny pipeline, the edits that were made of it, and the pictures of both processes."
+    "One tiny pipeline, the edits that were made of it, and the pictures that this process drew with them."
     def __init__(self, name, split, folder):
-        self.name, self.split, self.folder, self.pipe, self.pictures, self.left = name, split, folder, load_pipeline(name), {}, {}
-        self.unedited, self.drawn = draw(self.pipe), None
+        self.name, self.split, self.folder, self.pipe, self.pictures, self.left, self.tried = name, split, folder, load_pipeline(name), {}, {}, set()
+        self.unedited = draw(self.pipe); folder.mkdir()
 
     def train(self, method):
         "Train, save, and draw in this process, once."
-        if method in self.pictures: return
-        unlearner, before = quick(method), state(self.pipe)
+        if method in self.tried: return
+        self.tried.add(method); unlearner, before = quick(method), state(self.pipe)
         forget, retain = self.split if unlearner.reads == "pictures" else ("fox", ["wolf", "red apple"])
         edit = unlearner.unlearn(self.pipe, forget, retain, generator=torch.Generator().manual_seed(0)); self.left[method] = changed(before, state(self.pipe))
         edit.save_pretrained(self.folder / method)
         with edit.on(self.pipe): self.pictures[method] = draw(self.pipe)
         self.left[method] += changed(before, state(self.pipe))
-
-    def fresh(self):
-        "Pictures by method, and `None` for the unedited one, from a process that has seen neither training nor edits."
-        if self.drawn is not None: return self.drawn
-        for method in METHODS: self.train(method)
-        asked = dict(threads=torch.get_num_threads(), pipeline=self.name, prompt=PROMPT, shape=SHAPE, steps=STEPS, unedited=str(self.folder / "unedited.npy"),
-                     edits={str(self.folder / m): str(self.folder / f"{m}.npy") for m in METHODS})
-        done = subprocess.run([sys.executable, "-c", CHILD], input=json.dumps(asked), text=True, capture_output=True, cwd=Path(__file__).resolve().parents[1], env=os.environ)
-        assert done.returncode == 0, done.stderr[-3000:]
-        self.drawn = {None: np.load(asked["unedited"]), **{m: np.load(self.folder / f"{m}.npy") for m in METHODS}}
-        return self.drawn
 
 
 @pytest.fixture(scope="session")
@@ -100,34 +90,52 @@ def split():
     return forget.select(range(2)), retain.select(range(4))
 
 
-@pytest.fixture(scope="session", params=TINY_FAMILIES)
-def family(request, split, tmp_path_factory): return Family(request.param, split, tmp_path_factory.mktemp(request.param))
+@pytest.fixture(scope="session")
+def families(split, tmp_path_factory):
+    root = tmp_path_factory.mktemp("families")
+    return {name: Family(name, split, root / name) for name in TINY_FAMILIES}
 
 
-each = pytest.mark.parametrize("method", METHODS)
+@pytest.fixture(scope="session")
+def fresh(families):
+    "Pictures by family and method (`None`: unedited) from a process that has seen neither training nor edits."
+    for family in families.values():
+        for method in METHODS: family.train(method)
+    root = next(iter(families.values())).folder.parent
+    asked = dict(threads=torch.get_num_threads(), prompt=PROMPT, shape=SHAPE, steps=STEPS, folder=str(root), edits={f.name: list(f.pictures) for f in families.values()})
+    done = subprocess.run([sys.executable, "-c", CHILD], input=json.dumps(asked), text=True, capture_output=True, cwd=Path(__file__).resolve().parents[1], env=os.environ)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {f.name: {None: np.load(f.folder / "unedited.npy"), **{m: np.load(f.folder / f"{m}.npy") for m in f.pictures}} for f in families.values()}
 
 
+each, everywhere = pytest.mark.parametrize("method", METHODS), pytest.mark.parametrize("family", TINY_FAMILIES)
+
+
+@everywhere
 @each
-def test_training_gives_the_pipeline_back(family, method):
-    family.train(method)
-    assert not family.left[method], f"{method} on {family.name} left behind: {family.left[method][:5]}"
-    assert np.isfinite(family.pictures[method]).all()
+def test_training_gives_the_pipeline_back(families, family, method):
+    one = families[family]; one.train(method)
+    assert not one.left[method], f"{method} on {family} left behind: {one.left[method][:5]}"
+    assert np.isfinite(one.pictures[method]).all()
     # An edit that does nothing would be the same in every process.
-    assert np.abs(family.pictures[method] - family.unedited).max() > 1/255, f"{method} changes no pixel of {family.name} by a grey level"
+    assert np.abs(one.pictures[method] - one.unedited).max() > 1/255, f"{method} changes no pixel of {family} by a grey level"
 
 
+@everywhere
 @each
-def test_fresh_process_draws_the_same(family, method):
-    assert np.abs(family.fresh()[method] - family.pictures[method]).max() == 0, f"{method} on {family.name}"
+def test_fresh_process_draws_the_same(families, fresh, family, method):
+    assert method in fresh[family], f"{method} was not trained on {family}"
+    assert np.abs(fresh[family][method] - families[family].pictures[method]).max() == 0, f"{method} on {family}"
 
 
-def test_fresh_process_has_the_same_pipeline(family): assert np.abs(family.fresh()[None] - family.unedited).max() == 0
+@everywhere
+def test_fresh_process_has_the_same_pipeline(families, fresh, family): assert np.abs(fresh[family][None] - families[family].unedited).max() == 0
 
 
-def test_methods_differ(family):
+@everywhere
+def test_methods_differ(fresh, family):
     "Two methods that draw the same picture would be one method, or the edit of the first was still on."
-    pictures = [family.fresh()[m].round(4).tobytes() for m in METHODS]
-    assert len(set(pictures)) == len(METHODS)
+    assert len({picture.round(4).tobytes() for picture in fresh[family].values()}) == len(fresh[family])
 
 
 def transformer_pipeline():
