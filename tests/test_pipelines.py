@@ -171,7 +171,7 @@ import sys
 from vision_unlearning.models import tiny_pipeline
 from vision_unlearning.running.session import generate_session, plan_sessions, prepare_task, unlearn_session
 from vision_unlearning.store import Store
-from vision_unlearning.unlearners.base import Callback
+from vision_unlearning.unlearners.training import Callback
 class Tell(Callback):
     def after_step(self, state): print("step", state.step, flush=True)
 store, pipe = Store(sys.argv[1]), tiny_pipeline()
