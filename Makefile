@@ -11,6 +11,10 @@ STAMP := .venv/.installed
 # make test PYTEST_ARGS='-k uce'; make outputs NB=nbs/00_core.ipynb
 PYTEST_ARGS ?=
 NB ?=
+SLOW ?=
+# Two processes, one test file at a time each: the notebooks take as long as everything else. Each gets its share of the cores.
+WORKERS ?= 2
+THREADS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); t=$$((n / $(WORKERS))); echo $$((t > 0 ? t : 1)))
 
 .PHONY: help test demo outputs prepare sidebar readme docs-preview lint install
 
@@ -28,7 +32,7 @@ $(STAMP): settings.ini setup.py constraints.txt
 install: $(STAMP) ## make .venv and install the package with the tested versions
 
 test: $(STAMP) ## every test: the notebooks, the package, the house rules
-	$(PY) -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} $(PY) -m pytest -n $(WORKERS) --dist loadscope $(PYTEST_ARGS)
 
 demo: $(STAMP) ## forget one emoji, measure what else was forgotten
 	$(BIN)/vu demo
@@ -39,9 +43,9 @@ prepare: $(STAMP) ## before a commit: export, sidebar, README, clean
 	$(PY) tools/readme.py
 	$(BIN)/nbdev_clean
 
-outputs: $(STAMP) ## run library notebooks and tutorials again, keep their outputs (NB=... for some)
+outputs: $(STAMP) ## run library notebooks and tutorials again, keep their outputs (NB=... for some, SLOW=1 for long cells too)
 	$(BIN)/nbdev_export
-	$(PY) tools/outputs.py $(NB)
+	$(PY) tools/outputs.py $(if $(SLOW),--slow) $(NB)
 	$(BIN)/nbdev_clean
 
 sidebar: $(STAMP) ## list the notebooks in _quarto.yml

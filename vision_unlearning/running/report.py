@@ -13,9 +13,9 @@ from ..interference.generate import task_prompts
 from .session import read_scores, task_entities
 
 # %% auto #0
-__all__ = ['STYLE', 'LIMITS', 'before_after', 'rank_receivers', 'summarise', 'summary_table', 'score_text', 'printed', 'picture',
-           'session_grid', 'figure_html', 'interference_rows', 'page', 'matrix_blocks', 'report_head', 'report_blocks',
-           'report_path', 'write_report']
+__all__ = ['STYLE', 'LIMITS', 'before_after', 'rank_receivers', 'summarise', 'summary_table', 'score_text', 'harm_text',
+           'printed', 'picture', 'session_grid', 'figure_html', 'interference_rows', 'page', 'matrix_blocks',
+           'report_head', 'report_blocks', 'report_path', 'write_report']
 
 # %% ../../nbs/83_running.report.ipynb #261d04a8
 def before_after(
@@ -52,7 +52,7 @@ def summarise(
     return {"method": session["method"], "emitter": emitter, "metric": table.attrs["metric"],
             "emitter_before": float(own["before"]), "emitter_after": float(own["after"]),
             "receivers_before": float(others["before"]), "receivers_after": float(others["after"]),
-            "most_harmed": ranked.index[:3].tolist(), "harm": (ranked["after"] - ranked["before"])[:3].tolist(),
+            "most_harmed": ranked.index[:3].tolist(), "harm": (ranked["after"] - ranked["before"])[:3].tolist(), "finer": ranked.columns[-1], "finer_harm": ranked.iloc[:3, -1].tolist(),
             "seconds": cost["seconds"], "megabytes": cost["edit_bytes"]/1e6}
 
 # %% ../../nbs/83_running.report.ipynb #f932684c
@@ -72,6 +72,19 @@ def score_text(
     "A pair of numbers as people read them: percents of the judge, points of CLIP."
     return f"{before:.0%} → {after:.0%}" if metric == "judge_diff" else f"CLIP {before:.1f} → {after:.1f}"
 
+# %% ../../nbs/83_running.report.ipynb #dd6731aa
+def harm_text(
+    name: str,  # of a receiver
+    harm: float,  # change of what the judge recognises, or of the CLIP score
+    finer: float,  # change of the tie-breaker
+    metric: str,  # "judge_diff" or "clip_diff"
+    finer_metric: str,  # "judge_prob_diff", "clip_diff" or "judge_diff"
+) -> str:  # empty where nothing was lost
+    "What a receiver lost: its accuracy, or where that is whole, the probability that the judge gave it."
+    if harm < 0: return f"{name} {harm:+.0%}" if metric == "judge_diff" else f"{name} {harm:+.1f}"
+    if finer >= 0: return ""
+    return f"{name} (p {finer:+.2f})" if finer_metric == "judge_prob_diff" else f"{name} (CLIP {finer:+.1f})"
+
 # %% ../../nbs/83_running.report.ipynb #36338a1b
 def printed(
     table: pd.DataFrame,  # as `summary_table` returns
@@ -79,8 +92,7 @@ def printed(
     "The summary as people read it."
     pair = lambda n: [score_text(*values) for values in zip(table["metric"], table[f"{n}_before"], table[f"{n}_after"])]
     judge = "judge" if set(table["metric"]) == {"judge_diff"} else "score"
-    loss = lambda metric, change: f"{change:+.0%}" if metric == "judge_diff" else f"{change:+.1f}"
-    harmed = [", ".join(f"{n} {loss(m, h)}" for n, h in zip(names, harms) if h < 0) or "none" for names, harms, m in zip(table["most_harmed"], table["harm"], table["metric"])]
+    harmed = [", ".join(filter(None, (harm_text(*one, m, f) for one in zip(names, harms, finer)))) or "none" for names, harms, finer, m, f in zip(*(table[c] for c in ("most_harmed", "harm", "finer_harm", "metric", "finer")))]
     return pd.DataFrame({"method": table["method"], "emitter": table["emitter"], f"{judge} on emitter": pair("emitter"),
         "mean over receivers": pair("receivers"), "most harmed receivers": harmed,
         "seconds": table["seconds"].map("{:.1f}".format), "MB": table["megabytes"].map("{:.2f}".format)})
