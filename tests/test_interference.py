@@ -71,7 +71,8 @@ def test_every_number_is_that_of_its_own_two_pictures(world):
             p = [models["judge"].entity_probabilities(torch.from_numpy(np.array(i)).permute(2, 0, 1)[None], "emoji", [{"name": n} for n in names])[0] for i in (off, on)]
             assert got.loc[(name, seed, "judge_prob_diff"), "value"] == pytest.approx(float(p[1][names.index(name)] - p[0][names.index(name)]), abs=1e-5)
             assert got.loc[(name, seed, "judge_diff"), "value"] == sum(s * float(int(q.argmax()) == names.index(name)) for s, q in zip((-1, 1), p))
-    difference = frame[frame.metric.str.endswith("_diff")]
+            if name != "key": assert -1 - 1e-6 <= got.loc[(name, seed, "dino_diff"), "value"] <= 1 + 1e-6
+    difference = frame[frame.metric.isin([m.name for m in PAIR_METRICS.values() if m.kind == "difference"])]
     assert np.allclose(difference.value, difference.on - difference.off)
     assert frame[frame.metric == "rmse"][["off", "on"]].isna().all(axis=None)
 

@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
+from vision_unlearning.benchmarks import rt_name_to_class
 from vision_unlearning.core import ForeignFileError
 from vision_unlearning.models import tiny_pipeline
 from vision_unlearning.running.batch import (
@@ -25,6 +27,8 @@ from vision_unlearning.running.batch import (
     run_batch,
     run_pipeline,
 )
+from vision_unlearning.running.grid import answers_path
+from vision_unlearning.running.report import report_path
 from vision_unlearning.running.session import generate_session, plan_sessions, read_scores, recorded_sessions
 from vision_unlearning.store import Store, image_name, read_json
 
@@ -121,15 +125,17 @@ def test_chain(tmp_path, eyes, capsys):
     batch = lambda: run_batch("emoji", ["uce"], emitters, store, progress=False, **small, **eyes)
     executed = batch()
     assert capsys.readouterr() == ("", ""), "silent means silent"
-    assert list(executed) == ["prepare", "explore", "unlearn_uce", "generate_uce", "interference_uce", "results", "report"]
+    assert list(executed) == ["prepare", "explore", "unlearn_uce", "generate_uce", "interference_uce", "results", "report", "answers"]
     sessions = plan_sessions(store, "emoji", "uce", emitters, "tiny")
     assert [r["status"] for r in recorded_sessions(store).values()] == ["complete"] * 3
     for session in sessions:
         pair = read_json(store.pair("emoji", session.index, "uce", 0))
         assert len(pair) == 100 and len(read_scores(store, session)["receiver"].unique()) == 100
         assert Image.open(store.generated(session) / image_name("on", 42, "An image of crab")).size == (16, 16)
-    report = next(store.result("report", "x").parent.glob("*.html")).read_text(encoding="utf-8")
-    assert all(e in report for e in emitters) and "src=\"http" not in report and "src='http" not in report
+    report, answers = report_path(store, "emoji", "tiny").read_text(encoding="utf-8"), answers_path(store, "emoji", "tiny")
+    for page in (report, answers.read_text(encoding="utf-8")): assert all(e in page for e in emitters) and "src=\"http" not in page and "src='http" not in page
+    table = pd.read_csv(answers.with_suffix(".csv"))
+    assert set(table["template"]) == set(rt_name_to_class) and table.loc[table["skipped"].isna() & table["file"].notna(), "file"].map(lambda f: (store.base / f).is_file()).all()
     assert batch_status(store).iloc[0].to_dict() == dict(model="tiny", task="emoji", method="uce", epochs=0, sessions=3, generated=3, scored=3, unfinished="", untouched=97)
     for path in executed.values():
         cells = read_json(path)["cells"]

@@ -122,6 +122,8 @@ class Store:
     def per_entity(self, task): return self.base/f"interference_per_entity_{safe_name(task)}.json"
     def result(self, template, name): return self.base/"results"/safe_name(template)/f"{safe_name(name)}.json"
     def executed(self, name): return self.base/"notebooks"/f"{safe_name(name)}.ipynb"
+    def embeddings(self, task, session=None): return self.base/"datasets"/(f"embeddings_{safe_name(task)}_original.json" if session is None else f"embeddings_{session.slug}.json")
+    def fingerprints(self, task, model): return self.base/f"act_fingerprints_{safe_name(task)}_{safe_name(model.replace('/', '_'))}.json"
     def features(self, task, metric): return self.base/"datasets"/f"generated_{safe_name(task)}_baseline"/f".features_{safe_name(metric)}.safetensors"
 
 # %% ../nbs/01_store.ipynb #37e7db7b

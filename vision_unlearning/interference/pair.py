@@ -26,7 +26,7 @@ class PairMetric:
     name: str
     kind: Literal["difference", "comparison"]
     higher_is_better: bool  # True when larger values mean less harm
-    scorer: str  # what looks at the pictures: "clip", "brisque", "judge", "rmse", "ssim"
+    scorer: str  # what looks at the pictures: "clip", "brisque", "judge", "rmse", "ssim", "dino"
     feature: str = ""  # which of the scorer's numbers is subtracted
     default: bool = True  # computed unless other metrics are asked for
 
@@ -38,6 +38,7 @@ PAIR_METRICS = {m.name: m for m in [
     PairMetric("ssim", "comparison", True, "ssim"),
     PairMetric("judge_diff", "difference", True, "judge", "judge"),
     PairMetric("judge_prob_diff", "difference", True, "judge", "judge_prob"),
+    PairMetric("dino_diff", "comparison", True, "dino", default=False),
     PairMetric("rmse_legacy", "comparison", False, "rmse", default=False),
     PairMetric("ssim_legacy", "comparison", True, "ssim", default=False)]}
 
@@ -51,7 +52,8 @@ class Scorers:
         judge=None,  # None for `load_judge()`
         batch_size: int = 100,  # changes speed and memory only
         device="cpu",  # where BRISQUE, RMSE and SSIM run; models run where they are
-    ): self.task, self.entities, self._clip, self._judge, self.batch_size, self.device = task, entities, clip, judge, batch_size, device
+        encoder=None,  # of images, for `dino_diff`; None for the task's default
+    ): self.task, self.entities, self._clip, self._judge, self.batch_size, self.device, self._encoder = task, entities, clip, judge, batch_size, device, encoder
 
     @functools.cached_property
     def clip(self):
@@ -62,6 +64,11 @@ class Scorers:
     def judge(self):
         from vision_unlearning.models import load_judge
         return self._judge or load_judge()
+
+    @functools.cached_property
+    def encoder(self):
+        from vision_unlearning.explore.embeddings import load_image_encoder
+        return self._encoder or load_image_encoder(self.task)
 
     def features(self, scorer, images, receivers, prompts) -> dict[str, torch.Tensor]:
         "feature -> (N,) float64 of (N,3,H,W) uint8 images that show `receivers` and were made from `prompts`."
@@ -79,6 +86,7 @@ class Scorers:
 
     def compare(self, metric: PairMetric, off, on) -> torch.Tensor:
         "(N,) float64 of two batches of images."
+        if metric.scorer == "dino": return torch.nn.functional.cosine_similarity(self.encoder.encode_images(on).double(), self.encoder.encode_images(off).double())
         measure = {"rmse": RMSE, "ssim": SSIM}[metric.scorer](metric.name.endswith("_legacy"), self.batch_size).to(self.device)
         measure.update(on, off); return measure.per_item()
 
@@ -152,6 +160,7 @@ def score_session(
     batch_size: int = 100,  # pictures at once; changes speed and memory only
     device="cpu",  # where BRISQUE, RMSE and SSIM run
     progress: bool = False,  # show a bar
+    encoder=None,  # image encoder for `dino_diff`; None for the task's default
     **fields,  # other fields of the prompt template, such as `style`
 ):  # DataFrame: receiver, seed, metric, off, on, value
     "Compare every picture with its twin; writes the tidy table and the contract's JSON."
@@ -161,7 +170,7 @@ def score_session(
     if not seeds or len(set(seeds)) != len(seeds): raise ValueError(f"seeds must be one or more different integers, got {seeds}")
     chosen, entities = choose_metrics(session.task, metrics, judge), read_entities(store, session.task); check_twins(store, session)
     prompts = dict(zip([e["name"] for e in entities], task_prompts(session.task, entities, **fields)))
-    scorers, alone = Scorers(session.task, entities, clip, judge, batch_size, device), list(dict.fromkeys(m.scorer for m in chosen if m.kind == "difference"))
+    scorers, alone = Scorers(session.task, entities, clip, judge, batch_size, device, encoder), list(dict.fromkeys(m.scorer for m in chosen if m.kind == "difference"))
     marks = {s: scorers.fingerprint(s, prompts) for s in alone}
     caches = {s: FeatureCache(store.features(session.task, s), ("judge", "judge_prob") if s == "judge" else (s,)) for s in alone}
     items = [(name, seed) for name in prompts for seed in seeds]; columns = {m.name: [] for m in chosen}

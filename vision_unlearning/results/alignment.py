@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from scipy import stats
 from ..core import check_name
-from ..explore.similarity import SIMILARITIES, similarity_matrix
+from ..explore.similarity import SIMILARITIES
 from ..interference.stats import bootstrap_correlation, mantel
 from ..plotting import HIGHER_IS_BETTER, method_color, method_label, metric_label, scatter, similarity_label
-from .base import PairTable, ResultTemplate, pair_files, read_pairs
+from .base import PairTable, ResultTemplate, pair_files, read_pairs, read_similarity, similarity_files
 from ..store import read_entities
 
 # %% auto #0
@@ -56,13 +56,11 @@ class ResultTemplateMetricSimilarityAlignment(ResultTemplate):
 
     def _matrices(self) -> tuple[PairTable, np.ndarray, np.ndarray]:
         table = read_pairs(self.store, self.task, self.unlearning_algorithm, self.epochs)
-        return table, table.matrix(self.interference_pair), similarity_matrix(self.store, self.task, self.similarity_metric)[0]
+        return table, table.matrix(self.interference_pair), read_similarity(self.store, self.task, self.similarity_metric)
 
     def inputs(self) -> list[Path]:
         pairs = pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1]
-        similarity_matrix(self.store, self.task, self.similarity_metric)  # makes the file when it is not there
-        stored = [] if self.similarity_metric == "jacc" else [self.store.similarity(self.similarity_metric, self.task)]
-        return [self.store.metadata(self.task), *pairs.values(), *stored]
+        return [self.store.metadata(self.task), *pairs.values(), *similarity_files(self.store, self.task, [self.similarity_metric])]
 
 # %% ../../nbs/64_results.alignment.ipynb #4ebc3d11
 def _compute_alignment(self) -> dict:

@@ -13,8 +13,8 @@ from scipy import stats
 from ..core import check_name
 from ..interference.stats import benjamini_hochberg, bootstrap_ci
 from ..plotting import METHOD_COLORS, method_color, method_label, metric_label, new_axes
-from .base import ResultTemplate
-from ..store import MissingSessionError, read_json
+from .base import ResultTemplate, read_table
+from ..store import MissingSessionError
 
 # %% auto #0
 __all__ = ['find_column', 'summarize', 'paired_differences', 'ResultTemplateMethodComparisonByMetricEntity']
@@ -77,7 +77,7 @@ class ResultTemplateMethodComparisonByMetricEntity(ResultTemplate):
     def inputs(self) -> list[Path]: return [self.store.per_entity(self.task)]
 
     def _values(self) -> dict[str, dict[str, float]]:
-        rows = read_json(self.store.per_entity(self.task)); columns = list(dict.fromkeys(k for r in rows for k in r))
+        rows = read_table(self.store.per_entity(self.task)); columns = list(dict.fromkeys(k for r in rows for k in r))
         chosen = {m: find_column(columns, m, self.interference_entity, self.epochs.get(m)) for m in self.unlearning_algorithm_list}
         finite = lambda v: v is not None and np.isfinite(v)
         return {m: {r["name"]: float(r[c]) for r in rows if finite(r.get(c))} for m, c in chosen.items()}

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name
-from ..explore.similarity import SIMILARITIES, matrix_to_records, similarity_matrix
+from ..explore.similarity import SIMILARITIES, matrix_to_records
 from ..plotting import HIGHER_IS_BETTER, heatmap, method_label, metric_label, similarity_label
-from .base import ResultTemplate, pair_files, read_pairs
+from .base import ResultTemplate, pair_files, read_pairs, read_similarity, similarity_files
 from ..store import read_entities
 
 # %% auto #0
@@ -60,7 +60,7 @@ def _plot_matrix(cls,
     groups, kind, metric = about.get("groups"), about[about["metric_key_name"]], about["metric_key_name"] == "interference_pair"
     if groups: rows, columns = (sorted(names, key=lambda n: groups[n]) for names in (rows, columns))
     table = {r["emitter"]: r for r in records}; matrix = np.array([[table[r][c] for c in columns] for r in rows], float)
-    signed = metric and kind.endswith("_diff")
+    signed = metric and kind.endswith("_diff") and kind != "dino_diff"  # that one is a cosine of two pictures, 1 where nothing changed
     ax = heatmap(matrix, rows, ax, columns, [groups[r] for r in rows] if groups and rows == columns else None, signed, HIGHER_IS_BETTER.get(kind, True),
                  metric_label(kind) if metric else similarity_label(kind))
     ax.set(title=cls.plot_make_title(data) if title is None else title, xlabel=("receiver" if metric else "") if xlabel is None else xlabel, ylabel=("emitter" if metric else "") if ylabel is None else ylabel)
@@ -98,12 +98,11 @@ class ResultTemplateSimilarityMatrix(ResultTemplateMatrix):
         super()._check(); check_name("similarity", self.similarity_metric, SIMILARITIES)
 
     def inputs(self) -> list[Path]:
-        similarity_matrix(self.store, self.task, self.similarity_metric)  # makes the file when it is not there
-        return [self.store.metadata(self.task)] + [p for p in [self.store.similarity(self.similarity_metric, self.task)] if self.similarity_metric != "jacc"]
+        return [self.store.metadata(self.task), *similarity_files(self.store, self.task, [self.similarity_metric])]
 
     def _describe(self) -> dict:
-        return {"groups": self._groups(), "summary": matrix_summary(similarity_matrix(self.store, self.task, self.similarity_metric)[0])}
+        return {"groups": self._groups(), "summary": matrix_summary(read_similarity(self.store, self.task, self.similarity_metric))}
 
     def _compute_from_scratch(self) -> list[dict]:
-        matrix, names = similarity_matrix(self.store, self.task, self.similarity_metric)
-        return matrix_to_records(matrix, names, names)
+        names = [e["name"] for e in read_entities(self.store, self.task)]
+        return matrix_to_records(read_similarity(self.store, self.task, self.similarity_metric), names, names)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from ..core import ForeignFileError, MissingSessionError, UnknownNameError, check_name, config_hash, get_task, versions
 from ..store import Session, Store, atomic_path, find_entity, image_name, read_json
+from .grid import answers_path
 from .report import report_path
 from .session import claim_baseline, finished, plan_sessions, recorded_sessions, require_edits, task_entities, weights_fingerprint
 
@@ -19,7 +20,7 @@ __all__ = ['STAGES', 'HOW', 'pipeline_path', 'pipeline_parameters', 'fits', 'che
            'batch_status']
 
 # %% ../../nbs/80_running.batch.ipynb #9a5a909a
-STAGES = ("prepare", "explore", "unlearn", "generate", "interference", "results", "report")
+STAGES = ("prepare", "explore", "unlearn", "generate", "interference", "results", "report", "answers")
 
 # %% ../../nbs/80_running.batch.ipynb #0bf3367f
 def pipeline_path(
@@ -110,10 +111,11 @@ def missing_work(
     "Check the names in the parameters, and say what a stage would have to make."
     task = get_task(parameters["task"]).name
     if stage == "prepare": return [] if store.metadata(task).exists() else ["entity table"]
-    if stage == "explore": return [f"{kind} similarity" for kind in ("clip", "attr") if not store.similarity(kind, task).exists()]
-    if stage in ("results", "report"):
+    if stage == "explore": return [f"{kind} similarity" for kind in ("clip", "attr", *["act"]*bool(parameters["attention_seeds"])) if not store.similarity(kind, task).exists()]
+    if stage in ("results", "report", "answers"):
         if not chosen_sessions(parameters, store): raise MissingSessionError(f"no complete session of {task!r} in {store.base} fits; run `vu batch` first")
         if stage == "results": return [] if store.per_entity(task).exists() else ["entity metrics"]
+        if stage == "answers": return [] if answers_path(store, task, parameters["model"]).exists() else ["answers"]
         return [] if report_path(store, task, parameters["model"]).exists() else ["page"]
     sessions = planned(parameters, store); weights = weights_fingerprint(sessions[0].model, parameters["revision"] or None)
     if stage == "unlearn": return [f"edit of {s.slug}" for s in sessions if finished(store, s, weights) is None]
@@ -126,7 +128,8 @@ def missing_work(
         count |= {f"on images of {s.slug}": missing_images(store.generated(s), "on", seeds, prompts) for s in sessions}
         return [f"{n} {what}" for what, n in count.items() if n]
     scored = lambda s: store.scores(s).exists() and records[s]["stages"].get("interference", {}).get("seeds") == list(parameters["seeds"])
-    return [f"scores of {s.slug}" for s in sessions if not scored(s)]
+    unseen = [f"embeddings of {s.slug if s else 'the baseline'}" for s in (None, *sessions) if parameters["embed"] and not store.embeddings(task, s).exists()]
+    return [f"scores of {s.slug}" for s in sessions if not scored(s)] + unseen
 
 # %% ../../nbs/80_running.batch.ipynb #db79d023
 def chosen_sessions(
@@ -135,7 +138,7 @@ def chosen_sessions(
 ) -> list[Session]:  # those that are complete
     "The complete sessions that a results or report notebook is about; names are checked."
     from vision_unlearning.unlearners.base import METHODS
-    table = task_entities(store, parameters["task"]); names = [find_entity(table, e)["name"] for e in parameters["entities"]]
+    table = task_entities(store, parameters["task"]); names = [find_entity(table, e)["name"] for e in parameters.get("entities", ())]
     for method in parameters["methods"]: check_name("method", method, METHODS)
     model = parameters["model"] or get_task(parameters["task"]).base_model
     wanted = lambda s: s.model == model and (not names or s.entity in names) and (not parameters["methods"] or s.method in parameters["methods"])
@@ -163,7 +166,7 @@ def run_stamp(
 ) -> str:  # 8 hex digits
     "Fingerprint of everything that a run depends on."
     digest = lambda path: hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    read = {s.slug: digest(store.scores(s)) for s in chosen_sessions(parameters, store)} if stage in ("results", "report") else {}
+    read = {s.slug: digest(store.scores(s)) for s in chosen_sessions(parameters, store)} if stage in ("results", "report", "answers") else {}
     return config_hash({"parameters": {n: v for n, v in parameters.items() if n not in HOW}, "notebook": digest(pipeline_path(stage)), "read": read})
 
 # %% ../../nbs/80_running.batch.ipynb #0a44e1d1

@@ -28,7 +28,7 @@ def split(
 # %% ../../nbs/82_running.cli.ipynb #dacbe92a
 @app.command()
 def run(
-    stage: Annotated[str, typer.Argument(help="prepare, explore, unlearn, generate, interference, results or report.")],
+    stage: Annotated[str, typer.Argument(help="prepare, explore, unlearn, generate, interference, results, report or answers.")],
     parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="name=value; lists with commas or as JSON.")] = None,
     task: Annotated[str, typer.Option(help="Short for -p task=...")] = "",
     base_folder: BaseFolder = "assets",
@@ -86,14 +86,20 @@ def report(
     entities: Annotated[str, typer.Option(help="Emitters, with commas; empty means all that ran.")] = "",
     model: Annotated[str, typer.Option(help="Base model; empty means the task's own.")] = "",
     base_folder: BaseFolder = "assets",
+    quick: Annotated[bool, typer.Option("--quick", help="Only the page of the sessions; ask no templates.")] = False,
+    n_permutations: Annotated[int, typer.Option(help="Permutations of a test; 0 takes each template's own.")] = 0,
+    quiet: Quiet = False,
 ):
-    "Write the report of the complete sessions and say where it is."
+    "Write the report of the complete sessions, ask every template about them, and say where the pages and the table are."
     from vision_unlearning.running.batch import chosen_sessions
+    from vision_unlearning.running.grid import write_answers
     from vision_unlearning.running.report import printed, summary_table, write_report
     from vision_unlearning.store import Store
     store = Store(base_folder); asked = dict(task=task, methods=split(methods), entities=split(entities), model=model)
     sessions = chosen_sessions(asked, store); path = write_report(store, task, sessions)
     typer.echo(printed(summary_table(store, sessions)).to_string(index=False)); typer.echo(path.resolve())
+    if quick: return
+    for path in write_answers(store, task, list(dict.fromkeys(s.method for s in sessions)), n_permutations or None, model=model, progress=not quiet): typer.echo(path.resolve())
 
 # %% ../../nbs/82_running.cli.ipynb #c6d28597
 @app.command()

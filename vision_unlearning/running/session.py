@@ -14,7 +14,7 @@ from ..store import Session, Store, atomic_folder, claim, find_entity, read_enti
 # %% auto #0
 __all__ = ['task_entities', 'prepare_task', 'as_recorded', 'plan_sessions', 'weights_fingerprint', 'session_data', 'finished',
            'claim_baseline', 'require_edits', 'unlearn_session', 'note_stage', 'generate_session', 'default_clip',
-           'load_evaluators', 'score_images', 'read_scores', 'recorded_sessions']
+           'load_evaluators', 'score_images', 'embed_images', 'read_scores', 'recorded_sessions']
 
 # %% ../../nbs/81_running.session.ipynb #4f81696c
 def task_entities(
@@ -221,6 +221,22 @@ def score_images(
     scores = score_session(store, session, list(seeds), list(metrics) or None, clip=clip, judge=judge, batch_size=batch_size)
     note_stage(store, session, "interference", seconds=time.perf_counter() - start, **asked)
     return scores
+
+# %% ../../nbs/81_running.session.ipynb #ab69cd88
+def embed_images(
+    store: Store,
+    task: str,
+    session: Session | None,  # with its images; None for the pictures without an edit
+    seeds: list[int],
+    encoder,  # anything with `encode_images` and `name`, as `explore.embeddings.load_image_encoder` returns
+    batch_size: int = 100,  # changes speed and memory only
+) -> bool:  # whether there was anything to do
+    "Embed the pictures of a session, or of the baseline, once for these seeds and this encoder."
+    from vision_unlearning.explore.embeddings import embed_session
+    path = store.embeddings(task, session); about = read_json(path)["metadata"] if path.is_file() else {}
+    if (about.get("seeds"), about.get("embedding_model")) == (sorted(seeds), getattr(encoder, "name", "unnamed")): return False
+    embed_session(store, task, session, encoder, list(seeds), batch_size)
+    return True
 
 # %% ../../nbs/81_running.session.ipynb #5df9e04e
 def read_scores(
