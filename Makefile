@@ -12,7 +12,7 @@ STAMP := .venv/.installed
 PYTEST_ARGS ?=
 NB ?=
 SLOW ?=
-# Two processes, one test file at a time each: the notebooks take as long as everything else. Each gets its share of the cores.
+# Two processes that take tests from each other when they run out: the notebooks alone take longer than everything else. Each gets its share of the cores.
 WORKERS ?= 2
 THREADS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); t=$$((n / $(WORKERS))); echo $$((t > 0 ? t : 1)))
 
@@ -32,7 +32,7 @@ $(STAMP): settings.ini setup.py constraints.txt
 install: $(STAMP) ## make .venv and install the package with the tested versions
 
 test: $(STAMP) ## every test: the notebooks, the package, the house rules
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} $(PY) -m pytest -n $(WORKERS) --dist loadscope $(PYTEST_ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} $(PY) -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 demo: $(STAMP) ## forget one emoji, measure what else was forgotten
 	$(BIN)/vu demo

@@ -35,8 +35,7 @@ def _as_columns(
 def _unit(values: np.ndarray) -> np.ndarray:
     "Columns centred and of length one; a constant column becomes NaN."
     centred = values - values.mean(0); length = np.sqrt((centred**2).sum(0))
-    with np.errstate(invalid="ignore", divide="ignore"): return centred/np.where(length > 1e-12*(1 + np.abs(values).max(0,
-        initial=0)), length, np.nan)
+    with np.errstate(invalid="ignore", divide="ignore"): return centred/np.where(length > 1e-12*(1 + np.abs(values).max(0, initial=0)), length, np.nan)
 
 # %% ../../nbs/53b_interference.entity_stats.ipynb #48a559f2
 def permutation_correlation(

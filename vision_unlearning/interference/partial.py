@@ -41,8 +41,7 @@ def partial_mantel(
     x, *controls = [_complete(m, name, n) for m, name in [(x, "x"), *((c, f"controls[{i}]") for i, c in enumerate(controls))]]
     if not controls: raise ValueError("controls is empty; use `mantel` for a correlation that holds nothing fixed")
     if method not in ("pearson", "spearman"): raise ValueError(f"method must be 'pearson' or 'spearman', got {method!r}")
-    if alternative not in ("two-sided", "greater",
-        "less"): raise ValueError(f"alternative must be 'two-sided', 'greater' or 'less', got {alternative!r}")
+    if alternative not in ("two-sided", "greater", "less"): raise ValueError(f"alternative must be 'two-sided', 'greater' or 'less', got {alternative!r}")
     if method == "spearman": x, y, *controls = map(_rank_pairs, (x, y, *controls))
     cells = off & np.isfinite(y); e = np.zeros((n, n))
     if cells.sum() < len(controls) + 3: raise ValueError(f"y has {cells.sum()} values, too few for {len(controls)} controls")
@@ -55,8 +54,7 @@ def partial_mantel(
         moved = _renamed(e, orders); along = moved @ columns; left = (moved**2) @ weight - (along[:, 1:]**2).sum(1)
         with np.errstate(invalid="ignore", divide="ignore"): return along[:, 0]/np.sqrt(left*(rest**2).sum()), left
     (observed,), (left,) = partial(np.arange(n)[None]); generator, null, size = np.random.default_rng(seed), [], max(1, 500_000//n**2)
-    for start in range(0, n_permutations, size): null.append(partial(generator.permuted(np.tile(np.arange(n),
-        (min(size, n_permutations - start), 1)), axis=1))[0])
+    for start in range(0, n_permutations, size): null.append(partial(generator.permuted(np.tile(np.arange(n), (min(size, n_permutations - start), 1)), axis=1))[0])
     slope = float(observed*np.sqrt((rest**2).sum()/left)*x[cells].std()) if left > 0 else float("nan")
     return {"statistic": float(observed), "pvalue": _permutation_pvalue(observed,
             np.concatenate(null) if null else np.empty(0), alternative), "slope_per_sd": slope,

@@ -52,7 +52,6 @@ class ResultTemplateMetricSimilarityAlignment(ResultTemplate):
 
     def _check(self):
         super()._check(); check_name("similarity", self.similarity_metric, SIMILARITIES)
-        if not 0 < self.significance_threshold < 1: raise ValueError(f"significance_threshold must be between 0 and 1, got {self.significance_threshold}")
 
     def _matrices(self) -> tuple[PairTable, np.ndarray, np.ndarray]:
         table = read_pairs(self.store, self.task, self.unlearning_algorithm, self.epochs)

@@ -52,8 +52,7 @@ def label_test(
     centred = np.where(off, change - change[off].mean(), 0.); safe = np.where(count > 0, count, 1.)
     cells = lambda orders: np.einsum("bnp,bnq->bpq", first[orders].astype(float), centred @ second[orders].astype(float))/safe
     observed = cells(np.arange(n)[None])[0]; generator, null = np.random.default_rng(seed), []
-    for start in range(0, n_permutations, 200): null.append(cells(generator.permuted(np.tile(np.arange(n),
-        (min(200, n_permutations - start), 1)), axis=1)))
+    for start in range(0, n_permutations, 200): null.append(cells(generator.permuted(np.tile(np.arange(n), (min(200, n_permutations - start), 1)), axis=1)))
     null = np.concatenate(null); spread = lambda b: (count*b**2).sum((-2, -1))
     p = (1 + (spread(null) >= spread(observed) - 1e-12).sum())/(1 + n_permutations)
     each = (1 + (np.abs(null) >= np.abs(observed) - 1e-12).sum(0))/(1 + n_permutations)
@@ -129,8 +128,7 @@ def _plot_association(cls,
          signed=panel == "delta", harm_is_low=False, label="more alike, less the overall change"
         if panel == "delta" else "mean cosine")
     if panel == "delta":
-        for i, j in zip(*np.nonzero(np.array(r["cell_pvalues"], float) < about["significance_threshold"])): ax.text(j, i,
-            "*", ha="center", va="center", fontsize=14)
+        for i, j in zip(*np.nonzero(np.array(r["cell_pvalues"], float) < about["significance_threshold"])): ax.text(j, i, "*", ha="center", va="center", fontsize=14)
     ax.set(xlabel=about["attribute_2"], ylabel=about["attribute_1"])
     p = "undefined" if r["label_pvalue"] is None else f"{r['label_pvalue']:.2g}"
     ax.set_title(f"{method_label(about['unlearning_algorithm'])} on {about['task']}, {r['n_unlearned_entities']} edits\noverall {-r['overall_change']:+.3f}, renamed entities p = {p}".replace("-", "−"), fontsize=9)

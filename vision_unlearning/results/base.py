@@ -47,6 +47,7 @@ class ResultTemplate(Config):
         "Names are checked when the question is asked, not when it is answered."
         if hasattr(self, "model") and "/" not in self.model: check_name("model", self.model, MODELS)
         if hasattr(self, "task"): get_task(self.task)
+        if not 0 < getattr(self, "significance_threshold", .5) < 1: raise ValueError(f"significance_threshold must be between 0 and 1, got {self.significance_threshold}")
         for method in getattr(self, "unlearning_algorithm_list", [getattr(self, "unlearning_algorithm", "none")]): check_name("method", method, METHOD_COLORS)
         if hasattr(self, "interference_pair"): check_name("pair metric", self.interference_pair, HIGHER_IS_BETTER)
 

@@ -42,8 +42,7 @@ def summarize(
     "Numbers of one method."
     numbers = np.array(list(values.values()), float); n = len(numbers); low, high = bootstrap_ci(numbers)
     of = lambda f: float(f(numbers)) if n else float("nan")
-    return {"values": numbers.tolist(), "mean": of(np.mean), "median": of(np.median), "std": of(np.std), "n": n,
-            "mean_ci_low": low, "mean_ci_high": high, "entity_names": list(values)}
+    return {"values": numbers.tolist(), "mean": of(np.mean), "median": of(np.median), "std": of(np.std), "n": n, "mean_ci_low": low, "mean_ci_high": high, "entity_names": list(values)}
 
 # %% ../../nbs/63_results.comparison.ipynb #74137161
 def paired_differences(

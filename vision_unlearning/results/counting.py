@@ -25,8 +25,7 @@ def _naive(groups_or_x, y: np.ndarray, numerical: bool) -> np.ndarray:  # (2,M) 
     "The two textbook p-values of every column of (N,M) values without holes."
     flat = np.ptp(y, axis=0) == 0; safe = np.where(flat, np.arange(len(y))[:, None], y)
     if numerical: found = [stats.pearsonr(groups_or_x[:, None], safe, axis=0).pvalue, stats.spearmanr(groups_or_x, safe).pvalue]
-    else: parts = [safe[groups_or_x == g] for g in np.unique(groups_or_x)]; found = [stats.f_oneway(*parts).pvalue,
-        stats.kruskal(*parts).pvalue]
+    else: parts = [safe[groups_or_x == g] for g in np.unique(groups_or_x)]; found = [stats.f_oneway(*parts).pvalue, stats.kruskal(*parts).pvalue]
     spearman = np.asarray(found[1]); found[1] = spearman[0, 1:] if spearman.ndim == 2 else np.atleast_1d(spearman)
     return np.where(flat, np.nan, np.stack([np.atleast_1d(f) for f in found]))
 
@@ -87,8 +86,7 @@ class ResultTemplateCountSignificantRelationship(ResultTemplate):
             try: check_categories([str(v) for v in values if v is not None], attribute, self.min_samples_per_category)
             except InsufficientSamplesError as error: reason = str(error)
         keys = ("n", "effect_size", "permutation_pvalue", "naive_pvalue")
-        found = {k: np.full(len(names), np.nan) for k in keys} if reason else attribute_tests(values, kind, y,
-            self.n_permutations, self.random_state)
+        found = {k: np.full(len(names), np.nan) for k in keys} if reason else attribute_tests(values, kind, y, self.n_permutations, self.random_state)
         about = {"unlearning_algorithm": method, "attribute": attribute, "kind": kind, "reason": reason}
         return [{**about, "interference_entity": m, **{k: found[k][j] for k in keys}} for j, m in enumerate(self.interference_entity_list)]
 
@@ -96,11 +94,9 @@ class ResultTemplateCountSignificantRelationship(ResultTemplate):
 def _compute_count(self) -> dict:
     rows = read_table(self.store.per_entity(self.task)); kinds = attribute_columns(rows)
     for attribute in self.attribute_list: attribute_values(rows, attribute)
-    tests = [t for method in self.unlearning_algorithm_list for a in self.attribute_list for t in self._test_one(rows,
-        method, a, kinds.get(a))]
+    tests = [t for method in self.unlearning_algorithm_list for a in self.attribute_list for t in self._test_one(rows, method, a, kinds.get(a))]
     for t, adjusted in zip(tests, benjamini_hochberg([t["permutation_pvalue"] for t in tests])):
-        t |= {"adjusted_pvalue": adjusted, "significant": bool(adjusted < self.significance_threshold),
-            "significant_naive": bool(t["naive_pvalue"] < self.significance_threshold)}
+        t |= {"adjusted_pvalue": adjusted, "significant": bool(adjusted < self.significance_threshold), "significant_naive": bool(t["naive_pvalue"] < self.significance_threshold)}
     done = [t for t in tests if np.isfinite(t["permutation_pvalue"])]
     def summary(part): n, k = len(part), sum(t["significant"] for t in part); return {"count": k, "total": n,
         "fraction": k/n if n else float("nan"), "count_naive": sum(t["significant_naive"] for t in part)}

@@ -57,15 +57,13 @@ class ResultTemplateMinimumCutInterference(ResultTemplate):
         if not 0 <= self.lambda_quantile < 1: raise ValueError(f"lambda_quantile must be at least 0 and below 1, got {self.lambda_quantile}")
         if self.lambda_value is not None and self.lambda_quantile: raise ValueError("give lambda_quantile or lambda_value, not both")
 
-    def inputs(self) -> list[Path]: return [self.store.metadata(self.task),
-        *pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1].values()]
+    def inputs(self) -> list[Path]: return [self.store.metadata(self.task), *pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1].values()]
 
     def _capacity(self, table) -> tuple[np.ndarray, float]:
         "Capacities with small ones dropped, and the threshold."
         w = harm_capacity(table.matrix(self.interference_pair), self.interference_pair)
         w[np.eye(len(w), dtype=bool) | np.isnan(w)] = 0.; positive = w[w > 0]
-        limit = self.lambda_value if self.lambda_value is not None else float(np.quantile(positive,
-            self.lambda_quantile)) if len(positive) else 0.
+        limit = self.lambda_value if self.lambda_value is not None else float(np.quantile(positive, self.lambda_quantile)) if len(positive) else 0.
         return np.where(w >= limit, w, 0.), limit
 
 # %% ../../nbs/69_results.cut.ipynb #5e607536
@@ -104,8 +102,7 @@ def _plot_cut(cls,
 ) -> Axes:
     "The thickest edges of the cut between its two sides."
     about, r = data["metadata"], data["result"]
-    first, second = (next(n for n in r[side] if n.replace("_", " ") == about[key].replace("_", " "))
-        for side, key in (("emitter_set", "entity_1"), ("sink_set", "entity_2")))
+    first, second = (next(n for n in r[side] if n.replace("_", " ") == about[key].replace("_", " ")) for side, key in (("emitter_set", "entity_1"), ("sink_set", "entity_2")))
     shown = r["cut_edges"][:top]; direct = [e for e in r["cut_edges"][top:] if (e["from"], e["to"]) == (first, second)]
     shown = shown + direct
     sides = [list(dict.fromkeys([chief, *(e[end] for e in shown)])) for chief, end in ((first, "from"), (second, "to"))]
@@ -120,8 +117,7 @@ def _plot_cut(cls,
     for x, align, side, where, chief in ((0, "right", sides[0], place[0], first), (1, "left", sides[1], place[1], second)):
         for name in side: ax.text(x, where[name], name, ha=align, va="center", fontsize=8, weight="bold" if name == chief else "normal")
     rest = r["cut_edges"][top:]; rest = [e for e in rest if e not in direct]
-    if rest: ax.text(.5, n - .1, f"and {len(rest)} thinner edges, together {sum(e['weight'] for e in rest):.3g}",
-        ha="center", va="top", fontsize=8, style="italic")
+    if rest: ax.text(.5, n - .1, f"and {len(rest)} thinner edges, together {sum(e['weight'] for e in rest):.3g}", ha="center", va="top", fontsize=8, style="italic")
     for x, text in ((0, f"emitter's side ({r['n_emitter']})"), (1, f"protected side ({r['n_sink']})")): ax.text(x, -1., text,
         ha=("right", "left")[x], va="center", fontsize=8, color="#666666")
     ax.set(xlim=(-.45, 1.45), ylim=(n + .4, -1.5)); ax.set_xticks([]); ax.set_yticks([])

@@ -43,14 +43,12 @@ class ResultTemplateSignificantRelationshipCategoricalDirectional(ResultTemplate
     n_permutations: int = 10_000
     random_state: int = 42
 
-    def inputs(self) -> list[Path]: return [self.store.metadata(self.task),
-        *pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1].values()]
+    def inputs(self) -> list[Path]: return [self.store.metadata(self.task), *pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1].values()]
 
     def _part(self, labels, y, names) -> dict:
         kept = [i for i, label in enumerate(labels) if label is not None and np.isfinite(y[i])]; mine = [labels[i] for i in kept]
         check_categories(mine, self.attribute, self.min_samples_per_category)
-        return {"x": mine, "y": y[kept], "entity_names": [names[i] for i in kept],
-            **compare_groups(mine, y[kept], self.significance_threshold, self.n_permutations, self.random_state)}
+        return {"x": mine, "y": y[kept], "entity_names": [names[i] for i in kept], **compare_groups(mine, y[kept], self.significance_threshold, self.n_permutations, self.random_state)}
 
     def _compute_from_scratch(self) -> dict:
         entities = read_entities(self.store, self.task); values = attribute_values(entities, self.attribute)
@@ -75,8 +73,7 @@ def _plot_directional(cls,
     "Receivers by group: how much more they suffer from the source than from others."
     about, r = data["metadata"], data["result"]; contrast = contrast and r["contrast"] is not None
     part = r["contrast"] if contrast else r; method = about["unlearning_algorithm"]
-    ax = draw_groups(part["x"], part["y"], part["groups"], ax,
-        metric_label(about["interference_pair"]) + (", minus that from other emitters" if contrast else ""), method_color(method))
+    ax = draw_groups(part["x"], part["y"], part["groups"], ax, metric_label(about["interference_pair"]) + (", minus that from other emitters" if contrast else ""), method_color(method))
     if contrast: ax.axvline(0, color="black", lw=.8, ls=":")
     ax.set_title(f"{method_label(method)} on {about['task']}: from {about['attribute']} = {about['source_attribute_value']} to …\n{sound_title(part, 'ω²')}", fontsize=9)
     return ax

@@ -37,8 +37,7 @@ class EmbeddingTemplate(ResultTemplate):
 
     def _files(self) -> dict[int, Path]:  # emitter index -> file, for those that have embeddings
         epochs, pairs = pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs); names = self.names
-        found = {i: self.store.embeddings(self.task, Session(self.task, names[i], i, self.unlearning_algorithm, epochs,
-            self.model)) for i in sorted(pairs) if i < len(names)}
+        found = {i: self.store.embeddings(self.task, Session(self.task, names[i], i, self.unlearning_algorithm, epochs, self.model)) for i in sorted(pairs) if i < len(names)}
         there = {i: p for i, p in found.items() if p.is_file()}
         if not there: raise MissingSessionError(f"{next(iter(found.values()))} does not exist, nor that of any other emitter; embed a session first (`explore.embeddings.embed_session`)")
         return there
@@ -68,8 +67,7 @@ def simulate_embeddings(
     generator = np.random.default_rng(0); rows = []
     for entity, vector in zip(read_entities(store, task), vectors):
         wobble = noise*generator.normal(size=(len(seeds), len(vector))); wobble -= wobble.mean(0)
-        rows += [{"prompted_entity": entity["name"], "seed": s, "prompt": f"An image of {entity['name']}",
-            "embedding": (vector + w).tolist()} for s, w in zip(seeds, wobble)]
+        rows += [{"prompted_entity": entity["name"], "seed": s, "prompt": f"An image of {entity['name']}", "embedding": (vector + w).tolist()} for s, w in zip(seeds, wobble)]
     return write_json(store.embeddings(task, session), {"metadata": {"embedding_model": "simulated"}, "embeddings": rows})
 
 # %% ../../nbs/69b_results.displacement.ipynb #c0407b82
@@ -83,8 +81,7 @@ class ResultTemplateEmbeddingUnlearningProfile(EmbeddingTemplate):
     def inputs(self) -> list[Path]:
         index, files = self._index(), self._files()
         if index not in files: raise MissingSessionError(f"{self.entity!r} has no {self.unlearning_algorithm} embeddings in {self.base_folder}; embed its session first")
-        return [self.store.metadata(self.task), self.store.embeddings(self.task), files[index],
-            pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1][index]]
+        return [self.store.metadata(self.task), self.store.embeddings(self.task), files[index], pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1][index]]
 
     def _compute_from_scratch(self) -> dict:
         index = self._index(); off, on = (self._vectors(p) for p in self.inputs()[1:3])
@@ -117,8 +114,7 @@ def _plot_profile(cls,
         ax = new_axes((4.6, 2.8), ax); ax.hist(r["retained_displacement_magnitudes"], bins=25, color="#999999")
         ax.axvline(r["self_displacement_magnitude"], color=METHOD_COLORS["distil"], lw=2)
         ax.set(xlabel="distance moved", ylabel="entities")
-        ax.text(r["self_displacement_magnitude"], ax.get_ylim()[1], f" {about['entity']}", color=METHOD_COLORS["distil"],
-            va="top", fontsize=8)
+        ax.text(r["self_displacement_magnitude"], ax.get_ylim()[1], f" {about['entity']}", color=METHOD_COLORS["distil"], va="top", fontsize=8)
     elif panel == "components":
         off, on = (np.array(r[key], float) for key in ("pca_off", "pca_on"))
         off, on = (np.pad(v, ((0, 0), (0, max(0, 2 - v.shape[1])))) for v in (off, on))
@@ -126,8 +122,7 @@ def _plot_profile(cls,
         rest = np.arange(len(off)) != k; known = rest & np.isfinite(harm); limit = np.abs(harm[known]).max() if known.any() else 1.
         for i in np.flatnonzero(rest): ax.plot([off[i, 0], on[i, 0]], [off[i, 1], on[i, 1]], color="#bbbbbb", lw=.8, zorder=1)
         ax.scatter(*off[rest, :2].T, s=8, color="#999999", zorder=2)
-        shown = ax.scatter(*on[known, :2].T, s=16, c=harm[known], cmap="RdBu", vmin=-limit or -1, vmax=limit or 1,
-            edgecolors="black", linewidths=.3, zorder=3)
+        shown = ax.scatter(*on[known, :2].T, s=16, c=harm[known], cmap="RdBu", vmin=-limit or -1, vmax=limit or 1, edgecolors="black", linewidths=.3, zorder=3)
         ax.annotate("", on[k, :2], off[k, :2], arrowprops=dict(arrowstyle="-|>", color=METHOD_COLORS["distil"], lw=2), zorder=4)
         ax.annotate(about["entity"], off[k, :2], (4, 4), textcoords="offset points", fontsize=9)
         ax.figure.colorbar(shown, ax=ax, label=metric_label("clip_diff"))
@@ -151,8 +146,7 @@ class ResultTemplateEmbeddingForgettingEfficiency(EmbeddingTemplate):
         off, files, names = self._vectors(self.store.embeddings(self.task)), self._files(), self.names
         ratios = np.array([specificity_ratio(off, self._vectors(p), i)[0] for i, p in files.items()])
         harm = self._table().matrix("clip_diff"); rows = list(files)
-        change = np.array([np.mean(row[np.isfinite(row)]) if np.isfinite(row).any() else np.nan
-            for row in harm[rows]]) if self.legacy else np.diag(harm)[rows]
+        change = np.array([np.mean(row[np.isfinite(row)]) if np.isfinite(row).any() else np.nan for row in harm[rows]]) if self.legacy else np.diag(harm)[rows]
         valid = ratios[np.isfinite(ratios)]; both = np.isfinite(ratios) & np.isfinite(change)
         found = permutation_correlation(ratios, change, self.n_permutations, "spearman", self.random_state)
         low, high = bootstrap_ci(valid, seed=self.random_state)

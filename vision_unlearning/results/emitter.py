@@ -84,10 +84,8 @@ def _plot_one(cls,
     named = {at[n]: n for n in [*r["labeled_most"][:3], *r["labeled_most_similar"][:1]]}
     ax = scatter(r["y"], r["x"], ax, similarity_label(about["similarity_metric"]), metric_label(about["interference_pair"]),
         names=named, color="#999999")
-    for key, style in (("labeled_most_similar", dict(color=method_color(method))),
-        ("labeled_most", dict(facecolors="none", edgecolors=method_color("distil"), linewidths=1.4))):
-        ax.scatter([r["y"][at[n]] for n in r[key]], [r["x"][at[n]] for n in r[key]], s=46,
-            label={"labeled_most": "most harmed"}.get(key, "most similar"), **style)
+    for key, style in (("labeled_most_similar", dict(color=method_color(method))), ("labeled_most", dict(facecolors="none", edgecolors=method_color("distil"), linewidths=1.4))):
+        ax.scatter([r["y"][at[n]] for n in r[key]], [r["x"][at[n]] for n in r[key]], s=46, label={"labeled_most": "most harmed"}.get(key, "most similar"), **style)
     ax.legend(fontsize=8, frameon=False); p = r["permutation_pvalue"]
     number = "nothing varies" if p is None else f"r = {r['effect_size']:.2f}, permutation p = {p:.2g}".replace("-", "−")
     ax.set_title(f"{method_label(method)} forgets {about['entity']}\n{number}", fontsize=9)
@@ -124,12 +122,10 @@ def _plot_rank(cls,
     about, r = data["metadata"], data["result"]; method = about["unlearning_algorithm"]; ax = new_axes((6, 3.2), ax)
     y = np.array(r["interference"], float); at = {n: i for i, n in enumerate(r["receiver_names"])}
     ax.plot(r["rank"], y, ".", color="#999999"); half = min(window, len(y))//2
-    ax.plot(r["rank"], [y[max(0, i - half):i + half + 1].mean() for i in range(len(y))], color=method_color(method), lw=2,
-        label=f"mean of {2*half + 1} neighbours")
+    ax.plot(r["rank"], [y[max(0, i - half):i + half + 1].mean() for i in range(len(y))], color=method_color(method), lw=2, label=f"mean of {2*half + 1} neighbours")
     ax.legend(fontsize=8, frameon=False)
     for n in r["labeled_most"][:3]: ax.annotate(n, (at[n] + 1, y[at[n]]), (4, 0), textcoords="offset points", fontsize=8, va="center")
-    ax.set(xlabel=f"receivers, the most similar first ({similarity_label(about['similarity_metric'])})",
-        ylabel=metric_label(about["interference_pair"]))
+    ax.set(xlabel=f"receivers, the most similar first ({similarity_label(about['similarity_metric'])})", ylabel=metric_label(about["interference_pair"]))
     ax.xaxis.get_major_locator().set_params(integer=True)
     number = "nothing varies" if r["permutation_pvalue"] is None else f"ρ = {r['spearman_statistic']:.2f}, permutation p = {r['permutation_pvalue']:.2g}".replace("-", "−")
     ax.set_title(f"{method_label(method)} forgets {about['entity']}\n{number}", fontsize=9)

@@ -31,8 +31,7 @@ class ResultTemplateSimilarityVisualSummary(VisualSummaryBase):
         if emitter is None: raise ValueError("SimilarityVisualSummary is about one emitter; give entity or entity_index")
         row, names = read_similarity(self.store, self.task, self.similarity_metric)[emitter["index"]], self._table().names
         order = [j for j in np.argsort(-row, kind="stable") if j != emitter["index"] and np.isfinite(row[j])]; shown = min(4, len(order)//2)
-        return emitter["name"], emitter["index"], [names[j] for j in order[:shown]], [names[j]
-            for j in order[::-1][:shown]], dict(zip(names, row.tolist()))
+        return emitter["name"], emitter["index"], [names[j] for j in order[:shown]], [names[j] for j in order[::-1][:shown]], dict(zip(names, row.tolist()))
 
     def _paths(self) -> dict[str, dict[str, Path]]:
         name, index, most, least, _ = self._choose(); session = self._session(name, index, self._table().epochs)

@@ -22,8 +22,7 @@ class ResultTemplateMetricMetricAlignment(EntityTemplate):
         rows = self._rows(); x, y = (self._column(rows, m) for m in (self.interference_entity_1, self.interference_entity_2))
         kept = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
         pair = [m.removesuffix("_without_self").split("_interfered_")[-1].split("_average_")[-1].split("_target_")[-1].split("_zero_")[-1].removeprefix("forget_") for m in (self.interference_entity_1, self.interference_entity_2)]
-        return {"x": x[kept], "y": y[kept], "entity_names": [rows[i]["name"] for i in kept],
-            **self._test(correlate, x[kept], y[kept]), "shares_cells": pair[0] == pair[1]}
+        return {"x": x[kept], "y": y[kept], "entity_names": [rows[i]["name"] for i in kept], **self._test(correlate, x[kept], y[kept]), "shares_cells": pair[0] == pair[1]}
 
 # %% ../../nbs/66_results.metrics.ipynb #3064123f
 def farthest_from_line(

@@ -87,8 +87,7 @@ def _grid_cell(self, method: str, task: str) -> tuple[dict, list[str]]:
     harms = [table.matrix(m)*(-1 if HIGHER_IS_BETTER[m] else 1) for m in measured]
     total, denominator, null, parts = 0., 0, 0., {}
     for kind in self.similarity_metrics:
-        hits, asked, renamed = count_hits(harms, read_similarity(self.store, task, kind), self.top_k,
-            self.n_permutations, self.random_state)
+        hits, asked, renamed = count_hits(harms, read_similarity(self.store, task, kind), self.top_k, self.n_permutations, self.random_state)
         total, denominator, null = total + hits, denominator + asked, null + renamed
         parts[kind] = {"count": hits, "denominator": asked, "expected": float(renamed.mean())}
     null = np.atleast_1d(null)
@@ -124,8 +123,7 @@ def _plot_grid(cls,
         if r["counts"][i][j] is None: ax.text(j, i, "no tables", ha="center", va="center", fontsize=8, color="#666666"); continue
         star = "*" if (p := r["adjusted_pvalues"][i][j]) is not None and p < data["metadata"]["significance_threshold"] else ""
         light = ratio[i, j] > .6*shown.norm.vmax
-        ax.text(j, i, f"{r['counts'][i][j]:.4g}/{r['denominators'][i][j]}{star}\nchance {r['expected'][i][j]:.1f}",
-            ha="center", va="center", fontsize=8, color="black" if light else "white")
+        ax.text(j, i, f"{r['counts'][i][j]:.4g}/{r['denominators'][i][j]}{star}\nchance {r['expected'][i][j]:.1f}", ha="center", va="center", fontsize=8, color="black" if light else "white")
     ax.set_xticks(range(len(r["tasks"])), r["tasks"])
     ax.set_yticks(range(len(r["methods"])), map(method_label, r["methods"])); ax.tick_params(length=0)
     ax.set_title(f"most similar among the {data['metadata']['top_k']} most harmed (* beyond chance)", fontsize=9)

@@ -49,10 +49,8 @@ def pair_features(
         if agreement and kind == "categorical":
             labels = np.array(["" if v is None else str(v) for v in mine])
             add(f"is_{attribute}_same", attribute, (labels[:, None] == labels[None]) & (labels[:, None] != ""))
-        elif agreement: x = _indicators(mine, kind, attribute)[attribute]; add(f"{attribute}_closeness", attribute,
-            1 - np.abs(x[:, None] - x[None])/(np.nanmax(x) - np.nanmin(x)))
-        for name, x in (_indicators(mine, kind, attribute) if values else {}).items(): add(f"emitter_{name}", attribute,
-            x[:, None]); add(f"receiver_{name}", attribute, x[None])
+        elif agreement: x = _indicators(mine, kind, attribute)[attribute]; add(f"{attribute}_closeness", attribute, 1 - np.abs(x[:, None] - x[None])/(np.nanmax(x) - np.nanmin(x)))
+        for name, x in (_indicators(mine, kind, attribute) if values else {}).items(): add(f"emitter_{name}", attribute, x[:, None]); add(f"receiver_{name}", attribute, x[None])
     for name, x in (emitter_columns or {}).items(): add(name, name, np.asarray(x)[:, None])
     if not columns: raise ValueError("no feature is left; name a similarity or include attributes")
     return groups, np.stack(columns, -1)
@@ -101,8 +99,7 @@ class ResultTemplateMetricSimilarityAlignmentMulti(ResultTemplate):
     def _scores(self) -> list[Path]:
         if not self.include_baseline_quality: return []
         table = self._table()
-        paths = [self.store.scores(Session(self.task, table.names[i], i, self.unlearning_algorithm, table.epochs,
-            self.model)) for i in sorted(table.rows)]
+        paths = [self.store.scores(Session(self.task, table.names[i], i, self.unlearning_algorithm, table.epochs, self.model)) for i in sorted(table.rows)]
         found = [p for p in paths if p.is_file()]
         if not found: raise MissingSessionError(f"include_baseline_quality needs the scores of a session, and {paths[0]} is not there; run `vu run interference`")
         return found[:1]
@@ -121,15 +118,13 @@ def _dataset(self) -> tuple[PairTable, dict[str, str], np.ndarray, np.ndarray]: 
         scores = pd.read_parquet(path).query("metric == 'clip_diff'").groupby("receiver")["off"].mean()
         extra["emitter_baseline_clip"] = scores.reindex(table.names).to_numpy(float)
     similarities = {kind: read_similarity(self.store, self.task, kind) for kind in self.similarity_metric_list}
-    groups, features = pair_features(read_entities(self.store, self.task), similarities,
-        self.include_attribute_diff_similarity, self.include_attribute_value_similarity, extra)
+    groups, features = pair_features(read_entities(self.store, self.task), similarities, self.include_attribute_diff_similarity, self.include_attribute_value_similarity, extra)
     target[np.eye(len(target), dtype=bool)] = np.nan
     return table, groups, features, target
 
 def _regressor(self):
     "A fresh model."
-    return LinearRegression() if self.regression_algorithm == "linear_regression" else RandomForestRegressor(20,
-        random_state=self.random_state)
+    return LinearRegression() if self.regression_algorithm == "linear_regression" else RandomForestRegressor(20, random_state=self.random_state)
 
 Multi = ResultTemplateMetricSimilarityAlignmentMulti
 Multi._dataset, Multi._regressor = _dataset, _regressor
@@ -147,8 +142,7 @@ def group_importance(
     generator, whole, falls = np.random.default_rng(seed), r2_score(y, model.predict(x)), {}
     for group in dict.fromkeys(groups):
         columns, drops = [k for k, g in enumerate(groups) if g == group], []
-        for _ in range(repeats): mixed = x.copy(); mixed[:, columns] = x[generator.permutation(len(x))][:,
-            columns]; drops.append(whole - r2_score(y, model.predict(mixed)))
+        for _ in range(repeats): mixed = x.copy(); mixed[:, columns] = x[generator.permutation(len(x))][:, columns]; drops.append(whole - r2_score(y, model.predict(mixed)))
         falls[group] = float(np.mean(drops))
     return dict(sorted(falls.items(), key=lambda item: -item[1]))
 
@@ -176,8 +170,7 @@ def _compute_multi(self) -> dict:
     model = self._regressor().fit(features[train], target[train])
     predicted = {"train": model.predict(features[train]), "test": model.predict(features[test])}
     measures = {"r2": r2_score, "rmse": root_mean_squared_error, "mae": mean_absolute_error}
-    scores = {f"{name}_{part}": float(f(target[mask], predicted[part])) for name, f in measures.items() for part,
-        mask in (("train", train), ("test", test))}
+    scores = {f"{name}_{part}": float(f(target[mask], predicted[part])) for name, f in measures.items() for part, mask in (("train", train), ("test", test))}
     guess = np.full(target.shape, np.nan); guess[known] = model.predict(features[known])
     tested = np.flatnonzero(test.any(0) | test.any(1)); p = None
     if self.split == "entity": guess = np.where(test, guess, np.nan)[np.ix_(tested, tested)]
@@ -218,8 +211,7 @@ def _plot_shap(r, ax, color) -> Axes:
     ax = new_axes((5, .8 + .3*len(order)), ax); jitter = np.random.default_rng(0)
     for k, j in enumerate(order):
         spread = np.ptp(data[:, j]) or 1.
-        ax.scatter(values[:, j], k + jitter.uniform(-.25, .25, len(values)), c=(data[:, j] - data[:, j].min())/spread,
-            cmap="viridis", s=7, linewidths=0, rasterized=True)
+        ax.scatter(values[:, j], k + jitter.uniform(-.25, .25, len(values)), c=(data[:, j] - data[:, j].min())/spread, cmap="viridis", s=7, linewidths=0, rasterized=True)
     ax.set_yticks(range(len(order)), [e["feature_names"][j] for j in order], fontsize=8); ax.invert_yaxis()
     ax.axvline(0, color="black", lw=.8); ax.set_xlabel("share in the prediction (bright: large value)")
     return ax
@@ -262,8 +254,7 @@ def _predict(self,
     expected = self._regressor().fit(features[fit], target[fit]).predict(features[index, receivers])
     order = np.argsort(expected if HIGHER_IS_BETTER[self.interference_pair] else -expected, kind="stable")
     value = lambda j: float(target[index, j]) if np.isfinite(target[index, j]) else None
-    return {table.names[receivers[k]]: {"expected": float(expected[k]), "low": float(expected[k] + low),
-        "high": float(expected[k] + high), "observed": value(receivers[k])} for k in order}
+    return {table.names[receivers[k]]: {"expected": float(expected[k]), "low": float(expected[k] + low), "high": float(expected[k] + high), "observed": value(receivers[k])} for k in order}
 
 def plot_expected(
     prediction: dict[str, dict],  # what `predict` returned

@@ -62,8 +62,7 @@ def compare_groups(
     y, names = np.asarray(y, float), sorted(set(labels)); groups = [y[np.array(labels) == g] for g in names]
     varies = np.ptp(y) > 0; anova, kruskal = (stats.f_oneway(*groups), stats.kruskal(*groups)) if varies else [(float("nan"),)*2]*2
     sound, ranks = (permutation_groups(labels, y, n_permutations, m, seed) for m in ("mean", "rank")); means = {}
-    for g, values in zip(names, groups): low, high = bootstrap_ci(values, n_resamples=1000,
-        seed=seed); means[g] = {"mean": values.mean(), "ci_low": low, "ci_high": high, "n": len(values)}
+    for g, values in zip(names, groups): low, high = bootstrap_ci(values, n_resamples=1000, seed=seed); means[g] = {"mean": values.mean(), "ci_low": low, "ci_high": high, "n": len(values)}
     return {"anova_statistic": float(anova[0]), "anova_pvalue": float(anova[1]), "kruskal_statistic": float(kruskal[0]),
             "kruskal_pvalue": float(kruskal[1]),
             "significant_naive": bool(anova[1] < threshold or kruskal[1] < threshold),
@@ -81,10 +80,6 @@ class EntityTemplate(ResultTemplate):
     significance_threshold: float = .05
     n_permutations: int = 10_000
     random_state: int = 42  # of the permutations and of the bootstrap
-
-    def _check(self):
-        super()._check()
-        if not 0 < self.significance_threshold < 1: raise ValueError(f"significance_threshold must be between 0 and 1, got {self.significance_threshold}")
 
     def inputs(self) -> list[Path]: return [self.store.per_entity(self.task)]
     def _rows(self) -> list[dict]: return read_table(self.store.per_entity(self.task))
@@ -133,8 +128,7 @@ def _plot_numerical(cls,
 ) -> Axes:
     "Attribute across, metric up, one point an entity."
     about, r = data["metadata"], data["result"]; method = about["unlearning_algorithm"]
-    ax = scatter(r["x"], r["y"], ax, about["attribute"].replace("_", " "), metric_label(about["interference_entity"]),
-        color=method_color(method))
+    ax = scatter(r["x"], r["y"], ax, about["attribute"].replace("_", " "), metric_label(about["interference_entity"]), color=method_color(method))
     ax.set_title(f"{method_label(method)} on {about['task']}\n{sound_title(r, 'r')}", fontsize=9)
     return ax
 
@@ -154,8 +148,7 @@ class ResultTemplateSignificantRelationshipCategorical(EntityTemplate):
             raise ValueError(f"attribute_value keeps only some emitters, and then {self.interference_entity!r} has one group; use a receiver_ metric")
 
     def inputs(self) -> list[Path]:
-        pairs = [] if self.attribute_value is None else [self.store.metadata(self.task),
-            *pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1].values()]
+        pairs = [] if self.attribute_value is None else [self.store.metadata(self.task), *pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1].values()]
         return [*super().inputs(), *pairs]
 
     def _metric(self, rows: list[dict], values: list) -> np.ndarray:
@@ -164,8 +157,7 @@ class ResultTemplateSignificantRelationshipCategorical(EntityTemplate):
         wanted = {r["name"] for r, v in zip(rows, values) if str(v) == str(self.attribute_value)}
         if not wanted: check_name(f"value of {self.attribute!r}", str(self.attribute_value), sorted({str(v) for v in values}))
         spaced = {n.replace("_", " "): n for n in table.names}
-        pairs = {table.names[i]: {spaced.get(r.replace("_", " "), r): v for r, v in row.items()}
-            for i, row in table.rows.items() if table.names[i] in wanted}
+        pairs = {table.names[i]: {spaced.get(r.replace("_", " "), r): v for r, v in row.items()} for i, row in table.rows.items() if table.names[i] in wanted}
         if not pairs: raise InsufficientSamplesError(f"no emitter with {self.attribute} = {self.attribute_value!r} was unlearned; run `vu run interference` for one")
         numbers = entity_table(pairs, table.names); check_name("entity metric", self.interference_entity, list(numbers))
         return numbers[self.interference_entity].reindex([r["name"] for r in rows]).to_numpy(float)
