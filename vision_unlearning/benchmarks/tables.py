@@ -11,13 +11,14 @@ from typing import Any
 from ..core import check_name, get_task
 from ..interference.pair import read_pair
 from ..plotting import METHOD_COLORS
+from ..results.base import _signature
 from ..store import MissingSessionError, Store, image_name, read_entities, read_json, write_json
 
 # %% auto #0
 __all__ = ['get_metadata_filtered_path', 'get_metadata_filtered', 'get_target_overwrite', 'get_generated_dataset_file',
            'get_interference_per_pair_path', 'get_interference_per_pair', 'exists_interference_per_pair',
-           'save_interference_per_pair', 'get_interference_per_pair_inverse', 'read_entities_cached',
-           'get_interference_per_entity_path', 'get_interference_per_entity', 'save_interference_per_entity']
+           'save_interference_per_pair', 'get_interference_per_pair_inverse', 'get_interference_per_entity_path',
+           'get_interference_per_entity', 'save_interference_per_entity']
 
 # %% ../../nbs/70b_benchmarks.tables.ipynb #1de0a4e5
 def get_metadata_filtered_path(
@@ -69,18 +70,11 @@ def get_interference_per_pair_path(
     "Path of one emitter's table."
     return str(Store(base_folder).pair(get_task(task).name, index, method, num_train_epochs))
 
-# %% ../../nbs/70b_benchmarks.tables.ipynb #304cec0b
+# %% ../../nbs/70b_benchmarks.tables.ipynb #eff49fdd
 @lru_cache(4096)
-def _parsed(path: str, changed: int, size: int) -> dict:
-    "A table, parsed once for each state of its file."
-    return read_pair(path)
-
-# %% ../../nbs/70b_benchmarks.tables.ipynb #3e9e04a7
-def _read_cached(path: str) -> dict[str, dict[str, float]]:
-    "`read_pair` with a memory; the result is shared and must not be changed."
-    if not Path(path).is_file(): raise MissingSessionError(f"{path} does not exist; run `vu run interference` for that entity")
-    about = Path(path).stat()
-    return _parsed(path, about.st_mtime_ns, about.st_size)
+def _parsed(signature: tuple) -> dict[str, dict[str, float]]:
+    "A table, parsed once for each state of its file; shared, so it must not be changed."
+    return read_pair(signature[0])
 
 # %% ../../nbs/70b_benchmarks.tables.ipynb #8734001b
 def get_interference_per_pair(
@@ -92,7 +86,7 @@ def get_interference_per_pair(
     base_folder: str = "assets",  # root of the store
 ) -> dict[str, dict[str, float]]:  # receiver -> metric -> value, NaN where undefined
     "One emitter's table: what unlearning it did to each receiver."
-    table = _read_cached(get_interference_per_pair_path(task, index, method, num_train_epochs, base_folder))
+    table = _parsed(_signature(get_interference_per_pair_path(task, index, method, num_train_epochs, base_folder)))
     return {receiver: dict(values) for receiver, values in list(table.items())[:max_identities]}
 
 # %% ../../nbs/70b_benchmarks.tables.ipynb #6862d8fa
@@ -123,25 +117,16 @@ def get_interference_per_pair_inverse(
     base_folder: str = "assets",  # root of the store
 ) -> dict[str, dict[str, float]]:  # emitter -> metric -> value, NaN where undefined
     "What the unlearning of each emitter did to one receiver; emitters without a table are left out."
-    names, spaced = [e["name"] for e in read_entities_cached(task, base_folder)], lambda n: n.replace("_", " ")
+    names, spaced = [e["name"] for e in get_metadata_filtered(task, base_folder)], lambda n: n.replace("_", " ")
     if not 0 <= index < len(names): raise ValueError(f"entity index {index} is outside 0..{len(names) - 1}")
     receiver, found = names[index], {}
     for emitter in range(index_start, min(index_start + max_identities, len(names))):
         path = get_interference_per_pair_path(task, emitter, method, num_train_epochs, base_folder)
         if not Path(path).is_file(): continue
-        table = _read_cached(path); row = table.get(receiver) or {spaced(r): v for r, v in table.items()}.get(spaced(receiver))
+        table = _parsed(_signature(path)); row = table.get(receiver) or {spaced(r): v for r, v in table.items()}.get(spaced(receiver))
         if row is not None: found[names[emitter]] = dict(row)
     if not found: raise MissingSessionError(f"no {method} table of task {task!r} after {num_train_epochs} epochs in {base_folder} has {receiver!r}; run `vu run interference`")
     return found
-
-# %% ../../nbs/70b_benchmarks.tables.ipynb #ddabe225
-def read_entities_cached(task: str, base_folder: str = "assets") -> list[dict]:
-    "`read_entities` with a memory for the state of the file; the result is shared and must not be changed."
-    path = Path(get_metadata_filtered_path(task, base_folder))
-    return _entities(task, base_folder, path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else read_entities(Store(base_folder), task)
-
-@lru_cache(64)
-def _entities(task, base_folder, changed, size): return read_entities(Store(base_folder), task)
 
 # %% ../../nbs/70b_benchmarks.tables.ipynb #96f835f1
 def get_interference_per_entity_path(

@@ -12,7 +12,7 @@ from .similarity import entity_names
 from ..store import Store, read_entities, read_json, write_json
 
 # %% auto #0
-__all__ = ['cross_attention', 'attention_fingerprints', 'save_fingerprints', 'stored_attention_similarity']
+__all__ = ['PUBLISHED_NAMES', 'cross_attention', 'attention_fingerprints', 'save_fingerprints', 'stored_attention_similarity']
 
 # %% ../../nbs/23_explore.attention.ipynb #e2a40fab
 def cross_attention(
@@ -71,13 +71,16 @@ def save_fingerprints(
     write_json(store.fingerprints(task, model), {"metadata": about, "fingerprints": {n: [float(f"{x:.6g}") for x in v] for n, v in zip(names, vectors)}})
     return vectors
 
+# %% ../../nbs/23_explore.attention.ipynb #3723048d
+PUBLISHED_NAMES = {"CompVis/stable-diffusion-v1-4": "sd1.4"}  # what published files call a base model
+
 # %% ../../nbs/23_explore.attention.ipynb #b3bca952
 def stored_attention_similarity(
     store: Store,
     task: str,  # task name
 ) -> tuple[np.ndarray, dict]:  # (N,N), and what it was made from
     "The similarity `act` of a task, from its file of fingerprints."
-    base = get_task(task).base_model; path = next((p for m in (base, "sd1.4", "tiny") if (p := store.fingerprints(task, m)).is_file()), None)
+    base = get_task(task).base_model; path = next((p for m in (base, PUBLISHED_NAMES.get(base, base)) if (p := store.fingerprints(task, m)).is_file()), None)
     if path is None: raise MissingSessionError(f"{store.fingerprints(task, base).name} does not exist; make it with `explore.attention.save_fingerprints`")
     data = read_json(path); entities = read_entities(store, task)
     if not (isinstance(data, dict) and isinstance(data.get("fingerprints"), dict) and data["fingerprints"]): raise ForeignFileError(f"{path} is not a file of fingerprints; make it again with `explore.attention.save_fingerprints`")

@@ -5,7 +5,7 @@
 # %% ../../nbs/53c_interference.partial.ipynb #554ac2c7
 from __future__ import annotations
 import numpy as np
-from .stats import _permutation_pvalue, _rank_pairs, _renamed, _square, mantel
+from .stats import _check_test, _permutation_pvalue, _rank_pairs, _renamed, _renamings, _square, mantel
 
 # %% auto #0
 __all__ = ['partial_mantel']
@@ -40,21 +40,19 @@ def partial_mantel(
     y = _square(y, "y"); n = len(y); off = ~np.eye(n, dtype=bool)
     x, *controls = [_complete(m, name, n) for m, name in [(x, "x"), *((c, f"controls[{i}]") for i, c in enumerate(controls))]]
     if not controls: raise ValueError("controls is empty; use `mantel` for a correlation that holds nothing fixed")
-    if method not in ("pearson", "spearman"): raise ValueError(f"method must be 'pearson' or 'spearman', got {method!r}")
-    if alternative not in ("two-sided", "greater", "less"): raise ValueError(f"alternative must be 'two-sided', 'greater' or 'less', got {alternative!r}")
+    _check_test(method, alternative)
     if method == "spearman": x, y, *controls = map(_rank_pairs, (x, y, *controls))
     cells = off & np.isfinite(y); e = np.zeros((n, n))
     if cells.sum() < len(controls) + 3: raise ValueError(f"y has {cells.sum()} values, too few for {len(controls)} controls")
     whole = _basis([c[off] for c in controls]); e[off] = x[off] - whole @ (whole.T @ x[off])
     if np.linalg.norm(e[off]) <= 1e-9*np.linalg.norm(x[off] - x[off].mean()): e[:] = 0.
     basis = _basis([c[cells] for c in controls]); rest = y[cells] - basis @ (basis.T @ y[cells])
-    columns = np.zeros((n*n, basis.shape[1] + 1)); columns[cells.ravel()] = np.column_stack([rest, basis])
-    weight = cells.ravel().astype(float)
+    rows = np.flatnonzero(cells.any(1)); weight = cells[rows].ravel().astype(float)
+    columns = np.zeros((len(weight), basis.shape[1] + 1)); columns[weight > 0] = np.column_stack([rest, basis])
     def partial(orders):
-        moved = _renamed(e, orders); along = moved @ columns; left = (moved**2) @ weight - (along[:, 1:]**2).sum(1)
+        moved = _renamed(e, orders, rows); along = moved @ columns; left = (moved**2) @ weight - (along[:, 1:]**2).sum(1)
         with np.errstate(invalid="ignore", divide="ignore"): return along[:, 0]/np.sqrt(left*(rest**2).sum()), left
-    (observed,), (left,) = partial(np.arange(n)[None]); generator, null, size = np.random.default_rng(seed), [], max(1, 500_000//n**2)
-    for start in range(0, n_permutations, size): null.append(partial(generator.permuted(np.tile(np.arange(n), (min(size, n_permutations - start), 1)), axis=1))[0])
+    (observed,), (left,) = partial(np.arange(n)[None]); null = [partial(orders)[0] for orders in _renamings(n, n_permutations, seed)]
     slope = float(observed*np.sqrt((rest**2).sum()/left)*x[cells].std()) if left > 0 else float("nan")
     return {"statistic": float(observed), "pvalue": _permutation_pvalue(observed,
             np.concatenate(null) if null else np.empty(0), alternative), "slope_per_sd": slope,

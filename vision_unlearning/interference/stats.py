@@ -27,11 +27,22 @@ def _rank_pairs(matrix: np.ndarray) -> np.ndarray:
     ranked[valid] = stats.rankdata(matrix[valid])
     return ranked
 
-# %% ../../nbs/53_interference.stats.ipynb #11879f18
-def _renamed(matrix: np.ndarray, orders: np.ndarray) -> np.ndarray:
-    "The matrix under each renaming, flattened: (P, N*N)."
-    moved = np.empty((len(orders), *matrix.shape))
-    for order, place in zip(orders, moved): np.take(np.take(matrix, order, 0), order, 1, out=place, mode="clip")
+# %% ../../nbs/53_interference.stats.ipynb #2a973f54
+def _check_test(method: str, alternative: str) -> None:
+    "What a test of two matrices may be asked for."
+    if method not in ("pearson", "spearman"): raise ValueError(f"method must be 'pearson' or 'spearman', got {method!r}")
+    if alternative not in ("two-sided", "greater", "less"): raise ValueError(f"alternative must be 'two-sided', 'greater' or 'less', got {alternative!r}")
+
+def _renamings(n: int, count: int, seed):  # yields (B,N) batches, `count` rows in all
+    "Random orders of N entities, in batches whose renamed matrices take a few megabytes."
+    generator, size = np.random.default_rng(seed), max(1, 500_000//n**2)
+    for start in range(0, count, size): yield generator.permuted(np.tile(np.arange(n), (min(size, count - start), 1)), axis=1)
+
+# %% ../../nbs/53_interference.stats.ipynb #5e322395
+def _renamed(matrix: np.ndarray, orders: np.ndarray, rows=slice(None)) -> np.ndarray:
+    "The matrix under each renaming, or some rows of it, flattened: (P, R*N)."
+    moved = np.empty((len(orders), *matrix[rows].shape))
+    for order, place in zip(orders, moved): np.take(np.take(matrix, order[rows], 0), order, 1, out=place, mode="clip")
     return moved.reshape(len(orders), -1)
 
 # %% ../../nbs/53_interference.stats.ipynb #e2470e43
@@ -40,14 +51,14 @@ def _correlations(x: np.ndarray, y: np.ndarray, orders: np.ndarray) -> np.ndarra
     mask_x, mask_y = np.isfinite(x), np.isfinite(y); off_diagonal = ~np.eye(len(x), dtype=bool)
     if not (mask_y == off_diagonal).all() and (mask_x == off_diagonal).all(): return _correlations(y, x, np.argsort(orders, 1))
     x, y = (np.where(mask, m - m[mask].sum()/max(mask.sum(), 1), 0.) for m, mask in ((x, mask_x), (y, mask_y)))
-    moved = _renamed(y, orders)
+    rows = np.flatnonzero(mask_x.any(1)); x = x[rows]; moved = _renamed(y, orders, rows)
     cross = moved @ x.ravel()
     if (mask_x == off_diagonal).all():
         spread = np.sqrt((x**2).sum()*(y**2).sum())
         return cross/spread if spread > 0 else np.full(len(orders), np.nan)
-    weight = mask_x.ravel().astype(float); sum_y, sum_yy = moved @ weight, (moved**2) @ weight
+    weight = mask_x[rows].ravel().astype(float); sum_y, sum_yy = moved @ weight, (moved**2) @ weight
     if (mask_y == off_diagonal).all(): count, sum_x, sum_xx = weight.sum(), x.sum(), (x**2).sum()
-    else: mask = _renamed(mask_y.astype(float), orders); count, sum_x, sum_xx = mask @ weight, mask @ x.ravel(), mask @ (x**2).ravel()
+    else: mask = _renamed(mask_y.astype(float), orders, rows); count, sum_x, sum_xx = mask @ weight, mask @ x.ravel(), mask @ (x**2).ravel()
     with np.errstate(invalid="ignore", divide="ignore"):
         return (cross - sum_x*sum_y/count)/np.sqrt((sum_xx - sum_x**2/count)*(sum_yy - sum_y**2/count))
 
@@ -63,17 +74,11 @@ def mantel(
     "Mantel/QAP test: is the correlation of two matrices larger than after renaming the entities?"
     x, y = _square(x, "x"), _square(y, "y")
     if x.shape != y.shape: raise ValueError(f"x is {x.shape} but y is {y.shape}; bring both to the same entities")
-    if method not in ("pearson", "spearman"): raise ValueError(f"method must be 'pearson' or 'spearman', got {method!r}")
-    if alternative not in ("two-sided", "greater", "less"): raise ValueError(f"alternative must be 'two-sided', 'greater' or 'less', got {alternative!r}")
-    n = len(x); x, y = x.copy(), y.copy()
+    _check_test(method, alternative); n = len(x); x, y = x.copy(), y.copy()
     np.fill_diagonal(x, np.nan); np.fill_diagonal(y, np.nan)
     if method == "spearman": x, y = _rank_pairs(x), _rank_pairs(y)
     observed = _correlations(x, y, np.arange(n)[None])[0]
-    generator, null = np.random.default_rng(seed), []
-    while sum(map(len, null)) < n_permutations:
-        size = min(max(1, 500_000//n**2), n_permutations - sum(map(len, null)))
-        null.append(_correlations(x, y, generator.permuted(np.tile(np.arange(n), (size, 1)), axis=1)))
-    null = np.concatenate(null) if null else np.empty(0)
+    null = np.concatenate([_correlations(x, y, orders) for orders in _renamings(n, n_permutations, seed)] or [np.empty(0)])
     spread = float(np.std(null[np.isfinite(null)])) if np.isfinite(null).any() else float("nan")
     return {"statistic": float(observed), "pvalue": _permutation_pvalue(observed, null, alternative), "n_entities": n,
             "n_pairs": int((np.isfinite(x) & np.isfinite(y)).sum()), "n_permutations": n_permutations, "method": method,

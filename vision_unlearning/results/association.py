@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name
-from ..interference.stats import benjamini_hochberg
+from ..interference.stats import _renamings, benjamini_hochberg
 from ..plotting import heatmap, method_label
 from .displacement import EmbeddingTemplate
 from .relationship import InsufficientSamplesError, attribute_values
@@ -51,8 +51,7 @@ def label_test(
     n = len(change); off = ~np.eye(n, dtype=bool); count = first.T @ off.astype(float) @ second
     centred = np.where(off, change - change[off].mean(), 0.); safe = np.where(count > 0, count, 1.)
     cells = lambda orders: np.einsum("bnp,bnq->bpq", first[orders].astype(float), centred @ second[orders].astype(float))/safe
-    observed = cells(np.arange(n)[None])[0]; generator, null = np.random.default_rng(seed), []
-    for start in range(0, n_permutations, 200): null.append(cells(generator.permuted(np.tile(np.arange(n), (min(200, n_permutations - start), 1)), axis=1)))
+    observed = cells(np.arange(n)[None])[0]; null = [cells(orders) for orders in _renamings(n, n_permutations, seed)]
     null = np.concatenate(null); spread = lambda b: (count*b**2).sum((-2, -1))
     p = (1 + (spread(null) >= spread(observed) - 1e-12).sum())/(1 + n_permutations)
     each = (1 + (np.abs(null) >= np.abs(observed) - 1e-12).sum(0))/(1 + n_permutations)

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name
 from ..explore.similarity import SIMILARITIES
-from ..plotting import image_grid, method_label, similarity_label
+from ..plotting import similarity_label
 from .base import read_similarity, similarity_files
-from .visual import VisualSummaryBase, _pair_paths, _prompts, decode_image, encode_image
+from .visual import VisualSummaryBase, _pair_paths, _prompts, draw_strip, encode_pairs
 
 # %% auto #0
 __all__ = ['ResultTemplateSimilarityVisualSummary']
@@ -37,16 +37,14 @@ class ResultTemplateSimilarityVisualSummary(VisualSummaryBase):
         name, index, most, least, _ = self._choose(); session = self._session(name, index, self._table().epochs)
         return {n: _pair_paths(self, session, self.seed, p) for n, p in _prompts(self.task, [name, *most, *least]).items()}
 
-    def inputs(self) -> list[Path]: return [self.store.metadata(self.task),
-         *similarity_files(self.store, self.task, [self.similarity_metric]),
-        *(p for pair in self._paths().values() for p in pair.values())]
+    def inputs(self) -> list[Path]:
+        return [self.store.metadata(self.task), *similarity_files(self.store, self.task, [self.similarity_metric]), *(p for pair in self._paths().values() for p in pair.values())]
 
     def _compute_from_scratch(self) -> dict:
         name, _, most, least, values = self._choose(); shown = [name, *most, *least]
         return {"displayed_entities": shown, "most_similar": most, "least_similar": least,
                 "similarity_values": {n: values[n] for n in shown}, "num_train_epochs": self._table().epochs,
-                "images": {n: {state: encode_image(p,
-                self.images_max_dim) for state, p in pair.items()} for n, pair in self._paths().items()}}
+                "images": encode_pairs(self._paths(), self.images_max_dim)}
 
 # %% ../../nbs/62b_results.lookalikes.ipynb #e4c1caef
 def _plot_lookalikes(cls,
@@ -55,15 +53,8 @@ def _plot_lookalikes(cls,
     scale: float = 1.,  # pixels of the figure for a pixel of an image
 ) -> Axes:
     "Two rows, without and with the edit; similarities under the names."
-    about, result = data["metadata"], data["result"]; shown = result["displayed_entities"]
-    rows = [[decode_image(result["images"][n][state]) for n in shown] for state in ("off", "on")]
-    labels = [n if k == 0 else f"{n}\n{result['similarity_values'][n]:.2f}".replace("-", "−") for k, n in enumerate(shown)]
-    ax = image_grid(rows, ["without", f"with {method_label(about['unlearning_algorithm'])}"], labels, ax, scale, extra=.45)
-    cell, bottom, n = rows[0][0].shape[1] + 4, ax.get_images()[0].get_array().shape[0], len(result["most_similar"])
-    for text, start, end in (("unlearned", 0, 1), ("most similar", 1, 1 + n), ("least similar", 1 + n, len(shown))):
-        if end > start: ax.text((start + end)/2*cell - 2, bottom + 5, text, ha="center", va="top", fontsize=9, style="italic")
-        if start: ax.axvline(start*cell - 2.5, color="black", lw=1)
-    ax.set_title(similarity_label(about["similarity_metric"]), fontsize=9, loc="left")
-    return ax
+    result = data["result"]; labels = [n if k == 0 else f"{n}\n{result['similarity_values'][n]:.2f}".replace("-", "−") for k, n in enumerate(result["displayed_entities"])]
+    groups = [("unlearned", 1), ("most similar", len(result["most_similar"])), ("least similar", len(result["least_similar"]))]
+    return draw_strip(data, labels, groups, similarity_label(data["metadata"]["similarity_metric"]), ax, scale)
 
 ResultTemplateSimilarityVisualSummary.plot = classmethod(_plot_lookalikes)

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name, get_task
 from ..explore.similarity import SIMILARITIES
-from ..interference.stats import _permutation_pvalue, _renamed, benjamini_hochberg
+from ..interference.stats import _permutation_pvalue, _renamed, _renamings, benjamini_hochberg
 from ..plotting import HIGHER_IS_BETTER, METHOD_COLORS, method_label, new_axes
 from .base import ResultTemplate, pair_files, read_pairs, read_similarity, similarity_files
 from ..store import MissingSessionError
@@ -41,8 +41,7 @@ def count_hits(
     for harm in harms:
         there = np.isfinite(harm) & np.isfinite(similarity) & ~np.eye(n, dtype=bool)
         worst += top_weight(np.where(there, harm, np.nan), top_k); asked += int(there.any(1).sum())
-    orders = np.random.default_rng(seed).permuted(np.tile(np.arange(n), (n_permutations, 1)), axis=1)
-    null = [_renamed(nearest, part) @ worst.ravel() for part in np.array_split(orders, max(1, n_permutations//50))]
+    null = [_renamed(nearest, orders) @ worst.ravel() for orders in _renamings(n, n_permutations, seed)]
     return float((nearest*worst).sum()), asked, np.concatenate(null)
 
 # %% ../../nbs/67b_results.nearest.ipynb #c80042ea

@@ -15,8 +15,8 @@ from .base import PairTable, ResultTemplate, pair_files, read_pairs
 from ..store import MissingSessionError, Session, find_entity, image_name, read_entities
 
 # %% auto #0
-__all__ = ['encode_image', 'decode_image', 'VisualSummaryBase', 'ResultTemplateInterferenceVisualSummary',
-           'ResultTemplateUnlearningVisualSummary']
+__all__ = ['encode_image', 'decode_image', 'VisualSummaryBase', 'encode_pairs', 'draw_strip',
+           'ResultTemplateInterferenceVisualSummary', 'ResultTemplateUnlearningVisualSummary']
 
 # %% ../../nbs/62_results.visual.ipynb #2927b9fa
 def encode_image(
@@ -73,6 +73,33 @@ def _pair_paths(summary: VisualSummaryBase, session: Session, seed: int, prompt:
     "Where the two images of one seed and prompt are."
     return {"off": summary.store.baseline(session.task)/image_name("off", seed, prompt), "on": summary.store.generated(session)/image_name("on", seed, prompt)}
 
+# %% ../../nbs/62_results.visual.ipynb #317501b1
+def encode_pairs(
+    paths: dict[str, dict[str, Path]],  # entity -> "off" and "on" -> file
+    max_dim: int,  # larger images are reduced
+) -> dict[str, dict[str, str]]:  # the same with base64 PNG
+    "The pictures of several entities as text."
+    return {n: {state: encode_image(p, max_dim) for state, p in pair.items()} for n, pair in paths.items()}
+
+def draw_strip(
+    data: dict,  # what `compute` of a summary returned
+    labels: list[str],  # over the columns
+    groups: list[tuple[str, int]],  # name and number of columns, from the left
+    title: str,
+    ax: Axes | None = None,
+    scale: float = 1.,  # pixels of the figure for a pixel of an image
+) -> Axes:
+    "Two rows, without and with the edit, in named groups of columns."
+    result = data["result"]; rows = [[decode_image(result["images"][n][state]) for n in result["displayed_entities"]] for state in ("off", "on")]
+    ax = image_grid(rows, ["without", f"with {method_label(data['metadata']['unlearning_algorithm'])}"], labels, ax, scale, extra=.45)
+    cell, bottom, start = rows[0][0].shape[1] + 4, ax.get_images()[0].get_array().shape[0], 0
+    for name, n in groups:
+        if n: ax.text((start + n/2)*cell - 2, bottom + 5, name, ha="center", va="top", fontsize=9, style="italic")
+        if start: ax.axvline(start*cell - 2.5, color="black", lw=1)
+        start += n
+    ax.set_title(title, fontsize=9, loc="left")
+    return ax
+
 # %% ../../nbs/62_results.visual.ipynb #4b50ba11
 class ResultTemplateInterferenceVisualSummary(VisualSummaryBase):
     "Images of the emitter, of the four worst and of the four best receivers."
@@ -102,7 +129,7 @@ class ResultTemplateInterferenceVisualSummary(VisualSummaryBase):
         emitter, worst, best, values, epochs = self._choose(); shown = [emitter["name"], *worst, *best]
         return {"displayed_entities": shown, "worst": worst, "best": best, "is_worst_biggest": not HIGHER_IS_BETTER[self.interference_pair],
                 "num_train_epochs": epochs, "interference_values": {n: values[n] for n in shown},
-                "images": {n: {state: encode_image(p, self.images_max_dim) for state, p in pair.items()} for n, pair in self._paths().items()}}
+                "images": encode_pairs(self._paths(), self.images_max_dim)}
 
 # %% ../../nbs/62_results.visual.ipynb #863a7708
 def _plot_interference(cls,
@@ -111,18 +138,9 @@ def _plot_interference(cls,
     scale: float = 1.,  # pixels of the figure for a pixel of an image
 ) -> Axes:
     "Two rows, without and with the edit; values under the names."
-    about, result = data["metadata"], data["result"]; shown = result["displayed_entities"]
-    rows = [[decode_image(result["images"][n][state]) for n in shown] for state in ("off", "on")]
-    values = [result["interference_values"][n] for n in shown]
-    labels = [f"{n}\n" + ("" if v is None else f"{v:+.2f}".replace("-", "−")) for n, v in zip(shown, values)]
-    ax = image_grid(rows, ["without", f"with {method_label(about['unlearning_algorithm'])}"], labels, ax, scale, extra=.45)
-    cell = rows[0][0].shape[1] + 4; bottom = ax.get_images()[0].get_array().shape[0]
-    parts = [("unlearned", 0, 1), ("most harmed", 1, 1 + len(result["worst"])), ("least harmed", 1 + len(result["worst"]), len(shown))]
-    for name, start, end in parts:
-        if end > start: ax.text((start + end)/2*cell - 2, bottom + 5, name, ha="center", va="top", fontsize=9, style="italic")
-        if start: ax.axvline(start*cell - 2.5, color="black", lw=1)
-    ax.set_title(f"values: {metric_label(about['interference_pair'])}", fontsize=9, loc="left")
-    return ax
+    result = data["result"]; values = [(n, result["interference_values"][n]) for n in result["displayed_entities"]]
+    labels = [f"{n}\n" + ("" if v is None else f"{v:+.2f}".replace("-", "−")) for n, v in values]; groups = [("unlearned", 1), ("most harmed", len(result["worst"])), ("least harmed", len(result["best"]))]
+    return draw_strip(data, labels, groups, f"values: {metric_label(data['metadata']['interference_pair'])}", ax, scale)
 
 ResultTemplateInterferenceVisualSummary.plot = classmethod(_plot_interference)
 
