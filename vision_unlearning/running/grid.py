@@ -22,23 +22,25 @@ from .report import figure_html, page, report_path
 from ..store import Store, atomic_path, read_entities
 
 # %% auto #0
-__all__ = ['EFFECTS', 'subjects', 'questions', 'headline', 'answer', 'ask_all', 'wires', 'answers_path', 'write_answers']
+__all__ = ['EFFECTS', 'subjects', 'questions', 'headline', 'answer', 'ask_all', 'wires', 'travels', 'answers_path',
+           'write_answers']
 
 # %% ../../nbs/87_running.grid.ipynb #cecb4996
 def subjects(
     store: Store,
     task: str,  # task name
     methods: list[str] = (),  # backend names; empty means all with tables
-) -> dict[str, Any]:  # methods, metrics, main, similarities, categorical, numerical, emitters (method -> names), embedded
+) -> dict[str, Any]:  # methods, metrics, left_out (metrics that only some tables have), main, similarities, categorical, numerical, emitters (method -> names), embedded
     "What the questions of a task can be about."
     held = pair_sessions(store, task); found = list(dict.fromkeys(m for m, _ in held)); known = [m for m in METHOD_COLORS if m in found]
     chosen = [check_name("method with tables", m, known) for m in methods] or known
     if not chosen: raise MissingSessionError(f"no interference of task {task!r} in {store.base}; run `vu batch --task {task}` first")
     tables = {m: read_pairs(store, task, m) for m in chosen}; entities = read_entities(store, task); kinds = attribute_columns(entities)
-    metrics = [p for p in next(iter(tables.values())).metrics if all(p in t.metrics for t in tables.values())]
+    every = sorted({p for t in tables.values() for p in t.metrics}); metrics = [p for p in every if all(p in t.metrics for t in tables.values())]
     made = [s for s in SIMILARITIES if s in ("attr", "jacc") or store.similarity(s, task).is_file()] + ["dino"]*(store.embeddings(task).is_file() and not store.similarity("dino", task).is_file())
     groups = {a: {str(e.get(a)) for e in entities} for a, k in kinds.items() if k == "categorical"}; sized = lambda a: min(sum(str(e.get(a)) == v for e in entities) for v in groups[a])
-    return dict(methods=chosen, metrics=metrics, main=next((m for m in ("judge_prob_diff", "clip_diff") if m in metrics), metrics[0]), similarities=made,
+    if not metrics: raise MissingSessionError(f"the tables of {', '.join(chosen)} on {task!r} have no metric in common; name methods that were scored alike")
+    return dict(methods=chosen, metrics=metrics, left_out=[p for p in every if p not in metrics], main=next((m for m in ("judge_prob_diff", "clip_diff") if m in metrics), metrics[0]), similarities=made,
                 categorical=[a for a in groups if sized(a) >= 5], numerical=[a for a, k in kinds.items() if k == "numerical"],
                 emitters={m: [t.names[i] for i in sorted(t.rows)] for m, t in tables.items()}, embedded=store.embeddings(task).is_file())
 
@@ -63,8 +65,9 @@ def _pair_questions(about: dict, worst: dict) -> list[tuple[str, dict]]:
     asked += [("MetricSimilarityAlignment", dict(unlearning_algorithm=u, interference_pair=p, similarity_metric=s)) for u in about["methods"] for p in about["metrics"] for s in about["similarities"]]
     asked += [("MetricSimilarityAlignmentMulti", dict(unlearning_algorithm=u, interference_pair=p, similarity_metric_list=about["similarities"], regression_algorithm=a))
               for u in about["methods"] for p in dict.fromkeys((main, "clip_diff")) if p in about["metrics"] for a in ("linear_regression", "random_forest")]
-    asked += [("MostSimilarMostInterferedGrid", dict(unlearning_algorithms=about["methods"], interference_pairs=about["metrics"], similarity_metrics=about["similarities"], top_k=k)) for k in (1, 5)]
+    asked += [("MostSimilarMostInterferedGrid", dict(unlearning_algorithms=[u], interference_pairs=about["metrics"], similarity_metrics=about["similarities"], top_k=k)) for u in about["methods"] for k in (1, 5)]
     asked += [("MinimumCutInterference", dict(unlearning_algorithm=u, interference_pair=p, entity_1=worst[u][0], entity_2=worst[u][1])) for u in about["methods"] if worst[u] for p in about["metrics"]]
+    asked += [("InterferenceAlongAttribute", dict(unlearning_algorithm=u, interference_pair=p, attribute=a)) for u in about["methods"] for a in about["categorical"] + about["numerical"] for p in about["metrics"]]
     for template in ("MetricSimilarityAlignmentOne", "InterferenceBySimilarityRank"):
         asked += [(template, dict(unlearning_algorithm=u, interference_pair=main, similarity_metric=s, entity=e)) for u in about["methods"] for s in about["similarities"][:1] for e in about["emitters"][u]]
     return asked
@@ -108,6 +111,7 @@ def questions(
 EFFECTS = {  # template -> (key of the effect, what it is, key of the p-value)
     "MetricSimilarityAlignment": ("harm_correlation", "r, positive: similar ones suffer more", "mantel_pvalue"),
     "MetricSimilarityAlignmentOne": ("harm_correlation", "r, positive: similar ones suffer more", "permutation_pvalue"),
+    "InterferenceAlongAttribute": ("harm_correlation", "partial r, positive: those who share it suffer more", "permutation_pvalue"),
     "InterferenceBySimilarityRank": ("spearman_statistic", "Spearman of similarity and metric", "permutation_pvalue"),
     "MetricSimilarityAlignmentMulti": ("r2_test", "R² on unseen entities", "permutation_pvalue"),
     "MetricMetricAlignment": ("effect_size", "r", "permutation_pvalue"),
@@ -131,6 +135,7 @@ def headline(
         for key in (path or "").split("."): value = value.get(key) if isinstance(value, dict) else None
         return value
     key, kind, p = EFFECTS.get(template, (None, None, None))
+    if template == "MostSimilarMostInterferedGrid": count, chance, sure = (data["result"][k][0][0] for k in ("counts", "expected", "pvalues")); return dict(effect=count/chance if chance else None, effect_kind="hits, in multiples of chance", pvalue=sure)
     if template == "InterferenceMatrix": return dict(effect=data["metadata"]["summary"]["off_diagonal_average"], effect_kind="mean of all pairs but the diagonal", pvalue=None)
     return dict(effect=read(key), effect_kind=kind, pvalue=read(p))
 
@@ -168,14 +173,25 @@ def ask_all(
     for row, a in zip(rows, adjusted): row["adjusted_pvalue"] = a
     return table, answers
 
-# %% ../../nbs/87_running.grid.ipynb #d2c43de4
+# %% ../../nbs/87_running.grid.ipynb #99452767
+def _attributes_by_method(rows: pd.DataFrame) -> pd.DataFrame:
+    "Tests with `unlearning_algorithm`, `attribute`, `significant` and `effect_size`, as attributes x methods."
+    def cell(part): kept = part[part["significant"]]["effect_size"]; return f"{len(kept)}/{len(part)}" + (f" ({kept[kept.abs().idxmax()]:.2f})" if len(kept) else "")
+    return pd.DataFrame({m: {a: cell(part) for a, part in mine.groupby("attribute", sort=False)} for m, mine in rows.groupby("unlearning_algorithm", sort=False)})
+
 def wires(
     data: dict,  # answer of CountSignificantRelationship
 ) -> pd.DataFrame:  # attributes x methods: "significant/tested (largest effect)"
-    "Which attributes carry interference, method by method."
-    rows = pd.DataFrame([r for r in data["result"]["rows"] if r["permutation_pvalue"] is not None])
-    def cell(part): kept = part[part["significant"]]; strongest = kept["effect_size"].abs().max() if len(kept) else None; return f"{len(kept)}/{len(part)}" + (f" ({strongest:.2f})" if strongest is not None else "")
-    return pd.DataFrame({m: {a: cell(part) for a, part in mine.groupby("attribute", sort=False)} for m, mine in rows.groupby("unlearning_algorithm", sort=False)})
+    "Along which attributes the averages of entities differ, method by method."
+    return _attributes_by_method(pd.DataFrame([r for r in data["result"]["rows"] if r["permutation_pvalue"] is not None]))
+
+# %% ../../nbs/87_running.grid.ipynb #825b74d8
+def travels(
+    table: pd.DataFrame,  # of `ask_all`
+) -> pd.DataFrame:  # attributes x methods: "significant/tested metrics (largest r)"
+    "Along which attributes harm travels from pair to pair, method by method."
+    rows = table[(table["template"] == "InterferenceAlongAttribute") & table["pvalue"].notna()]
+    return _attributes_by_method(rows.assign(significant=rows["adjusted_pvalue"] < .05, effect_size=rows["effect"].astype(float)))
 
 # %% ../../nbs/87_running.grid.ipynb #130eb09f
 def _section(name: str, mine: list, table: pd.DataFrame, max_figures: int, max_rows: int) -> list[str]:
@@ -221,8 +237,10 @@ def write_answers(
     "Ask every question of a task's grid, and write a page and a table of the answers."
     table, answers = ask_all(store, task, methods, n_permutations, progress); done = table[table["skipped"].isna()]
     body = [f"<p>{len(done)} questions answered, {len(table) - len(done)} not, about {html.escape(task)}. p-values permute entities and are corrected over all questions of a template (Benjamini-Hochberg).</p>"]
+    notes = [*notes, *(f"{p} is left out: not all methods were scored with it." for p in subjects(store, task, methods)["left_out"])]
     if notes: body.append('<div class="note">' + "<br>".join(map(html.escape, notes)) + "</div>")
-    for _, data, _ in answers.get("CountSignificantRelationship", []): body.append(f'<h2>Which attributes carry interference</h2><p>Significant of tested relations, and the largest effect (r or ω²) among the significant.</p>{wires(data).to_html(border=0, classes="numbers")}')
+    if "InterferenceAlongAttribute" in answers: body.append(f'<h2>Along which attributes harm travels</h2><p>Are those who share it with the forgotten one harmed more, the other attributes held fixed? Significant of tested metrics, and the largest r among the significant.</p>{travels(table).to_html(border=0, classes="numbers")}')
+    for _, data, _ in answers.get("CountSignificantRelationship", []): body.append(f'<h2>Which groups pay more</h2><p>Do the averages of entities differ by attribute, whoever was forgotten? Significant of tested relations, and the largest effect (r or ω²) among the significant.</p>{wires(data).to_html(border=0, classes="numbers")}')
     for name in dict.fromkeys(table["template"]): body += _section(name, answers.get(name, []), table, max_figures, max_rows)
     target = answers_path(store, task, model)
     with atomic_path(target) as temporary: temporary.write_text(page(f"Every question about {task}", body), encoding="utf-8")
