@@ -40,7 +40,7 @@ class ConceptAblation(TrainedUnlearner):
     "Fine-tuning of the cross-attention until a concept's caption means an anchor's."
     name: ClassVar[str] = "concept_ablation"
     kind: ClassVar[str] = "text-to-image"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=3e-4, high=5e-3, log=True), prior_loss_weight=dict(low=.1, high=10., log=True))
+    tuning: ClassVar[dict] = dict(learning_rate=dict(low=3e-4, high=5e-3, log=True), prior_loss_weight=dict(low=1., high=30., log=True))
     variant: Literal["model", "noise"] = "model"  # whose answer is the target: the model's to the anchor's caption, or the true noise
     anchor_concept: str | None = None  # what appears instead; None: what is retained
     prompt_template: str = Field("An image of {}", pattern=r"\{\}")  # the caption of a concept given by name

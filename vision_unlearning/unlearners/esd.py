@@ -114,7 +114,7 @@ class ESD(TrainedUnlearner):
     name: ClassVar[str] = "esd"
     kind: ClassVar[str] = "text-to-image"
     reads: ClassVar[str] = "names"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=2e-3, log=True), negative_guidance=dict(low=1., high=4.), retain_weight=dict(low=.3, high=10., log=True))
+    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=2e-3, log=True), negative_guidance=dict(low=1., high=4.), retain_weight=dict(low=1., high=30., log=True))
     train_method: Literal["esd-x", "esd-x-strict", "esd-u", "esd-full"] = "esd-x"  # which weights are trained
     num_train_steps: int = Field(200, ge=1)  # optimiser updates
     learning_rate: float = Field(5e-5, gt=0)

@@ -71,7 +71,7 @@ class SPM(TrainedUnlearner):
     name: ClassVar[str] = "spm"
     kind: ClassVar[str] = "text-to-image"
     reads: ClassVar[str] = "names"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-3, high=1e-2, log=True), anchoring_weight=dict(low=.3, high=30., log=True), negative_guidance=dict(low=0., high=3.))
+    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-3, high=1e-2, log=True), anchoring_weight=dict(low=3., high=50., log=True), negative_guidance=dict(low=0., high=3.))
     num_train_steps: int = Field(300, ge=1)  # optimiser updates
     learning_rate: float = Field(2e-3, gt=0)
     lr_scheduler: Literal["constant", "cosine", "linear"] = "cosine"
