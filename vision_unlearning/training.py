@@ -11,7 +11,7 @@ from .core import ForeignFileError, versions
 from .store import atomic_path
 
 # %% auto #0
-__all__ = ['cosine_rate', 'save_state', 'load_state', 'train', 'write_card']
+__all__ = ['cosine_rate', 'save_state', 'load_state', 'load_extra', 'train', 'write_card']
 
 # %% ../nbs/04_training.ipynb #c0aa44c3
 def cosine_rate(
@@ -23,12 +23,12 @@ def cosine_rate(
     "Warm-up, then a cosine to `floor`."
     return min(1., (step + 1)/max(1, warmup_steps))*max(floor, .5*(1 + math.cos(math.pi*min(1., step/num_steps))))
 
-# %% ../nbs/04_training.ipynb #c02646cf
-def save_state(path, module, ema, optimizer, generator, step, seconds):
-    "Write a checkpoint, whole or not at all."
+# %% ../nbs/04_training.ipynb #51ca8e19
+def save_state(path, module, ema, optimizer, generator, step, seconds, extra=None):
+    "Write a checkpoint, whole or not at all; `extra` are further tensors by name."
     from safetensors.torch import save_file
     names = {p: n for n, p in module.named_parameters()}; tensors = {f"model.{n}": t.contiguous() for n, t in module.state_dict().items()}
-    tensors |= {f"ema.{n}": t.contiguous() for n, t in ema.state_dict().items()}
+    tensors |= {f"ema.{n}": t.contiguous() for n, t in ema.state_dict().items()} | {f"extra.{n}": t.contiguous() for n, t in (extra or {}).items()}
     for p, state in optimizer.state.items(): tensors |= {f"{k}.{names[p]}": v.contiguous() for k, v in state.items() if torch.is_tensor(v)}
     tensors["generator"] = generator.get_state()
     with atomic_path(path) as temporary: save_file(tensors, temporary, metadata={"step": str(step), "seconds": str(seconds)})
@@ -36,17 +36,27 @@ def save_state(path, module, ema, optimizer, generator, step, seconds):
 # %% ../nbs/04_training.ipynb #39faaa35
 def load_state(path, module, ema, optimizer, generator) -> tuple[int, float]:  # (step, seconds)
     "Continue from a checkpoint; one of another model is refused."
-    from safetensors import safe_open
-    with safe_open(path, "pt") as file:
-        meta, tensors = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}
+    from safetensors import SafetensorError, safe_open
+    try:
+        with safe_open(path, "pt") as file: meta, tensors = file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}
+    except SafetensorError as error: raise ForeignFileError(f"{path} is not a whole checkpoint ({error}); delete it to start again") from error
     part = lambda prefix: {k.removeprefix(prefix + "."): v for k, v in tensors.items() if k.startswith(prefix + ".")}
     try: module.load_state_dict(part("model")); ema.load_state_dict(part("ema"))
     except RuntimeError as error: raise ForeignFileError(f"{path} is a checkpoint of another model ({str(error).splitlines()[0]}); use another folder") from error
-    first, second, steps = part("exp_avg"), part("exp_avg_sq"), part("step")
+    slots = sorted({k.split(".")[0] for k in tensors} - {"model", "ema", "extra", "generator"})
     for n, p in module.named_parameters():
-        if n in first: optimizer.state[p] = {"step": steps[n], "exp_avg": first[n].to(p), "exp_avg_sq": second[n].to(p)}
+        kept = {slot: tensors[f"{slot}.{n}"] for slot in slots if f"{slot}.{n}" in tensors}
+        if kept: optimizer.state[p] = {slot: t.clone() if slot == "step" else t.to(p, copy=True) for slot, t in kept.items()}
     generator.set_state(tensors["generator"])
     return int(meta["step"]), float(meta["seconds"])
+
+# %% ../nbs/04_training.ipynb #e007f8ce
+def load_extra(
+    path,  # of a checkpoint
+) -> dict[str, torch.Tensor]:
+    "The further tensors of a checkpoint."
+    from safetensors import safe_open
+    with safe_open(path, "pt") as file: return {k.removeprefix("extra."): file.get_tensor(k).clone() for k in file.keys() if k.startswith("extra.")}
 
 # %% ../nbs/04_training.ipynb #f2e15f18
 def train(
