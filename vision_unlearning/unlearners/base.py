@@ -15,8 +15,8 @@ from ..core import Config, ForeignFileError, check_name
 from ..store import atomic_folder, read_json, write_json
 
 # %% auto #0
-__all__ = ['METHODS', 'denoiser', 'Edit', 'WeightEdit', 'save_edit', 'load_edit', 'Unlearner', 'get_method', 'concepts',
-           'require_pictures', 'require_pipeline']
+__all__ = ['METHODS', 'denoiser', 'Edit', 'all_tensors', 'WeightEdit', 'save_edit', 'load_edit', 'Unlearner', 'get_method',
+           'concepts', 'require_pictures', 'require_pipeline']
 
 # %% ../../nbs/30_unlearners.base.ipynb #11797cfc
 def denoiser(
@@ -65,12 +65,19 @@ class Edit(ABC):
         try: yield model
         finally: self.detach(model)
 
-# %% ../../nbs/30_unlearners.base.ipynb #d0d35525
+# %% ../../nbs/30_unlearners.base.ipynb #3e02d8a9
+def all_tensors(
+    module: torch.nn.Module,
+) -> dict[str, torch.Tensor]:  # name -> parameter or buffer
+    "Every tensor that an edit can replace."
+    return dict(module.named_parameters()) | dict(module.named_buffers())
+
+# %% ../../nbs/30_unlearners.base.ipynb #8da77701
 class WeightEdit(Edit):
-    "Replaced weights of named parameters."
+    "Replaced values of named parameters and buffers."
     kind, file = "weights", "uce_sd_weights.safetensors"  # the contract's name for weight files
     def _apply(self, module, scale):
-        found = dict(module.named_parameters())
+        found = all_tensors(module)
         missing = [n for n, t in self.tensors.items() if n not in found or found[n].shape != t.shape]
         if missing: raise ForeignFileError(f"this edit belongs to another model: {missing[0]} {tuple(self.tensors[missing[0]].shape)} does not fit ({len(missing)} of {len(self.tensors)} tensors)")
         memory = {n: found[n].detach().clone() for n in self.tensors}
@@ -81,7 +88,7 @@ class WeightEdit(Edit):
         return memory
 
     def _revert(self, module, memory):
-        found = dict(module.named_parameters())
+        found = all_tensors(module)
         with torch.no_grad():
             for n, t in memory.items(): found[n].copy_(t)
 
