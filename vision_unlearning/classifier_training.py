@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from .classifiers import accuracy
-from .core import ForeignFileError, borrow, check_name
+from .core import DivergedError, ForeignFileError, borrow, check_name
 from .training import load_extra, load_state, save_state
 
 # %% auto #0
@@ -144,12 +144,12 @@ def train_classifier(
             torch.manual_seed(seed + 1_000_003*run.epoch); start = time.perf_counter()
             if hasattr(loader, "set_epoch"): loader.set_epoch(run.epoch)
             value, run.step = train_epoch(model, loader, loss, chosen, rate, ema, max_grad_norm, run.step)
-            if not math.isfinite(value): raise ValueError(f"the loss became {value} in epoch {run.epoch + 1}; lower the learning rate in {optimizer!r} or give max_grad_norm")
+            if not math.isfinite(value): raise DivergedError(f"the loss became {value} in epoch {run.epoch + 1}; lower the learning rate in {optimizer!r} or give max_grad_norm")
             row = {"epoch": run.epoch + 1, "loss": value, "rate": chosen.param_groups[0]["lr"]}; shown = model if ema is None else ema.module
             if validation is not None: row["validation"] = accuracy(shown, validation)
             if after_epoch is not None: after_epoch(shown, row)
             run.finish(row, time.perf_counter() - start)
-        run.restore(validation is not None)
+        run.restore(validation is not None); chosen.zero_grad(set_to_none=True)
     return {"epochs": run.epoch, "seconds": run.seconds, "best_epoch": run.best_epoch, "history": run.history}
 
 # %% ../nbs/04b_training.classifiers.ipynb #fb032b5e

@@ -11,14 +11,15 @@ from typing import Any, ClassVar, Iterable, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 # %% auto #0
-__all__ = ['TASKS', 'UnknownNameError', 'MissingSessionError', 'ForeignFileError', 'check_name', 'Config', 'config_hash',
-           'image_generator', 'initial_latents', 'torch_modules', 'borrow', 'Task', 'get_task', 'get_prompt',
-           'versions', 'peak_memory']
+__all__ = ['TASKS', 'UnknownNameError', 'MissingSessionError', 'ForeignFileError', 'DivergedError', 'check_name', 'Config',
+           'config_hash', 'image_generator', 'initial_latents', 'torch_modules', 'borrow', 'Task', 'get_task',
+           'get_prompt', 'versions', 'peak_memory']
 
 # %% ../nbs/00_core.ipynb #aeb495f2
 class UnknownNameError(ValueError): "A task, method, entity, metric or parameter that does not exist."
 class MissingSessionError(FileNotFoundError): "A result was asked for before the step that makes it was run."
 class ForeignFileError(ValueError): "A file that is not what its name promises: corrupt, truncated, or of another kind."
+class DivergedError(ValueError): "Training or a closed form left numbers that are not finite."
 
 # %% ../nbs/00_core.ipynb #db0defd5
 def check_name(
@@ -124,7 +125,8 @@ TASKS = {t.name: t for t in [
     Task("objects", "An image of {name}", "object", "CompVis/stable-diffusion-v1-4"),
     Task("emoji", "An image of {name}", "object", "emoji-sd"),
     Task("emoji_people", "An image of {name}", "person", "emoji-sd"),
-    Task("emoji_canvas", "A {name} image in {style} style", "object", "emoji-sd")]}
+    Task("emoji_canvas", "A {name} image in {style} style", "object", "emoji-sd"),
+    Task("emoji_classes", "{name}", "class", "lenet5")]}
 
 # %% ../nbs/00_core.ipynb #ddc58bb0
 def get_task(

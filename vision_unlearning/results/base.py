@@ -19,7 +19,7 @@ __all__ = ['MODELS', 'default_model', 'ResultTemplate', 'read_table', 'fingerpri
            'read_similarity', 'similarity_files', 'simulate_harm', 'simulate_store']
 
 # %% ../../nbs/60_results.base.ipynb #d279fdb0
-MODELS = {"sd1.4": "CompVis/stable-diffusion-v1-4", "emoji-sd": "emoji-sd", "tiny": "tiny"}
+MODELS = {"sd1.4": "CompVis/stable-diffusion-v1-4", "emoji-sd": "emoji-sd", "tiny": "tiny", "lenet5": "lenet5"}
 
 def default_model(
     task: str,  # task name

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 import numpy as np
 import torch
-from ..core import check_name, config_hash, get_prompt, get_task, versions
+from ..core import DivergedError, check_name, config_hash, get_prompt, get_task, versions
 from ..data.emoji import emoji_entities, emoji_tasks
 from ..data.splits import make_split
 from ..interference.generate import generate_array
@@ -36,9 +36,10 @@ def search_space(
     method: str,  # backend name
     space: dict | None = None,  # instead of the declared one
     fixed: dict | None = None,  # settings that are the same in every trial
+    find: Callable = get_method,  # name -> class; classifiers have `get_classifier_method`
 ) -> dict[str, dict]:  # setting -> description
     "The checked space of a method."
-    cls = get_method(method); found = space or cls.tuning; fixed = fixed or {}
+    cls = find(method); found = space or cls.tuning; fixed = fixed or {}
     if not found: raise ValueError(f"{method!r} declares no search space; pass space={{'{next(iter(cls.model_fields))}': dict(low=..., high=...)}}")
     both = sorted(set(found) & set(fixed))
     if both: raise ValueError(f"{', '.join(both)} cannot be searched and fixed at once")
@@ -168,7 +169,7 @@ def open_study(
     key = study.user_attrs.get("key")
     if key not in (None, config_hash(asked)): raise ValueError(f"{path} holds another search (key {key}, asked {config_hash(asked)}); use another folder or delete it")
     if key is None:
-        if all(first[n] in d["choices"] if "choices" in d else d["low"] <= first[n] <= d["high"] for n, d in asked["space"].items()): study.enqueue_trial(first, skip_if_exists=True)
+        if all(first[n] in d["choices"] if "choices" in d else first[n] is not None and d["low"] <= first[n] <= d["high"] for n, d in asked["space"].items()): study.enqueue_trial(first, skip_if_exists=True)
         study.set_user_attr("key", config_hash(asked))
     return study
 
@@ -221,7 +222,7 @@ def tune(
     folder="assets/tuning",  # journal and record
     *,
     seconds: float | None = None,  # of work in all; None for no limit
-    objective=None,  # callable(unlearner) -> dict with forgetting and retained; default: `JudgeObjective(task)`
+    objective=None,  # callable(unlearner) -> dict with forgetting and retained; default: `JudgeObjective(task)`; its `find` says where methods are found
     space: dict | None = None,  # default: what the method declares
     fixed: dict | None = None,  # settings of every trial
     scalarise: str = "min",  # "min" or "harmonic"
@@ -231,7 +232,9 @@ def tune(
     "Search the settings of a method; continues where an earlier call stopped."
     optuna = require_optuna(); from tqdm.auto import tqdm
     if budget < 1: raise ValueError(f"budget must be at least one trial, got {budget}")
-    get_task(task); check_name("score", scalarise, SCORES); space, cls = search_space(method, space, fixed), get_method(method)
+    check_name("score", scalarise, SCORES); find = getattr(objective, "find", None) or get_method
+    if find is get_method: get_task(task)
+    space, cls = search_space(method, space, fixed, find), find(method)
     objective = objective or JudgeObjective(task); defaults = cls(**(fixed or {})).model_dump(mode="json")
     asked = dict(method=method, task=task, space=space, fixed=fixed or {}, scalarise=scalarise, seed=seed, objective=getattr(objective, "description", None) or dict(name=type(objective).__name__ if not hasattr(objective, "__name__") else objective.__name__))
     study = open_study(folder, f"{task}_{method}", asked, {n: defaults[n] for n in space})
@@ -243,17 +246,20 @@ def tune(
             write_json(Path(folder)/f"{task}_{method}.json", record)
             if done: return record
             trial = study.ask(); start = time.perf_counter()
-            found = objective(cls(**{**(fixed or {}), **suggest(trial, space)})); value = score(found["forgetting"], found["retained"], scalarise)
+            try: found = objective(cls(**{**(fixed or {}), **suggest(trial, space)}))
+            except DivergedError: found = dict(forgetting=math.nan, retained=math.nan)  # a row of the record without a score
+            value = score(found["forgetting"], found["retained"], scalarise)
             for name, number in {**found, "seconds": time.perf_counter() - start}.items(): trial.set_user_attr(name, float(number))
             study.tell(trial, value) if math.isfinite(value) else study.tell(trial, state=optuna.trial.TrialState.FAIL)
 
-# %% ../../nbs/85_running.tune.ipynb #9aed435c
+# %% ../../nbs/85_running.tune.ipynb #abebae48
 def tuned_from(
     record: dict,  # of `tune`
+    find: Callable = get_method,  # name -> class
 ) -> dict:  # the `settings` of a record that is shipped, see `unlearners.tuned`
     "The best settings of a search, without those that are the defaults anyway."
     if record["best"] is None or record["best"]["score"] is None: raise ValueError(f"no trial of {record['method']} on {record['task']} has succeeded")
-    plain = get_method(record["method"])().model_dump(mode="json")
+    plain = find(record["method"])().model_dump(mode="json")
     return {n: v for n, v in {**record["fixed"], **record["best"]["settings"]}.items() if plain.get(n) != v}
 
 # %% ../../nbs/85_running.tune.ipynb #130dc50b

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 from ..classifier_training import make_optimizer, make_schedule
-from ..core import borrow, check_name
+from ..core import DivergedError, borrow, check_name
 from ..data.classification import ImageSet
 from ..data.forgetting import as_loader
 from .base import Unlearner, WeightEdit, all_tensors
@@ -107,7 +107,7 @@ class Run(State):
         self.device = next(model.parameters()).device; self.epoch, self.phase, self.rate = 0, "unlearn", 1.
         given = {"forget": forget, "retain": retain}; missing = [s for s in (*method.sides, *(make_minimizer(method.minimizer).sides if getattr(method, "minimizer", None) else ())) if given[s] is None]
         if missing: raise ValueError(f"{method.name} needs {missing[0]} data; give (inputs, labels), a Dataset or a loader")
-        first = next(iter(Samples(next(s for s in (retain, forget) if s is not None))))[0]
+        first = next(iter(Samples(*next((s, n) for n, s in (("retain", retain), ("forget", forget)) if s is not None))))[0]
         self.num_classes = count_classes(model, first[:2].to(self.device))
         self.forget, self.retain = (None if s is None else Samples(s, n, self.num_classes) for n, s in given.items())
 
@@ -127,7 +127,7 @@ class Run(State):
         "What the student has that the original has not."
         before, after = all_tensors(self.original), all_tensors(self.student)
         changed = {n: t for n, t in after.items() if not torch.equal(t, before[n])}
-        if not all(bool(t.isfinite().all()) for t in changed.values()): raise ValueError(f"{self.method.name} left weights that are not finite; lower the learning rate or set max_grad_norm")
+        if not all(bool(t.isfinite().all()) for t in changed.values()): raise DivergedError(f"{self.method.name} left weights that are not finite; lower the learning rate or set max_grad_norm")
         return WeightEdit(changed, {"method": self.method.name, "settings": self.method.model_dump(mode="json"), "classes": self.num_classes, **self.method.record(self)})
 
 # %% ../../nbs/38b_unlearners.classifier.ipynb #690c528b
@@ -215,7 +215,7 @@ def train_step(
     "One update of the student."
     run.optimizer.zero_grad(set_to_none=True)
     found = run.minimizer.gradients(run, batch); run.losses = {k: float(v.detach()) for k, v in found.items()}; run.loss = sum(run.losses.values())
-    if not math.isfinite(run.loss): raise ValueError(f"{run.method.name}: the loss is {run.loss} at step {run.step}; lower the learning rate or set max_grad_norm")
+    if not math.isfinite(run.loss): raise DivergedError(f"{run.method.name}: the loss is {run.loss} at step {run.step}; lower the learning rate or set max_grad_norm")
     call("after_loss"); call("after_backward")
     run.gradient_norm = float(torch.nn.utils.clip_grad_norm_(run.parameters, run.method.max_grad_norm or math.inf))
     for group, rate in zip(run.optimizer.param_groups, run.rates): group["lr"] = rate*run.rate*run.factor(run.step)

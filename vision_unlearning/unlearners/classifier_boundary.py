@@ -33,7 +33,7 @@ def nearest_wrong(
 class BoundaryShrink(TrainedClassifier):
     "Relabels the forgotten data with the nearest wrong class."
     name: ClassVar[str] = "boundary_shrink"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-5, high=.03, log=True))
+    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=.3, log=True))
     sides: ClassVar[tuple] = ("forget",)
     radius: float = Field(.1, ge=0)  # epsilon of the search, in units of the inputs; 0 takes the second-best answer
     bounds: tuple[float, float] | None = None  # range of the inputs, to which the search is clipped
@@ -61,7 +61,7 @@ def resize_outputs(
 class BoundaryExpand(TrainedClassifier):
     "Gives the forgotten data to a shadow class, which is then removed."
     name: ClassVar[str] = "boundary_expand"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-5, high=.03, log=True))
+    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=.3, log=True))
     sides: ClassVar[tuple] = ("forget",)
     def prepare(self, run): run.student = resize_outputs(run.student, run.num_classes + 1)
     def finish(self, run): run.student = resize_outputs(run.student, run.num_classes)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch.func import functional_call, grad, vmap
 from ..classifiers import accuracy, weight_layers
-from ..core import borrow, check_name
+from ..core import DivergedError, borrow, check_name
 from .base import all_tensors
 from .classifier import ClassifierUnlearner
 
@@ -71,7 +71,7 @@ class GridClassifier(ClassifierUnlearner):
             grid.append({"alpha": alpha, "repeat": i, "retain": right[0], "forget": right[1]}); run.step += 1; run.loss = right[1] - right[0]; run.losses = {"forget": right[1], "retain": -right[0]}; call("after_step")
             if finite and (best is None or run.loss < best[0]): best = run.loss, grid[-1], {n: t.detach().clone() for n, t in found.items()}
         call("after_fit")
-        if best is None: raise ValueError(f"{self.name}: every strength of {self.alphas} left weights that are not finite; try smaller alphas")
+        if best is None: raise DivergedError(f"{self.name}: every strength of {self.alphas} left weights that are not finite; try smaller alphas")
         with torch.no_grad():
             for n, t in best[2].items(): found[n].copy_(t)
         run.memory |= {"grid": grid, "chosen": best[1]}

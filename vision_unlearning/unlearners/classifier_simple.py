@@ -54,7 +54,7 @@ class Weighted(TrainedClassifier):
 class NegGrad(Weighted):
     "Gradient ascent on the forgotten data."
     name: ClassVar[str] = "neggrad"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-5, high=.03, log=True))
+    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=.3, log=True))
     def losses(self, run, batch):
         forget, retain = joint_losses(run, batch)
         return self.mixed(run, -forget, retain)
