@@ -126,8 +126,9 @@ def run_method(
     if path.is_file(): return read_json(path)
     if made is None: numbers, cost = c.measure(getattr(c, method)), dict(seconds=0., bytes=0, memory="none")
     else:
-        model = c.original
-        with Cost(c.device) as spent: edit = made.unlearn(model, c.sides["forget"], c.sides["retain"], generator=torch.Generator().manual_seed(c.seed))
+        model = c.original; given = (c.sides["forget"], c.sides["retain"]) if made.reads == "pictures" else (c.split.forget_classes,)
+        if not all(map(len, given)): raise ValueError(f"{method} reads no data and forgets whole classes; it takes part in class-wise comparisons only")
+        with Cost(c.device) as spent: edit = made.unlearn(model, *given, generator=torch.Generator().manual_seed(c.seed))
         with edit.on(model): numbers = c.measure(model)
         cost = dict(seconds=spent.seconds, bytes=spent.bytes, memory=spent.kind)
     write_json(path, dict(**about, **cost, numbers=numbers, oracle=c.oracle_numbers, gap=oracle_gap(numbers, c.oracle_numbers, GAP), versions=versions()))

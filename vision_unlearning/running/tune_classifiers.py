@@ -60,7 +60,8 @@ def fixed_settings(
     method: str,  # "scrub"
 ) -> dict:
     "What a search of a method does not change."
-    return dict(FIXED.get(method, {})) | ({"max_grad_norm": 1.} if "max_grad_norm" in get_classifier_method(method).model_fields else {})
+    known = get_classifier_method(method).model_fields
+    return dict(FIXED.get(method, {})) | {n: v for n, v in dict(max_grad_norm=1., scheduler="Cosine").items() if n in known}
 
 # %% ../../nbs/85b_running.tune_classifiers.ipynb #18b2498b
 def comparable(

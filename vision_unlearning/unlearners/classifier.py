@@ -254,6 +254,7 @@ CLASSIFIER_METHODS = {name: f"vision_unlearning.unlearners.classifier{place}" fo
     "finetune": ":Finetune", "retrain": "_simple:Retrain", "neggrad": "_simple:NegGrad", "neggrad_plus": "_simple:NegGradPlus", "random_label": "_simple:RandomLabel", "l1_sparse": "_simple:L1Sparse", "cf_k": "_simple:CFk", "eu_k": "_simple:EUk",
     "uam": "_uam:UAM", "fisher": "_fisher:FisherForget", "influence": "_influence:Influence", "ssd": "_ssd:SSD", "scrub": "_teachers:SCRUB", "bad_teacher": "_teachers:BadTeacher", "unsir": "_unsir:UNSIR",
     "boundary_shrink": "_boundary:BoundaryShrink", "boundary_expand": "_boundary:BoundaryExpand", "salun": "_salun:ClassifierSalUn", "munba": "_salun:ClassifierMUNBa"}.items()}
+CLASSIFIER_METHODS |= {"zero_shot": "vision_unlearning.unlearners.zero_shot:ZeroShot", "gkt": "vision_unlearning.unlearners.gkt:GKT"}  # they read no data
 
 # %% ../../nbs/38b_unlearners.classifier.ipynb #b958b8fb
 def get_classifier_method(
