@@ -134,8 +134,8 @@ def bootstrap_correlation(
     x, y = np.where(valid, x - x[valid].mean(), 0.), np.where(valid, y - y[valid].mean(), 0.)
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1/n), size=n_resamples).astype(float)
     total, sx, sy, sxx, syy, sxy = (((weights @ part)*weights).sum(1) for part in (valid.astype(float), x, y, x*x, y*y, x*y))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        results = (sxy - sx*sy/total)/np.sqrt((sxx - sx**2/total)*(syy - sy**2/total))
-    if not np.isfinite(results).any(): return float("nan"), float("nan")
-    low, high = np.nanpercentile(results, [50*(1 - level), 50*(1 + level)])
+    with np.errstate(invalid="ignore", divide="ignore"): vx, vy, joint = sxx - sx**2/total, syy - sy**2/total, sxy - sx*sy/total
+    varies = (vx > 1e-9*np.nanmax(vx)) & (vy > 1e-9*np.nanmax(vy))  # a resample without any spread, or without a pair, has no correlation
+    if not varies.any(): return float("nan"), float("nan")
+    low, high = np.percentile(joint[varies]/np.sqrt(vx[varies]*vy[varies]), [50*(1 - level), 50*(1 + level)])
     return float(low), float(high)
