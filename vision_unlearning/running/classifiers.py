@@ -62,12 +62,12 @@ def write_classifier_report(
     folder="assets/classification",
 ) -> tuple[Path, Path]:  # page and table
     "Write the page of a protocol."
-    check_name("protocol", protocol, PROTOCOLS); done, body = [r for r in rows if "error" not in r], [f"<p>{html.escape(str(PROTOCOLS[protocol].model_dump()))}</p>"]
+    check_name("protocol", protocol, PROTOCOLS); done, body = [r for r in rows if "error" not in r], [pd.Series(PROTOCOLS[protocol].model_dump(), dtype=object).to_frame().to_html(header=False, border=0, classes="numbers")]
     if not done: raise ValueError(f"no run of {protocol} succeeded: {rows[0]['error'] if rows else 'there are no rows'}")
     for kind in dict.fromkeys(r["kind"] for r in done):
         part = [r for r in done if r["kind"] == kind]; failed = [r for r in rows if "error" in r and r["kind"] == kind]; broken = {r["method"] for r in failed}
         part = [r for r in part if r["method"] not in broken]; table = comparison_table(part)
-        body += [f"<h2>Forgetting: {kind}</h2><p>Points; mean of {len({r['seed'] for r in part})} seeds, each against its own oracle. Gap: mean absolute difference over {', '.join(GAP)}. Near: within 2 points on retain and test, within 5 on forget.</p>",
+        body += [f"<h2>Forgetting: {kind}</h2><p>Points; mean of {len({r['seed'] for r in part})} seeds, each against its own oracle. Gap: mean absolute difference over {', '.join(GAP)}. Near: within 2 points on retain and test, within 5 on forget. other_oracle: a second model that never saw the data; nothing can be asked to come nearer.</p>",
                  f'<div class="wide">{table.round(1).to_html(border=0, classes="numbers")}</div>', f'<div class="wide">{figure_html(plot_gaps(part), f"gaps, {kind}")}</div>']
         body += [f'<div class="note">{html.escape(r["method"])}, seed {r["seed"]}: {html.escape(r["error"])}</div>' for r in failed]
     target = Path(folder)/f"report_{protocol}.html"

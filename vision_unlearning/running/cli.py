@@ -60,9 +60,9 @@ def batch(
     from vision_unlearning.benchmarks.classification import PROTOCOLS
     from vision_unlearning.core import check_name
     from vision_unlearning.running.batch import STAGES, parse_parameter, pipeline_parameters, run_batch
-    from vision_unlearning.running.classifiers import batch_classifiers
     from vision_unlearning.store import Store
     if task in PROTOCOLS:
+        from vision_unlearning.running.classifiers import batch_classifiers
         if entities or force: raise ValueError(f"{task} is a classifier benchmark: it takes --methods and -p kinds=..., seeds=..., device=...; delete {base_folder}/classification to run it again")
         for path in batch_classifiers(task, split(methods), parameter or [], base_folder, not quiet): typer.echo(path)
         return

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 import vision_unlearning
 from ..benchmarks.classification import KINDS, PROTOCOLS, Comparison
-from ..classifiers import logits
 from ..core import check_name
+from ..metrics.forgetting import accuracies
 from .tune import search_space, tune, tuned_from
 from ..store import read_json, write_json
 from ..unlearners.classifier import CLASSIFIER_METHODS, get_classifier_method
@@ -40,7 +40,7 @@ class OracleObjective:
 
     def look(self, c, model) -> dict[str, float]:
         "Accuracies on retained, forgotten and test pictures."
-        return {side: float((z.argmax(1) == y).double().mean()) for side in ("retain", "forget", "test") for z, y in [logits(model, c.sides[side])]}
+        return accuracies(model, {side: c.sides[side] for side in ("retain", "forget", "test")})
 
     def __call__(self, unlearner) -> dict[str, float]:
         rows = []
