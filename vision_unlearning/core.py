@@ -7,13 +7,14 @@ from __future__ import annotations
 import contextlib, copy, difflib, hashlib, json, math, platform, re, resource, sys
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any, ClassVar, Iterable, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 # %% auto #0
 __all__ = ['TASKS', 'UnknownNameError', 'MissingSessionError', 'ForeignFileError', 'DivergedError', 'check_name', 'Config',
            'config_hash', 'image_generator', 'initial_latents', 'torch_modules', 'borrow', 'Task', 'get_task',
-           'get_prompt', 'versions', 'peak_memory']
+           'get_prompt', 'versions', 'reset_peak_memory', 'peak_memory']
 
 # %% ../nbs/00_core.ipynb #aeb495f2
 class UnknownNameError(ValueError): "A task, method, entity, metric or parameter that does not exist."
@@ -157,12 +158,24 @@ def versions() -> dict:  # package -> version
         with contextlib.suppress(metadata.PackageNotFoundError): found[name] = metadata.version(name)
     return found
 
-# %% ../nbs/00_core.ipynb #8cb6a3ba
+# %% ../nbs/00_core.ipynb #55041e7c
+def reset_peak_memory(
+    device="cpu",  # device of the model
+) -> bool:  # False where a process keeps its peak for ever
+    "Let the next `peak_memory` be about what comes now."
+    import torch
+    if torch.device(device).type == "cuda": torch.cuda.reset_peak_memory_stats(device); return True
+    try: Path("/proc/self/clear_refs").write_text("5"); return True
+    except OSError: return False
+
+# %% ../nbs/00_core.ipynb #a47792db
 def peak_memory(
     device="cpu",  # device of the model
-) -> dict:  # {"bytes": int, "kind": "cuda allocator" | "process resident set"}
+    reset: bool = False,  # what `reset_peak_memory` said before the work
+) -> dict:  # {"bytes": int, "kind": "cuda allocator" | "process resident set"}, with " since its start" where it was not reset
     "Peak memory so far, and how it was measured."
     import torch
-    if torch.device(device).type == "cuda": return {"bytes": torch.cuda.max_memory_allocated(device), "kind": "cuda allocator"}
-    unit = 1 if sys.platform == "darwin" else 1024
-    return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*unit, "kind": "process resident set"}
+    since = "" if reset else " since its start"
+    if torch.device(device).type == "cuda": return {"bytes": torch.cuda.max_memory_allocated(device), "kind": "cuda allocator" + since}
+    if sys.platform == "linux": return {"bytes": 1024*int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]), "kind": "process resident set" + since}
+    return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == "darwin" else 1024), "kind": "process resident set" + since}

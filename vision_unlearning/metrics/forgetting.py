@@ -8,7 +8,7 @@ import time
 from typing import NamedTuple
 import torch
 from ..classifiers import accuracy, weight_layers
-from ..core import check_name, peak_memory
+from ..core import check_name, peak_memory, reset_peak_memory
 
 # %% auto #0
 __all__ = ['FORGETTING_FACTS', 'Fact', 'accuracies', 'oracle_gap', 'gaps_over_seeds', 'check_pair', 'js_divergence',
@@ -142,10 +142,9 @@ class Cost:
     def _wait(self):
         if self.device.type == "cuda": torch.cuda.synchronize(self.device)
     def __enter__(self):
-        self._wait()
-        if self.device.type == "cuda": torch.cuda.reset_peak_memory_stats(self.device)
+        self._wait(); self._reset = reset_peak_memory(self.device)
         self._before = 0 if self.device.type == "cuda" else peak_memory(self.device)["bytes"]; self._start = time.perf_counter(); return self
 
     def __exit__(self, *error):
-        self._wait(); self.seconds = time.perf_counter() - self._start; peak = peak_memory(self.device); self.bytes = peak["bytes"] - self._before
+        self._wait(); self.seconds = time.perf_counter() - self._start; peak = peak_memory(self.device, self._reset); self.bytes = peak["bytes"] - self._before
         self.kind = peak["kind"] if self.device.type == "cuda" else f"increase of the {peak['kind']}"

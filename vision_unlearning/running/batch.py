@@ -16,8 +16,8 @@ from .session import claim_baseline, finished, plan_sessions, recorded_sessions,
 # %% auto #0
 __all__ = ['STAGES', 'HOW', 'pipeline_path', 'pipeline_parameters', 'fits', 'check_parameters', 'parse_parameter',
            'missing_images', 'planned', 'missing_work', 'chosen_sessions', 'executed_path', 'run_stamp',
-           'keep_notebook', 'notebook_error', 'kernel_environment', 'run_pipeline', 'clear_partials', 'run_batch',
-           'batch_status']
+           'keep_notebook', 'notebook_error', 'kernel_environment', 'shared_kernel', 'empty_kernel', 'run_pipeline',
+           'clear_partials', 'run_batch', 'batch_status']
 
 # %% ../../nbs/80_running.batch.ipynb #9a5a909a
 STAGES = ("prepare", "explore", "unlearn", "generate", "interference", "results", "report", "answers")
@@ -203,6 +203,26 @@ def kernel_environment():
     try: yield
     finally: os.environ.clear(); os.environ.update(before)
 
+# %% ../../nbs/80_running.batch.ipynb #bb2d4d78
+@contextlib.contextmanager
+def shared_kernel():
+    "A kernel for several notebooks, for `run_pipeline`; it is started by the first of them."
+    from jupyter_client import KernelManager
+    manager = KernelManager()
+    try: yield manager
+    finally:
+        if manager.has_kernel: manager.shutdown_kernel(now=True)
+
+# %% ../../nbs/80_running.batch.ipynb #5b8e7af1
+def empty_kernel(
+    manager,  # of `shared_kernel`; one without a kernel has nothing to forget
+):
+    "Forget what the last notebook left."
+    if not manager.has_kernel: return
+    client = manager.blocking_client(); client.start_channels()
+    try: client.wait_for_ready(timeout=60); client.execute_interactive("get_ipython().reset()", silent=True, timeout=60)
+    finally: client.stop_channels()
+
 # %% ../../nbs/80_running.batch.ipynb #2fce5471
 def run_pipeline(
     stage: str,  # one of `STAGES`
@@ -210,6 +230,7 @@ def run_pipeline(
     store: Store | None = None,  # None takes `base_folder` of the parameters
     force: bool = False,  # run the notebook even when nothing is missing
     progress: bool = True,  # say what happens, on stderr
+    kernel=None,  # of `shared_kernel`; None starts one for this notebook
 ) -> Path:  # the executed notebook
     "Check everything, then run the notebook of a stage if anything is missing."
     import papermill
@@ -222,8 +243,9 @@ def run_pipeline(
     say("; ".join(todo[:3]) + f"; {len(todo) - 3} more"*(len(todo) > 3) if todo else "running"); start = time.perf_counter()
     failed = target.with_name(f"{target.stem}-failed.ipynb")
     with atomic_path(target) as temporary, kernel_environment():
+        if kernel: empty_kernel(kernel)
         try: papermill.execute_notebook(str(pipeline_path(stage)), str(temporary), parameters, progress_bar=False, request_save_on_cell_execute=False,
-            stderr_file=sys.stderr if progress else None, extra_arguments=["--IPKernelApp.log_level=50"])
+            stderr_file=sys.stderr if progress else None, extra_arguments=["--IPKernelApp.log_level=50"], **({"km": kernel} if kernel else {}))
         except papermill.PapermillExecutionError as error:
             keep_notebook(temporary); os.replace(temporary, failed)
             raise notebook_error(error, failed) from None
@@ -261,11 +283,12 @@ def run_batch(
     clear_partials(store)
     def run(stage, **more):
         given = {n: v for n, v in {**parameters, "task": task, "methods": list(methods), "entities": list(entities), **more}.items() if n in known[stage]}
-        executed["_".join([stage, *filter(None, [more.get("method")])])] = run_pipeline(stage, given, store, force, progress)
-    for stage in [s for s in STAGES[:2] if s in stages]: run(stage)
-    for m in methods:
-        for stage in [s for s in STAGES[2:5] if s in stages]: run(stage, method=m, overrides=(overrides or {}).get(m, {}))
-    for stage in [s for s in STAGES[5:] if s in stages]: run(stage)
+        executed["_".join([stage, *filter(None, [more.get("method")])])] = run_pipeline(stage, given, store, force, progress, kernel)
+    with shared_kernel() as kernel:
+        for stage in [s for s in STAGES[:2] if s in stages]: run(stage)
+        for m in methods:
+            for stage in [s for s in STAGES[2:5] if s in stages]: run(stage, method=m, overrides=(overrides or {}).get(m, {}))
+        for stage in [s for s in STAGES[5:] if s in stages]: run(stage)
     return executed
 
 # %% ../../nbs/80_running.batch.ipynb #4f23cbdd

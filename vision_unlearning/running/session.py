@@ -8,7 +8,7 @@ import dataclasses, hashlib, time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
-from ..core import ForeignFileError, MissingSessionError, check_name, config_hash, get_task, peak_memory, versions
+from ..core import ForeignFileError, MissingSessionError, check_name, config_hash, get_task, peak_memory, reset_peak_memory, versions
 from ..store import Session, Store, atomic_folder, claim, find_entity, read_entities, read_json, write_json
 
 # %% auto #0
@@ -146,9 +146,9 @@ def unlearn_session(
     from vision_unlearning.unlearners.base import get_method
     if record := finished(store, session, weights): return record
     if store.model(session).exists(): raise ValueError(f"{store.model(session)} has no record.json, so this library did not make it; use another base_folder")
-    forget, retain, data = session_data(store, session); seed, start = int(session.key, 16), time.perf_counter()
+    forget, retain, data = session_data(store, session); reset, seed, start = reset_peak_memory(pipe.device), int(session.key, 16), time.perf_counter()
     edit = get_method(session.method)(**session.settings).unlearn(pipe, forget, retain, generator=torch.Generator().manual_seed(seed), callbacks=callbacks)
-    stage = dict(seconds=time.perf_counter() - start, peak_memory=peak_memory(pipe.device), edit_bytes=edit.size, generator_seed=seed)
+    stage = dict(seconds=time.perf_counter() - start, peak_memory=peak_memory(pipe.device, reset), edit_bytes=edit.size, generator_seed=seed)
     record = dict(key=session.key, session=dataclasses.asdict(session), status="unlearned", base_model=dict(name=session.model, weights=weights),
         data=dict(fingerprint=data, n_forget=len(forget), n_retain=len(retain)), created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions=versions(), stages=dict(unlearn=stage))
@@ -180,9 +180,9 @@ def generate_session(
     "Make the `on` images that a session lacks."
     from vision_unlearning.interference.generate import generate_on, task_prompts
     from vision_unlearning.unlearners.base import load_edit
-    record, start, prompts = read_json(store.record(session)), time.perf_counter(), task_prompts(session.task, task_entities(store, session.task))
+    reset, record, start, prompts = reset_peak_memory(pipe.device), read_json(store.record(session)), time.perf_counter(), task_prompts(session.task, task_entities(store, session.task))
     made = generate_on(pipe, load_edit(store.model(session)), store, session, prompts, seeds, **options)
-    facts = dict(seeds=list(seeds), images=made, seconds=time.perf_counter() - start, peak_memory=peak_memory(pipe.device), **options)
+    facts = dict(seeds=list(seeds), images=made, seconds=time.perf_counter() - start, peak_memory=peak_memory(pipe.device, reset), **options)
     if made or record["stages"].get("generate", {}).get("seeds") != list(seeds): note_stage(store, session, "generate", **facts)
     return made
 
