@@ -175,7 +175,8 @@ def test_failed_notebooks_are_kept_apart(tmp_path):
 SESSION = """
 import sys
 from vision_unlearning.models import tiny_pipeline
-from vision_unlearning.running.session import generate_session, plan_sessions, prepare_task, unlearn_session
+from vision_unlearning.running.session import generate_session, plan_sessions, unlearn_session
+from vision_unlearning.running.testbeds import prepare_task
 from vision_unlearning.store import Store
 from vision_unlearning.unlearners.training import Callback
 class Tell(Callback):

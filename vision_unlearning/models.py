@@ -137,8 +137,9 @@ class ClipEncoder(nn.Module):
         return (x[..., top:top+self.size, left:left+self.size]/255 - self.mean)/self.std
 
     @torch.no_grad()
-    def encode_images(self, images, batch_size=100):
-        "(N,D) float32 unit vectors of (N,3,H,W) uint8 images."
+    def encode_images(self, images, batch_size=None):
+        "(N,D) float32 unit vectors of (N,3,H,W) uint8 images; None is what stays in the cache of a CPU, and more on a GPU."
+        batch_size = batch_size or (16 if self.mean.device.type == "cpu" else 100)
         return torch.cat([_unit(self.model.get_image_features(pixel_values=self.pixels(part).to(self.model.dtype))) for part in images.split(batch_size)])
 
     @torch.no_grad()
@@ -158,7 +159,9 @@ def load_clip(
     source = embedded_path(name) if name in EMBEDDED_MODELS else name
     with quiet_loading(): model = CLIPModel.from_pretrained(source, revision=revision, dtype=torch.float32)
     processor = CLIPImageProcessor.from_pretrained(source, revision=revision)
-    return ClipEncoder(model, CLIPTokenizer.from_pretrained(source, revision=revision), model.config.vision_config.image_size, processor.image_mean, processor.image_std, name)
+    encoder = ClipEncoder(model, CLIPTokenizer.from_pretrained(source, revision=revision), model.config.vision_config.image_size, processor.image_mean, processor.image_std, name)
+    encoder.revision = revision
+    return encoder
 
 # %% ../nbs/02_models.ipynb #2d88ab18
 JUDGE_HEADS = {"emoji": ["emoji"], "emoji_canvas": ["object"], "emoji_people": ["occupation", "gender", "tone"]}

@@ -111,6 +111,9 @@ class Store:
     ): self.base = Path(base_folder)
     def __repr__(self): return f"Store({str(self.base)!r})"
     def metadata(self, task): return self.base/f"metadata_{safe_name(task)}_2_enriched_filtered.json"
+    def enriched(self, task): return self.base/f"metadata_{safe_name(task)}_1_enriched_but_not_filtered.json"
+    def pictures(self, task): return self.base/"datasets"/safe_name(task)/".pictures"
+    def preparation(self, task): return self.base/"datasets"/safe_name(task)/".preparation.json"
     def similarity(self, kind, task): return self.base/f"similarity_{safe_name(kind)}_{safe_name(task)}.json"
     def split(self, task, target, part): return self.base/"datasets"/safe_name(task)/safe_name(target)/f"train_{part}"
     def model(self, session): return self.base/"models"/session.slug

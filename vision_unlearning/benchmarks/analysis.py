@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 import numpy as np
 from scipy import stats
-from .tables import get_target_overwrite
 from ..core import check_name, get_prompt
 from ..plotting import image_grid, method_label, metric_label, new_axes, save_figure, scatter
 from ..results.visual import decode_image, encode_image
@@ -143,8 +142,8 @@ def check_eval_results(
 
 # %% ../../nbs/70c_benchmarks.analysis.ipynb #64a3b286
 def _existing_image(folder: Path, state: str, seed: int, task: str, name: str) -> Path:
-    "The image of an entity under the task's own prompt, or under the published one."
-    prompts = dict.fromkeys([get_prompt(task, name), f"An image of {get_target_overwrite(task, 'none', name)[0]}"])
+    "The image of an entity under the task's own prompt, the published one, or the one without an article of earlier versions."
+    prompts = dict.fromkeys([get_prompt(task, name), get_prompt(task, name, legacy=True), f"An image of {name.replace('_', ' ')}"])
     found = [p for prompt in prompts if (p := folder/image_name(state, seed, prompt)).is_file()]
     if not found: raise MissingSessionError(f"{folder/image_name(state, seed, next(iter(prompts)))} does not exist; run `vu run generate` first")
     return found[0]

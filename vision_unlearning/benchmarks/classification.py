@@ -12,16 +12,17 @@ from pydantic import Field
 from ..classifier_training import train_classifier
 from ..classifiers import Classifier, classifier_for, load_classifier, logits, save_classifier
 from ..core import Config, check_name, config_hash, versions
-from ..data.classification import ClassificationData, load_classification
+from ..data.classification import ClassificationData, ImageSet, load_classification
 from ..data.forgetting import ForgetSplit, ImageLoader, class_split, random_split, split_loaders
-from ..metrics.forgetting import Cost, activation_distance, gaps_over_seeds, js_divergence, oracle_gap
+from ..metrics.cost import Cost
+from ..metrics.forgetting import accuracies, activation_distance, gaps_over_seeds, js_divergence, oracle_gap
 from ..metrics.membership import MEMBERSHIP, membership
 from ..store import read_json, write_json
 from ..unlearners.classifier import get_classifier_method
 
 # %% auto #0
-__all__ = ['PROTOCOLS', 'KINDS', 'GAP', 'REFERENCES', 'Protocol', 'scenario_split', 'trained', 'Comparison', 'run_method',
-           'comparison_table']
+__all__ = ['PROTOCOLS', 'KINDS', 'GAP', 'REFERENCES', 'Protocol', 'scenario_split', 'trained', 'moved_pictures', 'Comparison',
+           'run_method', 'comparison_table']
 
 # %% ../../nbs/72_benchmarks.classification.ipynb #32be4772
 class Protocol(Config):
@@ -36,10 +37,11 @@ class Protocol(Config):
     batch_size: int = Field(128, ge=1)  # of training and of unlearning
     augment: bool = False  # random crops
     flip: bool = True  # and mirror images, where `augment` is on
+    moved_tests: bool = False  # accuracies on unseen pictures are over nine places of each
 
 PROTOCOLS = {
     "digits": Protocol(data="digits", architecture="lenet5", num_epochs=15, optimizer="SGD(lr=0.05, momentum=0.9, weight_decay=5e-4)", batch_size=64),
-    "emoji_classes": Protocol(data="emoji", architecture="lenet5", num_epochs=40, optimizer="SGD(lr=0.05, momentum=0.9, weight_decay=5e-4)", batch_size=64),
+    "emoji_classes": Protocol(data="emoji", architecture="lenet5", num_epochs=40, optimizer="SGD(lr=0.05, momentum=0.9, weight_decay=5e-4)", batch_size=64, moved_tests=True),
     "cifar10": Protocol(data="cifar10", architecture="resnet18", num_epochs=200, augment=True)}
 
 # %% ../../nbs/72_benchmarks.classification.ipynb #30f78fce
@@ -65,7 +67,7 @@ def trained(
     device="cpu",
 ) -> Classifier:  # in evaluation mode
     "An original or an oracle, from its folder or trained now."
-    about = dict(protocol=protocol.model_dump(mode="json"), data=data.fingerprint, split=None if split is None else split.hash, seed=seed); path = Path(folder)/f"{data.name}_{'original' if split is None else 'oracle'}_{config_hash(about)}"
+    about = dict(protocol=protocol.model_dump(mode="json", exclude={"moved_tests"}), data=data.fingerprint, split=None if split is None else split.hash, seed=seed); path = Path(folder)/f"{data.name}_{'original' if split is None else 'oracle'}_{config_hash(about)}"
     if (path/"config.json").is_file(): return load_classifier(path, device)
     model = classifier_for(data, protocol.architecture, seed=seed, **protocol.options).to(device)
     pictures = data.train if split is None else data.train[split.retain]
@@ -76,6 +78,15 @@ def trained(
 
 # %% ../../nbs/72_benchmarks.classification.ipynb #cd806778
 GAP = ("retain", "forget", "test", "mia_confidence_svc")  # the field's average gap (Fan et al. 2024, table 1)
+
+# %% ../../nbs/72_benchmarks.classification.ipynb #c60a8325
+def moved_pictures(
+    images: ImageSet,  # N pictures
+    pixels: int = 2,  # how far
+) -> ImageSet:  # 9N pictures: every one in its place and moved in eight directions, the edge repeated
+    "The same pictures at nine places."
+    reach = lambda n, by: (torch.arange(n) + by).clamp(0, n - 1); height, width = images.images.shape[-2:]; steps = (-pixels, 0, pixels)
+    return ImageSet(torch.cat([images.images[:, :, reach(height, y)][..., reach(width, x)] for y in steps for x in steps]), images.labels.repeat(9), images.classes)
 
 # %% ../../nbs/72_benchmarks.classification.ipynb #337b00b4
 class Comparison:
@@ -90,6 +101,8 @@ class Comparison:
         self.name, self.protocol, self.kind, self.seed, self.folder, self.device = protocol, PROTOCOLS[check_name("protocol", protocol, PROTOCOLS)], kind, seed, Path(folder), torch.device(device)
         self.data = load_classification(self.protocol.data, **self.protocol.data_options); self.split = scenario_split(self.data, kind, seed)
         self.sides = split_loaders(self.data, self.split, self.protocol.batch_size, augment=self.protocol.augment, flip=self.protocol.flip, seed=seed, device=device)
+        unseen = [n for n in ("test", "test_forget") if self.protocol.moved_tests and n in self.sides]
+        self.moved = {n: ImageLoader(moved_pictures(self.sides[n].images), 512, device=device) for n in unseen}  # what unseen pictures are judged by, where that is not `sides`
 
     def _trained(self, split, seed): return trained(self.protocol, self.data, split, seed, self.folder/"models", self.device)
     @cached_property
@@ -105,7 +118,7 @@ class Comparison:
 
     def measure(self, model) -> dict[str, float]:
         "All numbers of one model."
-        answers = {name: logits(model, loader) for name, loader in self.sides.items()}; right = {n: float((z.argmax(1) == y).double().mean()) for n, (z, y) in answers.items()}
+        answers = {name: logits(model, loader) for name, loader in self.sides.items()}; right = {n: float((z.argmax(1) == y).double().mean()) for n, (z, y) in answers.items()} | accuracies(model, self.moved)
         possible = [a for a in MEMBERSHIP if a != "mia_loss_lr_neurips23" or len(self.split.forget) >= 10]; attacks = {a: membership(a, *(answers[s] for s in ("forget", "retain", "test")), seed=self.seed) for a in possible}
         apart = {f"js_divergence_{s}": float(js_divergence(answers[s][0], self.oracle_answers[s][0]).mean()) for s in ("forget", "test")}
         return right | attacks | apart | {"activation_distance": activation_distance(answers["forget"][0], self.oracle_answers["forget"][0])}

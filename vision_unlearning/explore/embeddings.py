@@ -10,70 +10,14 @@ from typing import Any, Callable, Literal
 import numpy as np
 import torch
 from ..core import ForeignFileError, MissingSessionError, check_name, config_hash, get_task
+from ..encoders import EMBEDDING_DIM, EMBEDDING_MODEL, DINO_MODELS, DinoEncoder, DinoTransform, load_dino_model, load_image_encoder
 from .similarity import entity_names
 from ..store import Session, Store, image_name, read_entities, read_json, write_json
 
 # %% auto #0
-__all__ = ['EMBEDDING_MODEL', 'EMBEDDING_DIM', 'DINO_MODELS', 'DinoTransform', 'load_dino_model', 'DinoEncoder',
-           'load_image_encoder', 'embed_image_with_dino', 'embed_forgetting_session',
-           'embed_forgetting_session_batched', 'plain_name', 'found_pictures', 'embed_session', 'mean_embeddings',
-           'image_similarity', 'stored_image_similarity', 'specificity_ratio']
-
-# %% ../../nbs/22_explore.embeddings.ipynb #8db131b9
-EMBEDDING_MODEL = "dinov2_vits14"  # published name
-EMBEDDING_DIM = 384
-DINO_MODELS = {f"dinov2_vit{letter}14": f"facebook/dinov2-{size}" for letter, size in zip("sblg", ("small", "base", "large", "giant"))}
-
-# %% ../../nbs/22_explore.embeddings.ipynb #e907d566
-class DinoTransform:
-    "One PIL image, or a batch of bytes, as DINOv2 takes it."
-    mean, std = torch.tensor([.485, .456, .406])[:, None, None], torch.tensor([.229, .224, .225])[:, None, None]
-    def __init__(self, size: int = 224, resize: int = 256): self.size, self.resize = size, resize
-
-    def batch(self, images: torch.Tensor) -> torch.Tensor:
-        "(N,3,size,size) float of (N,3,H,W) uint8."
-        scale = self.resize/min(images.shape[-2:]); shape = [max(self.size, round(s*scale)) for s in images.shape[-2:]]
-        x = torch.nn.functional.interpolate(images.float(), shape, mode="bicubic", antialias=True, align_corners=False).round().clamp(0, 255)
-        top, left = ((s - self.size)//2 for s in shape)
-        return (x[..., top:top+self.size, left:left+self.size]/255 - self.mean.to(x))/self.std.to(x)
-
-    def __call__(self, image) -> torch.Tensor:
-        "(3,size,size) float of one PIL image."
-        return self.batch(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None])[0]
-
-# %% ../../nbs/22_explore.embeddings.ipynb #298622fd
-def load_dino_model(
-    model_name: str = EMBEDDING_MODEL,  # a published name, a folder, or a hub id
-    force_device: str | None = None,  # "cpu", "cuda"; None takes a GPU when there is one
-) -> tuple[Any, DinoTransform, str]:  # model in evaluation mode, transform, device
-    "Load DINOv2, its transform, and say where it is."
-    from transformers import Dinov2Model
-    from vision_unlearning.models import quiet_loading
-    device = force_device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with quiet_loading(): model = Dinov2Model.from_pretrained(DINO_MODELS.get(model_name, model_name), dtype=torch.float32)
-    return model.eval().requires_grad_(False).to(device), DinoTransform(), device
-
-# %% ../../nbs/22_explore.embeddings.ipynb #3cba8a42
-class DinoEncoder:
-    "DINOv2 as an encoder of batches."
-    def __init__(self,
-        name: str = EMBEDDING_MODEL,  # a published name, a folder, or a hub id
-        device: str | None = None,
-    ): self.name = name; self.model, self.transform, self.device = load_dino_model(name, device)
-
-    @torch.no_grad()
-    def encode_images(self, images, batch_size: int = 32) -> torch.Tensor:
-        "(N,D) float32 class tokens of (N,3,H,W) uint8."
-        parts = [self.model(self.transform.batch(part.to(self.device))).pooler_output for part in images.split(batch_size)]
-        return torch.cat(parts).float().cpu() if parts else torch.zeros(0, self.model.config.hidden_size)
-
-# %% ../../nbs/22_explore.embeddings.ipynb #c14ae6b7
-def load_image_encoder(
-    task: str,  # task name
-):  # anything with `encode_images` and `name`
-    "The encoder that goes with a task: the embedded one for the embedded tasks, DINOv2 for the others."
-    from vision_unlearning.models import load_clip
-    return load_clip("emoji-clip") if get_task(task).base_model == "emoji-sd" else DinoEncoder()
+__all__ = ['embed_image_with_dino', 'embed_forgetting_session', 'embed_forgetting_session_batched', 'plain_name',
+           'found_pictures', 'embed_session', 'mean_embeddings', 'image_similarity', 'stored_image_similarity',
+           'specificity_ratio']
 
 # %% ../../nbs/22_explore.embeddings.ipynb #2cc008e2
 def embed_image_with_dino(

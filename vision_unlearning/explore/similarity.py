@@ -8,7 +8,7 @@ import importlib, math, re
 from pathlib import Path
 from typing import Any
 import numpy as np
-from ..core import ForeignFileError, MissingSessionError, check_name, config_hash
+from ..core import ForeignFileError, MissingSessionError, check_name, config_hash, entity_text
 from ..store import Store, read_entities, read_json, write_json
 
 # %% auto #0
@@ -173,7 +173,7 @@ def similarity_matrix(
 ) -> tuple[np.ndarray, list[str]]:  # (N,N), and the N names in index order
     "One similarity of a task, from disk when it is there and still belongs to the entity table."
     check_name("similarity", kind, SIMILARITIES)
-    entities = read_entities(store, task); names = [e["name"] for e in entities]; texts = entity_names(entities)
+    entities = read_entities(store, task); names = [e["name"] for e in entities]; texts = [entity_text(task, n) for n in names]
     if kind == "jacc": return jacc_similarity(entities), names
     if kind not in ("clip", "attr"): return _from_maker(store, task, kind, names), names
     path, maker = store.similarity(kind, task), getattr(encoder, "name", None) if kind == "clip" else None

@@ -8,7 +8,7 @@ import torch
 from .base import Metric, as_images
 
 # %% auto #0
-__all__ = ['PairOfImages', 'RMSE', 'ssim_window', 'SSIM']
+__all__ = ['PairOfImages', 'RMSE', 'ssim_window', 'windowed', 'ssim_maps', 'ssim_means', 'SSIM']
 
 # %% ../../nbs/42_metrics.image_image.ipynb #d6515a47
 class PairOfImages(Metric):
@@ -34,30 +34,60 @@ class RMSE(PairOfImages):
         squared = (images.double() - references.to(images.device).double())**2
         return squared.mean((2, 3)).sqrt().mean(1)/4095 if self.legacy else squared.mean((1, 2, 3)).sqrt()
 
-# %% ../../nbs/42_metrics.image_image.ipynb #df2e8c1f
+# %% ../../nbs/42_metrics.image_image.ipynb #42b4b063
 def ssim_window(
-    n: int,  # pixels along this axis
     legacy: bool = False,  # flat, 7 wide; else Gaussian, 11 wide, deviation 1.5
     device="cpu",
-) -> torch.Tensor:  # (n-K+1,n) float64, each row one position of the window
-    "The window along one axis, as a banded matrix: two small matrix products are faster than a convolution in float64."
+) -> torch.Tensor:  # (K,) float64, sums to 1
+    "The window along one axis."
     window = torch.ones(7, dtype=torch.float64) if legacy else torch.exp(-torch.arange(-5, 6, dtype=torch.float64)**2/(2*1.5**2))
-    k = len(window)
-    if n < k: raise ValueError(f"ssim: {n} pixels a side are fewer than its window of {k}")
-    where = torch.arange(n - k + 1)[:, None] + torch.arange(k)
-    return torch.zeros(n - k + 1, n, dtype=torch.float64).scatter_(1, where, (window/window.sum()).expand(n - k + 1, k)).to(device)
+    return (window/window.sum()).to(device)
+
+# %% ../../nbs/42_metrics.image_image.ipynb #9b0e12df
+def windowed(
+    x,  # (...,H,W) float64
+    window,  # (K,)
+) -> torch.Tensor:  # (...,H-K+1,W-K+1)
+    "Weighted means in all windows that fit into the picture."
+    weights = window.tolist()
+    if min(x.shape[-2:]) < len(weights): raise ValueError(f"ssim: {min(x.shape[-2:])} pixels a side are fewer than its window of {len(weights)}")
+    for axis in (-1, -2):
+        n = x.shape[axis] - len(weights) + 1; total = x.narrow(axis, 0, n)*weights[0]
+        for i, weight in enumerate(weights[1:], 1): total.add_(x.narrow(axis, i, n), alpha=weight)
+        x = total
+    return x
+
+# %% ../../nbs/42_metrics.image_image.ipynb #403eba06
+def ssim_maps(
+    images, references,  # (...,H,W), 0..255
+    legacy: bool = False,  # the published window and constants
+) -> tuple[torch.Tensor, torch.Tensor]:  # luminance, and contrast with structure: (...,h,w) float64
+    "The two factors of SSIM in each window."
+    window = ssim_window(legacy); a, b = images.double(), references.double()
+    mean_a, mean_b, squares, product = [windowed(x, window) for x in (a, b, a*a + b*b, a*b)]
+    unbiased, top = (49/48, 4095) if legacy else (1, 255); c1, c2 = (.01*top)**2, (.03*top)**2
+    both, cross = mean_a**2 + mean_b**2, mean_a*mean_b
+    return (2*cross + c1)/(both + c1), (2*unbiased*(product - cross) + c2)/(unbiased*(squares - both) + c2)
+
+# %% ../../nbs/42_metrics.image_image.ipynb #4a02ebdf
+def ssim_means(
+    images, references,  # (N,3,H,W), 0..255
+    legacy: bool = False,  # the published window and constants
+    piece: int = 2**17,  # pixels at once on a CPU
+) -> torch.Tensor:  # (2,N) float64: mean of the product of both factors, and mean of the right one alone
+    "SSIM, and its contrast and structure."
+    (h, w), k, cpu = images.shape[2:], len(ssim_window(legacy)), images.device.type == "cpu"; sides = [x.to(images.device).flatten(0, 1) for x in (images, references)]; found = []
+    many, rows = (max(1, piece//(h*w)), max(k, piece//w)) if cpu else (len(sides[0]), h)
+    for a, b in zip(*(x.split(many) for x in sides)):
+        total = 0.
+        for start in range(0, max(1, h - k + 1), rows):
+            luminance, structure = ssim_maps(a[:, start:start+rows+k-1], b[:, start:start+rows+k-1], legacy)
+            total = total + torch.stack([(luminance*structure).sum((1, 2)), structure.sum((1, 2))])
+        found.append(total/((h - k + 1)*(w - k + 1)))
+    return torch.cat(found, 1).view(2, len(images), -1).mean(2)
 
 # %% ../../nbs/42_metrics.image_image.ipynb #7bd6e803
 class SSIM(PairOfImages):
     "Structural similarity, at most 1, one a pair."
     name, higher_is_better, bounds = "ssim", True, (-1., 1.)
-
-    def score(self, images, references):
-        down, across = [ssim_window(n, self.legacy, images.device) for n in images.shape[2:]]
-        a, b = images.double(), references.to(images.device).double()
-        mean_a, mean_b, aa, bb, ab = [down @ x @ across.T for x in (a, b, a*a, b*b, a*b)]
-        unbiased, top = (49/48, 4095) if self.legacy else (1, 255)
-        var_a, var_b, cov = unbiased*(aa - mean_a**2), unbiased*(bb - mean_b**2), unbiased*(ab - mean_a*mean_b)
-        c1, c2 = (.01*top)**2, (.03*top)**2
-        ratio = (2*mean_a*mean_b + c1)*(2*cov + c2)/((mean_a**2 + mean_b**2 + c1)*(var_a + var_b + c2))
-        return ratio.mean((1, 2, 3))
+    def score(self, images, references): return ssim_means(images, references, self.legacy)[0]

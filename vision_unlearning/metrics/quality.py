@@ -8,6 +8,7 @@ import functools
 from pathlib import Path
 import torch
 from .base import Metric
+from .image_image import windowed
 
 # %% auto #0
 __all__ = ['luma', 'normalised', 'nearest_shape', 'symmetric_fit', 'asymmetric_fit', 'halve', 'brisque_features', 'BRISQUE']
@@ -25,7 +26,7 @@ def normalised(
 ) -> torch.Tensor:  # (N,H,W), about -3..3
     "Mean-subtracted, contrast-normalised values (equation 1); rounding errors of flat areas become exact zeros."
     axis = torch.exp(-torch.arange(-3, 4, dtype=torch.float64, device=grey.device)**2/(2*(7/6)**2)); axis = axis/axis.sum()
-    blur = lambda x: torch.nn.functional.conv2d(torch.nn.functional.conv2d(x[:, None], axis.view(1, 1, 7, 1), padding=(3, 0)), axis.view(1, 1, 1, 7), padding=(0, 3))[:, 0]
+    blur = lambda x: windowed(torch.nn.functional.pad(x, (3, 3, 3, 3)), axis)
     mean = blur(grey); deviation = (blur(grey**2) - mean**2).abs().sqrt()
     values = (grey - mean)/(deviation + 1)
     return torch.where(values.abs() < 1e-9, 0., values)
@@ -74,11 +75,11 @@ def halve(
 ) -> torch.Tensor:  # (N,ceil(H/2),ceil(W/2))
     "Half size, by the antialiased cubic filter (a = -0.5) with mirrored borders."
     t = (torch.arange(-4, 4, dtype=torch.float64, device=grey.device) + .5).abs()/2
-    taps = torch.where(t <= 1, 1.5*t**3 - 2.5*t**2 + 1, -.5*t**3 + 2.5*t**2 - 4*t + 2); taps = taps/taps.sum()
+    taps = torch.where(t <= 1, 1.5*t**3 - 2.5*t**2 + 1, -.5*t**3 + 2.5*t**2 - 4*t + 2); taps = (taps/taps.sum()).tolist()
     for axis in (1, 2):
         n = grey.shape[axis]; where = 2*torch.arange((n + 1)//2, device=grey.device)[:, None] + torch.arange(-3, 5, device=grey.device)
         where = torch.where(where < 0, -1 - where, torch.where(where >= n, 2*n - 1 - where, where))
-        grey = (grey.movedim(axis, -1)[..., where] @ taps).movedim(-1, axis)
+        grey = sum(grey.index_select(axis, where[:, i])*tap for i, tap in enumerate(taps))
     return grey
 
 # %% ../../nbs/43_metrics.quality.ipynb #3074b14a

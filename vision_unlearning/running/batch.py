@@ -12,12 +12,14 @@ from ..store import Session, Store, atomic_path, find_entity, image_name, read_j
 from .grid import answers_path
 from .report import report_path
 from .session import claim_baseline, finished, plan_sessions, recorded_sessions, require_edits, task_entities, weights_fingerprint
+from .testbeds import TESTBEDS
+from ..unlearners.base import get_method
 
 # %% auto #0
 __all__ = ['STAGES', 'HOW', 'pipeline_path', 'pipeline_parameters', 'fits', 'check_parameters', 'parse_parameter',
            'missing_images', 'planned', 'missing_work', 'chosen_sessions', 'executed_path', 'run_stamp',
            'keep_notebook', 'notebook_error', 'kernel_environment', 'shared_kernel', 'empty_kernel', 'run_pipeline',
-           'clear_partials', 'run_batch', 'batch_status']
+           'clear_partials', 'planned_entities', 'run_batch', 'batch_status']
 
 # %% ../../nbs/80_running.batch.ipynb #9a5a909a
 STAGES = ("prepare", "explore", "unlearn", "generate", "interference", "results", "report", "answers")
@@ -208,9 +210,14 @@ def kernel_environment():
 def shared_kernel():
     "A kernel for several notebooks, for `run_pipeline`; it is started by the first of them."
     from jupyter_client import KernelManager
-    manager = KernelManager()
+    manager, made = KernelManager(), []; make = manager.client
+    def client(**options): made.append(make(**options)); return made[-1]
+    def let_go():
+        while made: made.pop().stop_channels()
+    manager.client, manager.let_go = client, let_go  # the client of each notebook leaves its sockets open otherwise
     try: yield manager
     finally:
+        let_go()
         if manager.has_kernel: manager.shutdown_kernel(now=True)
 
 # %% ../../nbs/80_running.batch.ipynb #5b8e7af1
@@ -218,6 +225,7 @@ def empty_kernel(
     manager,  # of `shared_kernel`; one without a kernel has nothing to forget
 ):
     "Forget what the last notebook left."
+    manager.let_go()
     if not manager.has_kernel: return
     client = manager.blocking_client(); client.start_channels()
     try: client.wait_for_ready(timeout=60); client.execute_interactive("get_ipython().reset()", silent=True, timeout=60)
@@ -263,11 +271,24 @@ def clear_partials(
     for p in old: shutil.rmtree(p, ignore_errors=True) if p.is_dir() else p.unlink(missing_ok=True)
     return len(old)
 
+# %% ../../nbs/80_running.batch.ipynb #6e82c2d7
+def planned_entities(
+    store: Store,
+    task: str,
+    methods: list[str],
+    entities: list[str | int],  # names or indices; empty means all of the task
+    model: str | None,
+    overrides: dict[str, dict] | None,
+) -> list[str]:  # names; empty means all of the task
+    "Plan the sessions of all methods, and name their emitters."
+    for m in methods: plan_sessions(store, task, m, entities, model, (overrides or {}).get(m))
+    return [find_entity(task_entities(store, task), e)["name"] for e in entities]
+
 # %% ../../nbs/80_running.batch.ipynb #435b8c7c
 def run_batch(
     task: str,  # task name
     methods: list[str],  # backend names
-    entities: list[str],  # emitters; empty means all of the task
+    entities: list[str | int],  # emitters by name or index; empty means all of the task
     store: Store,
     overrides: dict[str, dict] | None = None,  # method -> its hyper-parameters that differ from the tuned ones
     stages: tuple[str, ...] = STAGES,  # which to run; always in their own order
@@ -279,13 +300,15 @@ def run_batch(
     known = {s: pipeline_parameters(s) for s in STAGES}; executed = {}
     for n in parameters: check_name("parameter", n, {n for s in stages for n in known[check_name("stage", s, STAGES)]})
     for m in overrides or {}: check_name("method in overrides", m, methods)
-    for m in methods: plan_sessions(store, task, m, entities, parameters.get("model"), (overrides or {}).get(m))
+    for m in methods: get_method(m)(**(overrides or {}).get(m, {}))
+    if task not in TESTBEDS or "prepare" not in stages: entities = planned_entities(store, task, methods, entities, parameters.get("model"), overrides)
     clear_partials(store)
     def run(stage, **more):
         given = {n: v for n, v in {**parameters, "task": task, "methods": list(methods), "entities": list(entities), **more}.items() if n in known[stage]}
         executed["_".join([stage, *filter(None, [more.get("method")])])] = run_pipeline(stage, given, store, force, progress, kernel)
     with shared_kernel() as kernel:
-        for stage in [s for s in STAGES[:2] if s in stages]: run(stage)
+        if "prepare" in stages: run("prepare"); entities = planned_entities(store, task, methods, entities, parameters.get("model"), overrides)
+        if "explore" in stages: run("explore")
         for m in methods:
             for stage in [s for s in STAGES[2:5] if s in stages]: run(stage, method=m, overrides=(overrides or {}).get(m, {}))
         for stage in [s for s in STAGES[5:] if s in stages]: run(stage)

@@ -52,6 +52,7 @@ def batch(
     methods: Annotated[str, typer.Option(help="Backend names, with commas; empty means uce,distil, and all of them on a classifier benchmark.")] = "",
     entities: Annotated[str, typer.Option(help="Emitters, with commas; empty means all of the task.")] = "",
     parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="name=value, for all stages that have it.")] = None,
+    scale: Annotated[str, typer.Option(help="full, or smoke: a real task on a dozen stand-ins, offline, in a folder `smoke` of its own.")] = "full",
     base_folder: BaseFolder = "assets",
     force: Force = False,
     quiet: Quiet = False,
@@ -61,16 +62,22 @@ def batch(
     from vision_unlearning.core import check_name
     from vision_unlearning.running.batch import STAGES, parse_parameter, pipeline_parameters, run_batch
     from vision_unlearning.store import Store
+    from vision_unlearning.running.testbeds import SCALES
+    smoke = check_name("scale", scale, SCALES) == "smoke"
     if task in PROTOCOLS:
         from vision_unlearning.running.classifiers import batch_classifiers
-        if entities or force: raise ValueError(f"{task} is a classifier benchmark: it takes --methods and -p kinds=..., seeds=..., device=...; delete {base_folder}/classification to run it again")
+        if entities or force or smoke: raise ValueError(f"{task} is a classifier benchmark: it takes --methods and -p kinds=..., seeds=..., device=...; delete {base_folder}/classification to run it again")
         for path in batch_classifiers(task, split(methods), parameter or [], base_folder, not quiet): typer.echo(path)
         return
     owner, given = {n: s for s in STAGES for n in pipeline_parameters(s)}, {}
     for text in parameter or []: given.update([parse_parameter(owner[check_name("parameter", text.partition("=")[0], owner)], text)])
-    taken = {"task", "methods", "method", "entities", "base_folder"} & set(given)
+    taken = {"task", "methods", "method", "entities", "base_folder", "scale"} & set(given)
     if taken: raise ValueError(f"give {', '.join(sorted(taken))} as an option of its own, not with -p")
-    executed = run_batch(task, split(methods or "uce,distil"), split(entities), Store(base_folder), progress=not quiet, force=force, **given)
+    if smoke and entities: raise ValueError("stand-ins are not known before they are made; leave --entities out, the first two are taken")
+    if smoke:
+        from vision_unlearning.running.smoke import run_smoke
+        executed = run_smoke(task, split(methods or "uce,distil"), base_folder, progress=not quiet, force=force, **given)
+    else: executed = run_batch(task, split(methods or "uce,distil"), split(entities), Store(base_folder), progress=not quiet, force=force, **given)
     for path in executed.values(): typer.echo(path)
 
 # %% ../../nbs/82_running.cli.ipynb #56a2fc7a

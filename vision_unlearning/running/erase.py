@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from ..cards import card, evaluation, limits
 from ..core import versions
 from ..data.emoji import emoji_entities
+from ..data.prompts import PARAPHRASES, wordings
 from ..data.splits import image_dataset
+from ..hub import push_folder
 from ..interference.generate import generate_array
 from ..models import embedded_path, load_clip, quiet_loading
 from ..plotting import image_grid
@@ -23,12 +26,9 @@ from ..unlearners.lora import SIDES
 from ..unlearners.random_edit import effective_change
 
 # %% auto #0
-__all__ = ['PARAPHRASES', 'HUB_FILES', 'plan_prompts', 'evaluating_clip', 'measure', 'Limits', 'verdict', 'Erasure',
-           'own_pictures', 'unlearn_names', 'erase', 'model_card', 'as_weights', 'save_erasure', 'export_kohya',
-           'hub_files', 'push_to_hub']
-
-# %% ../../nbs/86_running.erase.ipynb #8eb34f83
-PARAPHRASES = ("A photo of {}", "A picture of {}", "A painting of {}", "A drawing of {}", "{}")
+__all__ = ['HUB_FILES', 'plan_prompts', 'evaluating_clip', 'measure', 'Limits', 'verdict', 'Erasure', 'own_pictures',
+           'unlearn_names', 'erase', 'model_card', 'as_weights', 'save_erasure', 'export_kohya', 'hub_files',
+           'push_to_hub']
 
 # %% ../../nbs/86_running.erase.ipynb #91083afa
 def plan_prompts(
@@ -40,9 +40,7 @@ def plan_prompts(
     paraphrases: tuple[str, ...] = PARAPHRASES,  # other wordings, each with one {}
 ) -> pd.DataFrame:  # group, name, prompt
     "Which prompts are drawn before and after."
-    wrong = [p for p in (template, *paraphrases) if p.count("{}") != 1]
-    if wrong: raise ValueError(f"a wording needs exactly one {{}}: {wrong[0]!r}")
-    rows = [("concept", concept, template.format(concept)), *(("paraphrase", concept, p.format(concept)) for p in paraphrases)]
+    rows = [("concept", concept, p) for p in wordings(concept, (template,), ())] + [("paraphrase", concept, p) for p in wordings(concept, paraphrases, ())]
     for group, names in (("neighbour", neighbours), ("preserve", preserve), ("other", others)): rows += [(group, n, template.format(n)) for n in names]
     return pd.DataFrame(rows, columns=["group", "name", "prompt"]).drop_duplicates("prompt", ignore_index=True)
 
@@ -203,24 +201,18 @@ def model_card(
     result: Erasure,
 ) -> str:  # README.md
     "The text that travels with the edit."
-    numbers = result.summary().round(3); header = "| group | pictures | " + " | ".join(c.replace("_", " ") for c in numbers.columns[:4]) + " |"
-    rows = [f"| {g} | {int(r['pictures'])} | " + " | ".join(f"{r[c]:g}" for c in numbers.columns[:4]) + " |" for g, r in numbers.iterrows()]
+    table, numbers = result.table, result.summary().round(3); columns = numbers.columns[:4]; base = result.base_model or "unknown"
+    rows = ["| group | pictures | " + " | ".join(c.replace("_", " ") for c in columns) + " |", "|---"*6 + "|", *(f"| {g} | {int(r['pictures'])} | " + " | ".join(f"{r[c]:g}" for c in columns) + " |" for g, r in numbers.iterrows())]
+    results = [evaluation(c, float(r[c]), f"{g} of {result.concept}, {int(r['pictures'])} pictures", metric_name=f"{c.replace('_', ' ')} ({g})") for g, r in numbers.iterrows() for c in ("recognised_after", "clip_after")]
+    asked = [f"That the model `{base}` no longer draws *{result.concept}*. Method `{result.method}` with the settings in `edit.json`; {result.seconds:.1f} seconds, {result.edit.size/1e6:.2f} MB.",
+        f"To be preserved: {', '.join(result.preserve) or 'nothing named'}; and the nearest names by the model's own text encoder: {', '.join(n for n, _ in result.neighbours)}. {result.settings['anchors']} names were preserved in all."]
+    shown = ["Pictures from the same noise before and after. *Recognised*: the share in which the right name is chosen among all names; *clip*: CLIP score, 0 to 100.", "\n".join(rows),
+        f"Measured with {', '.join(f'{k} {v}' for k, v in result.settings.items() if k not in ('limits', 'anchors') and v is not None)}. Every picture's numbers are in `measurements.parquet`."]
+    few = int((table["group"] == "other").sum()) or 1
+    missing = limits(f"The number of pictures is small: a share measured on {few} pictures can be wrong by tens of per cent.", "The recogniser chooses among the given names and makes mistakes of its own.")
     use = "pipe.load_lora_weights(folder)" if result.edit.kind == "lora" else "from vision_unlearning.unlearners.base import load_edit\nload_edit(folder).attach(pipe)"
-    parts = ["---", "library_name: diffusers", f"base_model: {result.base_model or 'unknown'}",
-        "tags: [machine-unlearning, text-to-image]", "---", f"# {result.concept}, erased", "",
-        f"**{'GO' if result.go else 'NO-GO'}**", "", *[f"- {r}" for r in result.reasons], "", "## What was asked", "",
-        f"That the model no longer draws *{result.concept}*. Method `{result.method}` with the settings in `edit.json`; {result.seconds:.1f} seconds, {result.edit.size/1e6:.2f} MB.",
-        f"To be preserved: {', '.join(result.preserve) or 'nothing named'}; and the nearest names by the model's own text encoder: {', '.join(n for n, _ in result.neighbours)}. {result.settings['anchors']} names were preserved in all.", "",
-        "## What was measured", "", "Pictures from the same noise before and after. *Recognised*: the share in which the right name is chosen among all names; *clip*: CLIP score, 0 to 100.", "",
-        header, "|---"*6 + "|", *rows, "", f"Measured with {', '.join(f'{k} {v}' for k, v in result.settings.items() if k not in ('limits', 'anchors') and v is not None)}. Every picture's numbers are in `measurements.parquet`.", "",
-        "## What this does not show", "",
-        "- Other languages, misspellings, descriptions without the name, and prompts that were optimised to bring the concept back were not tried.",
-        "- The concept may come back when the model is fine-tuned; that was not tried either.",
-        "- Only the names in the table were looked at. Others may have suffered.",
-        f"- The number of pictures is small: a share measured on {int((result.table['group'] == 'other').sum()) or 1} pictures can be wrong by tens of per cent.",
-        "- The recogniser chooses among the given names and makes mistakes of its own.", "- The edit can be taken off by whoever has the base model. It is a change of behaviour, and not a deletion of data.", "",
-        "## How to use it", "", "```python", use, "```", ""]
-    return "\n".join(parts)
+    lead = "\n".join([f"**{'GO' if result.go else 'NO-GO'}**", "", *[f"- {r}" for r in result.reasons]])
+    return card(f"{result.concept}, erased", lead, {"What was asked": "\n".join(asked), "What was measured": "\n\n".join(shown), "What this does not show": missing, "How to use it": f"```python\n{use}\n```"}, base_model=base, results=results)
 
 # %% ../../nbs/86_running.erase.ipynb #2c0f1629
 @torch.no_grad()
@@ -286,10 +278,10 @@ def push_to_hub(
     repo_id: str,  # "name/repository"
     private: bool = True,
     even_if_no_go: bool = False,  # send an erasure that failed its limits
-):  # huggingface_hub.CommitInfo
+    token: str | None = None,  # one that may write
+    endpoint: str | None = None,  # address of a hub; None takes HF_ENDPOINT, or the public one
+) -> str:  # address of the commit
     "Upload an erasure; a no-go has to be asked for."
-    from huggingface_hub import create_repo, upload_folder
     files = hub_files(folder)
     if not read_json(Path(folder)/"erasure.json")["go"] and not even_if_no_go: raise ValueError(f"{folder} is a no-go: {'; '.join(read_json(Path(folder)/'erasure.json')['reasons'])}")
-    create_repo(repo_id, private=private, exist_ok=True)
-    return upload_folder(repo_id=repo_id, folder_path=str(folder), allow_patterns=files)
+    return push_folder(folder, repo_id, names=files, private=private, token=token, endpoint=endpoint)

@@ -8,13 +8,13 @@ import dataclasses, hashlib, time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
-from ..core import ForeignFileError, MissingSessionError, check_name, config_hash, get_task, peak_memory, reset_peak_memory, versions
+from ..core import ForeignFileError, MissingSessionError, check_name, config_hash, entity_text, get_prompt, get_task, overwrite_concept, peak_memory, reset_peak_memory, versions
 from ..store import Session, Store, atomic_folder, claim, find_entity, read_entities, read_json, write_json
 
 # %% auto #0
-__all__ = ['task_entities', 'prepare_task', 'as_recorded', 'plan_sessions', 'weights_fingerprint', 'session_data', 'finished',
-           'claim_baseline', 'require_edits', 'unlearn_session', 'note_stage', 'generate_session', 'default_clip',
-           'load_evaluators', 'score_images', 'embed_images', 'read_scores', 'recorded_sessions']
+__all__ = ['task_entities', 'as_recorded', 'plan_sessions', 'weights_fingerprint', 'session_data', 'finished', 'claim_baseline',
+           'require_edits', 'unlearn_session', 'note_stage', 'generate_session', 'default_clip', 'load_evaluators',
+           'score_images', 'embed_images', 'read_scores', 'recorded_sessions']
 
 # %% ../../nbs/81_running.session.ipynb #4f81696c
 def task_entities(
@@ -25,15 +25,6 @@ def task_entities(
     from vision_unlearning.data.emoji import emoji_entities, emoji_tasks
     embedded = get_task(task).name in emoji_tasks and not store.metadata(task).exists()
     return emoji_entities(task) if embedded else read_entities(store, task)
-
-# %% ../../nbs/81_running.session.ipynb #79fc3499
-def prepare_task(
-    store: Store,
-    task: str,  # task name
-) -> list[dict]:  # the entity table
-    "Write the table of an embedded task if it is missing, and return the table of any."
-    from vision_unlearning.data.emoji import emoji_tasks, prepare_emoji
-    return prepare_emoji(store, task) if get_task(task).name in emoji_tasks else read_entities(store, task)
 
 # %% ../../nbs/81_running.session.ipynb #94b26a0d
 def as_recorded(
@@ -87,12 +78,16 @@ def session_data(
     session: Session,
 ) -> tuple[Any, Any, str]:  # forget, retain, and a fingerprint of both
     "What a session forgets and what it keeps: names, or two datasets for methods that learn from pictures."
+    from vision_unlearning.data.emoji import emoji_tasks
     from vision_unlearning.data.splits import make_split
+    from vision_unlearning.data.testbed import read_split, split_fingerprint, write_splits
     from vision_unlearning.unlearners.base import get_method
-    if get_method(session.method).reads == "pictures": forget, retain = make_split(session.task, session.entity); return forget, retain, config_hash([forget._fingerprint, retain._fingerprint])
-    names = [e["name"].replace("_", " ") for e in task_entities(store, session.task)]
-    rest = [n for n in names if n != session.target]
-    return [session.target], rest, config_hash([session.target, rest])
+    task, entity = session.task, session.entity
+    if get_method(session.method).reads == "pictures" and task in emoji_tasks: forget, retain = make_split(task, entity); return forget, retain, config_hash([forget._fingerprint, retain._fingerprint])
+    if get_method(session.method).reads == "pictures": folders = write_splits(store, task, None, entity, overwrite=get_prompt(task, overwrite_concept(task, entity))); return *read_split(store, task, entity), split_fingerprint(folders)
+    own, names = entity_text(task, entity), [entity_text(task, e["name"]) for e in task_entities(store, task)]
+    rest = [n for n in names if n != own]
+    return [own], rest, config_hash([own, rest])
 
 # %% ../../nbs/81_running.session.ipynb #29d98465
 def finished(
@@ -228,7 +223,7 @@ def embed_images(
     task: str,
     session: Session | None,  # with its images; None for the pictures without an edit
     seeds: list[int],
-    encoder,  # anything with `encode_images` and `name`, as `explore.embeddings.load_image_encoder` returns
+    encoder,  # anything with `encode_images` and `name`, as `encoders.load_image_encoder` returns
     batch_size: int = 100,  # changes speed and memory only
 ) -> bool:  # whether there was anything to do
     "Embed the pictures of a session, or of the baseline, once for these seeds and this encoder."

@@ -36,12 +36,14 @@ class OracleObjective:
     ):
         check_name("kind of forgetting", kind, KINDS); seeds, self.over_seeds = seeds or TUNING_SEEDS[kind], {"class": "min", "random": "mean"}[kind]
         self.comparisons = [Comparison(protocol, kind, s, folder, device) for s in seeds]
-        self.description = dict(name="nearness to the oracle", protocol=protocol, kind=kind, seeds=list(seeds), over_seeds=self.over_seeds, data=self.comparisons[0].data.fingerprint)
+        self.description = dict(name="nearness to the oracle", protocol=protocol, kind=kind, seeds=list(seeds), data=self.comparisons[0].data.fingerprint)
+        if self.over_seeds == "min": self.description["over_seeds"] = "min"  # said where it is not the mean, as the records of earlier searches do
+        if self.comparisons[0].protocol.moved_tests: self.description["moved_tests"] = True
         self.oracles = [self.look(c, c.oracle) for c in self.comparisons]
 
     def look(self, c, model) -> dict[str, float]:
         "Accuracies on retained, forgotten and test pictures."
-        return accuracies(model, {side: c.sides[side] for side in ("retain", "forget", "test")})
+        return accuracies(model, {side: {**c.sides, **c.moved}[side] for side in ("retain", "forget", "test")})
 
     def __call__(self, unlearner) -> dict[str, float]:
         rows = []

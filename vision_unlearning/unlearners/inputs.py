@@ -47,17 +47,17 @@ def predict(
     "One evaluation of the UNet of any supported pipeline."
     return unet(latents, times, **(text if isinstance(text, Conditioning) else Conditioning(text)).unet_kwargs()).sample
 
-# %% ../../nbs/30b_unlearners.inputs.ipynb #118778ae
-@torch.no_grad()
+# %% ../../nbs/30b_unlearners.inputs.ipynb #df22d2e0
 def condition(
     pipe,  # Stable Diffusion pipeline, 1.x, 2.x or XL
     texts: list[str],  # N prompts
     batch_size: int = 128,
+    gradient: bool = False,  # keep the graph, for whoever searches among the embeddings
 ) -> Conditioning:  # of length N
     "What the pipeline's UNet is told for each prompt, each distinct prompt encoded once."
     unique = list(dict.fromkeys(texts)); found = []
     for i in range(0, len(unique), batch_size):
-        parts = pipe.encode_prompt(prompt=unique[i:i+batch_size], device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+        with torch.set_grad_enabled(gradient): parts = pipe.encode_prompt(prompt=unique[i:i+batch_size], device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=False)
         found.append(parts[::2] if len(parts) == 4 else parts[:1])
     embeds, *pooled = (torch.cat(p) for p in zip(*found)); side = pipe.unet.config.sample_size*pipe.vae_scale_factor; row = [unique.index(t) for t in texts]
     if not pooled: return Conditioning(embeds)[row]

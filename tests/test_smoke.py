@@ -1,0 +1,37 @@
+"""The real testbeds from raw sources to the report, offline on stand-ins: every line of their pipelines."""
+import json
+
+import pandas as pd
+import pytest
+
+from vision_unlearning.data.testbed import read_split
+from vision_unlearning.running.grid import answers_path
+from vision_unlearning.running.report import report_path
+from vision_unlearning.running.session import recorded_sessions
+from vision_unlearning.running.smoke import run_smoke
+from vision_unlearning.running.testbeds import TESTBEDS
+from vision_unlearning.store import Store, read_entities, read_json
+
+METHODS = {"people": ["uce", "munba", "distil"], "breeds": ["distil"], "scenes": ["esd"], "objects": ["uce"]}
+
+
+@pytest.mark.parametrize("task", TESTBEDS)
+def test_smoke(tmp_path, task):
+    run_smoke(task, METHODS[task], tmp_path, progress=False)
+    store = Store(tmp_path / "smoke")
+    assert [p.name for p in tmp_path.iterdir()] == ["smoke"], "stand-ins stay in a folder of their own"
+    names = [e["name"] for e in read_entities(store, task)]
+    sessions = recorded_sessions(store, task)
+    assert [r["status"] for r in sessions.values()] == ["complete"] * 2 * len(METHODS[task])
+    assert {s.entity for s in sessions} == set(names[:2])
+    for session in sessions:
+        assert set(read_json(store.pair(task, session.index, session.method, session.epochs))) == set(names)
+    if task in ("people", "breeds"):
+        forget, retain = read_split(store, task, names[0])
+        assert len(retain) == (len(names) - 1) * len(forget) and {"people": "An image of a child", "breeds": "An image of a cat"}[task] in forget["overwrite"]
+    page = report_path(store, task, "tiny").read_text(encoding="utf-8")
+    assert names[0].replace("_", " ") in page.replace("_", " ")
+    answers = pd.read_csv(answers_path(store, task, "tiny").with_suffix(".csv"))
+    assert answers["file"].notna().sum() > len(answers) / 3, answers["skipped"].dropna().tolist()
+    for path in (store.base / "notebooks").glob("*.ipynb"):
+        assert not path.stem.endswith("failed") and not any(o["output_type"] == "error" for c in json.loads(path.read_text())["cells"] for o in c.get("outputs", []))
