@@ -47,6 +47,7 @@ def test_fid_is_that_of_torchmetrics():
     assert float(filled(distances["fid"](), real, generated).compute()) == pytest.approx(float(theirs.compute()), rel=1e-4)  # theirs answers in float32
 
 
+@pytest.mark.global_rng
 def test_kid_is_that_of_torchmetrics_when_the_subset_is_everything():
     theirs, images = KernelInceptionDistance(feature=Patches(), subsets=1, subset_size=45), real[:45]
     filled(theirs, images, generated)

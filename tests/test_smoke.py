@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from vision_unlearning.data.testbed import read_split
+from vision_unlearning.running.batch import STAGES
 from vision_unlearning.running.grid import answers_path
 from vision_unlearning.running.report import report_path
 from vision_unlearning.running.session import recorded_sessions
@@ -17,7 +18,8 @@ METHODS = {"people": ["uce", "munba", "distil"], "breeds": ["distil"], "scenes":
 
 @pytest.mark.parametrize("task", TESTBEDS)
 def test_smoke(tmp_path, task):
-    run_smoke(task, METHODS[task], tmp_path, progress=False)
+    asked = len(METHODS[task]) == 1  # every question is asked of the tasks with one method; the one with three ends with the report
+    run_smoke(task, METHODS[task], tmp_path, progress=False, stages=STAGES if asked else STAGES[:-1])
     store = Store(tmp_path / "smoke")
     assert [p.name for p in tmp_path.iterdir()] == ["smoke"], "stand-ins stay in a folder of their own"
     names = [e["name"] for e in read_entities(store, task)]
@@ -31,7 +33,8 @@ def test_smoke(tmp_path, task):
         assert len(retain) == (len(names) - 1) * len(forget) and {"people": "An image of a child", "breeds": "An image of a cat"}[task] in forget["overwrite"]
     page = report_path(store, task, "tiny").read_text(encoding="utf-8")
     assert names[0].replace("_", " ") in page.replace("_", " ")
-    answers = pd.read_csv(answers_path(store, task, "tiny").with_suffix(".csv"))
-    assert answers["file"].notna().sum() > len(answers) / 3, answers["skipped"].dropna().tolist()
+    if asked:
+        answers = pd.read_csv(answers_path(store, task, "tiny").with_suffix(".csv"))
+        assert answers["file"].notna().sum() > len(answers) / 3, answers["skipped"].dropna().tolist()
     for path in (store.base / "notebooks").glob("*.ipynb"):
         assert not path.stem.endswith("failed") and not any(o["output_type"] == "error" for c in json.loads(path.read_text())["cells"] for o in c.get("outputs", []))

@@ -13,7 +13,8 @@ from .store import atomic_folder, read_json, write_json
 
 # %% auto #0
 __all__ = ['EMBEDDED_MODELS', 'TINY_FAMILIES', 'JUDGE_HEADS', 'embedded_path', 'quiet_loading', 'load_pipeline', 'tiny_unet',
-           'tiny_text_encoder', 'tiny_pipeline', 'ClipEncoder', 'load_clip', 'Judge', 'save_judge', 'load_judge']
+           'tiny_text_encoder', 'tiny_pipeline', 'ClipEncoder', 'tiny_clip', 'load_clip', 'Judge', 'save_judge',
+           'load_judge']
 
 # %% ../nbs/02_models.ipynb #454099dd
 EMBEDDED_MODELS = ("emoji-sd", "emoji-clip", "emoji-judge")
@@ -149,13 +150,26 @@ class ClipEncoder(nn.Module):
         ids = self.tokenizer(list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids.to(self.mean.device)
         return torch.cat([_unit(self.model.get_text_features(input_ids=part)) for part in ids.split(batch_size)])
 
-# %% ../nbs/02_models.ipynb #edb90ebf
+# %% ../nbs/02_models.ipynb #800e2d04
+def tiny_clip(
+    seed: int = 0,  # of the random weights
+) -> ClipEncoder:  # named "tiny"
+    "The smallest CLIP, the same for the same seed; the global RNG is left alone."
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+    tokenizer = CLIPTokenizer.from_pretrained(embedded_path("emoji-sd")/"tokenizer", model_max_length=77); small = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    text = dict(small, vocab_size=len(tokenizer), max_position_embeddings=77, **{f"{n}_token_id": getattr(tokenizer, f"{n}_token_id") for n in ("bos", "eos", "pad")})
+    with torch.random.fork_rng():
+        torch.manual_seed(seed); model = CLIPModel(CLIPConfig(text_config=text, vision_config=dict(small, image_size=32, patch_size=16), projection_dim=16))
+    return ClipEncoder(model, tokenizer, 32, (.5,)*3, (.5,)*3, "tiny")
+
+# %% ../nbs/02_models.ipynb #d464c4cb
 def load_clip(
-    name: str = "emoji-clip",  # embedded name, a folder, or a hub id such as "openai/clip-vit-base-patch16"
+    name: str = "emoji-clip",  # embedded name, "tiny", a folder, or a hub id such as "openai/clip-vit-base-patch16"
     revision: str | None = None,  # commit of a hub model
 ) -> ClipEncoder:
     "A CLIP to evaluate with, never the one whose text tower drives the pipeline."
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+    if name == "tiny": return tiny_clip()
     source = embedded_path(name) if name in EMBEDDED_MODELS else name
     with quiet_loading(): model = CLIPModel.from_pretrained(source, revision=revision, dtype=torch.float32)
     processor = CLIPImageProcessor.from_pretrained(source, revision=revision)

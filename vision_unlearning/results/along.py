@@ -62,6 +62,8 @@ class ResultTemplateInterferenceAlongAttribute(ResultTemplate):
 def _compute_along(self) -> dict:
     names, harm, (x, *fixed), controls = self._matrices(); off = ~np.eye(len(x), dtype=bool)
     options = dict(n_permutations=self.n_permutations, seed=self.random_state)
+    measured = int((np.isfinite(harm) & ~np.eye(len(harm), dtype=bool)).sum())
+    if measured < len(fixed) + 3: raise InsufficientSamplesError(f"{measured} pairs were measured, too few to hold {len(fixed)} attributes fixed; unlearn more emitters or name fewer controls")
     sound = partial_mantel(x, harm, fixed, **options) if fixed else mantel(x, harm, **options)
     level = np.nanmedian(np.where(off, x, np.nan), axis=1, keepdims=True) if set(np.unique(x[off])) - {0., 1.} else .5
     rows = np.flatnonzero((np.isfinite(harm) & off).any(1)); near, there = x >= level, off & np.isfinite(harm)

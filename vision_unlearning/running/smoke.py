@@ -14,8 +14,8 @@ from ..unlearners.base import get_method
 # %% auto #0
 __all__ = ['SMOKE', 'smoke_overrides', 'run_smoke']
 
-# %% ../../nbs/84b_running.smoke.ipynb #c868099a
-SMOKE = dict(model="tiny", clip="emoji-clip", encoder="emoji-clip", seeds=[42], num_inference_steps=2, n_permutations=19)
+# %% ../../nbs/84b_running.smoke.ipynb #c9cfed16
+SMOKE = dict(model="tiny", clip="tiny", encoder="emoji-clip", seeds=[42], num_inference_steps=2, n_permutations=19)
 
 # %% ../../nbs/84b_running.smoke.ipynb #b49091c1
 def smoke_overrides(
