@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch, torchmetrics
 
 # %% auto #0
-__all__ = ['as_images', 'Metric', 'plot_scores']
+__all__ = ['as_images', 'Metric', 'plot_scores', 'share_interval']
 
 # %% ../../nbs/40_metrics.base.ipynb #3065684b
 def as_images(
@@ -87,3 +87,16 @@ def plot_scores(
     better = {True: " (higher is better)", False: " (lower is better)", None: ""}[higher_is_better]
     ax.set(xlabel="images, sorted", ylabel=f"{name}{better}"); ax.legend(fontsize=8, frameon=False)
     return ax
+
+# %% ../../nbs/40_metrics.base.ipynb #b9e74234
+def share_interval(
+    successes: float,  # k
+    trials: float,  # n, independent ones; an effective number need not be whole
+    confidence: float = .95,
+) -> tuple[float, float]:  # low and high, 0..1
+    "Wilson's interval of a share."
+    from scipy.stats import norm
+    if not 0 <= successes <= trials or trials < 1: raise ValueError(f"{successes} successes in {trials} trials are no share; there must be at least one trial")
+    z = float(norm.ppf((1 + confidence)/2)); p, add = successes/trials, z*z/trials
+    half = z*(p*(1 - p)/trials + add/(4*trials))**.5
+    return max(0., (p + add/2 - half)/(1 + add)), min(1., (p + add/2 + half)/(1 + add))

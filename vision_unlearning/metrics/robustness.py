@@ -6,22 +6,10 @@
 from __future__ import annotations
 import numpy as np
 import pandas as pd
+from .base import share_interval
 
 # %% auto #0
-__all__ = ['share_interval', 'ways_table', 'worst_way', 'relearned_area']
-
-# %% ../../nbs/47_metrics.robustness.ipynb #59ecf1cd
-def share_interval(
-    successes: int,  # k
-    trials: int,  # n, independent ones
-    confidence: float = .95,
-) -> tuple[float, float]:  # low and high, 0..1
-    "Wilson's interval of a share."
-    from scipy.stats import norm
-    if not 0 <= successes <= trials or trials < 1: raise ValueError(f"{successes} successes in {trials} trials are no share; there must be at least one trial")
-    z = float(norm.ppf((1 + confidence)/2)); p, add = successes/trials, z*z/trials
-    half = z*(p*(1 - p)/trials + add/(4*trials))**.5
-    return max(0., (p + add/2 - half)/(1 + add)), min(1., (p + add/2 + half)/(1 + add))
+__all__ = ['ways_table', 'worst_way', 'relearned_area']
 
 # %% ../../nbs/47_metrics.robustness.ipynb #ab31a30b
 def ways_table(
