@@ -190,7 +190,7 @@ def notebook_error(
     where: Path,  # the kept notebook
 ) -> Exception:
     "The exception that a notebook ended with, with one line of message."
-    kinds = {k.__name__: k for k in (UnknownNameError, MissingSessionError, ForeignFileError, ValueError, TypeError, FileNotFoundError)}
+    kinds = {k.__name__: k for k in (UnknownNameError, MissingSessionError, ForeignFileError, ValueError, TypeError, FileNotFoundError, ConnectionError, PermissionError)}
     line = (error.evalue or "").strip().partition("\n")[0]
     if error.ename in kinds: return kinds[error.ename](f"{line} (see {where})")
     return RuntimeError(f"{error.ename}: {line} (see {where})")

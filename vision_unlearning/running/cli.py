@@ -170,6 +170,6 @@ def main(
     "Run a command; a known error becomes one line and exit code 2."
     arguments = list(sys.argv[1:] if arguments is None else arguments); traceback = "--traceback" in arguments
     try: app([a for a in arguments if a != "--traceback"], prog_name="vu")
-    except (ValueError, FileNotFoundError) as error:  # ours are kinds of these two
+    except (ValueError, FileNotFoundError, ConnectionError, PermissionError) as error:  # ours are kinds of the first two; the others are what a server or a disk refuses
         if traceback: raise
         typer.echo(f"error: {str(error).strip().partition(chr(10))[0]}", err=True); sys.exit(2)
