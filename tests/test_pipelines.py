@@ -42,25 +42,17 @@ def files(folder) -> dict:
 
 @pytest.fixture(scope="module")
 def eyes(tmp_path_factory):
-    "A CLIP and a judge of real classes with random weights, in folders: what they say means nothing, but they say it the same way."
+    "A CLIP and a judge of real classes with random weights: what they say means nothing, but they say it the same way."
     import torch
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
     from vision_unlearning.data.emoji import emoji_entities
     from vision_unlearning.models import Judge, save_judge
-    folder, tokenizer = tmp_path_factory.mktemp("eyes"), tiny_pipeline().tokenizer
-    small = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, projection_dim=16)
-    ids = {f"{n}_token_id": getattr(tokenizer, f"{n}_token_id") for n in ("bos", "eos", "pad")}
-    text = dict(small, vocab_size=len(tokenizer), max_position_embeddings=tokenizer.model_max_length, **ids)
+    folder = tmp_path_factory.mktemp("eyes")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        clip = CLIPModel(CLIPConfig(text_config=text, vision_config=dict(small, image_size=32, patch_size=16), projection_dim=16))
         judge = Judge({"emoji": [e["name"] for e in emoji_entities("emoji")]}, widths=(8, 8, 8, 8))
-    clip.save_pretrained(folder / "clip")
-    tokenizer.save_pretrained(folder / "clip")
-    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder / "clip")
     save_judge(judge, folder / "judge")
-    return dict(clip=str(folder / "clip"), judge=str(folder / "judge"))
+    return dict(clip="tiny", judge=str(folder / "judge"))
 
 
 # The notebooks themselves

@@ -17,7 +17,7 @@ from ..download import Source, obtain
 # %% auto #0
 __all__ = ['COLUMNS', 'PARAPHRASES', 'SYNONYMS', 'PLACES', 'FRAMINGS', 'ARTISTS', 'SUBJECTS', 'MANNERS', 'CANVAS_OBJECTS',
            'CANVAS_STYLES', 'CANVAS_SEEDS', 'ALIASES', 'PROMPT_SETS', 'prompt_table', 'wordings', 'task_table',
-           'class_table', 'artist_table', 'canvas_table', 'PromptSet', 'read_table', 'read_prompts', 'prompts']
+           'class_table', 'artist_table', 'canvas_table', 'PromptSet', 'read_prompt_file', 'read_prompts', 'prompts']
 
 # %% ../../nbs/18_data.prompts.ipynb #9f77caed
 COLUMNS = ("prompt", "concept", "part", "seed", "guidance_scale")
@@ -152,8 +152,8 @@ PROMPT_SETS = {s.name: s for s in [*(PromptSet(t, f"entities of the task {t}", p
     *(PromptSet(f"style_{key}", f"the style of {artist} and of five others", part="", concept=key) for key, artist in ARTISTS.items()),
     PromptSet("unlearn_canvas", "20 objects in 51 styles, 5 seeds", part=""), *_public()]}
 
-# %% ../../nbs/18_data.prompts.ipynb #40733d50
-def read_table(
+# %% ../../nbs/18_data.prompts.ipynb #36861090
+def read_prompt_file(
     path,  # csv, tsv, parquet, jsonl, json or txt
 ) -> pd.DataFrame:  # its columns, as they are called there
     "A published file as a table."
@@ -175,7 +175,7 @@ def read_prompts(
     concept: str = "",  # where no column says it
 ) -> pd.DataFrame:  # prompt, concept, part, seed, guidance_scale
     "The prompts of a file that others made, with their seeds and guidance."
-    table, wanted = read_table(path), dict(columns or {})
+    table, wanted = read_prompt_file(path), dict(columns or {})
     for ours, theirs in ALIASES.items(): wanted.setdefault(ours, next((t for t in theirs if t in table), None))
     missing = [t for t in wanted.values() if t is not None and t not in table] or ["prompt"]*(wanted["prompt"] is None)
     if missing: raise ForeignFileError(f"{Path(path).name} has no column {missing[0]!r}; it has {', '.join(map(str, table.columns))}. Name it: columns={{'prompt': ...}}")
