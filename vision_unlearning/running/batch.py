@@ -147,8 +147,8 @@ def chosen_sessions(
     found = [s for s, r in recorded_sessions(store, parameters["task"]).items() if r["status"] == "complete" and wanted(s)]
     return sorted(found, key=lambda s: parameters["methods"].index(s.method)) if parameters["methods"] else found
 
-# %% ../../nbs/80_running.batch.ipynb #83751d0e
-HOW = ("base_folder", "batch_size", "device")  # parameters that change how a run goes and not what comes out
+# %% ../../nbs/80_running.batch.ipynb #9c47d252
+HOW = ("base_folder", "batch_size", "device", "track")  # parameters that change how a run goes and not what comes out
 
 # %% ../../nbs/80_running.batch.ipynb #31a65e6d
 def executed_path(
@@ -190,7 +190,7 @@ def notebook_error(
     where: Path,  # the kept notebook
 ) -> Exception:
     "The exception that a notebook ended with, with one line of message."
-    kinds = {k.__name__: k for k in (UnknownNameError, MissingSessionError, ForeignFileError, ValueError, TypeError, FileNotFoundError, ConnectionError, PermissionError)}
+    kinds = {k.__name__: k for k in (UnknownNameError, MissingSessionError, ForeignFileError, ValueError, TypeError, FileNotFoundError, ConnectionError, PermissionError, ImportError)}
     line = (error.evalue or "").strip().partition("\n")[0]
     if error.ename in kinds: return kinds[error.ename](f"{line} (see {where})")
     return RuntimeError(f"{error.ename}: {line} (see {where})")

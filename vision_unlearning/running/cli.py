@@ -170,6 +170,6 @@ def main(
     "Run a command; a known error becomes one line and exit code 2."
     arguments = list(sys.argv[1:] if arguments is None else arguments); traceback = "--traceback" in arguments
     try: app([a for a in arguments if a != "--traceback"], prog_name="vu")
-    except (ValueError, FileNotFoundError, ConnectionError, PermissionError) as error:  # ours are kinds of the first two; the others are what a server or a disk refuses
-        if traceback: raise
+    except (ValueError, FileNotFoundError, ConnectionError, PermissionError, ImportError) as error:  # ours are kinds of the first two; the others are what a server, a disk or a missing extra refuses
+        if traceback or isinstance(error, ImportError) and "unlearning[" not in str(error): raise
         typer.echo(f"error: {str(error).strip().partition(chr(10))[0]}", err=True); sys.exit(2)

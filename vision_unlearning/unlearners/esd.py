@@ -114,7 +114,7 @@ class ESD(TrainedUnlearner):
     name: ClassVar[str] = "esd"
     kind: ClassVar[str] = "text-to-image"
     reads: ClassVar[str] = "names"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=2e-3, log=True), negative_guidance=dict(low=1., high=4.), retain_weight=dict(low=1., high=30., log=True))
+    tuning: ClassVar[dict] = dict(learning_rate=dict(low=2e-4, high=1e-3, log=True), negative_guidance=dict(low=1.5, high=3.), retain_weight=dict(low=10., high=100., log=True))
     train_method: Literal["esd-x", "esd-x-strict", "esd-u", "esd-full"] = "esd-x"  # which weights are trained
     num_train_steps: int = Field(200, ge=1)  # optimiser updates
     learning_rate: float = Field(5e-5, gt=0)
@@ -125,8 +125,10 @@ class ESD(TrainedUnlearner):
     sampler: Literal["frozen", "edited"] = "frozen"  # who walks: the model before training, or the one in training
     num_inference_steps: int = Field(20, ge=1)  # S, steps of a trajectory
     guidance_scale: float = Field(3., ge=0)  # of the walk
-    rollout_batch_size: int = Field(8, ge=1)  # N, trajectories of a pool
-    train_batch_size: int = Field(4, ge=1)  # points a step, and as many of the retain pool
+    rollout_batch_size: int = Field(8, ge=1)  # N, trajectories that are walked at once; a pool of the concept
+    retain_rollouts: int | None = Field(None, ge=1)  # trajectories of a retain pool, walked N at a time; None: N
+    train_batch_size: int = Field(4, ge=1)  # points a step
+    retain_batch_size: int | None = Field(None, ge=1)  # points of the retain pool a step; None: as many as of the concept
     retain_weight: float = Field(0., ge=0)  # of the retain term; 0: none, as in the paper
     max_grad_norm: float = Field(1., gt=0)
 
@@ -139,17 +141,16 @@ class EsdLosses:
         self.walker = None if settings.sampler == "frozen" else lambda *args: predict(pipe.unet, *args)
         fill = lambda name: settings.prompt_template.format(name) if name else ""
         anchors = None if settings.erase_from is None else condition(pipe, [fill(settings.erase_from)]*len(forget))
-        self.pools = {"forget": self.stream(condition(pipe, [fill(n) for n in forget]), anchors, settings.negative_guidance)}
-        if settings.retain_weight: self.pools["retain"] = self.stream(condition(pipe, [fill(n) for n in retain] + [""]), None, 0.)
+        self.pools = {"forget": self.stream(condition(pipe, [fill(n) for n in forget]), anchors, settings.negative_guidance, settings.rollout_batch_size, settings.train_batch_size)}
+        if settings.retain_weight: self.pools["retain"] = self.stream(condition(pipe, [fill(n) for n in retain] + [""]), None, 0., settings.retain_rollouts or settings.rollout_batch_size, settings.retain_batch_size or settings.train_batch_size)
 
-    def stream(self, texts, anchors, negative_guidance):
+    def stream(self, texts, anchors, negative_guidance, rollouts, batch_size):
         "Endless batches of points of these prompts, every prompt as often as every other."
-        dealt, s = cycle(len(texts), self.settings.rollout_batch_size, self.generator), self.settings
-        def draw(i):
-            i = i.to(self.pipe.unet.device)
+        dealt, s = cycle(len(texts), rollouts, self.generator), self.settings
+        def walk(i):
             return rollout(self.pipe, self.frozen, texts[i], self.empty, None if anchors is None else anchors[i], generator=self.generator, negative_guidance=negative_guidance,
                            num_inference_steps=s.num_inference_steps, guidance_scale=s.guidance_scale, walker=self.walker)
-        return deal(draw, dealt, s.train_batch_size, self.generator)
+        return deal(lambda i: join([walk(part) for part in i.to(self.pipe.unet.device).split(s.rollout_batch_size)]), dealt, batch_size, self.generator)
 
     def __call__(self, step, micro):
         parts = [next(pool) for pool in self.pools.values()]; batch = join(parts)
