@@ -35,6 +35,7 @@ class Metric(torchmetrics.Metric):
     name: ClassVar[str] = "metric"
     higher_is_better: ClassVar[bool | None] = None; bounds: ClassVar[tuple] = (None, None)
     is_differentiable, full_state_update = False, False
+    cpu_pixels: ClassVar[int] = 2**22  # most pixels of a batch on a CPU; elsewhere it is 2**22
 
     def __init__(self,
         batch_size: int = 100,  # most images scored at once
@@ -51,7 +52,7 @@ class Metric(torchmetrics.Metric):
         "Score N images and the N things that go with each of them, in batches."
         for other in others:
             if len(other) != len(images): raise ValueError(f"{self.name}: {len(images)} images but {len(other)} {'references' if isinstance(other, torch.Tensor) else 'texts'} to go with them")
-        step = max(1, min(self.batch_size, 2**22//max(1, images.shape[-1]*images.shape[-2])))
+        step = max(1, min(self.batch_size, (self.cpu_pixels if self.device.type == "cpu" else 2**22)//max(1, images.shape[-1]*images.shape[-2])))
         for i in range(0, len(images), step):
             self.scores.append(self.score(images[i:i+step].to(self.device), *[o[i:i+step] for o in others]).to(self.device).double())
 

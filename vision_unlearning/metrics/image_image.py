@@ -13,6 +13,7 @@ __all__ = ['PairOfImages', 'RMSE', 'ssim_window', 'windowed', 'ssim_maps', 'ssim
 # %% ../../nbs/42_metrics.image_image.ipynb #d6515a47
 class PairOfImages(Metric):
     "Base of metrics that compare images with references of the same size."
+    cpu_pixels = 2**18
     def __init__(self,
         legacy: bool = False,  # the published definition, with its 4095 scale
         batch_size: int = 100,  # most pairs compared at once

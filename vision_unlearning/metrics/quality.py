@@ -108,6 +108,7 @@ def _regressor(device: str) -> dict:
 class BRISQUE(Metric):
     "No-reference quality, about 0 (pristine) to 100 (ruined), one score an image; NaN if it is all black."
     name, higher_is_better = "brisque", False
+    cpu_pixels = 2**18
 
     def score(self, images):
         if min(images.shape[2:]) < 16: raise ValueError(f"brisque: images of {tuple(images.shape[2:])} are too small; 16 pixels a side is the least")
