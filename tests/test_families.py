@@ -17,7 +17,7 @@ import torch
 from vision_unlearning.core import initial_latents, torch_modules
 from vision_unlearning.data.splits import make_split
 from vision_unlearning.models import TINY_FAMILIES, load_pipeline, tiny_pipeline
-from vision_unlearning.unlearners.base import METHODS, get_method
+from vision_unlearning.unlearners.base import METHODS, get_method, load_edit
 
 PROMPT, SHAPE, STEPS = "An image of fox", (4, 8, 8), 3
 # The smallest settings that train two steps. Rates are high because the weights of a tiny pipeline are random and its pictures hardly react; guidance without a warm-up, since three steps are over before it ends.
@@ -119,6 +119,15 @@ def test_training_gives_the_pipeline_back(families, family, method):
     assert np.isfinite(one.pictures[method]).all()
     # An edit that does nothing would be the same in every process.
     assert np.abs(one.pictures[method] - one.unedited).max() > 1/255, f"{method} changes no pixel of {family} by a grey level"
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if "edit_scale" in get_method(m).model_fields])
+def test_a_scale_in_the_file_is_the_scale_of_attaching(families, split, method):
+    one = next(iter(families.values())); one.train(method); unlearner = quick(method).model_copy(update={"edit_scale": 2.})
+    edit = unlearner.unlearn(one.pipe, *(split if unlearner.reads == "pictures" else ("fox", ["wolf", "red apple"])), generator=torch.Generator().manual_seed(0))
+    with load_edit(one.folder / method).on(one.pipe, scale=2.): twice = draw(one.pipe)
+    with edit.on(one.pipe): kept = draw(one.pipe)
+    assert edit.info["settings"]["edit_scale"] == 2. and np.abs(kept - twice).max() < 1e-4 < np.abs(kept - one.pictures[method]).max()
 
 
 @everywhere

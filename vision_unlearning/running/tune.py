@@ -108,16 +108,23 @@ class JudgeObjective:
         numbers = {"probability": found[torch.arange(len(truth)), truth].double(), "accuracy": (found.argmax(1) == truth).double()}; parts = {"emitter": slice(None, len(self.seeds)), "receiver": slice(len(self.seeds), None)}
         return {f"{part} {name}": float(x[where].mean()) for part, where in parts.items() for name, x in numbers.items()}
 
-    def __call__(self, unlearner) -> dict[str, float]:
-        "Forget every emitter once and measure."
-        names, rows = [e["name"] for e in self.entities], []
-        for emitter in self.emitters:
-            forget, retain = make_split(self.task, emitter) if unlearner.reads == "pictures" else ([emitter], [n for n in names if n != emitter])
-            edit = unlearner.unlearn(self.pipe, forget, retain, generator=torch.Generator().manual_seed(0))
-            with edit.on(self.pipe): after = self.look(emitter)
+    def forget(self, unlearner, emitter):
+        "The edit that forgets one emitter."
+        forget, retain = make_split(self.task, emitter) if unlearner.reads == "pictures" else ([emitter], [e["name"] for e in self.entities if e["name"] != emitter])
+        return unlearner.unlearn(self.pipe, forget, retain, generator=torch.Generator().manual_seed(0))
+
+    def measure(self, edits, scale: float = 1.) -> dict[str, float]:
+        "Means over pairs of emitter and edit, each at `scale` times its strength."
+        rows = []
+        for emitter, edit in edits:
+            with edit.on(self.pipe, scale): after = self.look(emitter)
             kept = [after[f"receiver {n}"]/max(self.before[emitter][f"receiver {n}"], 1e-9) for n in ("probability", "accuracy")]
             rows.append((1 - after["emitter probability"], kept[0], 1 - after["emitter accuracy"], kept[1]))
         return dict(zip(("forgetting", "retained", "forgetting accuracy", "retained accuracy"), np.mean(rows, 0).tolist()))
+
+    def __call__(self, unlearner) -> dict[str, float]:
+        "Forget every emitter once and measure."
+        return self.measure((e, self.forget(unlearner, e)) for e in self.emitters)
 
 # %% ../../nbs/85_running.tune.ipynb #072f4a7a
 def suggest(

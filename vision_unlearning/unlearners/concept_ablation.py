@@ -96,6 +96,6 @@ def unlearn_concept_ablation(
         else: anchors = draw_anchors(model, [prompt(instead[i % len(instead)]) for i in range(self.num_anchor_images)], generator, self.num_inference_steps, self.guidance_scale)
         with torch.enable_grad(), trainable_weights(model.unet, trained) as (parameters, base):
             fit(parameters, AblationLosses(self, model, base, captions, anchors, generator), callbacks=callbacks, **self.optimisation(model=model))
-            return weight_edit(model.unet, trained, base, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": names, "anchors": instead})
+            return weight_edit(model.unet, trained, base, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": names, "anchors": instead}, self.edit_scale)
 
 ConceptAblation.unlearn = unlearn_concept_ablation; ConceptAblation.__abstractmethods__ = frozenset()

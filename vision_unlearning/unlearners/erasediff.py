@@ -118,6 +118,6 @@ def unlearn_erasediff(
         with torch.enable_grad(), trainable_weights(model.unet, names) as (parameters, base):
             losses = EraseDiffLosses(self, model, dict(zip(names, parameters)), *data, generator)
             fit(parameters, losses, combine=losses.combine, callbacks=callbacks, **self.optimisation(len(forget), model))
-            return weight_edit(model.unet, names, base, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": sorted(set(forget["text"])), "history": losses.history})
+            return weight_edit(model.unet, names, base, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": sorted(set(forget["text"])), "history": losses.history}, self.edit_scale)
 
 EraseDiff.unlearn = unlearn_erasediff; EraseDiff.__abstractmethods__ = frozenset()

@@ -176,6 +176,6 @@ def unlearn_esd(
     trained = select_parameters(model.unet, TRAIN_METHODS[self.train_method])
     with borrow(model), torch.enable_grad(), trainable_weights(model.unet, trained) as (parameters, base):
         fit(parameters, EsdLosses(self, model, base, names, keep, generator), weight_decay=0., callbacks=callbacks, **self.optimisation(model=model))
-        return weight_edit(model.unet, trained, base, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": names})
+        return weight_edit(model.unet, trained, base, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": names}, self.edit_scale)
 
 ESD.unlearn = unlearn_esd; ESD.__abstractmethods__ = frozenset()

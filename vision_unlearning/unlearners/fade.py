@@ -78,6 +78,6 @@ def unlearn_fade(
         data = encode_dataset(model, forget, overwrite=self.overwriting_concept), encode_dataset(model, retain)
         with torch.enable_grad(), trainable_adapter(model.unet, self.rank, self.lora_alpha, generator, self.target_modules) as (parameters, config):
             fit(parameters, FadeLosses(self, model, *data, generator), callbacks=callbacks, **self.optimisation(len(forget), model))
-            return adapter_edit(model.unet, config, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": sorted(set(forget["text"]))})
+            return adapter_edit(model.unet, config, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": sorted(set(forget["text"]))}, self.edit_scale)
 
 FADE.unlearn = unlearn_fade; FADE.__abstractmethods__ = frozenset()

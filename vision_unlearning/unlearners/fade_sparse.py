@@ -135,10 +135,11 @@ def masked_edit(
     adapter: MaskedAdapter,  # trained
     total: int,  # number of candidate weights, also of layers without any mask
     info: dict,  # method and settings
+    scale: float = 1.,  # times the update that was trained
 ) -> WeightEdit:  # its `info["sparsity"]` is counted on the new matrices
     "The masked update merged into the weights it touches."
     kept = middle_rank(adapter.search_space)
-    tensors = {f"{n}.weight": m.weight + adapter.update(n, kept) for n, m in adapter.layers.items()}
+    tensors = {f"{n}.weight": m.weight + scale*adapter.update(n, kept) for n, m in adapter.layers.items()}
     changed = sum(int((tensors[f"{n}.weight"] != m.weight).sum()) for n, m in adapter.layers.items())
     masked = sum(int(m.count_nonzero()) for m in adapter.masks.values())
     return WeightEdit(tensors, {**info, "sparsity": dict(weights=total, masked=masked/total, changed=changed/total, rank=kept or len(next(iter(adapter.down.values()))))})
@@ -171,4 +172,4 @@ class FADEWeight(FADESparse):
             if not masks: raise ValueError(f"kept_fraction={self.kept_fraction} of {sum(s.numel() for s in scores.values())} weights keeps none; raise it")
             data = encode_dataset(model, forget, overwrite=self.overwriting_concept), encode_dataset(model, retain)
             adapter = self.train(model, masks, *data, generator, callbacks)
-            return masked_edit(adapter, sum(s.numel() for s in scores.values()), {"method": self.name, "settings": self.model_dump(mode="json"), "forget": sorted(set(forget["text"]))})
+            return masked_edit(adapter, sum(s.numel() for s in scores.values()), {"method": self.name, "settings": self.model_dump(mode="json"), "forget": sorted(set(forget["text"]))}, self.edit_scale)

@@ -85,13 +85,14 @@ def adapter_edit(
     unet,  # with the adapter of `trainable_adapter` on it
     config,  # its peft configuration
     info: dict | None = None,  # method and settings
+    scale: float = 1.,  # times what was trained; goes into lora_alpha
 ) -> LoraEdit:
     "The adapter that is being trained, as an edit."
     from peft.utils import get_peft_model_state_dict
     from diffusers.utils import convert_state_dict_to_diffusers
     tensors = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name="learned"))
     adapter = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items() if k in ("r", "lora_alpha", "target_modules", "lora_bias", "use_dora", "rank_pattern", "alpha_pattern")}
-    return LoraEdit({f"unet.{k}": v.clone() for k, v in tensors.items()}, {**(info or {}), "adapter": adapter})
+    return LoraEdit({f"unet.{k}": v.clone() for k, v in tensors.items()}, {**(info or {}), "adapter": {**adapter, "lora_alpha": adapter["lora_alpha"]*scale}})
 
 # %% ../../nbs/31_unlearners.lora.ipynb #6a1a837e
 def save_lora_edit(

@@ -99,7 +99,7 @@ def unlearn_lora_negation(
         data = encode_dataset(model, forget), None if retain is None else encode_dataset(model, retain)
         with torch.enable_grad(), trainable_adapter(model.unet, self.rank, self.lora_alpha, generator) as (parameters, config):
             fit(parameters, NegationLosses(self, model.scheduler, model.unet, *data, generator), combine=combine, callbacks=callbacks, **self.optimisation(len(forget), model))
-            learned = adapter_edit(model.unet, config, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": sorted(set(forget["text"]))})
+            learned = adapter_edit(model.unet, config, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": sorted(set(forget["text"]))}, self.edit_scale)
     return negate(learned, self.negation_scale)
 
 LoraNegation.unlearn = unlearn_lora_negation; LoraNegation.__abstractmethods__ = frozenset()

@@ -41,7 +41,7 @@ def student_and_teacher(
     rank: int,  # of the LoRA
     lora_alpha: float,  # of the LoRA
     generator: torch.Generator,  # of the initial LoRA
-):  # list of trainable tensors, student and teacher (both called like the UNet), and a function info -> Edit
+):  # list of trainable tensors, student and teacher (both called like the UNet), and a function (info, scale) -> Edit
     "The network that learns and the one that does not, in one set of weights."
     call = lambda tensors, *inputs, **options: functional_call(unet, tensors, inputs, options)
     if trainable == "lora":
@@ -51,7 +51,8 @@ def student_and_teacher(
     else:
         unet.requires_grad_(False)
         copies = {n: p.detach().clone().requires_grad_(True) for n, p in unet.named_parameters() if "attn2" in n and n.endswith(("to_k.weight", "to_v.weight"))}
-        yield list(copies.values()), partial(call, copies), unet, partial(WeightEdit, copies)
+        def edit(info, scale=1.): return WeightEdit({n: torch.lerp(unet.get_parameter(n).detach(), p.detach(), scale) for n, p in copies.items()}, info)
+        yield list(copies.values()), partial(call, copies), unet, edit
 
 # %% ../../nbs/32b_unlearners.munba.ipynb #ea097884
 class MUNBa(TrainedUnlearner):
@@ -110,6 +111,6 @@ def unlearn_munba(
         data = encode_dataset(model, forget, overwrite=self.overwriting_concept), None if retain is None else encode_dataset(model, retain)
         with torch.enable_grad(), student_and_teacher(model.unet, self.trainable, self.rank, self.lora_alpha, generator) as (parameters, student, teacher, edit):
             fit(parameters, MunbaLosses(self, model.scheduler, student, teacher, *data, generator), combine=combine, callbacks=callbacks, **self.optimisation(len(forget), model))
-            return edit({"method": self.name, "settings": self.model_dump(mode="json"), "forget": sorted(set(forget["text"]))})
+            return edit({"method": self.name, "settings": self.model_dump(mode="json"), "forget": sorted(set(forget["text"]))}, self.edit_scale)
 
 MUNBa.unlearn = unlearn_munba; MUNBa.__abstractmethods__ = frozenset()

@@ -119,6 +119,6 @@ def unlearn_salun(
         with torch.enable_grad(), trainable_weights(model.unet, names) as (parameters, base):
             fit(parameters, SalunLosses(self, model, base, *data, generator), callbacks=[Hold(parameters, base, masks), *callbacks], **self.optimisation(len(forget), model))
             return weight_edit(model.unet, names, base, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": sorted(set(forget["text"])),
-                                                         "mask": {"entries": sum(int(m.sum()) for m in masks.values()), "of": sum(m.numel() for m in masks.values())}})
+                                                         "mask": {"entries": sum(int(m.sum()) for m in masks.values()), "of": sum(m.numel() for m in masks.values())}}, self.edit_scale)
 
 SalUn.unlearn = unlearn_salun; SalUn.__abstractmethods__ = frozenset()

@@ -142,7 +142,7 @@ def unlearn_spm(
         losses = SpmLosses(self, model, names, keep, generator); count = sum(p.numel() for p in parameters)
         fit(parameters, losses, callbacks=callbacks, **self.optimisation(model=model))
         info = {"method": self.name, "settings": self.model_dump(mode="json"), "forget": names, "trained": {"numbers": count, "share": count/(sum(p.numel() for p in model.unet.parameters()) - count)}}
-        edit = adapter_edit(model.unet, config, info)
+        edit = adapter_edit(model.unet, config, info, self.edit_scale)
     if not self.facilitated_transport: return edit
     return transport_edit(edit, losses.concept.prompt_embeds, losses.anchors.prompt_embeds.mean(0) if keep else empty_condition(model).prompt_embeds[0])
 

@@ -9,7 +9,7 @@ from math import isfinite
 from types import GeneratorType
 from typing import Literal
 import torch
-from pydantic import model_serializer
+from pydantic import Field, model_serializer
 from torch.func import functional_call
 from ..core import check_name, config_hash
 from .base import Unlearner
@@ -258,8 +258,9 @@ class TrainedUnlearner(Unlearner):
     "A method that trains with `fit`; what all of them can be told."
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"  # of the forward passes; weights and losses are float32
     gradient_checkpointing: bool = False  # less memory for a third more time
+    edit_scale: float = Field(1., gt=0)  # times the change that was trained
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, dump):
-        common = {n: TrainedUnlearner.model_fields[n].default for n in ("mixed_precision", "gradient_checkpointing")}
+        common = {n: TrainedUnlearner.model_fields[n].default for n in TrainedUnlearner.__annotations__}
         return {n: v for n, v in dump(self).items() if n not in common or v != common[n]}

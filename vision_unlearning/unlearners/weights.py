@@ -70,7 +70,8 @@ def weight_edit(
     names: list[str],  # of the trained parameters
     base: dict[str, torch.Tensor],  # their remembered tensors
     info: dict | None = None,  # method and settings, written beside the tensors
+    scale: float = 1.,  # times the change that was trained
 ) -> WeightEdit:
     "The parameters that changed, as an edit."
     found = dict(unet.named_parameters())
-    return WeightEdit({n: found[n].detach().clone() for n in names if not torch.equal(found[n], base[n])}, info)
+    return WeightEdit({n: torch.lerp(base[n], found[n].detach(), scale) for n in names if not torch.equal(found[n], base[n])}, info)
