@@ -14,7 +14,13 @@ from ..core import versions
 from .cost import Cost
 
 # %% auto #0
-__all__ = ['machine', 'measure', 'work', 'matmul_peak', 'share', 'fitting_batch_size']
+__all__ = ['processor', 'machine', 'measure', 'work', 'matmul_peak', 'share', 'fitting_batch_size']
+
+# %% ../../nbs/49b_metrics.speed.ipynb #184a77b2
+def processor() -> str:
+    "The name of the processor."
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
 
 # %% ../../nbs/49b_metrics.speed.ipynb #825a0ec9
 def machine(
@@ -22,11 +28,9 @@ def machine(
 ):  # pandas.DataFrame, one column
     "Where the figures of a page come from."
     import pandas as pd
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     load = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
-    return pd.Series({"command": command, "cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "load": load, "gpu": gpu, **versions()}, name="").to_frame()
+    return pd.Series({"command": command, "cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "load": load, "gpu": gpu, **versions()}, name="").to_frame()
 
 # %% ../../nbs/49b_metrics.speed.ipynb #29b45b75
 def measure(

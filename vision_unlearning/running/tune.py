@@ -20,9 +20,9 @@ from ..unlearners.base import get_method
 from ..unlearners.inputs import near_neighbours
 
 # %% auto #0
-__all__ = ['SCORES', 'require_optuna', 'search_space', 'score', 'tuning_emitters', 'JudgeObjective', 'suggest',
-           'numbered_sampler', 'quiet_optuna', 'open_study', 'finished_trials', 'better', 'importances', 'tune',
-           'tuned_from', 'undominated', 'plot_tradeoff', 'plot_importances']
+__all__ = ['SCORES', 'require_optuna', 'search_space', 'score', 'shuffled_entities', 'tuning_emitters', 'held_out_emitters',
+           'JudgeObjective', 'suggest', 'numbered_sampler', 'quiet_optuna', 'open_study', 'finished_trials', 'better',
+           'importances', 'tune', 'tuned_from', 'undominated', 'plot_tradeoff', 'plot_importances']
 
 # %% ../../nbs/85_running.tune.ipynb #6c5349e3
 def require_optuna():  # the module
@@ -62,14 +62,28 @@ def score(
     check_name("score", scalarise, SCORES)
     return SCORES[scalarise](float(forgetting), min(float(retained), 1.)) if math.isfinite(forgetting) and math.isfinite(retained) else math.nan
 
-# %% ../../nbs/85_running.tune.ipynb #2ff90569
+# %% ../../nbs/85_running.tune.ipynb #ae824ff3
+def shuffled_entities(
+    task: str,  # an embedded task
+) -> list[str]:  # names of all entities, in an order that never changes
+    "The fixed permutation of which searches and tests take their emitters."
+    names = [e["name"] for e in emoji_entities(task)]
+    return [names[i] for i in np.random.default_rng(20).permutation(len(names))]
+
 def tuning_emitters(
     task: str,  # an embedded task
     n: int = 4,
 ) -> list[str]:  # names
-    "Entities to tune on; the first twenty of the same permutation are left for the test."
-    names = [e["name"] for e in emoji_entities(task)]; order = np.random.default_rng(20).permutation(len(names)); start = min(20, len(names) - n)
-    return [names[i] for i in order[start:start + n]]
+    "Entities to tune on, after the twenty that are held out."
+    order = shuffled_entities(task); start = min(20, len(order) - n)
+    return order[start:start + n]
+
+def held_out_emitters(
+    task: str,  # an embedded task
+) -> list[str]:  # twenty names, fewer where the task has less than 24 entities
+    "Entities to test on, which no search may see."
+    order = shuffled_entities(task)
+    return order[:min(20, len(order) - 4)]
 
 # %% ../../nbs/85_running.tune.ipynb #6a9f0405
 class JudgeObjective:
