@@ -30,7 +30,8 @@ class BuildWithPipelines(build_py):
         if self.editable_mode: return
         target = Path(self.build_lib) / cfg["lib_path"] / "pipelines"
         target.mkdir(parents=True, exist_ok=True)
-        for notebook in sorted((root / cfg["nbs_path"] / "pipelines").glob("[!_.]*.ipynb")): shutil.copy2(notebook, target)
+        for notebook in sorted((root / cfg["nbs_path"] / "pipelines").glob("[!_.]*.ipynb")):
+            shutil.copy2(notebook, target)
 
 
 setup(
@@ -42,9 +43,17 @@ setup(
     author=cfg["author"],
     license=cfg["license"],
     url=cfg["git_url"],
-    project_urls={"Documentation": cfg["doc_host"] + cfg["doc_baseurl"], "Changes": cfg["git_url"] + "/blob/main/CHANGELOG.md"},
-    classifiers=["Development Status :: 3 - Alpha", f"Intended Audience :: {cfg['audience']}", f"Natural Language :: {cfg['language']}",
-                 "Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Artificial Intelligence"],
+    project_urls={
+        "Documentation": cfg["doc_host"] + cfg["doc_baseurl"],
+        "Changes": cfg["git_url"] + "/blob/main/CHANGELOG.md",
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        f"Intended Audience :: {cfg['audience']}",
+        f"Natural Language :: {cfg['language']}",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
     long_description=readme.read_text(encoding="utf-8") if readme.exists() else cfg["description"],
     long_description_content_type="text/markdown",
     python_requires=">=" + cfg["min_python"],
@@ -55,7 +64,10 @@ setup(
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
     package_data={cfg["lib_path"]: ["embedded/**/*"]},
     exclude_package_data={"": ["*.partial", "*.pyc"]},
-    entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
+    entry_points={
+        "console_scripts": cfg["console_scripts"].split(),
+        "nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"],
+    },
     cmdclass={"build_py": BuildWithPipelines},
     zip_safe=False,
 )

@@ -37,10 +37,15 @@ def problem():
     "LeNet-5 that knows a quarter of the digits, and what is given to a method: one class to forget."
     from vision_unlearning.classifier_training import train_classifier
     from vision_unlearning.classifiers import classifier_for
-    data = load_classification("digits"); data.train = data.train[range(0, 1198, 4)]
-    sides = split_loaders(data, class_split(data, 3), 32); model = classifier_for(data, "lenet5")
+    data = load_classification("digits")
+    data.train = data.train[range(0, 1198, 4)]
+    sides = split_loaders(data, class_split(data, 3), 32)
+    model = classifier_for(data, "lenet5")
     from vision_unlearning.data.forgetting import ImageLoader
-    with torch.random.fork_rng(): train_classifier(model, ImageLoader(data.train, 32, shuffle=True), num_epochs=4, optimizer="Adam(lr=0.003)")
+    with torch.random.fork_rng():
+        train_classifier(
+            model, ImageLoader(data.train, 32, shuffle=True), num_epochs=4, optimizer="Adam(lr=0.003)"
+        )
     return model.eval(), sides, data.test.images[:16].float()/255
 
 
@@ -51,69 +56,122 @@ def quick(name):
 
 
 def unlearn(name, model, sides):
-    return quick(name).unlearn(model, sides["forget"], sides["retain"], generator=torch.Generator().manual_seed(0))
+    return quick(name).unlearn(
+        model, sides["forget"], sides["retain"], generator=torch.Generator().manual_seed(0)
+    )
 
 
 @pytest.mark.parametrize("name", REST + ["retrain"])
 def test_repeatable_and_borrowed(name, problem, tmp_path):
     model, sides, x = problem
-    before = {n: t.clone() for n, t in model.state_dict().items()}; rng, mode = torch.get_rng_state(), model.training
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    rng, mode = torch.get_rng_state(), model.training
     first, again = unlearn(name, model, sides), unlearn(name, model, sides)
     assert first.tensors, f"{name} changed nothing"
-    assert set(first.tensors) == set(again.tensors) and all(torch.equal(t, again.tensors[n]) for n, t in first.tensors.items()), f"{name} is not repeatable"
-    assert all(torch.equal(before[n], t) for n, t in model.state_dict().items()) and model.training == mode and torch.equal(rng, torch.get_rng_state())
-    assert all(p.grad is None and p.requires_grad for p in model.parameters()) and not any(m._forward_hooks for m in model.modules())
+    assert set(first.tensors) == set(again.tensors) and all(
+        torch.equal(t, again.tensors[n]) for n, t in first.tensors.items()
+    ), f"{name} is not repeatable"
+    assert (
+        all(torch.equal(before[n], t) for n, t in model.state_dict().items())
+        and model.training == mode
+        and torch.equal(rng, torch.get_rng_state())
+    )
+    assert all(p.grad is None and p.requires_grad for p in model.parameters()) and not any(
+        m._forward_hooks for m in model.modules()
+    )
 
 
 def test_fresh_process(problem, tmp_path):
-    model, sides, x = problem; names, here = REST + ["retrain"], {}
-    save_classifier(model, tmp_path/"model"); np.save(tmp_path/"x.npy", x.numpy())
+    model, sides, x = problem
+    names, here = REST + ["retrain"], {}
+    save_classifier(model, tmp_path/"model")
+    np.save(tmp_path/"x.npy", x.numpy())
     for name in names:
-        edit = unlearn(name, model, sides); edit.save_pretrained(tmp_path/name)
+        edit = unlearn(name, model, sides)
+        edit.save_pretrained(tmp_path/name)
         with edit.on(model), torch.no_grad(): here[name] = model.eval()(x).numpy()
     asked = dict(folder=str(tmp_path), methods=names, threads=torch.get_num_threads())
-    subprocess.run([sys.executable, "-c", CHILD], input=json.dumps(asked), text=True, check=True, env={**os.environ, "PYTHONHASHSEED": "7"})
-    for name in names: np.testing.assert_array_equal(np.load(tmp_path/f"{name}.npy"), here[name], err_msg=name)
+    subprocess.run(
+        [sys.executable, "-c", CHILD],
+        input=json.dumps(asked),
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+    )
+    for name in names:
+        np.testing.assert_array_equal(np.load(tmp_path/f"{name}.npy"), here[name], err_msg=name)
     assert len({here[n].tobytes() for n in names}) == len(names)  # nobody is somebody else under another name
 
 
 def test_normalisation_statistics_travel(tmp_path):
     "A network in training mode moves its running statistics; an edit without them is another model."
     with torch.random.fork_rng():
-        torch.manual_seed(0); net = Classifier(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(.2), torch.nn.Linear(8, 2)), 2).eval()
+        torch.manual_seed(0)
+        net = Classifier(
+            torch.nn.Sequential(
+                torch.nn.Flatten(),
+                torch.nn.Linear(16, 8),
+                torch.nn.BatchNorm1d(8),
+                torch.nn.Dropout(0.2),
+                torch.nn.Linear(8, 2),
+            ),
+            2,
+        ).eval()
         x, y = torch.rand(64, 1, 4, 4), torch.arange(64) % 2
-    rng = torch.get_rng_state(); edit = Finetune(num_train_epochs=1, train_batch_size=16).unlearn(net, None, (x, y))
+    rng = torch.get_rng_state()
+    edit = Finetune(num_train_epochs=1, train_batch_size=16).unlearn(net, None, (x, y))
     assert torch.equal(rng, torch.get_rng_state()) and any("running_mean" in n for n in edit.tensors)
-    edit.save_pretrained(tmp_path/"edit"); told = load_edit(tmp_path/"edit")
+    edit.save_pretrained(tmp_path/"edit")
+    told = load_edit(tmp_path/"edit")
     with edit.on(net), torch.no_grad(): first = net(x)
     with told.on(net), torch.no_grad(): assert torch.equal(net(x), first)
 
 
-@pytest.mark.parametrize("what, said", [
-    (lambda m, s: class_split(load_classification("digits"), "eleven"), "eleven"),
-    (lambda m, s: Finetune().unlearn(m, s["forget"], (torch.zeros(0, 1, 32, 32), torch.zeros(0, dtype=torch.long))), "retain is empty"),
-    (lambda m, s: get_classifier_method("neggrad")().unlearn(m, [], s["retain"]), "forget is empty"),
-    (lambda m, s: Finetune().unlearn(m, None, (torch.zeros(4, 1, 32, 32), torch.tensor([0, 1, 2, 12]))), "class 12, but the model has 10 classes"),
-    (lambda m, s: Finetune(optimizer="SGD(lr=__import__('os'))"), "__import__"),
-    (lambda m, s: Finetune(optimizer="SGD(lr=0.1, momentun=0.9)"), "momentun")])
+@pytest.mark.parametrize(
+    "what, said",
+    [
+        (lambda m, s: class_split(load_classification("digits"), "eleven"), "eleven"),
+        (
+            lambda m, s: Finetune().unlearn(
+                m, s["forget"], (torch.zeros(0, 1, 32, 32), torch.zeros(0, dtype=torch.long))
+            ),
+            "retain is empty",
+        ),
+        (lambda m, s: get_classifier_method("neggrad")().unlearn(m, [], s["retain"]), "forget is empty"),
+        (
+            lambda m, s: Finetune().unlearn(
+                m, None, (torch.zeros(4, 1, 32, 32), torch.tensor([0, 1, 2, 12]))
+            ),
+            "class 12, but the model has 10 classes",
+        ),
+        (lambda m, s: Finetune(optimizer="SGD(lr=__import__('os'))"), "__import__"),
+        (lambda m, s: Finetune(optimizer="SGD(lr=0.1, momentun=0.9)"), "momentun"),
+    ],
+)
 def test_bad_input_is_one_clear_line(what, said, problem):
     with pytest.raises(ValueError) as error: what(problem[0], problem[1])
-    line = str(error.value) if "validation error" not in str(error.value) else str(error.value).splitlines()[2]
+    line = (
+        str(error.value) if "validation error" not in str(error.value) else str(error.value).splitlines()[2]
+    )
     assert said in line and "\n" not in line
 
 
 def test_corrupt_checkpoint_is_refused(problem, tmp_path):
     from vision_unlearning.core import ForeignFileError
-    save_classifier(problem[0], tmp_path/"model"); path = tmp_path/"model"/"model.safetensors"; path.write_bytes(path.read_bytes()[:200])
+    save_classifier(problem[0], tmp_path/"model")
+    path = tmp_path/"model"/"model.safetensors"
+    path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ForeignFileError, match="train it again"): load_classifier(tmp_path/"model")
 
 
 def test_shipped_settings_are_valid():
     "Every recorded setting is one that its method accepts, for every method of the comparison."
     for protocol, kind in ((p, k) for p in ("digits", "emoji_classes") for k in ("class", "random")):
-        records = read_json(tuned_path(protocol, kind)); assert set(records) == set(comparable(kind))
+        records = read_json(tuned_path(protocol, kind))
+        assert set(records) == set(comparable(kind))
         for name, record in records.items(): get_classifier_method(name)(**record["settings"])
-        assert len({len(r["trials"]) for r in records.values() if r["space"]}) == 1  # one budget for everybody
+        # one budget for everybody
+        assert len({len(r["trials"]) for r in records.values() if r["space"]}) == 1
 
 
 def test_benchmark_from_a_shell(tmp_path, monkeypatch):
@@ -121,13 +179,31 @@ def test_benchmark_from_a_shell(tmp_path, monkeypatch):
 
     from vision_unlearning.running.cli import app
     monkeypatch.setitem(PROTOCOLS, "digits", PROTOCOLS["digits"].model_copy(update=dict(num_epochs=2)))
-    ask = ["batch", "--task", "digits", "--methods", "finetune,cf_k", "-p", "seeds=0", "-p", "kinds=class", "--base-folder", str(tmp_path), "--quiet"]
-    done = CliRunner().invoke(app, ask); assert done.exit_code == 0, done.output
-    page, table = done.output.split(); assert "cf_k" in open(page, encoding="utf-8").read() and table.endswith(".csv")
-    wrong = CliRunner().invoke(app, [*ask[:-1], "-p", "seed=1"]); assert wrong.exit_code != 0 and "seeds" in str(wrong.output) + str(wrong.exception)
+    ask = [
+        "batch",
+        "--task",
+        "digits",
+        "--methods",
+        "finetune,cf_k",
+        "-p",
+        "seeds=0",
+        "-p",
+        "kinds=class",
+        "--base-folder",
+        str(tmp_path),
+        "--quiet",
+    ]
+    done = CliRunner().invoke(app, ask)
+    assert done.exit_code == 0, done.output
+    page, table = done.output.split()
+    assert "cf_k" in open(page, encoding="utf-8").read() and table.endswith(".csv")
+    wrong = CliRunner().invoke(app, [*ask[:-1], "-p", "seed=1"])
+    assert wrong.exit_code != 0 and "seeds" in str(wrong.output) + str(wrong.exception)
 
 
 def test_accuracy_is_what_it_says(problem):
-    model, sides, _ = problem; x, y = next(iter(sides["test"]))
-    with torch.no_grad(): assert accuracy(model, [(x, y)]) == pytest.approx(float((model(x).argmax(1) == y).float().mean()))
+    model, sides, _ = problem
+    x, y = next(iter(sides["test"]))
+    with torch.no_grad():
+        assert accuracy(model, [(x, y)]) == pytest.approx(float((model(x).argmax(1) == y).float().mean()))
     assert set(CLASSIFIER_METHODS) >= set(REST)

@@ -20,9 +20,27 @@ from vision_unlearning.models import TINY_FAMILIES, load_pipeline, tiny_pipeline
 from vision_unlearning.unlearners.base import METHODS, get_method, load_edit
 
 PROMPT, SHAPE, STEPS = "An image of fox", (4, 8, 8), 3
-# The smallest settings that train two steps. Rates are high because the weights of a tiny pipeline are random and its pictures hardly react; guidance without a warm-up, since three steps are over before it ends.
-QUICK = dict(num_train_epochs=2, num_train_steps=2, learning_rate=.1, train_batch_size=1, retain_batch_size=2, rank=2, num_inference_steps=2, rollout_batch_size=1,
-             anchor_batch_size=1, num_anchor_images=2, saliency_passes=1, saliency_epochs=1, num_iterations=1, erase_scale=100., retain_weight=1., sld_warmup_steps=0, sld_threshold=1.)
+# The smallest settings that train two steps. Rates are high because the weights of a tiny pipeline are random
+# and its pictures hardly react; guidance without a warm-up, since three steps are over before it ends.
+QUICK = dict(
+    num_train_epochs=2,
+    num_train_steps=2,
+    learning_rate=0.1,
+    train_batch_size=1,
+    retain_batch_size=2,
+    rank=2,
+    num_inference_steps=2,
+    rollout_batch_size=1,
+    anchor_batch_size=1,
+    num_anchor_images=2,
+    saliency_passes=1,
+    saliency_epochs=1,
+    num_iterations=1,
+    erase_scale=100.0,
+    retain_weight=1.0,
+    sld_warmup_steps=0,
+    sld_threshold=1.0,
+)
 # The child gets the number of threads of its parent: sums that are split otherwise are rounded otherwise.
 CHILD = """
 import json, sys
@@ -47,37 +65,77 @@ def quick(name):
 
 def draw(pipe):
     "(1,16,16,3) float32 in 0..1, not rounded: a difference that a grey level would hide is one."
-    return pipe(PROMPT, latents=initial_latents([42], [PROMPT], SHAPE), num_inference_steps=STEPS, guidance_scale=3., output_type="np").images
+    return pipe(
+        PROMPT,
+        latents=initial_latents([42], [PROMPT], SHAPE),
+        num_inference_steps=STEPS,
+        guidance_scale=3.0,
+        output_type="np",
+    ).images
 
 
 def state(pipe):
-    "What a caller could notice: bits, flags, gradients, hooks, processors and schedule of a pipeline, and the random state."
-    found = {"rng": torch.get_rng_state(), "grad mode": torch.is_grad_enabled(), "schedule": json.dumps(dict(pipe.scheduler.config), default=str)}
+    """What a caller could notice: bits, flags, gradients, hooks, processors and schedule of a pipeline, and
+    the random state."""
+    found = {
+        "rng": torch.get_rng_state(),
+        "grad mode": torch.is_grad_enabled(),
+        "schedule": json.dumps(dict(pipe.scheduler.config), default=str),
+    }
     for i, module in enumerate(torch_modules(pipe)):
         found.update({(i, n): t.clone() for n, t in module.state_dict().items()})
-        found.update({(i, n, "flags"): (p.requires_grad, p.grad, p.dtype, p.device) for n, p in module.named_parameters()})
-        found.update({(i, n, "module"): (type(m), m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for n, m in module.named_modules()})
-    return {**found, "edits": list(pipe.unet.__dict__.get("_edits", [])), "processors": {n: type(p) for n, p in pipe.unet.attn_processors.items()}}
+        found.update(
+            {
+                (i, n, "flags"): (p.requires_grad, p.grad, p.dtype, p.device)
+                for n, p in module.named_parameters()
+            }
+        )
+        found.update(
+            {
+                (i, n, "module"): (type(m), m.training, len(m._forward_hooks), len(m._forward_pre_hooks))
+                for n, m in module.named_modules()
+            }
+        )
+    return {
+        **found,
+        "edits": list(pipe.unet.__dict__.get("_edits", [])),
+        "processors": {n: type(p) for n, p in pipe.unet.attn_processors.items()},
+    }
 
 
 def changed(before, after):
     "Names of what is not the same any more."
     same = lambda a, b: torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-    return [n for n in before.keys() | after.keys() if n not in before or n not in after or not same(before[n], after[n])]
+    return [
+        n
+        for n in before.keys() | after.keys()
+        if n not in before or n not in after or not same(before[n], after[n])
+    ]
 
 
 class Family:
     "One tiny pipeline, the edits that were made of it, and the pictures that this process drew with them."
     def __init__(self, name, split, folder):
-        self.name, self.split, self.folder, self.pipe, self.pictures, self.left, self.tried = name, split, folder, load_pipeline(name), {}, {}, set()
-        self.unedited = draw(self.pipe); folder.mkdir()
+        self.name, self.split, self.folder, self.pipe, self.pictures, self.left, self.tried = (
+            name,
+            split,
+            folder,
+            load_pipeline(name),
+            {},
+            {},
+            set(),
+        )
+        self.unedited = draw(self.pipe)
+        folder.mkdir()
 
     def train(self, method):
         "Train, save, and draw in this process, once."
         if method in self.tried: return
-        self.tried.add(method); unlearner, before = quick(method), state(self.pipe)
+        self.tried.add(method)
+        unlearner, before = quick(method), state(self.pipe)
         forget, retain = self.split if unlearner.reads == "pictures" else ("fox", ["wolf", "red apple"])
-        edit = unlearner.unlearn(self.pipe, forget, retain, generator=torch.Generator().manual_seed(0)); self.left[method] = changed(before, state(self.pipe))
+        edit = unlearner.unlearn(self.pipe, forget, retain, generator=torch.Generator().manual_seed(0))
+        self.left[method] = changed(before, state(self.pipe))
         edit.save_pretrained(self.folder / method)
         with edit.on(self.pipe): self.pictures[method] = draw(self.pipe)
         self.left[method] += changed(before, state(self.pipe))
@@ -98,47 +156,86 @@ def families(split, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def fresh(families):
-    "Pictures by family and method (`None`: unedited) from a process that has seen neither training nor edits."
+    """Pictures by family and method (`None`: unedited) from a process that has seen neither training nor
+    edits."""
     for family in families.values():
         for method in METHODS: family.train(method)
     root = next(iter(families.values())).folder.parent
-    asked = dict(threads=torch.get_num_threads(), prompt=PROMPT, shape=SHAPE, steps=STEPS, folder=str(root), edits={f.name: list(f.pictures) for f in families.values()})
-    done = subprocess.run([sys.executable, "-c", CHILD], input=json.dumps(asked), text=True, capture_output=True, cwd=Path(__file__).resolve().parents[1], env=os.environ)
+    asked = dict(
+        threads=torch.get_num_threads(),
+        prompt=PROMPT,
+        shape=SHAPE,
+        steps=STEPS,
+        folder=str(root),
+        edits={f.name: list(f.pictures) for f in families.values()},
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD],
+        input=json.dumps(asked),
+        text=True,
+        capture_output=True,
+        cwd=Path(__file__).resolve().parents[1],
+        env=os.environ,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    return {f.name: {None: np.load(f.folder / "unedited.npy"), **{m: np.load(f.folder / f"{m}.npy") for m in f.pictures}} for f in families.values()}
+    return {
+        f.name: {
+            None: np.load(f.folder / "unedited.npy"),
+            **{m: np.load(f.folder / f"{m}.npy") for m in f.pictures},
+        }
+        for f in families.values()
+    }
 
 
-each, everywhere = pytest.mark.parametrize("method", METHODS), pytest.mark.parametrize("family", TINY_FAMILIES)
+each, everywhere = (
+    pytest.mark.parametrize("method", METHODS),
+    pytest.mark.parametrize("family", TINY_FAMILIES),
+)
 
 
 @everywhere
 @each
 def test_training_gives_the_pipeline_back(families, family, method):
-    one = families[family]; one.train(method)
+    one = families[family]
+    one.train(method)
     assert not one.left[method], f"{method} on {family} left behind: {one.left[method][:5]}"
     assert np.isfinite(one.pictures[method]).all()
     # An edit that does nothing would be the same in every process.
-    assert np.abs(one.pictures[method] - one.unedited).max() > 1/255, f"{method} changes no pixel of {family} by a grey level"
+    assert np.abs(one.pictures[method] - one.unedited).max() > 1 / 255, (
+        f"{method} changes no pixel of {family} by a grey level"
+    )
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if "edit_scale" in get_method(m).model_fields])
 def test_a_scale_in_the_file_is_the_scale_of_attaching(families, split, method):
-    one = next(iter(families.values())); one.train(method); unlearner = quick(method).model_copy(update={"edit_scale": 2.})
-    edit = unlearner.unlearn(one.pipe, *(split if unlearner.reads == "pictures" else ("fox", ["wolf", "red apple"])), generator=torch.Generator().manual_seed(0))
+    one = next(iter(families.values()))
+    one.train(method)
+    unlearner = quick(method).model_copy(update={"edit_scale": 2.})
+    edit = unlearner.unlearn(
+        one.pipe,
+        *(split if unlearner.reads == "pictures" else ("fox", ["wolf", "red apple"])),
+        generator=torch.Generator().manual_seed(0),
+    )
     with load_edit(one.folder / method).on(one.pipe, scale=2.): twice = draw(one.pipe)
     with edit.on(one.pipe): kept = draw(one.pipe)
-    assert edit.info["settings"]["edit_scale"] == 2. and np.abs(kept - twice).max() < 1e-4 < np.abs(kept - one.pictures[method]).max()
+    assert (
+        edit.info["settings"]["edit_scale"] == 2.0
+        and np.abs(kept - twice).max() < 1e-4 < np.abs(kept - one.pictures[method]).max()
+    )
 
 
 @everywhere
 @each
 def test_fresh_process_draws_the_same(families, fresh, family, method):
     assert method in fresh[family], f"{method} was not trained on {family}"
-    assert np.abs(fresh[family][method] - families[family].pictures[method]).max() == 0, f"{method} on {family}"
+    assert np.abs(fresh[family][method] - families[family].pictures[method]).max() == 0, (
+        f"{method} on {family}"
+    )
 
 
 @everywhere
-def test_fresh_process_has_the_same_pipeline(families, fresh, family): assert np.abs(fresh[family][None] - families[family].unedited).max() == 0
+def test_fresh_process_has_the_same_pipeline(families, fresh, family):
+    assert np.abs(fresh[family][None] - families[family].unedited).max() == 0
 
 
 @everywhere
@@ -151,14 +248,32 @@ def transformer_pipeline():
     "DiT: a transformer denoises, and class numbers are asked for."
     from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel
     with torch.random.fork_rng():
-        transformer = DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=4, in_channels=4, out_channels=4, num_layers=1, norm_num_groups=4, sample_size=8, patch_size=2, num_embeds_ada_norm=10)
+        transformer = DiTTransformer2DModel(
+            num_attention_heads=2,
+            attention_head_dim=4,
+            in_channels=4,
+            out_channels=4,
+            num_layers=1,
+            norm_num_groups=4,
+            sample_size=8,
+            patch_size=2,
+            num_embeds_ada_norm=10,
+        )
     return DiTPipeline(transformer, tiny_pipeline().vae, DDIMScheduler())
 
 
 def unconditional_pipeline():
     "DDPM: a UNet that reads no text."
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-    with torch.random.fork_rng(): unet = UNet2DModel(sample_size=8, block_out_channels=(8,), norm_num_groups=4, layers_per_block=1, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
+    with torch.random.fork_rng():
+        unet = UNet2DModel(
+            sample_size=8,
+            block_out_channels=(8,),
+            norm_num_groups=4,
+            layers_per_block=1,
+            down_block_types=("DownBlock2D",),
+            up_block_types=("UpBlock2D",),
+        )
     return DDPMPipeline(unet, DDPMScheduler())
 
 
@@ -169,7 +284,12 @@ def refiner_pipeline():
     return pipe
 
 
-UNSUPPORTED = {"transformer": transformer_pipeline, "no-text": unconditional_pipeline, "refiner": refiner_pipeline, "no-unet": lambda: SimpleNamespace(scheduler=None)}
+UNSUPPORTED = {
+    "transformer": transformer_pipeline,
+    "no-text": unconditional_pipeline,
+    "refiner": refiner_pipeline,
+    "no-unet": lambda: SimpleNamespace(scheduler=None),
+}
 
 
 @pytest.fixture(scope="session", params=UNSUPPORTED)
@@ -179,6 +299,12 @@ def unsupported(request): return UNSUPPORTED[request.param]()
 @each
 def test_unsupported_is_refused_by_name(unsupported, method, split):
     unlearner = quick(method)
-    with pytest.raises(TypeError) as error: unlearner.unlearn(unsupported, *(split if unlearner.reads == "pictures" else ("fox", ["wolf"])))
+    with pytest.raises(TypeError) as error:
+        unlearner.unlearn(unsupported, *(split if unlearner.reads == "pictures" else ("fox", ["wolf"])))
     line = str(error.value)
-    assert "\n" not in line and type(unsupported).__name__ in line and unlearner.name in line and "XL pipelines are supported" in line, line
+    assert (
+        "\n" not in line
+        and type(unsupported).__name__ in line
+        and unlearner.name in line
+        and "XL pipelines are supported" in line
+    ), line

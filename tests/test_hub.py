@@ -27,17 +27,29 @@ large, small = bytes(range(256)) * 8, b"[1, 2]"
 
 @pytest.fixture
 def hub(monkeypatch):
-    "A hub with one public and one private repository; huggingface_hub may speak, with this one only, and waits without sleeping."
+    """A hub with one public and one private repository; huggingface_hub may speak, with this one only, and
+    waits without sleeping."""
     import huggingface_hub.file_download
     import huggingface_hub.utils._http
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(library, "WAIT", .001)
-    for module in (huggingface_hub.file_download, huggingface_hub.utils._http): monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda _: None, time=lambda: 0.))
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody is there: whoever forgets the argument fails
+    for module in (huggingface_hub.file_download, huggingface_hub.utils._http):
+        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda _: None, time=lambda: 0.))
+    # nobody is there: whoever forgets the argument fails
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     with FakeHub() as found:
-        found.add("me/world", {"config/a.json": small, "config/deep/b.bin": large, "other/c.json": "{}", "top.json": "{}", **{f"config/n{i}.txt": f"n{i}" for i in range(7)}})
+        found.add(
+            "me/world",
+            {
+                "config/a.json": small,
+                "config/deep/b.bin": large,
+                "other/c.json": "{}",
+                "top.json": "{}",
+                **{f"config/n{i}.txt": f"n{i}" for i in range(7)},
+            },
+        )
         found.add("me/secret", {"config/a.json": small}, private=True)
         yield found
     logging.getLogger("huggingface_hub").setLevel(logging.WARNING)
@@ -47,7 +59,8 @@ def hub(monkeypatch):
 def ask(hub, tmp_path): return dict(folder_cache=str(tmp_path / "cache"), endpoint=hub.url)
 
 
-def held(folder): return sorted(p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file())
+def held(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file())
 
 
 # Reading
@@ -70,15 +83,23 @@ def test_a_file(hub, ask, tmp_path):
         huggingface_dataset_file_download(str(tmp_path / "here"), "me/world", path, None, **ask)
         assert (tmp_path / "here" / path).read_bytes() == content
     assert held(tmp_path / "here") == ["config/a.json", "config/deep/b.bin"]
-    with pytest.raises(MissingSessionError, match="no file config/z.json of me/world"): huggingface_dataset_file_download(str(tmp_path / "here"), "me/world", "config/z.json", None, **ask)
-    with pytest.raises(ValueError, match="not a path inside"): huggingface_dataset_file_download(str(tmp_path / "here"), "me/world", "../x.json", None, **ask)
+    with pytest.raises(MissingSessionError, match="no file config/z.json of me/world"):
+        huggingface_dataset_file_download(str(tmp_path / "here"), "me/world", "config/z.json", None, **ask)
+    with pytest.raises(ValueError, match="not a path inside"):
+        huggingface_dataset_file_download(str(tmp_path / "here"), "me/world", "../x.json", None, **ask)
 
 
 def test_a_folder_of_several_pages(hub, ask, tmp_path):
     huggingface_dataset_download(str(tmp_path / "here"), "me/world", "config", None, **ask)
-    assert held(tmp_path / "here") == ["config/a.json", "config/deep/b.bin", *(f"config/n{i}.txt" for i in range(7))]
-    assert len(hub.seen("/tree/")) == 3 and not hub.seen("other")  # nine files by three, and nothing but this folder
-    with pytest.raises(MissingSessionError, match="me/world has no nothing"): huggingface_dataset_download(str(tmp_path / "here"), "me/world", "nothing", None, **ask)
+    assert held(tmp_path / "here") == [
+        "config/a.json",
+        "config/deep/b.bin",
+        *(f"config/n{i}.txt" for i in range(7)),
+    ]
+    # nine files by three, and nothing but this folder
+    assert len(hub.seen("/tree/")) == 3 and not hub.seen("other")
+    with pytest.raises(MissingSessionError, match="me/world has no nothing"):
+        huggingface_dataset_download(str(tmp_path / "here"), "me/world", "nothing", None, **ask)
 
 
 def test_clean_and_the_cache(hub, ask, tmp_path):
@@ -86,14 +107,20 @@ def test_clean_and_the_cache(hub, ask, tmp_path):
     (tmp_path / "here" / "config" / "mine.txt").write_text("mine")
     huggingface_dataset_download(str(tmp_path / "here"), "me/world", "config", None, **ask)
     assert "config/mine.txt" in held(tmp_path / "here") and (tmp_path / "cache").is_dir()
-    huggingface_dataset_download(str(tmp_path / "here"), "me/world", "config", None, clean=True, clean_cache=True, **ask)
+    huggingface_dataset_download(
+        str(tmp_path / "here"), "me/world", "config", None, clean=True, clean_cache=True, **ask
+    )
     assert "config/mine.txt" not in held(tmp_path / "here") and not (tmp_path / "cache").exists()
 
 
 def test_a_private_repository(hub, ask, tmp_path):
     for token in (None, "wrong"):
-        with pytest.raises(MissingSessionError, match="me/secret is not on the hub, or is private"): huggingface_dataset_file_download(str(tmp_path / "here"), "me/secret", "config/a.json", token, **ask)
-        with pytest.raises(MissingSessionError, match="me/secret is not on the hub, or is private"): huggingface_dataset_download(str(tmp_path / "here"), "me/secret", "config", token, **ask)
+        with pytest.raises(MissingSessionError, match="me/secret is not on the hub, or is private"):
+            huggingface_dataset_file_download(
+                str(tmp_path / "here"), "me/secret", "config/a.json", token, **ask
+            )
+        with pytest.raises(MissingSessionError, match="me/secret is not on the hub, or is private"):
+            huggingface_dataset_download(str(tmp_path / "here"), "me/secret", "config", token, **ask)
     assert not (tmp_path / "here").exists()
     huggingface_dataset_download(str(tmp_path / "here"), "me/secret", "config", "reader", **ask)
     assert held(tmp_path / "here") == ["config/a.json"]
@@ -107,14 +134,20 @@ def test_without_a_network_the_cache_is_read(hub, ask, tmp_path, monkeypatch):
     huggingface_dataset_file_download(str(tmp_path / "second"), "me/world", "top.json", None, **ask)
     huggingface_dataset_download(str(tmp_path / "second"), "me/world", "config", None, **ask)
     assert held(tmp_path / "second") == held(tmp_path / "first") and len(hub.requests) == before
-    with pytest.raises(MissingSessionError, match="no file other/c.json of me/world"): huggingface_dataset_file_download(str(tmp_path / "second"), "me/world", "other/c.json", None, **ask)
-    with pytest.raises(MissingSessionError, match="x.json of me/other cannot be fetched without a network"): huggingface_dataset_file_download(str(tmp_path / "second"), "me/other", "x.json", None, **ask)
-    with pytest.raises(MissingSessionError, match="HF_HUB_OFFLINE"): huggingface_dataset_file_exists("me/world", "top.json", None, endpoint=hub.url)
+    with pytest.raises(MissingSessionError, match="no file other/c.json of me/world"):
+        huggingface_dataset_file_download(str(tmp_path / "second"), "me/world", "other/c.json", None, **ask)
+    with pytest.raises(MissingSessionError, match="x.json of me/other cannot be fetched without a network"):
+        huggingface_dataset_file_download(str(tmp_path / "second"), "me/other", "x.json", None, **ask)
+    with pytest.raises(MissingSessionError, match="HF_HUB_OFFLINE"):
+        huggingface_dataset_file_exists("me/world", "top.json", None, endpoint=hub.url)
 
 
 # Bad days
 
-@pytest.mark.parametrize("where", ["GET /api/datasets/me/world", "GET .*/tree/", "HEAD .*/resolve/.*b.bin", "GET .*/resolve/.*b.bin"])
+@pytest.mark.parametrize(
+    "where",
+    ["GET /api/datasets/me/world", "GET .*/tree/", "HEAD .*/resolve/.*b.bin", "GET .*/resolve/.*b.bin"],
+)
 @pytest.mark.parametrize("code", [429, 500])
 def test_a_busy_hub_is_asked_again(hub, ask, tmp_path, where, code):
     hub.fault(where, code, 2, Retry_After="0")
@@ -122,12 +155,16 @@ def test_a_busy_hub_is_asked_again(hub, ask, tmp_path, where, code):
     assert len(held(tmp_path / "here")) == 9 and (tmp_path / "here/config/deep/b.bin").read_bytes() == large
 
 
-@pytest.mark.parametrize("where", ["GET /api/datasets/me/world", "GET .*/tree/", "HEAD .*/resolve/.*b.bin", "GET .*/resolve/.*b.bin"])
+@pytest.mark.parametrize(
+    "where",
+    ["GET /api/datasets/me/world", "GET .*/tree/", "HEAD .*/resolve/.*b.bin", "GET .*/resolve/.*b.bin"],
+)
 def test_a_hub_that_stays_down_is_said_so_and_nothing_is_half_written(hub, ask, tmp_path, where):
     (tmp_path / "here" / "config").mkdir(parents=True)
     (tmp_path / "here" / "config" / "old.txt").write_text("old")
     hub.fault(where, 500, 10**6)
-    with pytest.raises(ConnectionError, match="500|nothing") as error: huggingface_dataset_download(str(tmp_path / "here"), "me/world", "config", None, clean=True, **ask)
+    with pytest.raises(ConnectionError, match="500|nothing") as error:
+        huggingface_dataset_download(str(tmp_path / "here"), "me/world", "config", None, clean=True, **ask)
     assert "\n" not in str(error.value) and held(tmp_path / "here") == ["config/old.txt"]
     hub.faults.clear()
     before = len(hub.requests)
@@ -136,7 +173,8 @@ def test_a_hub_that_stays_down_is_said_so_and_nothing_is_half_written(hub, ask, 
 
 
 def test_404_is_one_request(hub, ask, tmp_path):
-    with pytest.raises(MissingSessionError, match="me/nobody is not on the hub"): huggingface_dataset_file_download(str(tmp_path), "me/nobody", "a.json", None, **ask)
+    with pytest.raises(MissingSessionError, match="me/nobody is not on the hub"):
+        huggingface_dataset_file_download(str(tmp_path), "me/nobody", "a.json", None, **ask)
     assert len(hub.requests) == 1
 
 
@@ -150,25 +188,36 @@ def test_a_cut_that_does_not_end_leaves_nothing(hub, ask, tmp_path):
     hub.fault("GET .*/resolve/.*b.bin", "cut", 10**6)
     hub.fault("GET .*/resolve/.*b.bin", 500, 10**6)
     hub.faults[0][2] = 1
-    with pytest.raises(ConnectionError): huggingface_dataset_file_download(str(tmp_path / "here"), "me/world", "config/deep/b.bin", None, **ask)
+    with pytest.raises(ConnectionError):
+        huggingface_dataset_file_download(
+            str(tmp_path / "here"), "me/world", "config/deep/b.bin", None, **ask
+        )
     assert not (tmp_path / "here").exists() and not list((tmp_path / "cache").rglob("*.incomplete"))
 
 
 def test_a_folder_goes_on_where_it_stopped(hub, ask, tmp_path):
     hub.fault("GET .*/resolve/.*b.bin", 404, 1)
-    with pytest.raises(OSError): huggingface_dataset_download(str(tmp_path / "here"), "me/world", "config", None, **ask)
+    with pytest.raises(OSError):
+        huggingface_dataset_download(str(tmp_path / "here"), "me/world", "config", None, **ask)
     assert not (tmp_path / "here").exists()
     hub.faults.clear()
     before = {name: len(hub.seen(f"GET .*resolve.*{name}")) for name in ("a.json", "b.bin")}
     huggingface_dataset_download(str(tmp_path / "here"), "me/world", "config", None, **ask)
     after = {name: len(hub.seen(f"GET .*resolve.*{name}")) for name in ("a.json", "b.bin")}
-    assert after["a.json"] == before["a.json"] == 1 and after["b.bin"] == before["b.bin"] + 1 and len(held(tmp_path / "here")) == 9
+    assert (
+        after["a.json"] == before["a.json"] == 1
+        and after["b.bin"] == before["b.bin"] + 1
+        and len(held(tmp_path / "here")) == 9
+    )
 
 
 @pytest.mark.parametrize("path", ["config/a.json", "config/deep/b.bin"])  # git blob and LFS
 def test_a_damaged_file_is_refused_and_not_kept(hub, ask, tmp_path, path):
     hub.damaged.add(path)
-    for call in (lambda: huggingface_dataset_file_download(str(tmp_path / "here"), "me/world", path, None, **ask), lambda: huggingface_dataset_download(str(tmp_path / "here"), "me/world", "config", None, **ask)):
+    for call in (
+        lambda: huggingface_dataset_file_download(str(tmp_path / "here"), "me/world", path, None, **ask),
+        lambda: huggingface_dataset_download(str(tmp_path / "here"), "me/world", "config", None, **ask),
+    ):
         with pytest.raises(ForeignFileError, match=f"{path} of me/world is not what the hub states"): call()
     assert not (tmp_path / "here").exists()
     hub.damaged.clear()
@@ -183,7 +232,10 @@ def test_a_listing_that_is_cut(hub, ask, tmp_path):
 
 
 def test_nobody_there(ask, tmp_path):
-    with pytest.raises(ConnectionError, match="breaks off"): huggingface_dataset_file_download(str(tmp_path / "here"), "me/world", "top.json", None, **{**ask, "endpoint": "http://127.0.0.1:9"})
+    with pytest.raises(ConnectionError, match="breaks off"):
+        huggingface_dataset_file_download(
+            str(tmp_path / "here"), "me/world", "top.json", None, **{**ask, "endpoint": "http://127.0.0.1:9"}
+        )
 
 
 def test_a_commit_in_between_does_not_mix_two_versions(hub, ask):
@@ -199,11 +251,23 @@ def test_a_commit_in_between_does_not_mix_two_versions(hub, ask):
 def test_upload_a_file(hub, tmp_path):
     (tmp_path / "x.json").write_bytes(small)
     (tmp_path / "x.bin").write_bytes(large)
-    for name in ("x.json", "x.bin"): huggingface_dataset_file_upload(str(tmp_path / name), "me/world", f"new/{name}", "writer", endpoint=hub.url)
-    assert [hub.repositories["datasets/me/world"].files[f"new/{n}"] for n in ("x.json", "x.bin")] == [small, large] and "top.json" in hub.repositories["datasets/me/world"].files
+    for name in ("x.json", "x.bin"):
+        huggingface_dataset_file_upload(
+            str(tmp_path / name), "me/world", f"new/{name}", "writer", endpoint=hub.url
+        )
+    assert [hub.repositories["datasets/me/world"].files[f"new/{n}"] for n in ("x.json", "x.bin")] == [
+        small,
+        large,
+    ] and "top.json" in hub.repositories["datasets/me/world"].files
     assert hashlib.sha256(large).hexdigest() in hub.large  # as LFS
-    with pytest.raises(PermissionError, match="does not let this token"): huggingface_dataset_file_upload(str(tmp_path / "x.json"), "me/world", "new/y.json", "reader", endpoint=hub.url)
-    with pytest.raises(MissingSessionError, match="me/nobody is not on the hub"): huggingface_dataset_file_upload(str(tmp_path / "x.json"), "me/nobody", "new/y.json", "writer", endpoint=hub.url)
+    with pytest.raises(PermissionError, match="does not let this token"):
+        huggingface_dataset_file_upload(
+            str(tmp_path / "x.json"), "me/world", "new/y.json", "reader", endpoint=hub.url
+        )
+    with pytest.raises(MissingSessionError, match="me/nobody is not on the hub"):
+        huggingface_dataset_file_upload(
+            str(tmp_path / "x.json"), "me/nobody", "new/y.json", "writer", endpoint=hub.url
+        )
 
 
 def folder_of(tmp_path, n=7):
@@ -218,17 +282,24 @@ def test_upload_a_folder_in_commits_and_download_it_again(hub, ask, tmp_path, mo
     wanted = folder_of(tmp_path)
     monkeypatch.setattr(library, "COMMIT_FILES", 3)
     huggingface_dataset_upload(str(tmp_path / "mine"), "me/world", "set", "writer", endpoint=hub.url)
-    assert {p for p in hub.repositories["datasets/me/world"].files if p.startswith("set/")} == wanted and len(hub.seen("/commit/")) == 3
+    assert {p for p in hub.repositories["datasets/me/world"].files if p.startswith("set/")} == wanted and len(
+        hub.seen("/commit/")
+    ) == 3
     huggingface_dataset_download(str(tmp_path / "here"), "me/world", "set", None, **ask)
     assert all((tmp_path / "here" / p).read_bytes() == (tmp_path / "mine" / p).read_bytes() for p in wanted)
     huggingface_dataset_upload(str(tmp_path / "mine"), "me/world", "set", "writer", endpoint=hub.url)
     assert len(hub.seen("/commit/")) == 3  # nothing is sent twice
     (tmp_path / "mine/set/0.txt").write_text("other")
     huggingface_dataset_upload(str(tmp_path / "mine"), "me/world", "set", "writer", endpoint=hub.url)
-    assert len(hub.seen("/commit/")) == 4 and hub.repositories["datasets/me/world"].files["set/0.txt"] == b"other"
+    assert (
+        len(hub.seen("/commit/")) == 4
+        and hub.repositories["datasets/me/world"].files["set/0.txt"] == b"other"
+    )
 
 
-@pytest.mark.parametrize("where", ["POST .*/commit/", "POST .*/preupload/", "PUT /lfs/", "POST .*/objects/batch"])
+@pytest.mark.parametrize(
+    "where", ["POST .*/commit/", "POST .*/preupload/", "PUT /lfs/", "POST .*/objects/batch"]
+)
 @pytest.mark.parametrize("code", [429, 500])
 def test_an_upload_is_patient(hub, tmp_path, where, code):
     wanted = folder_of(tmp_path)
@@ -246,20 +317,31 @@ def test_a_broken_upload_goes_on(hub, tmp_path, monkeypatch):
         if next(broken, False): hub.fault("POST .*/commit/", 500, 10**6)
         return real(files)
     monkeypatch.setattr(hub.repositories["datasets/me/world"], "commit", commit)
-    with pytest.raises(ConnectionError, match="6 of 8 files are there, and another call sends the rest"): huggingface_dataset_upload(str(tmp_path / "mine"), "me/world", "set", "writer", endpoint=hub.url)
+    with pytest.raises(ConnectionError, match="6 of 8 files are there, and another call sends the rest"):
+        huggingface_dataset_upload(str(tmp_path / "mine"), "me/world", "set", "writer", endpoint=hub.url)
     hub.faults.clear()
     sent = len(hub.seen("/commit/"))
     huggingface_dataset_upload(str(tmp_path / "mine"), "me/world", "set", "writer", endpoint=hub.url)
-    assert len(hub.seen("/commit/")) == sent + 1 and sum(p.startswith("set/") for p in hub.repositories["datasets/me/world"].files) == 8
+    assert (
+        len(hub.seen("/commit/")) == sent + 1
+        and sum(p.startswith("set/") for p in hub.repositories["datasets/me/world"].files) == 8
+    )
 
 
 def test_too_many_files_are_counted_before_anything_is_sent(hub, tmp_path, monkeypatch):
     folder_of(tmp_path)
     monkeypatch.setattr(library, "FOLDER_LIMIT", 7)
-    with pytest.raises(ValueError, match="the folder set would have 8 entries and the hub takes 7"): huggingface_dataset_upload(str(tmp_path / "mine"), "me/world", "set", "writer", endpoint=hub.url)
+    with pytest.raises(ValueError, match="the folder set would have 8 entries and the hub takes 7"):
+        huggingface_dataset_upload(str(tmp_path / "mine"), "me/world", "set", "writer", endpoint=hub.url)
     assert not hub.requests
     monkeypatch.setattr(library, "FOLDER_LIMIT", 9)  # what is there counts too
-    with pytest.raises(ValueError, match="the folder config would have 10 entries"): push("me/world", {f"config/x{i}": tmp_path / "mine/set/0.txt" for i in range(1)}, token="writer", endpoint=hub.url)
+    with pytest.raises(ValueError, match="the folder config would have 10 entries"):
+        push(
+            "me/world",
+            {f"config/x{i}": tmp_path / "mine/set/0.txt" for i in range(1)},
+            token="writer",
+            endpoint=hub.url,
+        )
     assert not hub.seen("POST")
 
 
@@ -279,20 +361,41 @@ def test_an_edit_goes_to_the_hub_and_comes_back(hub, tmp_path, monkeypatch, kind
     pipe, at = tiny_pipeline(), dict(token="writer", endpoint=hub.url)
     if kind == "weights": edit = UCE().unlearn(pipe, "fox")
     else:
-        with trainable_adapter(pipe.unet, 2, 2.) as (_, config): edit = adapter_edit(pipe.unet, config, {"method": "lesson", "forget": ["fox"]})
+        with trainable_adapter(pipe.unet, 2, 2.) as (_, config):
+            edit = adapter_edit(pipe.unet, config, {"method": "lesson", "forget": ["fox"]})
     edit.info["base_model"] = "somebody/some-model"
     results = [evaluation("recognised", .125, "emoji, fox")]
     address = edit.push_to_hub("me/no-fox", results=results, **at)
     held = hub.repositories["models/me/no-fox"]
-    assert address == f"{hub.url}/me/no-fox/tree/{held.sha}" and not held.private and set(held.files) == {"README.md", "edit.json", edit.file}
+    assert (
+        address == f"{hub.url}/me/no-fox/tree/{held.sha}"
+        and not held.private
+        and set(held.files) == {"README.md", "edit.json", edit.file}
+    )
     card = ModelCard(held.files["README.md"].decode())
-    assert card.data.base_model == "somebody/some-model" and card.data.eval_results[0].metric_value == .125 and "forget fox" in card.text and "What this does not show" in card.text
-    for loaded in (load_edit("me/no-fox", endpoint=hub.url), Edit.from_pretrained("me/no-fox", endpoint=hub.url)):
-        assert loaded.kind == kind and loaded.info == edit.info and set(loaded.tensors) == set(edit.tensors) and all(torch.equal(t, edit.tensors[n]) for n, t in loaded.tensors.items())
+    assert (
+        card.data.base_model == "somebody/some-model"
+        and card.data.eval_results[0].metric_value == 0.125
+        and "forget fox" in card.text
+        and "What this does not show" in card.text
+    )
+    for loaded in (
+        load_edit("me/no-fox", endpoint=hub.url),
+        Edit.from_pretrained("me/no-fox", endpoint=hub.url),
+    ):
+        assert (
+            loaded.kind == kind
+            and loaded.info == edit.info
+            and set(loaded.tensors) == set(edit.tensors)
+            and all(torch.equal(t, edit.tensors[n]) for n, t in loaded.tensors.items())
+        )
     first = held.sha
     edit.info["note"] = "second"
     edit.push_to_hub("me/no-fox", **at)
-    assert load_edit("me/no-fox", endpoint=hub.url).info["note"] == "second" and "note" not in load_edit("me/no-fox", revision=first, endpoint=hub.url).info
+    assert (
+        load_edit("me/no-fox", endpoint=hub.url).info["note"] == "second"
+        and "note" not in load_edit("me/no-fox", revision=first, endpoint=hub.url).info
+    )
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     before = len(hub.requests)
     assert load_edit("me/no-fox", endpoint=hub.url).info["note"] == "second" and len(hub.requests) == before
@@ -305,11 +408,16 @@ def test_a_private_edit(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     WeightEdit({"a": torch.ones(2)}).push_to_hub("me/hidden", private=True, token="writer", endpoint=hub.url)
     assert hub.repositories["models/me/hidden"].private
-    with pytest.raises(FileNotFoundError, match="me/hidden is no folder, and me/hidden is not on the hub, or is private"): load_edit("me/hidden", endpoint=hub.url)
+    with pytest.raises(
+        FileNotFoundError, match="me/hidden is no folder, and me/hidden is not on the hub, or is private"
+    ):
+        load_edit("me/hidden", endpoint=hub.url)
     assert load_edit("me/hidden", token="reader", endpoint=hub.url).tensors["a"].tolist() == [1, 1]
-    with pytest.raises(PermissionError): WeightEdit({"a": torch.zeros(2)}).push_to_hub("me/hidden", token="reader", endpoint=hub.url)
+    with pytest.raises(PermissionError):
+        WeightEdit({"a": torch.zeros(2)}).push_to_hub("me/hidden", token="reader", endpoint=hub.url)
     hub.add("me/other", {"README.md": "---\n---\n"}, kind="models")
-    with pytest.raises(ForeignFileError, match="me/other holds no edit"): load_edit("me/other", endpoint=hub.url)
+    with pytest.raises(ForeignFileError, match="me/other holds no edit"):
+        load_edit("me/other", endpoint=hub.url)
 
 
 def test_a_pipeline_goes_to_the_hub_with_its_card(hub, tmp_path):
@@ -323,8 +431,11 @@ def test_a_pipeline_goes_to_the_hub_with_its_card(hub, tmp_path):
     push_folder(tmp_path / "tiny", "me/tiny", token="writer", endpoint=hub.url)
     fetched = pull("me/tiny", repo_type="model", folder_cache=tmp_path / "cache", endpoint=hub.url)
     other = load_pipeline(str(fetched["model_index.json"].parent))
-    assert "README.md" in fetched and all(torch.equal(a, b) for a, b in zip(pipe.unet.state_dict().values(), other.unet.state_dict().values()))
-    with pytest.raises(MissingSessionError, match="nothing to send"): push_folder(tmp_path / "nowhere", "me/tiny", token="writer", endpoint=hub.url)
+    assert "README.md" in fetched and all(
+        torch.equal(a, b) for a, b in zip(pipe.unet.state_dict().values(), other.unet.state_dict().values())
+    )
+    with pytest.raises(MissingSessionError, match="nothing to send"):
+        push_folder(tmp_path / "nowhere", "me/tiny", token="writer", endpoint=hub.url)
 
 
 def test_an_erasure_goes_to_the_hub(hub, tmp_path):

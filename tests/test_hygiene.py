@@ -28,10 +28,14 @@ class Notebook:
         for c in self.cells: c["source"] = "".join(c["source"])
         self.code = [c["source"] for c in self.cells if c["cell_type"] == "code"]
         self.words = sum(len(c["source"].split()) for c in self.cells if c["cell_type"] == "markdown")
-        self.lines = sum(bool(x.strip()) and not x.startswith("#|") for c in self.code for x in c.splitlines())
+        self.lines = sum(
+            bool(x.strip()) and not x.startswith("#|") for c in self.code for x in c.splitlines()
+        )
         self.exports = [c for c in self.code if re.search(r"^#\|\s*export", c, re.M)]
         self.hidden = sum(bool(re.search(r"^#\|\s*hide\b", c, re.M)) for c in self.code)
-        self.module = next((m[1] for c in self.code for m in [re.search(r"^#\|\s*default_exp\s+(\S+)", c, re.M)] if m), None)
+        self.module = next(
+            (m[1] for c in self.code for m in [re.search(r"^#\|\s*default_exp\s+(\S+)", c, re.M)] if m), None
+        )
         self.band = int(self.name[0]) if re.match(r"\d\d[a-z]?_[^/]*$", self.name) else None
         self.parameters = [c for c in self.cells if "parameters" in c.get("metadata", {}).get("tags", [])]
 
@@ -40,14 +44,27 @@ notebooks = [Notebook(p) for p in sorted(nbs.rglob("*.ipynb"))
              if not any(part[0] in "_." for part in p.relative_to(nbs).parts)]
 each = pytest.mark.parametrize("nb", notebooks, ids=lambda nb: nb.name)
 of_folder = lambda folder: [nb for nb in notebooks if nb.path.parent.name == folder]
-modules = {p.relative_to(package).with_suffix("").as_posix().replace("/", "."): p for p in sorted(package.rglob("*.py"))}
+modules = {
+    p.relative_to(package).with_suffix("").as_posix().replace("/", "."): p
+    for p in sorted(package.rglob("*.py"))
+}
 
 
 def project_files():
-    "Tracked files and those that git would take; a source archive has no git, and then nothing to leak into it."
-    try: out = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=root, capture_output=True, text=True, check=True)
+    """Tracked files and those that git would take; a source archive has no git, and then nothing to leak into
+    it."""
+    try:
+        out = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard", "-z"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     except (OSError, subprocess.CalledProcessError): pytest.skip("not a git checkout")
-    return [p for name in out.stdout.split("\0") if name and (p := root / name).is_file() and not p.is_symlink()]
+    return [
+        p for name in out.stdout.split("\0") if name and (p := root / name).is_file() and not p.is_symlink()
+    ]
 
 
 # Export and clean
@@ -63,37 +80,49 @@ def exported(tmp_path_factory):
         if p.name != "__init__.py": p.unlink()
     # nbdev does nothing while it believes that it runs inside a test.
     env = {k: v for k, v in os.environ.items() if k != "IN_TEST"}
-    command = "from nbdev.doclinks import nbdev_export as e; from nbdev.clean import nbdev_clean as c; e(); c()"
+    command = (
+        "from nbdev.doclinks import nbdev_export as e; from nbdev.clean import nbdev_clean as c; e(); c()"
+    )
     done = subprocess.run([sys.executable, "-c", command], cwd=copy, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return copy
 
 
 def differences(a, b, pattern):
-    files = {p.relative_to(folder) for folder in [a, b] for p in folder.rglob(pattern) if "embedded" not in p.parts}
+    files = {
+        p.relative_to(folder) for folder in [a, b] for p in folder.rglob(pattern) if "embedded" not in p.parts
+    }
     same = lambda f: (a / f).exists() and (b / f).exists() and (a / f).read_bytes() == (b / f).read_bytes()
     return sorted(str(f) for f in files if "checkpoint" not in str(f) and not same(f))
 
 
 def test_export_changes_nothing(exported):
     changed = differences(package, exported / package.name, "*.py")
-    assert not changed, f"not what the notebooks say (make prepare, or a module without a notebook): {changed}"
+    assert not changed, (
+        f"not what the notebooks say (make prepare, or a module without a notebook): {changed}"
+    )
     assert (root / "pyproject.toml").read_text() == (exported / "pyproject.toml").read_text()
 
 
 def test_clean_changes_nothing(exported):
-    assert not (changed := differences(nbs, exported / "nbs", "*.ipynb")), f"not clean (make prepare): {changed}"
+    assert not (changed := differences(nbs, exported / "nbs", "*.ipynb")), (
+        f"not clean (make prepare): {changed}"
+    )
 
 
 # Notebooks
 
 @each
 def test_budget(nb):
-    long = [f"{c.splitlines()[-1]!r}: {len(c.splitlines())} lines" for c in nb.exports if len(c.splitlines()) > 60]
+    long = [
+        f"{c.splitlines()[-1]!r}: {len(c.splitlines())} lines" for c in nb.exports if len(c.splitlines()) > 60
+    ]
     assert not long, f"an export cell holds one symbol, in at most 60 lines: {long}"
     assert nb.lines <= 400, f"{nb.lines} code lines: two ideas, two notebooks"
     assert not nb.exports or nb.words >= nb.lines, f"{nb.words} words of prose for {nb.lines} lines of code"
-    assert len(nb.code) <= 6 or nb.hidden < .15 * len(nb.code), f"{nb.hidden} of {len(nb.code)} code cells are hidden"
+    assert len(nb.code) <= 6 or nb.hidden < 0.15 * len(nb.code), (
+        f"{nb.hidden} of {len(nb.code)} code cells are hidden"
+    )
     assert nb.path.stat().st_size <= 2**20, f"{nb.path.stat().st_size / 2**20:.1f} MB"
 
 
@@ -105,22 +134,28 @@ def test_cell_ids_are_unique(nb):
 
 @each
 def test_import_cells_contain_imports_only(nb):
-    "nbdev runs every cell with an import on its own, in a fresh namespace, to make the docs of a notebook that exports."
+    """nbdev runs every cell with an import on its own, in a fresh namespace, to make the docs of a notebook
+    that exports."""
     mixed = []
     for c in nb.code if nb.exports else []:
         try: body = ast.parse(c).body
         except SyntaxError: continue  # a magic: nbdev leaves it alone too
         if re.search(r"^#\|\s*(export|eval:\s*false)", c, re.M | re.I): continue
         is_import = lambda node: isinstance(node, (ast.Import, ast.ImportFrom))
-        if any(is_import(n) for b in body for n in ast.walk(b)) and not all(map(is_import, body)): mixed.append(c[:80])
+        if any(is_import(n) for b in body for n in ast.walk(b)) and not all(map(is_import, body)):
+            mixed.append(c[:80])
     assert not mixed, f"imports and other code in one cell: {mixed}"
 
 
 @pytest.mark.parametrize("nb", of_folder("pipelines"), ids=lambda nb: nb.name)
 def test_pipeline(nb, exported):
-    assert len(nb.parameters) == 1, f"{len(nb.parameters)} cells are tagged parameters: papermill wants exactly one"
+    assert len(nb.parameters) == 1, (
+        f"{len(nb.parameters)} cells are tagged parameters: papermill wants exactly one"
+    )
     cleaned = json.loads((exported / "nbs" / nb.name).read_text(encoding="utf-8"))["cells"]
-    assert sum("parameters" in c["metadata"].get("tags", []) for c in cleaned) == 1, "nbdev_clean dropped the tag"
+    assert sum("parameters" in c["metadata"].get("tags", []) for c in cleaned) == 1, (
+        "nbdev_clean dropped the tag"
+    )
     assert not any(c.get("outputs") for c in nb.cells), "outputs belong to the session, not to the repository"
     assert not nb.exports and nb.module is None, "library code lives in the numbered notebooks"
     assert len(nb.cells) <= 25, f"{len(nb.cells)} cells"
@@ -128,8 +163,9 @@ def test_pipeline(nb, exported):
 
 @pytest.mark.parametrize("nb", of_folder("training"), ids=lambda nb: nb.name)
 def test_training_can_be_scaled_down(nb):
-    assert len(nb.parameters) == 1 and re.search(r'^scale\s*(:\s*\w+\s*)?=\s*"full"', nb.parameters[0]["source"], re.M), \
-        'tests shrink a training notebook through one cell tagged parameters that says scale = "full"'
+    assert len(nb.parameters) == 1 and re.search(
+        r'^scale\s*(:\s*\w+\s*)?=\s*"full"', nb.parameters[0]["source"], re.M
+    ), 'tests shrink a training notebook through one cell tagged parameters that says scale = "full"'
 
 
 def test_sidebar_lists_every_notebook():
@@ -156,7 +192,11 @@ def imported(path, top_level_only=False):
     for node in tree.body if top_level_only else ast.walk(tree):
         if isinstance(node, ast.Import): names |= {a.name for a in node.names}
         if isinstance(node, ast.ImportFrom):
-            base = ".".join(parts[:-node.level] + ([node.module] if node.module else [])) if node.level else node.module
+            base = (
+                ".".join(parts[: -node.level] + ([node.module] if node.module else []))
+                if node.level
+                else node.module
+            )
             names |= {base} | {f"{base}.{a.name}" for a in node.names}
     return names
 
@@ -176,16 +216,23 @@ def test_top_level_imports_are_requirements():
     # numpy, matplotlib, Pillow and pyarrow come with the requirements that are named.
     declared = {normal(r) for r in cfg["requirements"].split()} | {"numpy", "matplotlib", "pillow", "pyarrow"}
     distributions = importlib.metadata.packages_distributions()
-    unknown = {f"{module}: {top}" for module, path in modules.items() for top in {n.split(".")[0] for n in imported(path, True)}
-               if top not in sys.stdlib_module_names | {package.name}
-               and not declared & {normal(d) for d in distributions.get(top, [top])}}
+    unknown = {
+        f"{module}: {top}"
+        for module, path in modules.items()
+        for top in {n.split(".")[0] for n in imported(path, True)}
+        if top not in sys.stdlib_module_names | {package.name}
+        and not declared & {normal(d) for d in distributions.get(top, [top])}
+    }
     assert not unknown, f"neither a requirement nor imported where it is used (an extra): {sorted(unknown)}"
 
 
 def test_importing_the_package_is_light():
-    heavy = "torch diffusers transformers datasets pandas matplotlib scipy sklearn networkx seaborn pydantic".split()
+    heavy = ("torch diffusers transformers datasets pandas matplotlib scipy sklearn networkx seaborn "
+             "pydantic").split()
     command = f"import sys, vision_unlearning; print(*(set({heavy}) & set(sys.modules)))"
-    out = subprocess.run([sys.executable, "-c", command], cwd=root, capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", command], cwd=root, capture_output=True, text=True, check=True
+    )
     assert not out.stdout.strip(), f"`import {package.name}` imports {out.stdout}"
 
 
@@ -196,7 +243,8 @@ def test_nothing_points_at_one_machine():
     host = re.compile(r"(?:pypi|pythonhosted|npmjs|npmmirror|download\.pytorch)\.(?:org|com)")
     found = []
     for p in project_files():
-        if p.suffix in {".webp", ".png", ".jpg", ".safetensors", ".parquet"} or "licenses" in p.parts: continue
+        if p.suffix in {".webp", ".png", ".jpg", ".safetensors", ".parquet"} or "licenses" in p.parts:
+            continue
         text = p.read_text(encoding="utf-8", errors="ignore")
         found += [f"{p.relative_to(root)}: {m}" for m in sorted(set(path.findall(text) + host.findall(text)))]
     assert not found, "\n".join(found)
@@ -207,13 +255,23 @@ def test_every_drawing_is_credited():
     for index in sorted((package / "embedded" / "emoji").glob("*.json")):
         for style in json.loads(index.read_text(encoding="utf-8")).get("styles", []):
             name, version = style["package"].rsplit("@", 1)
-            row = [x for x in table if f"`{style['style']}`" in x and f"`{name}` {version}" in x and f"| {style['license']}" in x]
+            row = [
+                x
+                for x in table
+                if f"`{style['style']}`" in x and f"`{name}` {version}" in x and f"| {style['license']}" in x
+            ]
             assert row, f"THIRD_PARTY.md has no row for {style['style']} as {index.name} describes it"
-            assert ("-SA-" in style["license"]) == index.stem.endswith("_sharealike"), f"{style['style']} does not belong in {index.name}"
+            assert ("-SA-" in style["license"]) == index.stem.endswith("_sharealike"), (
+                f"{style['style']} does not belong in {index.name}"
+            )
 
 
 def test_files_are_small():
-    big = [f"{p.relative_to(root)}: {p.stat().st_size / 1e6:.0f} MB" for p in project_files() if p.stat().st_size > 20e6]
+    big = [
+        f"{p.relative_to(root)}: {p.stat().st_size / 1e6:.0f} MB"
+        for p in project_files()
+        if p.stat().st_size > 20e6
+    ]
     assert not big, big
 
 
@@ -226,15 +284,33 @@ def test_constraints_cover_the_requirements():
 
 def test_wheel_holds_what_runs_without_the_repository(tmp_path):
     copy = tmp_path / "copy"
-    skip = shutil.ignore_patterns(".git", ".venv", "assets", "_proc", "_docs", "build", "*.egg-info", "__pycache__", ".*_cache")
+    skip = shutil.ignore_patterns(
+        ".git", ".venv", "assets", "_proc", "_docs", "build", "*.egg-info", "__pycache__", ".*_cache"
+    )
     shutil.copytree(root, copy, symlinks=True, ignore=skip)
     # Without isolation, because an isolated build downloads its tools and tests run offline.
-    command = [sys.executable, "-m", "pip", "wheel", str(copy), "--no-deps", "--no-build-isolation", "--no-index", "-q", "-w", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        str(copy),
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "-q",
+        "-w",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     import zipfile
     held = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
-    data = [p for p in (package / "embedded").rglob("*") if p.is_file() and p.suffix != ".partial" and "__pycache__" not in p.parts]
+    data = [
+        p
+        for p in (package / "embedded").rglob("*")
+        if p.is_file() and p.suffix != ".partial" and "__pycache__" not in p.parts
+    ]
     wanted = {p.relative_to(root).as_posix() for p in [*modules.values(), *data]}
     wanted |= {f"{package.name}/pipelines/{nb.path.name}" for nb in of_folder("pipelines")}
     assert not wanted - held, f"missing from the wheel: {sorted(wanted - held)}"

@@ -1,4 +1,5 @@
-"""Pair and entity interference on real classes with random weights: what is written, when, and that it is all there."""
+"""Pair and entity interference on real classes with random weights: what is written, when, and that it is all
+there."""
 import json
 import math
 import shutil
@@ -55,22 +56,45 @@ def test_every_number_is_that_of_its_own_two_pictures(world):
     store, session, models = world
     frame = score_session(store, session, seeds, [m for m in PAIR_METRICS], batch_size=4, **models)
     assert list(frame.columns) == ["receiver", "seed", "metric", "off", "on", "value"]
-    assert [tuple(r) for r in frame[["receiver", "seed", "metric"]].to_numpy()] == [(n, s, m) for n in names for s in seeds for m in PAIR_METRICS]
+    assert [tuple(r) for r in frame[["receiver", "seed", "metric"]].to_numpy()] == [
+        (n, s, m) for n in names for s in seeds for m in PAIR_METRICS
+    ]
     got = frame.set_index(["receiver", "seed", "metric"])
     for name in names:
         for seed in seeds:
             prompt = f"An image of {name}"
-            off, on = (Image.open(f / image_name(s, seed, prompt)) for f, s in ((store.baseline("emoji"), "off"), (store.generated(session), "on")))
+            off, on = (
+                Image.open(f / image_name(s, seed, prompt))
+                for f, s in ((store.baseline("emoji"), "off"), (store.generated(session), "on"))
+            )
             one = lambda metric, *batch: (metric.update(*batch), float(metric.per_item()[0]))[1]
             for metric, column in ((ClipScore(models["clip"]), "clip_diff"), (BRISQUE(), "brisque_diff")):
                 for state, picture in (("off", off), ("on", on)):
                     metric.reset()
-                    assert got.loc[(name, seed, column), state] == pytest.approx(one(metric, *([picture, [prompt]] if column == "clip_diff" else [picture])), abs=1e-3)
-            for metric, column in ((RMSE(), "rmse"), (SSIM(), "ssim"), (RMSE(legacy=True), "rmse_legacy"), (SSIM(legacy=True), "ssim_legacy")):
+                    assert got.loc[(name, seed, column), state] == pytest.approx(
+                        one(metric, *([picture, [prompt]] if column == "clip_diff" else [picture])), abs=1e-3
+                    )
+            for metric, column in (
+                (RMSE(), "rmse"),
+                (SSIM(), "ssim"),
+                (RMSE(legacy=True), "rmse_legacy"),
+                (SSIM(legacy=True), "ssim_legacy"),
+            ):
                 assert got.loc[(name, seed, column), "value"] == pytest.approx(one(metric, on, off), abs=1e-9)
-            p = [models["judge"].entity_probabilities(torch.from_numpy(np.array(i)).permute(2, 0, 1)[None], "emoji", [{"name": n} for n in names])[0] for i in (off, on)]
-            assert got.loc[(name, seed, "judge_prob_diff"), "value"] == pytest.approx(float(p[1][names.index(name)] - p[0][names.index(name)]), abs=1e-5)
-            assert got.loc[(name, seed, "judge_diff"), "value"] == sum(s * float(int(q.argmax()) == names.index(name)) for s, q in zip((-1, 1), p))
+            p = [
+                models["judge"].entity_probabilities(
+                    torch.from_numpy(np.array(i)).permute(2, 0, 1)[None],
+                    "emoji",
+                    [{"name": n} for n in names],
+                )[0]
+                for i in (off, on)
+            ]
+            assert got.loc[(name, seed, "judge_prob_diff"), "value"] == pytest.approx(
+                float(p[1][names.index(name)] - p[0][names.index(name)]), abs=1e-5
+            )
+            assert got.loc[(name, seed, "judge_diff"), "value"] == sum(
+                s * float(int(q.argmax()) == names.index(name)) for s, q in zip((-1, 1), p)
+            )
             if name != "key": assert -1 - 1e-6 <= got.loc[(name, seed, "dino_diff"), "value"] <= 1 + 1e-6
     difference = frame[frame.metric.isin([m.name for m in PAIR_METRICS.values() if m.kind == "difference"])]
     assert np.allclose(difference.value, difference.on - difference.off)
@@ -103,31 +127,59 @@ def test_an_interrupted_run_leaves_the_files_of_before(world):
 
     class Interrupted(torch.nn.Module):
         "The real judge, until somebody presses the key."
-        def __init__(self, judge, calls): super().__init__(); self.judge, self.calls = judge, calls
+        def __init__(self, judge, calls):
+            super().__init__()
+            self.judge, self.calls = judge, calls
         def entity_probabilities(self, *arguments):
             self.calls -= 1
             if self.calls < 0: raise KeyboardInterrupt
             return self.judge.entity_probabilities(*arguments)
 
-    with pytest.raises(KeyboardInterrupt): score_session(store, session, seeds, clip=models["clip"], judge=Interrupted(models["judge"], 3), batch_size=2)
-    assert not store.scores(session).exists() and not store.pair("emoji", 0, "uce", 0).exists() and not partial_files(store)
+    with pytest.raises(KeyboardInterrupt):
+        score_session(
+            store, session, seeds, clip=models["clip"], judge=Interrupted(models["judge"], 3), batch_size=2
+        )
+    assert (
+        not store.scores(session).exists()
+        and not store.pair("emoji", 0, "uce", 0).exists()
+        and not partial_files(store)
+    )
     score_session(store, session, seeds, **models)
     kept = store.scores(session).read_bytes(), store.pair("emoji", 0, "uce", 0).read_bytes()
-    with pytest.raises(KeyboardInterrupt): score_session(store, session, seeds, clip=models["clip"], judge=Interrupted(models["judge"], 3), batch_size=2)
-    assert (store.scores(session).read_bytes(), store.pair("emoji", 0, "uce", 0).read_bytes()) == kept and not partial_files(store)
+    with pytest.raises(KeyboardInterrupt):
+        score_session(
+            store, session, seeds, clip=models["clip"], judge=Interrupted(models["judge"], 3), batch_size=2
+        )
+    assert (
+        store.scores(session).read_bytes(),
+        store.pair("emoji", 0, "uce", 0).read_bytes(),
+    ) == kept and not partial_files(store)
 
 
 def test_json_is_the_mean_and_is_valid_json(world):
     store, session, models = world
-    for seed in seeds: Image.new("RGB", (64, 64)).save(store.generated(session) / image_name("on", seed, "An image of key"))
+    for seed in seeds:
+        Image.new("RGB", (64, 64)).save(store.generated(session) / image_name("on", seed, "An image of key"))
     frame = score_session(store, session, seeds, **models)
     text = store.pair("emoji", 0, "uce", 0).read_text()
     written = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    assert list(written) == names and list(written["fox"]) == ["clip_diff", "brisque_diff", "rmse", "ssim", "judge_diff", "judge_prob_diff"]
+    assert list(written) == names and list(written["fox"]) == [
+        "clip_diff",
+        "brisque_diff",
+        "rmse",
+        "ssim",
+        "judge_diff",
+        "judge_prob_diff",
+    ]
     assert written["key"]["brisque_diff"] is None  # a black picture has no BRISQUE
-    assert written["fox"]["rmse"] == pytest.approx(frame[(frame.receiver == "fox") & (frame.metric == "rmse")].value.mean())
+    assert written["fox"]["rmse"] == pytest.approx(
+        frame[(frame.receiver == "fox") & (frame.metric == "rmse")].value.mean()
+    )
     back = read_pair(store.pair("emoji", 0, "uce", 0))
-    assert math.isnan(back["key"]["brisque_diff"]) and back["fox"] == pair_means(pd.read_parquet(store.scores(session)))["fox"]
+    assert (
+        math.isnan(back["key"]["brisque_diff"])
+        and back["fox"] == pair_means(pd.read_parquet(store.scores(session)))["fox"]
+    )
 
 
 def test_published_files_are_read(tmp_path):
@@ -145,9 +197,11 @@ def test_missing_and_damaged_pictures_are_named(world):
     path = store.generated(session) / image_name("on", 7, "An image of red apple")
     whole = path.read_bytes()
     path.write_bytes(whole[:100])
-    with pytest.raises(ForeignFileError, match="on_07_An image of red apple.png"): score_session(store, session, seeds, **models)
+    with pytest.raises(ForeignFileError, match="on_07_An image of red apple.png"):
+        score_session(store, session, seeds, **models)
     path.unlink()
-    with pytest.raises(MissingSessionError, match="on_07_An image of red apple.png"): score_session(store, session, seeds, **models)
+    with pytest.raises(MissingSessionError, match="on_07_An image of red apple.png"):
+        score_session(store, session, seeds, **models)
     assert not store.scores(session).exists() and not partial_files(store)
 
 
@@ -158,24 +212,33 @@ def test_a_template_with_a_style(tmp_path, judge, clip):  # noqa: F811
     for prompt in task_prompts("emoji_canvas", entities, style="twemoji"):
         paint(store.baseline("emoji_canvas"), "off", 1, prompt, rng)
         shutil.copytree(store.baseline("emoji_canvas"), store.generated(session), dirs_exist_ok=True)
-        (store.generated(session) / image_name("off", 1, prompt)).rename(store.generated(session) / image_name("on", 1, prompt))
+        (store.generated(session) / image_name("off", 1, prompt)).rename(
+            store.generated(session) / image_name("on", 1, prompt)
+        )
     frame = score_session(store, session, [1], clip=clip, judge=judge, style="twemoji")
     assert set(frame[frame.metric != "ssim"].value) == {0.0}
 
 
 def test_published_columns():
-    "The 51 names of a method in a published file, less the one that needs embeddings of its own, character for character."
+    """The 51 names of a method in a published file, less the one that needs embeddings of its own, character
+    for character."""
     arrows = {"clip_diff": "↑", "brisque_diff": "↓", "rmse": "↓", "ssim": "↑", "dino_diff": "↑"}
     wanted = {"metric_distil_400_forget_clip_diff (↓)", "metric_distil_400_retain_average_clip_diff (↑)"}
     for who in ("emitter", "receiver", "emitter_minus_receiver"):
         wanted.add(f"metric_distil_400_{who}_number_of_interfered_worse_than_zero_clip_diff (↓)")
         for m, arrow in arrows.items():
             worst = "↓" if who == "emitter_minus_receiver" and m in ("clip_diff", "ssim") else arrow
-            wanted |= {f"metric_distil_400_{who}_worst_interfered_{m} ({worst})", f"metric_distil_400_{who}_average_{m} ({arrow})",
-                       f"metric_distil_400_{who}_number_of_interfered_worse_than_target_{m} (↓)"}
+            wanted |= {
+                f"metric_distil_400_{who}_worst_interfered_{m} ({worst})",
+                f"metric_distil_400_{who}_average_{m} ({arrow})",
+                f"metric_distil_400_{who}_number_of_interfered_worse_than_target_{m} (↓)",
+            }
     ours = {entity_column("distil", 400, m) for m in entity_metrics(arrows)}
     assert len(wanted) == 50 and wanted <= ours
-    assert entity_column("distil", 400, "embedding_specificity_ratio") == "metric_distil_400_embedding_specificity_ratio (↑)"
+    assert (
+        entity_column("distil", 400, "embedding_specificity_ratio")
+        == "metric_distil_400_embedding_specificity_ratio (↑)"
+    )
 
 
 def test_entity_table_of_scored_sessions(world):
@@ -188,4 +251,6 @@ def test_entity_table_of_scored_sessions(world):
     assert table[0]["metric_uce_0_emitter_worst_interfered_rmse_without_self (↓)"] == max(rmse[1:])
     assert table[1]["metric_uce_0_receiver_average_rmse (↓)"] == rmse[1] and table[1]["sessions_uce_0"] == 1
     assert table[1]["metric_uce_0_emitter_average_rmse (↓)"] is None
-    json.loads(store.per_entity("emoji").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    json.loads(
+        store.per_entity("emoji").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON")
+    )

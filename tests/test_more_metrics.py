@@ -1,4 +1,5 @@
-"""Distances of distributions, detectors and identity: against implementations that share nothing with them, and what reads badly as a lesson."""
+"""Distances of distributions, detectors and identity: against implementations that share nothing with them,
+and what reads badly as a lesson."""
 import copy
 import pickle
 
@@ -37,34 +38,56 @@ def filled(metric, real, generated, parts=1):
 
 
 real, generated = pictures(60, 1), pictures(45, 2)
-distances = {"fid": lambda: FID(InceptionEncoder(network=Patches())), "kid": lambda: KID(InceptionEncoder(network=Patches()), 40, 5), "cmmd": lambda: CMMD(InceptionEncoder(network=Patches()))}
+distances = {
+    "fid": lambda: FID(InceptionEncoder(network=Patches())),
+    "kid": lambda: KID(InceptionEncoder(network=Patches()), 40, 5),
+    "cmmd": lambda: CMMD(InceptionEncoder(network=Patches())),
+}
 each = pytest.mark.parametrize("name", distances)
 
 
 def test_fid_is_that_of_torchmetrics():
     theirs = FrechetInceptionDistance(feature=Patches())
     filled(theirs, real, generated)
-    assert float(filled(distances["fid"](), real, generated).compute()) == pytest.approx(float(theirs.compute()), rel=1e-4)  # theirs answers in float32
+    # theirs answers in float32
+    assert float(filled(distances["fid"](), real, generated).compute()) == pytest.approx(
+        float(theirs.compute()), rel=1e-4
+    )
 
 
 @pytest.mark.global_rng
 def test_kid_is_that_of_torchmetrics_when_the_subset_is_everything():
     theirs, images = KernelInceptionDistance(feature=Patches(), subsets=1, subset_size=45), real[:45]
     filled(theirs, images, generated)
-    assert float(filled(KID(InceptionEncoder(network=Patches()), 45, 1), images, generated).compute()) == pytest.approx(float(theirs.compute()[0]), rel=1e-4)
+    assert float(
+        filled(KID(InceptionEncoder(network=Patches()), 45, 1), images, generated).compute()
+    ) == pytest.approx(float(theirs.compute()[0]), rel=1e-4)
 
 
 @each
 def test_distances_do_not_depend_on_batches_copies_or_ranks(name):
     whole = filled(distances[name](), real, generated)
     value = float(whole.compute())
-    assert float(filled(distances[name](), real, generated, parts=7).compute()) == pytest.approx(value, rel=1e-9)
-    assert float(copy.deepcopy(whole).compute()) == value and float(pickle.loads(pickle.dumps(whole)).compute()) == value
-    first, second = filled(distances[name](), real[:20], generated[:30]), filled(distances[name](), real[20:], generated[30:])
+    assert float(filled(distances[name](), real, generated, parts=7).compute()) == pytest.approx(
+        value, rel=1e-9
+    )
+    assert (
+        float(copy.deepcopy(whole).compute()) == value
+        and float(pickle.loads(pickle.dumps(whole)).compute()) == value
+    )
+    first, second = (
+        filled(distances[name](), real[:20], generated[:30]),
+        filled(distances[name](), real[20:], generated[30:]),
+    )
     first.merge_state(second)
     assert first.counts() == (60, 45)
-    if name != "kid": assert float(first.compute()) == pytest.approx(value, rel=1e-9)  # subsets depend on the order of arrival
-    assert len(set(first.result()) & {"name", "value", "n_real", "n_generated", "dimension"}) == 5 and first.result()["name"] == f"{name}_patches"
+    if name != "kid":
+        # subsets depend on the order of arrival
+        assert float(first.compute()) == pytest.approx(value, rel=1e-9)
+    assert (
+        len(set(first.result()) & {"name", "value", "n_real", "n_generated", "dimension"}) == 5
+        and first.result()["name"] == f"{name}_patches"
+    )
     whole.reset()
     with pytest.raises(ValueError, match="0 real and 0 generated"): whole.result()
 
@@ -86,13 +109,33 @@ def test_a_classifier_of_several_labels_answers_label_by_label(tmp_path):
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
     with quiet_loading(), torch.random.fork_rng():
         torch.manual_seed(0)
-        made = ViTForImageClassification(ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=16, patch_size=8, num_labels=3, problem_type="multi_label_classification", initializer_range=1.))
+        made = ViTForImageClassification(
+            ViTConfig(
+                hidden_size=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=16,
+                image_size=16,
+                patch_size=8,
+                num_labels=3,
+                problem_type="multi_label_classification",
+                initializer_range=1.0,
+            )
+        )
         made.save_pretrained(tmp_path / "several")
         ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "several")
         network = HubNetwork(str(tmp_path / "several"))
     p = network.probabilities(pictures(5, 3))
-    pixels = (torch.nn.functional.interpolate(pictures(5, 3).float(), (16, 16), mode="bilinear", align_corners=False) / 255 - .5) / .5
-    with torch.no_grad(): assert (torch.sigmoid(made.eval()(pixel_values=pixels).logits).double() - p).abs().max() < .02  # PIL rounds to bytes
+    pixels = (
+        torch.nn.functional.interpolate(
+            pictures(5, 3).float(), (16, 16), mode="bilinear", align_corners=False
+        )
+        / 255
+        - 0.5
+    ) / 0.5
+    with torch.no_grad():
+        # PIL rounds to bytes
+        assert (torch.sigmoid(made.eval()(pixel_values=pixels).logits).double() - p).abs().max() < .02
     assert network.several and not torch.allclose(p.sum(1), torch.ones(5, dtype=torch.float64))
     network.revision = "0123456789abcdef"
     assert HubClassifier(network).name == "classifier_several_01234567"
@@ -100,9 +143,22 @@ def test_a_classifier_of_several_labels_answers_label_by_label(tmp_path):
 
 
 def test_every_metric_says_its_direction_and_bounds():
-    for metric in (FID, KID, CMMD, EmbeddingSimilarity, HubClassifier, PaintingStyle, NSFW, NudeNet, FaceIdentity, ConceptAccuracy):
+    for metric in (
+        FID,
+        KID,
+        CMMD,
+        EmbeddingSimilarity,
+        HubClassifier,
+        PaintingStyle,
+        NSFW,
+        NudeNet,
+        FaceIdentity,
+        ConceptAccuracy,
+    ):
         low, high = metric.bounds
-        assert metric.higher_is_better in (True, False, None) and (low is None or high is None or low < high), metric
+        assert metric.higher_is_better in (True, False, None) and (
+            low is None or high is None or low < high
+        ), metric
     assert not FID.higher_is_better and EmbeddingSimilarity.higher_is_better
 
 
@@ -110,11 +166,29 @@ def test_accuracies_do_not_depend_on_the_order_of_pictures_or_on_how_many_a_conc
     rng = np.random.default_rng(0)
     style, thing = rng.integers(0, 4, 400), rng.integers(0, 5, 400)
     see = lambda truth, k: np.where(rng.random(400) < .7, truth, rng.integers(0, k, 400))
-    sheet = pd.DataFrame({"style": style, "object": thing, "style_seen": see(style, 4), "object_seen": see(thing, 5)}).astype(str)
+    sheet = pd.DataFrame(
+        {"style": style, "object": thing, "style_seen": see(style, 4), "object_seen": see(thing, 5)}
+    ).astype(str)
     found = unlearning_accuracy(sheet, "2", "style", "object")["value"]
-    assert np.allclose(unlearning_accuracy(sheet.sample(frac=1, random_state=1), "2", "style", "object")["value"].astype(float), found.astype(float))
-    slow = lambda domain, keep: np.mean([(part[domain] == part[f"{domain}_seen"]).mean() for c in sorted(set(sheet[domain])) if keep(c) for part in [sheet[sheet[domain] == c]]])
-    assert found["UA"] == pytest.approx(1 - slow("style", lambda c: c == "2")) and found["IRA"] == pytest.approx(slow("style", lambda c: c != "2")) and found["CRA"] == pytest.approx(slow("object", lambda c: True))
+    assert np.allclose(
+        unlearning_accuracy(sheet.sample(frac=1, random_state=1), "2", "style", "object")["value"].astype(
+            float
+        ),
+        found.astype(float),
+    )
+    slow = lambda domain, keep: np.mean(
+        [
+            (part[domain] == part[f"{domain}_seen"]).mean()
+            for c in sorted(set(sheet[domain]))
+            if keep(c)
+            for part in [sheet[sheet[domain] == c]]
+        ]
+    )
+    assert (
+        found["UA"] == pytest.approx(1 - slow("style", lambda c: c == "2"))
+        and found["IRA"] == pytest.approx(slow("style", lambda c: c != "2"))
+        and found["CRA"] == pytest.approx(slow("object", lambda c: True))
+    )
 
 
 def test_costs_of_records_have_units():

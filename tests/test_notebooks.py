@@ -14,8 +14,11 @@ import pytest
 root = Path(__file__).resolve().parents[1]
 nbs = root / "nbs"
 # Pipelines need papermill and a store: tests/test_pipelines.py runs them.
-notebooks = sorted(p.relative_to(nbs).as_posix() for p in nbs.rglob("*.ipynb")
-                   if not any(part[0] in "_." for part in p.relative_to(nbs).parts) and p.parts[-2] != "pipelines")
+notebooks = sorted(
+    p.relative_to(nbs).as_posix()
+    for p in nbs.rglob("*.ipynb")
+    if not any(part[0] in "_." for part in p.relative_to(nbs).parts) and p.parts[-2] != "pipelines"
+)
 config = ConfigParser(delimiters=["="])
 config.read(root / "settings.ini", encoding="utf-8")
 forced = os.environ.get("VU_TEST_FLAGS", "").split()
@@ -41,7 +44,8 @@ def code_cells(path: Path, out: Path) -> tuple[list, list]:
         if cell.cell_type != "code": continue
         if flag := skipped_cell.search(cell.source): skips.append(flag[1])
         else: cells.append((number, cell.source))
-        # The convention of nbs/training: its parameters cell says `scale = "full"`, and `out` is where weights go.
+        # The convention of nbs/training: its parameters cell says `scale = "full"`, and `out` is where
+        # weights go.
         if training and "parameters" in cell.metadata.get("tags", []):
             cells.append((number, f'from pathlib import Path\nscale, out = "smoke", Path({str(out)!r})'))
     return cells, skips
@@ -51,7 +55,15 @@ def code_cells(path: Path, out: Path) -> tuple[list, list]:
 def shell():
     "An IPython shell of its own; what a shell changes in the process is put back."
     from execnb.shell import CaptureShell
-    saved = sys.modules["__main__"], sys.displayhook, sys.excepthook, sys.path[:], dict(os.environ), vars(builtins).copy()
+
+    saved = (
+        sys.modules["__main__"],
+        sys.displayhook,
+        sys.excepthook,
+        sys.path[:],
+        dict(os.environ),
+        vars(builtins).copy(),
+    )
     shell = CaptureShell(mpl_format="png")
     yield shell
     shell.reset(new_session=False)
@@ -66,7 +78,8 @@ def shell():
 def test_there_are_notebooks(): assert notebooks
 
 
-# The lessons of a notebook may draw from the global generator; the library they call may not, and tests/ says so.
+# The lessons of a notebook may draw from the global generator; the library they call may not, and tests/ says
+# so.
 @pytest.mark.global_rng
 @pytest.mark.parametrize("name", notebooks)
 def test_notebook(name, shell, tmp_path, monkeypatch):
@@ -84,7 +97,11 @@ def test_notebook(name, shell, tmp_path, monkeypatch):
         result = shell.run_cell(source)
         if result.exception is not None:
             # Without IPython's own frame at the top.
-            shown = "".join(traceback.format_exception(result.exception.with_traceback(result.exception.__traceback__.tb_next)))
+            shown = "".join(
+                traceback.format_exception(
+                    result.exception.with_traceback(result.exception.__traceback__.tb_next)
+                )
+            )
             pytest.fail(f"nbs/{name}, cell {number}:\n\n{source}\n\n{shown}", pytrace=False)
     left = sorted(tree() - before)
     assert not left, f"nbs/{name} left files in the tree: {left}"

@@ -1,4 +1,5 @@
-"""The papermill notebooks, end to end on the tiny pipeline, and what happens when they are asked wrongly or killed."""
+"""The papermill notebooks, end to end on the tiny pipeline, and what happens when they are asked wrongly or
+killed."""
 import ast
 import io
 import json
@@ -37,12 +38,15 @@ root = Path(__file__).resolve().parents[1]
 
 def files(folder) -> dict:
     "Every file below a folder, with its time of writing."
-    return {p.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in Path(folder).rglob("*") if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in Path(folder).rglob("*") if p.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
 def eyes(tmp_path_factory):
-    "A CLIP and a judge of real classes with random weights: what they say means nothing, but they say it the same way."
+    """A CLIP and a judge of real classes with random weights: what they say means nothing, but they say it
+    the same way."""
     import torch
 
     from vision_unlearning.data.emoji import emoji_entities
@@ -68,13 +72,18 @@ def test_parameters_are_typed_and_explained(stage):
 def test_pipelines_are_thin(stage):
     for cell in json.loads(pipeline_path(stage).read_text(encoding="utf-8"))["cells"]:
         if cell["cell_type"] != "code": continue
-        long = [n.name for n in ast.walk(ast.parse("".join(cell["source"]))) if isinstance(n, ast.FunctionDef) and n.end_lineno - n.lineno >= 5]
+        long = [
+            n.name
+            for n in ast.walk(ast.parse("".join(cell["source"])))
+            if isinstance(n, ast.FunctionDef) and n.end_lineno - n.lineno >= 5
+        ]
         assert not long, f"{long} belong in the library"
 
 
 def test_notebooks_are_found_in_a_wheel_and_in_a_checkout(tmp_path):
     package = tmp_path / "vision_unlearning"
-    with pytest.raises(FileNotFoundError, match="1_prepare.ipynb is neither in"): pipeline_path("prepare", package)
+    with pytest.raises(FileNotFoundError, match="1_prepare.ipynb is neither in"):
+        pipeline_path("prepare", package)
     checkout, wheel = tmp_path / "nbs" / "pipelines", package / "pipelines"
     for folder in (checkout, wheel):
         folder.mkdir(parents=True)
@@ -99,36 +108,87 @@ def test_notebooks_are_found_in_a_wheel_and_in_a_checkout(tmp_path):
     ("results", {"methods": ["uec"]}, "did you mean 'uce'"),
 ])
 def test_wrong_parameters_leave_nothing(tmp_path, stage, parameters, message):
-    with pytest.raises((ValueError, FileNotFoundError), match=message): run_pipeline(stage, parameters, Store(tmp_path), progress=False)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run_pipeline(stage, parameters, Store(tmp_path), progress=False)
     assert not files(tmp_path)
 
 
 def test_one_line_and_exit_code_2(tmp_path):
-    vu = [Path(sys.executable).with_name("vu"), "run", "unlearn", "-p", "entities=foxx", "--base-folder", tmp_path]
+    vu = [
+        Path(sys.executable).with_name("vu"),
+        "run",
+        "unlearn",
+        "-p",
+        "entities=foxx",
+        "--base-folder",
+        tmp_path,
+    ]
     done = subprocess.run(vu, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: unknown entity 'foxx'; did you mean 'fox' or 'frog'?\n")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        2,
+        "",
+        "error: unknown entity 'foxx'; did you mean 'fox' or 'frog'?\n",
+    )
 
 
 # The whole chain
 
 def test_chain(tmp_path, eyes, capsys):
     store, emitters = Store(tmp_path), ["fox", "violin", "castle"]
-    small = dict(seeds=[42], model="tiny", num_inference_steps=2, n_permutations=99, similarities=["clip"], pair_metrics=["clip_diff"])
+    small = dict(
+        seeds=[42],
+        model="tiny",
+        num_inference_steps=2,
+        n_permutations=99,
+        similarities=["clip"],
+        pair_metrics=["clip_diff"],
+    )
     batch = lambda: run_batch("emoji", ["uce"], emitters, store, progress=False, **small, **eyes)
     executed = batch()
     assert capsys.readouterr() == ("", ""), "silent means silent"
-    assert list(executed) == ["prepare", "explore", "unlearn_uce", "generate_uce", "interference_uce", "results", "report", "answers"]
+    assert list(executed) == [
+        "prepare",
+        "explore",
+        "unlearn_uce",
+        "generate_uce",
+        "interference_uce",
+        "results",
+        "report",
+        "answers",
+    ]
     sessions = plan_sessions(store, "emoji", "uce", emitters, "tiny")
     assert [r["status"] for r in recorded_sessions(store).values()] == ["complete"] * 3
     for session in sessions:
         pair = read_json(store.pair("emoji", session.index, "uce", 0))
         assert len(pair) == 100 and len(read_scores(store, session)["receiver"].unique()) == 100
-        assert Image.open(store.generated(session) / image_name("on", 42, "An image of crab")).size == (16, 16)
-    report, answers = report_path(store, "emoji", "tiny").read_text(encoding="utf-8"), answers_path(store, "emoji", "tiny")
-    for page in (report, answers.read_text(encoding="utf-8")): assert all(e in page for e in emitters) and "src=\"http" not in page and "src='http" not in page
+        assert Image.open(store.generated(session) / image_name("on", 42, "An image of crab")).size == (
+            16,
+            16,
+        )
+    report, answers = (
+        report_path(store, "emoji", "tiny").read_text(encoding="utf-8"),
+        answers_path(store, "emoji", "tiny"),
+    )
+    for page in (report, answers.read_text(encoding="utf-8")):
+        assert all(e in page for e in emitters) and "src=\"http" not in page and "src='http" not in page
     table = pd.read_csv(answers.with_suffix(".csv"))
-    assert set(table["template"]) == set(rt_name_to_class) and table.loc[table["skipped"].isna() & table["file"].notna(), "file"].map(lambda f: (store.base / f).is_file()).all()
-    assert batch_status(store).iloc[0].to_dict() == dict(model="tiny", task="emoji", method="uce", epochs=0, sessions=3, generated=3, scored=3, unfinished="", untouched=97)
+    assert (
+        set(table["template"]) == set(rt_name_to_class)
+        and table.loc[table["skipped"].isna() & table["file"].notna(), "file"]
+        .map(lambda f: (store.base / f).is_file())
+        .all()
+    )
+    assert batch_status(store).iloc[0].to_dict() == dict(
+        model="tiny",
+        task="emoji",
+        method="uce",
+        epochs=0,
+        sessions=3,
+        generated=3,
+        scored=3,
+        unfinished="",
+        untouched=97,
+    )
     for path in executed.values():
         cells = read_json(path)["cells"]
         assert not any(o["output_type"] == "error" for c in cells for o in c.get("outputs", []))
@@ -141,22 +201,40 @@ def test_chain(tmp_path, eyes, capsys):
     lost = store.generated(sessions[1]) / image_name("on", 42, "An image of crab")
     bytes_before = lost.read_bytes()
     lost.unlink()
-    asked = check_parameters("generate", dict(entities=emitters, seeds=[42], model="tiny", num_inference_steps=2))
+    asked = check_parameters(
+        "generate", dict(entities=emitters, seeds=[42], model="tiny", num_inference_steps=2)
+    )
     assert missing_work("generate", asked, store) == [f"1 on images of {sessions[1].slug}"]
-    assert generate_session(store, sessions[1], tiny_pipeline(), [42], num_inference_steps=2, guidance_scale=3.0) == 1
-    assert np.abs(np.asarray(Image.open(lost), int) - np.asarray(Image.open(io.BytesIO(bytes_before)), int)).max() <= 1
+    assert (
+        generate_session(store, sessions[1], tiny_pipeline(), [42], num_inference_steps=2, guidance_scale=3.0)
+        == 1
+    )
+    assert (
+        np.abs(
+            np.asarray(Image.open(lost), int) - np.asarray(Image.open(io.BytesIO(bytes_before)), int)
+        ).max()
+        <= 1
+    )
 
     # Other settings under the same name stop, and what is there stays.
     with pytest.raises(ValueError, match="other settings"):
-        run_pipeline("unlearn", dict(entities=["fox"], model="tiny", overrides={"erase_scale": 2.0}), store, progress=False)
+        run_pipeline(
+            "unlearn",
+            dict(entities=["fox"], model="tiny", overrides={"erase_scale": 2.0}),
+            store,
+            progress=False,
+        )
 
 
 def test_failed_notebooks_are_kept_apart(tmp_path):
     store = Store(tmp_path)
     store.metadata("emoji").write_text("[{")
-    with pytest.raises(ForeignFileError, match=r"is not JSON .* \(see .*-failed.ipynb\)"): run_pipeline("prepare", {}, store, progress=False)
+    with pytest.raises(ForeignFileError, match=r"is not JSON .* \(see .*-failed.ipynb\)"):
+        run_pipeline("prepare", {}, store, progress=False)
     (kept,) = store.executed("x").parent.iterdir()
-    assert kept.stem.endswith("-failed") and any(o["output_type"] == "error" for c in read_json(kept)["cells"] for o in c.get("outputs", []))
+    assert kept.stem.endswith("-failed") and any(
+        o["output_type"] == "error" for c in read_json(kept)["cells"] for o in c.get("outputs", [])
+    )
     store.metadata("emoji").unlink()
     executed = run_pipeline("prepare", {}, store, progress=False)
     assert [executed] == list(kept.parent.iterdir()), "a good run replaces a failed one"
@@ -215,11 +293,21 @@ def test_killed_sessions_continue(tmp_path):
     assert run(base) == (0, ["unlearned"]), "nothing is trained again"
     exec(SESSION.replace("sys.argv[1]", repr(str(tmp_path / "whole"))), {})
     folder, whole = Store(base).generated(session), Store(tmp_path / "whole").generated(session)
-    assert all((folder / n).stat().st_mtime_ns == t for n, t in times.items()), "pictures that were there are not made again"
+    assert all((folder / n).stat().st_mtime_ns == t for n, t in times.items()), (
+        "pictures that were there are not made again"
+    )
     assert sorted(p.name for p in folder.glob("on_*")) == sorted(p.name for p in whole.glob("on_*"))
     # The order of names in a safetensors header is that of the process; the tensors are what counts.
     edits = [load_edit(Store(b).model(session)).tensors for b in (base, tmp_path / "whole")]
-    assert all(torch.equal(t, edits[1][n]) for n, t in edits[0].items()), "a restarted training gives the edit of an undisturbed one"
+    assert all(torch.equal(t, edits[1][n]) for n, t in edits[0].items()), (
+        "a restarted training gives the edit of an undisturbed one"
+    )
     # A picture made in another batch may differ in the last bit of a channel.
-    for p in whole.glob("on_*"): assert np.abs(np.asarray(Image.open(p), int) - np.asarray(Image.open(folder / p.name), int)).max() <= 1
-    assert Store(base).record(session).exists() and read_json(Store(base).record(session))["status"] == "generated"
+    for p in whole.glob("on_*"):
+        assert (
+            np.abs(np.asarray(Image.open(p), int) - np.asarray(Image.open(folder / p.name), int)).max() <= 1
+        )
+    assert (
+        Store(base).record(session).exists()
+        and read_json(Store(base).record(session))["status"] == "generated"
+    )

@@ -18,7 +18,8 @@ METHODS = {"people": ["uce", "munba", "distil"], "breeds": ["distil"], "scenes":
 
 @pytest.mark.parametrize("task", TESTBEDS)
 def test_smoke(tmp_path, task):
-    asked = len(METHODS[task]) == 1  # every question is asked of the tasks with one method; the one with three ends with the report
+    # every question is asked of the tasks with one method; the one with three ends with the report
+    asked = len(METHODS[task]) == 1
     run_smoke(task, METHODS[task], tmp_path, progress=False, stages=STAGES if asked else STAGES[:-1])
     store = Store(tmp_path / "smoke")
     assert [p.name for p in tmp_path.iterdir()] == ["smoke"], "stand-ins stay in a folder of their own"
@@ -30,11 +31,18 @@ def test_smoke(tmp_path, task):
         assert set(read_json(store.pair(task, session.index, session.method, session.epochs))) == set(names)
     if task in ("people", "breeds"):
         forget, retain = read_split(store, task, names[0])
-        assert len(retain) == (len(names) - 1) * len(forget) and {"people": "An image of a child", "breeds": "An image of a cat"}[task] in forget["overwrite"]
+        assert (
+            len(retain) == (len(names) - 1) * len(forget)
+            and {"people": "An image of a child", "breeds": "An image of a cat"}[task] in forget["overwrite"]
+        )
     page = report_path(store, task, "tiny").read_text(encoding="utf-8")
     assert names[0].replace("_", " ") in page.replace("_", " ")
     if asked:
         answers = pd.read_csv(answers_path(store, task, "tiny").with_suffix(".csv"))
         assert answers["file"].notna().sum() > len(answers) / 3, answers["skipped"].dropna().tolist()
     for path in (store.base / "notebooks").glob("*.ipynb"):
-        assert not path.stem.endswith("failed") and not any(o["output_type"] == "error" for c in json.loads(path.read_text())["cells"] for o in c.get("outputs", []))
+        assert not path.stem.endswith("failed") and not any(
+            o["output_type"] == "error"
+            for c in json.loads(path.read_text())["cells"]
+            for o in c.get("outputs", [])
+        )

@@ -19,7 +19,9 @@ from nbclient.exceptions import CellExecutionError
 root = Path(__file__).resolve().parents[1]
 config = ConfigParser(delimiters=["="])
 config.read(root / "settings.ini", encoding="utf-8")
-skip = re.compile(rf"^#\|\s*(eval:\s*false|{'|'.join(config['DEFAULT']['tst_flags'].split())})\s*$", re.M | re.I)
+skip = re.compile(
+    rf"^#\|\s*(eval:\s*false|{'|'.join(config['DEFAULT']['tst_flags'].split())})\s*$", re.M | re.I
+)
 
 
 def run(path: Path, slow: bool = False) -> None:
@@ -35,7 +37,9 @@ def run(path: Path, slow: bool = False) -> None:
         if slow:
             (root / "assets").mkdir(exist_ok=True)
             (Path(folder) / "assets").symlink_to(root / "assets")
-        NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
+        NotebookClient(
+            notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": folder}}
+        ).execute()
     for cell in notebook.cells:
         # Times of execution change on every run and tell a reader nothing.
         cell.metadata.pop("execution", None)
@@ -57,7 +61,11 @@ if __name__ == "__main__":
     # A notebook that ends with nbdev_export() must not export from its scratch folder.
     os.environ["IN_TEST"] = "1"
     nbs = root / "nbs"
-    default = [*sorted(nbs.glob("[0-9]*.ipynb")), *nbs.glob("index.ipynb"), *sorted(nbs.glob("tutorials/*.ipynb"))]
+    default = [
+        *sorted(nbs.glob("[0-9]*.ipynb")),
+        *nbs.glob("index.ipynb"),
+        *sorted(nbs.glob("tutorials/*.ipynb")),
+    ]
     failed = []
     slow, named = "--slow" in sys.argv[1:], [Path(a) for a in sys.argv[1:] if a != "--slow"]
     for path in named or default:

@@ -21,8 +21,12 @@ with tempfile.TemporaryDirectory() as folder:
     stand_in.write_text("#!/bin/sh\nexit 0\n")
     stand_in.chmod(0o755)
     path = os.pathsep.join([folder, str(Path(sys.executable).parent), os.environ["PATH"]])
-    subprocess.run([sys.executable, "-c", "from nbdev.quarto import nbdev_proc_nbs; nbdev_proc_nbs()"], cwd=root, check=True,
-                   env={"HF_HUB_OFFLINE": "1", **os.environ, "PATH": path})
+    subprocess.run(
+        [sys.executable, "-c", "from nbdev.quarto import nbdev_proc_nbs; nbdev_proc_nbs()"],
+        cwd=root,
+        check=True,
+        env={"HF_HUB_OFFLINE": "1", **os.environ, "PATH": path},
+    )
 
 
 
@@ -31,7 +35,10 @@ def plain(notebook):
     for cell in notebook.cells:
         if cell.cell_type == "raw":
             fields = dict(re.findall(r"^(title|description): *(.*)$", cell.source, re.M))
-            cell.cell_type, cell.source = "markdown", f"# {fields.get('title', '')}\n\n> {fields.get('description', '')}"
+            cell.cell_type, cell.source = (
+                "markdown",
+                f"# {fields.get('title', '')}\n\n> {fields.get('description', '')}",
+            )
         if cell.cell_type != "code": continue
         hidden = re.search(r"^#\|\s*echo:\s*false", cell.source, re.M | re.I)
         cell.source = "" if hidden else re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)
@@ -51,6 +58,9 @@ for source in sorted((root / "_proc").rglob("*.ipynb")):
     pages.append(page)
 
 if not (target / "index.html").exists():
-    items = "".join(f'<li><a href="{p.relative_to(target).as_posix()}">{p.relative_to(target).with_suffix("")}</a></li>\n' for p in pages)
+    items = "".join(
+        f'<li><a href="{p.relative_to(target).as_posix()}">{p.relative_to(target).with_suffix("")}</a></li>\n'
+        for p in pages
+    )
     (target / "contents.html").write_text(f"<ul>\n{items}</ul>\n", encoding="utf-8")
 print(f"{len(pages)} pages in {target}")

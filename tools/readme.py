@@ -36,7 +36,11 @@ def fence(text: str, language: str = "") -> str: return f"```{language}\n{text.s
 def render_output(out: dict, name: str, images: dict, folder: Path) -> str:
     "One output as markdown; a picture is put into `images` under its path and linked."
     if out["output_type"] == "stream": return fence("".join(out["text"])) if out["name"] == "stdout" else ""
-    data = {k: v if isinstance(v, str) else "".join(v) for k, v in out.get("data", {}).items() if not isinstance(v, dict)}
+    data = {
+        k: v if isinstance(v, str) else "".join(v)
+        for k, v in out.get("data", {}).items()
+        if not isinstance(v, dict)
+    }
     for mime, suffix in suffixes.items():
         if mime not in data: continue
         path = folder / f"{name}.{suffix}"
@@ -44,13 +48,18 @@ def render_output(out: dict, name: str, images: dict, folder: Path) -> str:
         return f"![]({path.relative_to(root).as_posix()})"
     if "text/markdown" in data: return data["text/markdown"].strip()
     # GitHub shows plain HTML tables; scripts and styles of other reprs it would show as text.
-    if "<table" in data.get("text/html", ""): return re.sub(r"<style.*?</style>\s*", "", data["text/html"], flags=re.S).strip()
+    if "<table" in data.get("text/html", ""):
+        return re.sub(r"<style.*?</style>\s*", "", data["text/html"], flags=re.S).strip()
     return fence(data["text/plain"]) if "text/plain" in data else ""
 
 
 def render(notebook: Path) -> tuple[str, dict]:
     "(text of README.md, {path: bytes} of the pictures among the outputs)"
-    folder, images, parts = notebook.parent / "images", {}, [f"<!-- Made from nbs/{notebook.name} by `make readme`: edit that. -->"]
+    folder, images, parts = (
+        notebook.parent / "images",
+        {},
+        [f"<!-- Made from nbs/{notebook.name} by `make readme`: edit that. -->"],
+    )
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
         flags = {re.sub(r"\s+", " ", f.strip().lower()) for f in directive.findall(source)}
@@ -60,7 +69,10 @@ def render(notebook: Path) -> tuple[str, dict]:
         code = directive.sub("", source).strip("\n")
         if code and "echo: false" not in flags: parts.append(fence(code, "python"))
         if "output: false" in flags: continue
-        parts += [render_output(o, f"{notebook.stem}_{cell['id']}_{i}", images, folder) for i, o in enumerate(cell["outputs"])]
+        parts += [
+            render_output(o, f"{notebook.stem}_{cell['id']}_{i}", images, folder)
+            for i, o in enumerate(cell["outputs"])
+        ]
     return "\n\n".join(p.strip("\n") for p in parts if p.strip()) + "\n", images
 
 
@@ -75,7 +87,8 @@ if __name__ == "__main__":
     if not index.exists(): sys.exit(print("no nbs/index.ipynb: no README.md"))
     text, images = render(index)
     old = stale(text, images)
-    if "--check" in sys.argv: sys.exit(f"out of date: {', '.join(p.name for p in old)}: make readme" if old else 0)
+    if "--check" in sys.argv:
+        sys.exit(f"out of date: {', '.join(p.name for p in old)}: make readme" if old else 0)
     for p in old:
         p.parent.mkdir(exist_ok=True)
         p.write_bytes(text.encode() if p.name == "README.md" else images[p])

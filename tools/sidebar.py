@@ -30,7 +30,12 @@ def sidebar(nbs: Path) -> str:
     lines = ["      - index.ipynb\n"] if (nbs / "index.ipynb").exists() else []
     for title, pattern in sections:
         files = sorted(p.relative_to(nbs).as_posix() for p in nbs.glob(pattern) if p.name[0] not in "_.")
-        if files: lines += [f'      - section: "{title}"\n', "        contents:\n", *(f"          - {f}\n" for f in files)]
+        if files:
+            lines += [
+                f'      - section: "{title}"\n',
+                "        contents:\n",
+                *(f"          - {f}\n" for f in files),
+            ]
     return "".join(lines)
 
 

@@ -24,8 +24,19 @@ def evaluation(
     "One measured number, as the hub reads it."
     from huggingface_hub import EvalResult
     known = {f.name for f in fields(EvalResult)}
-    if set(more) - known: raise ValueError(f"EvalResult has no field {sorted(set(more) - known)[0]!r}; it has {', '.join(sorted(known))}")
-    return EvalResult(task_type=task, dataset_type=data_id or re.sub(r"\W+", "-", data.lower()).strip("-"), dataset_name=data, metric_type=metric, metric_name=metric_name or metric.replace("_", " "), metric_value=value, **more)
+    if set(more) - known:
+        raise ValueError(
+            f"EvalResult has no field {sorted(set(more) - known)[0]!r}; it has {', '.join(sorted(known))}"
+        )
+    return EvalResult(
+        task_type=task,
+        dataset_type=data_id or re.sub(r"\W+", "-", data.lower()).strip("-"),
+        dataset_name=data,
+        metric_type=metric,
+        metric_name=metric_name or metric.replace("_", " "),
+        metric_value=value,
+        **more,
+    )
 
 # %% ../nbs/05b_cards.ipynb #d1fb42b5
 def measured(
@@ -33,7 +44,16 @@ def measured(
 ) -> str:  # markdown
     "A table of numbers."
     cell = lambda v: f"{v:.4g}" if isinstance(v, float) else str(v).replace("|", "/")
-    return "\n".join(["| metric | value | measured on |", "|---|---|---|", *(f"| {r.metric_name or r.metric_type} | {cell(r.metric_value)} | {cell(r.dataset_name)} |" for r in results)])
+    return "\n".join(
+        [
+            "| metric | value | measured on |",
+            "|---|---|---|",
+            *(
+                f"| {r.metric_name or r.metric_type} | {cell(r.metric_value)} | {cell(r.dataset_name)} |"
+                for r in results
+            ),
+        ]
+    )
 
 # %% ../nbs/05b_cards.ipynb #7ee97a68
 def on_hub(
@@ -57,17 +77,28 @@ def card(
 ) -> str:  # README.md
     "A model card."
     from huggingface_hub import ModelCardData
-    head = ModelCardData(library_name=library, base_model=base_model if on_hub(base_model) else None, license=licence or None, tags=list(tags), datasets=[d for d in datasets if on_hub(d)] or None,
-        eval_results=list(results) or None, model_name=title if results else None)
+
+    head = ModelCardData(
+        library_name=library,
+        base_model=base_model if on_hub(base_model) else None,
+        license=licence or None,
+        tags=list(tags),
+        datasets=[d for d in datasets if on_hub(d)] or None,
+        eval_results=list(results) or None,
+        model_name=title if results else None,
+    )
     body = [part for heading, text in sections.items() if text for part in (f"## {heading}", text)]
     return "\n\n".join([f"---\n{head.to_yaml()}\n---\n# {title}", *([lead] if lead else []), *body]) + "\n"
 
 # %% ../nbs/05b_cards.ipynb #3336b977
 LIMITS = {
-    "paraphrases": "Other languages, misspellings, descriptions without the name, and prompts that were optimised to bring the concept back were not tried.",
+    "paraphrases": "Other languages, misspellings, descriptions without the name, and prompts that were "
+                   "optimised to bring the concept back were not tried.",
     "relearning": "The concept may come back when the model is fine-tuned; that was not tried either.",
     "others": "Only what the numbers name was looked at. Other concepts may have suffered.",
-    "reversible": "The edit can be taken off by whoever has the base model. It is a change of behaviour, and not a deletion of data."}
+    "reversible": "The edit can be taken off by whoever has the base model. It is a change of behaviour, and "
+                  "not a deletion of data.",
+}
 
 # %% ../nbs/05b_cards.ipynb #3facfa0b
 def limits(
@@ -90,10 +121,35 @@ def edit_card(
     **options,  # of `limits`: checked
 ) -> str:  # README.md
     "The card of an edit, from what is known of it."
-    names = [str(n).removeprefix("An image of ") for n in ([info["forget"]] if isinstance(info.get("forget"), str) else info.get("forget") or [])]; shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    base, data = str(info.get("base_model") or ""), info.get("data") or (); data = (data,) if isinstance(data, str) else tuple(data); where = json.dumps(repository or "folder")
-    lead = f"An edit of {base or 'a Stable Diffusion model'} that makes it forget {shown or 'what its settings name'}. Method `{info.get('method', 'unknown')}`, {size/1e6:.2f} MB; the base model is needed, and is not changed."
-    use = "from vision_unlearning.unlearners.base import load_edit\n\nwith load_edit(" + where + ").on(pipe): pipe(\"...\")" + (f"\n\npipe.load_lora_weights({where})  # or with diffusers alone" if lora else "")
+    names = [
+        str(n).removeprefix("An image of ")
+        for n in ([info["forget"]] if isinstance(info.get("forget"), str) else info.get("forget") or [])
+    ]
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    base, data = str(info.get("base_model") or ""), info.get("data") or ()
+    data = (data,) if isinstance(data, str) else tuple(data)
+    where = json.dumps(repository or "folder")
+    lead = (f"An edit of {base or 'a Stable Diffusion model'} that makes it forget "
+            f"{shown or 'what its settings name'}. Method `{info.get('method', 'unknown')}`, "
+            f"{size / 1e6:.2f} MB; the base model is needed, and is not changed.")
+    use = (
+        "from vision_unlearning.unlearners.base import load_edit\n\nwith load_edit("
+        + where
+        + ').on(pipe): pipe("...")'
+        + (f"\n\npipe.load_lora_weights({where})  # or with diffusers alone" if lora else "")
+    )
     settings = "\n".join(f"| {k} | {v} |" for k, v in (info.get("settings") or {}).items())
-    return card(f"{shown or 'edit'}, erased with {info.get('method', 'an unknown method')}", lead, {"Data": "\n".join(f"- {d}" for d in data), "Settings": settings and f"| | |\n|---|---|\n{settings}",
-        "What was measured": measured(results) if results else "Nothing. Measure before you rely on it.", "What this does not show": limits(**options), "How to use it": f"```python\n{use}\n```"}, base_model=base, datasets=data, results=results)
+    return card(
+        f"{shown or 'edit'}, erased with {info.get('method', 'an unknown method')}",
+        lead,
+        {
+            "Data": "\n".join(f"- {d}" for d in data),
+            "Settings": settings and f"| | |\n|---|---|\n{settings}",
+            "What was measured": measured(results) if results else "Nothing. Measure before you rely on it.",
+            "What this does not show": limits(**options),
+            "How to use it": f"```python\n{use}\n```",
+        },
+        base_model=base,
+        datasets=data,
+        results=results,
+    )

@@ -21,11 +21,19 @@ def parse_call(
     text: str,  # "Name" or "Name(key=literal, ...)"
 ) -> tuple[str, dict]:  # name and keyword arguments
     "Read a name with literal keyword arguments; nothing is evaluated."
-    wrong = ValueError(f"{text!r} is not a name with literal keyword arguments, such as \"SGD(lr=0.01, momentum=0.9)\"")
+    wrong = ValueError(
+        f'{text!r} is not a name with literal keyword arguments, such as "SGD(lr=0.01, momentum=0.9)"'
+    )
     try: node = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, AttributeError, RecursionError): raise wrong from None
     if isinstance(node, ast.Name): return node.id, {}
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args or any(k.arg is None for k in node.keywords): raise wrong
+    if (
+        not isinstance(node, ast.Call)
+        or not isinstance(node.func, ast.Name)
+        or node.args
+        or any(k.arg is None for k in node.keywords)
+    ):
+        raise wrong
     try: return node.func.id, {k.arg: ast.literal_eval(k.value) for k in node.keywords}
     except ValueError: raise wrong from None
 
@@ -45,7 +53,15 @@ def make_optimizer(
     except TypeError as error: raise ValueError(f"{spec!r}: {error}") from None
 
 # %% ../nbs/04b_training.classifiers.ipynb #d5f4dfaa
-SCHEDULES = {"Constant": (), "Cosine": (), "Linear": (), "Step": ("milestones", "gamma"), "Cyclic": ("base_lr", "max_lr"), "OneCycle": ("warmup",)}  # name -> settings
+# name -> settings
+SCHEDULES = {
+    "Constant": (),
+    "Cosine": (),
+    "Linear": (),
+    "Step": ("milestones", "gamma"),
+    "Cyclic": ("base_lr", "max_lr"),
+    "OneCycle": ("warmup",),
+}
 
 # %% ../nbs/04b_training.classifiers.ipynb #43ba1562
 def make_schedule(
@@ -56,15 +72,32 @@ def make_schedule(
 ):  # callable(step) -> factor of the base rate
     "The schedule that a recipe asks for."
     if callable(spec): return spec
-    name, s = ("Constant", {}) if spec is None else parse_call(spec); total = num_epochs*steps_per_epoch
-    for key in s: check_name(f"setting of the schedule {name}", key, SCHEDULES[check_name("schedule", name, SCHEDULES)])
-    missing = [k for k in SCHEDULES[check_name("schedule", name, SCHEDULES)] if k not in s and k not in ("gamma", "warmup")]
+    name, s = ("Constant", {}) if spec is None else parse_call(spec)
+    total = num_epochs*steps_per_epoch
+    for key in s:
+        check_name(f"setting of the schedule {name}", key, SCHEDULES[check_name("schedule", name, SCHEDULES)])
+    missing = [
+        k
+        for k in SCHEDULES[check_name("schedule", name, SCHEDULES)]
+        if k not in s and k not in ("gamma", "warmup")
+    ]
     if missing: raise ValueError(f"the schedule {spec!r} needs {' and '.join(missing)}")
     def onecycle(step):
         up = s.get("warmup", .3)*total
         return (step + 1)/(up + 1) if step < up else .5*(1 + math.cos(math.pi*(step - up)/max(1, total - up)))
-    rules = {"Constant": lambda step: 1., "Cosine": lambda step: .5*(1 + math.cos(math.pi*(step//steps_per_epoch)/num_epochs)), "Linear": lambda step: max(0., 1 - step/total), "OneCycle": onecycle,
-             "Step": lambda step: s.get("gamma", .1)**sum(step//steps_per_epoch >= m for m in s["milestones"]), "Cyclic": lambda step: (s["base_lr"] + (s["max_lr"] - s["base_lr"])*(1 - abs(2*step/total - 1)))/learning_rate}
+
+    rules = {
+        "Constant": lambda step: 1.0,
+        "Cosine": lambda step: 0.5 * (1 + math.cos(math.pi * (step // steps_per_epoch) / num_epochs)),
+        "Linear": lambda step: max(0.0, 1 - step / total),
+        "OneCycle": onecycle,
+        "Step": lambda step: (
+            s.get("gamma", 0.1) ** sum(step // steps_per_epoch >= m for m in s["milestones"])
+        ),
+        "Cyclic": lambda step: (
+            (s["base_lr"] + (s["max_lr"] - s["base_lr"]) * (1 - abs(2 * step / total - 1))) / learning_rate
+        ),
+    }
     return rules[name]
 
 # %% ../nbs/04b_training.classifiers.ipynb #978173ae
@@ -74,14 +107,16 @@ class EMA:
         model: torch.nn.Module,
         decay: float,  # 0..1: how much of the average stays at each update
     ):
-        if not 0 <= decay < 1: raise ValueError(f"the decay of an average must lie in 0..1 and below 1, got {decay}")
+        if not 0 <= decay < 1:
+            raise ValueError(f"the decay of an average must lie in 0..1 and below 1, got {decay}")
         self.module, self.decay = copy.deepcopy(model).requires_grad_(False).eval(), decay
 
     @torch.no_grad()
     def update(self, model, step):
         "Take in the weights after update number `step` (from 1)."
         decay = min(self.decay, step/(step + 10))
-        for a, b in zip(self.module.state_dict().values(), model.state_dict().values()): a.lerp_(b, 1 - decay) if a.is_floating_point() else a.copy_(b)
+        for a, b in zip(self.module.state_dict().values(), model.state_dict().values()):
+            a.lerp_(b, 1 - decay) if a.is_floating_point() else a.copy_(b)
 
 # %% ../nbs/04b_training.classifiers.ipynb #f8aba1e2
 def cross_entropy_loss(
@@ -102,13 +137,26 @@ def train_epoch(
     step: int,  # updates done so far
 ) -> tuple[float, int]:  # (mean loss, updates done so far)
     "One pass over a loader."
-    model.train(); total, count = 0., 0; device = next(model.parameters()).device
-    move = lambda item: item.to(device) if isinstance(item, torch.Tensor) else {k: move(v) for k, v in item.items()} if isinstance(item, dict) else type(item)(map(move, item))
+    model.train()
+    total, count = 0., 0
+    device = next(model.parameters()).device
+    move = lambda item: (
+        item.to(device)
+        if isinstance(item, torch.Tensor)
+        else {k: move(v) for k, v in item.items()}
+        if isinstance(item, dict)
+        else type(item)(map(move, item))
+    )
     for batch in loader:
         for group in optimizer.param_groups: group["lr"] = group["initial_lr"]*rate(step)
-        value = loss(model, move(batch)); optimizer.zero_grad(set_to_none=True); value.backward()
+        value = loss(model, move(batch))
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
         if max_grad_norm is not None: torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-        optimizer.step(); step += 1; total += value.detach(); count += 1
+        optimizer.step()
+        step += 1
+        total += value.detach()
+        count += 1
         if ema is not None: ema.update(model, step)
     if not count: raise ValueError("the loader is empty: there is nothing to train on")
     return float(total)/count, step
@@ -132,24 +180,39 @@ def train_classifier(
     after_epoch=None,  # callable(model, row), may add to the row
 ) -> dict:  # {"epochs", "seconds", "best_epoch", "history": one dict an epoch}
     "Train a classifier; continue if `folder` holds a checkpoint."
-    if patience is not None and patience < 1: raise ValueError(f"patience must be at least 1 epoch, got {patience}")
-    if patience is not None and validation is None: raise ValueError("patience needs validation data to judge by; give validation=loader")
+    if patience is not None and patience < 1:
+        raise ValueError(f"patience must be at least 1 epoch, got {patience}")
+    if patience is not None and validation is None:
+        raise ValueError("patience needs validation data to judge by; give validation=loader")
     if num_epochs < 1: raise ValueError(f"num_epochs must be at least 1, got {num_epochs}")
-    path = None if folder is None else Path(folder)/"state.safetensors"; chosen = make_optimizer(optimizer, model.parameters()); loss = loss or cross_entropy_loss(label_smoothing)
+    path = None if folder is None else Path(folder)/"state.safetensors"
+    chosen = make_optimizer(optimizer, model.parameters())
+    loss = loss or cross_entropy_loss(label_smoothing)
     for group in chosen.param_groups: group.setdefault("initial_lr", group["lr"])
-    rate = make_schedule(schedule, num_epochs, len(loader), chosen.param_groups[0]["initial_lr"]); ema = None if ema_decay is None else EMA(model, ema_decay); run = Run(model, chosen, ema, path)
+    rate = make_schedule(schedule, num_epochs, len(loader), chosen.param_groups[0]["initial_lr"])
+    ema = None if ema_decay is None else EMA(model, ema_decay)
+    run = Run(model, chosen, ema, path)
     with borrow(model):
         torch.set_grad_enabled(True)
-        while run.epoch < num_epochs and not (patience is not None and run.epoch - run.best_epoch >= patience):
-            torch.manual_seed(seed + 1_000_003*run.epoch); start = time.perf_counter()
+        while run.epoch < num_epochs and not (
+            patience is not None and run.epoch - run.best_epoch >= patience
+        ):
+            torch.manual_seed(seed + 1_000_003*run.epoch)
+            start = time.perf_counter()
             if hasattr(loader, "set_epoch"): loader.set_epoch(run.epoch)
             value, run.step = train_epoch(model, loader, loss, chosen, rate, ema, max_grad_norm, run.step)
-            if not math.isfinite(value): raise DivergedError(f"the loss became {value} in epoch {run.epoch + 1}; lower the learning rate in {optimizer!r} or give max_grad_norm")
-            row = {"epoch": run.epoch + 1, "loss": value, "rate": chosen.param_groups[0]["lr"]}; shown = model if ema is None else ema.module
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"the loss became {value} in epoch {run.epoch + 1}; lower the learning rate in "
+                    f"{optimizer!r} or give max_grad_norm"
+                )
+            row = {"epoch": run.epoch + 1, "loss": value, "rate": chosen.param_groups[0]["lr"]}
+            shown = model if ema is None else ema.module
             if validation is not None: row["validation"] = accuracy(shown, validation)
             if after_epoch is not None: after_epoch(shown, row)
             run.finish(row, time.perf_counter() - start)
-        run.restore(validation is not None); chosen.zero_grad(set_to_none=True)
+        run.restore(validation is not None)
+        chosen.zero_grad(set_to_none=True)
     return {"epochs": run.epoch, "seconds": run.seconds, "best_epoch": run.best_epoch, "history": run.history}
 
 # %% ../nbs/04b_training.classifiers.ipynb #fb032b5e
@@ -161,27 +224,69 @@ class Run:
         ema: EMA | None,  # its average
         path: Path | None,  # of the checkpoint; one that is there is read
     ):
-        self.model, self.optimizer, self.ema, self.path, self.history, self.best, self.best_epoch, self.step, self.seconds = model, optimizer, ema, path, [], None, 0, 0, 0.
+        (
+            self.model,
+            self.optimizer,
+            self.ema,
+            self.path,
+            self.history,
+            self.best,
+            self.best_epoch,
+            self.step,
+            self.seconds,
+        ) = model, optimizer, ema, path, [], None, 0, 0, 0.0
         self.shown = model if ema is None else ema.module
         if path is None or not path.exists(): return
         average = copy.deepcopy(model) if ema is None else ema.module
-        self.step, self.seconds = load_state(path, model, average, optimizer, torch.Generator()); extra = load_extra(path)
-        self.best = {k.removeprefix("best."): v for k, v in extra.items() if k.startswith("best.")} or None; self.best_epoch = int(extra["best_epoch"])
-        columns = {k.removeprefix("history."): v.tolist() for k, v in extra.items() if k.startswith("history.")}
-        self.history = [{k: int(v[i]) if k == "epoch" else v[i] for k, v in columns.items() if not math.isnan(v[i])} for i in range(len(columns["epoch"]))]
+        self.step, self.seconds = load_state(path, model, average, optimizer, torch.Generator())
+        extra = load_extra(path)
+        self.best = {k.removeprefix("best."): v for k, v in extra.items() if k.startswith("best.")} or None
+        self.best_epoch = int(extra["best_epoch"])
+        columns = {
+            k.removeprefix("history."): v.tolist() for k, v in extra.items() if k.startswith("history.")
+        }
+        self.history = [
+            {k: int(v[i]) if k == "epoch" else v[i] for k, v in columns.items() if not math.isnan(v[i])}
+            for i in range(len(columns["epoch"]))
+        ]
 
     @property
     def epoch(self) -> int: return len(self.history)
 
     def finish(self, row, seconds):
         "Take in a finished epoch, and write the checkpoint."
-        self.seconds += seconds; earlier = [r["validation"] for r in self.history if "validation" in r]; self.history.append(row)
+        self.seconds += seconds
+        earlier = [r["validation"] for r in self.history if "validation" in r]
+        self.history.append(row)
         if "validation" not in row or not earlier or row["validation"] > max(earlier):
-            self.best_epoch = row["epoch"]; self.best = {k: v.detach().clone() for k, v in self.shown.state_dict().items()} if "validation" in row else None
+            self.best_epoch = row["epoch"]
+            self.best = (
+                {k: v.detach().clone() for k, v in self.shown.state_dict().items()}
+                if "validation" in row
+                else None
+            )
         if self.path is None: return
         numbers = sorted({k for r in self.history for k, v in r.items() if isinstance(v, (int, float))})
-        extra = {f"history.{k}": torch.tensor([float(r.get(k, math.nan)) for r in self.history], dtype=torch.float64) for k in numbers} | {"best_epoch": torch.tensor(self.best_epoch)} | {f"best.{k}": v for k, v in (self.best or {}).items()}
-        save_state(self.path, self.model, copy.deepcopy(self.shown), self.optimizer, torch.Generator(), self.step, self.seconds, extra)
+        extra = (
+            {
+                f"history.{k}": torch.tensor(
+                    [float(r.get(k, math.nan)) for r in self.history], dtype=torch.float64
+                )
+                for k in numbers
+            }
+            | {"best_epoch": torch.tensor(self.best_epoch)}
+            | {f"best.{k}": v for k, v in (self.best or {}).items()}
+        )
+        save_state(
+            self.path,
+            self.model,
+            copy.deepcopy(self.shown),
+            self.optimizer,
+            torch.Generator(),
+            self.step,
+            self.seconds,
+            extra,
+        )
 
     def restore(self, best):
         "Leave the best weights, or the average, in the model."

@@ -27,10 +27,24 @@ def lenet5(
 ) -> nn.Sequential:
     "LeNet-5 with ReLU and max-pooling: conv1, conv2, fc1, fc2, fc3."
     side = (size//2 - 4)//2
-    if side < 3: raise ValueError(f"lenet5 needs images of at least 20x20, got {size}; load the data with size=32")
-    return nn.Sequential(OrderedDict(
-        conv1=nn.Conv2d(channels, 6, 5, padding=2), relu1=nn.ReLU(), pool1=nn.MaxPool2d(2), conv2=nn.Conv2d(6, 16, 5), relu2=nn.ReLU(), pool2=nn.MaxPool2d(2),
-        flatten=nn.Flatten(), fc1=nn.Linear(16*side*side, 120), relu3=nn.ReLU(), fc2=nn.Linear(120, 84), relu4=nn.ReLU(), fc3=nn.Linear(84, num_classes)))
+    if side < 3:
+        raise ValueError(f"lenet5 needs images of at least 20x20, got {size}; load the data with size=32")
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(channels, 6, 5, padding=2),
+            relu1=nn.ReLU(),
+            pool1=nn.MaxPool2d(2),
+            conv2=nn.Conv2d(6, 16, 5),
+            relu2=nn.ReLU(),
+            pool2=nn.MaxPool2d(2),
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(16 * side * side, 120),
+            relu3=nn.ReLU(),
+            fc2=nn.Linear(120, 84),
+            relu4=nn.ReLU(),
+            fc3=nn.Linear(84, num_classes),
+        )
+    )
 
 # %% ../nbs/02b_models.classifiers.ipynb #00c84c62
 def karpathynet(
@@ -40,13 +54,20 @@ def karpathynet(
     width: int = 16,  # filters of every convolution
 ) -> nn.Sequential:
     "Three pairs of 5x5 convolutions with max-pooling, then one linear layer fc1."
-    if size % 8: raise ValueError(f"karpathynet halves the image three times: size must be a multiple of 8, got {size}")
+    if size % 8:
+        raise ValueError(
+            f"karpathynet halves the image three times: size must be a multiple of 8, got {size}"
+        )
     parts, before = OrderedDict(), channels
     for pair in (1, 2, 3):
         for place in (1, 2):
-            parts[f"conv{pair}{place}"] = nn.Conv2d(before, width, 5, padding=2); parts[f"relu{pair}{place}"] = nn.ReLU(); before = width
+            parts[f"conv{pair}{place}"] = nn.Conv2d(before, width, 5, padding=2)
+            parts[f"relu{pair}{place}"] = nn.ReLU()
+            before = width
         parts[f"pool{pair}"] = nn.MaxPool2d(2)
-    return nn.Sequential(parts | OrderedDict(flatten=nn.Flatten(), fc1=nn.Linear(width*(size//8)**2, num_classes)))
+    return nn.Sequential(
+        parts | OrderedDict(flatten=nn.Flatten(), fc1=nn.Linear(width * (size // 8) ** 2, num_classes))
+    )
 
 # %% ../nbs/02b_models.classifiers.ipynb #1eb61176
 class BasicBlock(nn.Module):
@@ -60,9 +81,14 @@ class BasicBlock(nn.Module):
         self.conv1, self.bn1 = nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)
         self.conv2, self.bn2 = nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after)
         same = stride == 1 and before == after
-        self.shortcut = nn.Identity() if same else nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+        self.shortcut = (
+            nn.Identity()
+            if same
+            else nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+        )
 
-    def forward(self, x): return (self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())) + self.shortcut(x)).relu()
+    def forward(self, x):
+        return (self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())) + self.shortcut(x)).relu()
 
 # %% ../nbs/02b_models.classifiers.ipynb #07324651
 def resnet18(
@@ -72,11 +98,26 @@ def resnet18(
     width: int = 64,  # filters of the first stage
 ) -> nn.Sequential:
     "ResNet-18 for small images: conv1, bn1, relu, layer1 to layer4, pool, flatten, fc."
-    if size not in (32, 64): raise ValueError(f"resnet18 is for images of 32x32 or 64x64, got {size}; load the data with size=32")
+    if size not in (32, 64):
+        raise ValueError(f"resnet18 is for images of 32x32 or 64x64, got {size}; load the data with size=32")
     widths = [width, width, 2*width, 4*width, 8*width]
-    stages = {f"layer{i}": nn.Sequential(BasicBlock(widths[i-1], widths[i], 1 + (i > 1)), BasicBlock(widths[i], widths[i])) for i in (1, 2, 3, 4)}
-    return nn.Sequential(OrderedDict(conv1=nn.Conv2d(channels, width, 3, size//32, 1, bias=False), bn1=nn.BatchNorm2d(width), relu=nn.ReLU(), **stages,
-        pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(widths[-1], num_classes)))
+    stages = {
+        f"layer{i}": nn.Sequential(
+            BasicBlock(widths[i - 1], widths[i], 1 + (i > 1)), BasicBlock(widths[i], widths[i])
+        )
+        for i in (1, 2, 3, 4)
+    }
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(channels, width, 3, size // 32, 1, bias=False),
+            bn1=nn.BatchNorm2d(width),
+            relu=nn.ReLU(),
+            **stages,
+            pool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            fc=nn.Linear(widths[-1], num_classes),
+        )
+    )
 
 # %% ../nbs/02b_models.classifiers.ipynb #c0083905
 class Normalise(nn.Module):
@@ -85,9 +126,15 @@ class Normalise(nn.Module):
         mean,  # one number a channel, of pixels in 0..1
         std,  # one number a channel, above zero
     ):
-        super().__init__(); mean, std = (torch.as_tensor(v, dtype=torch.float32).flatten() for v in (mean, std))
-        if mean.shape != std.shape or not (std > 0).all(): raise ValueError(f"mean and std need one number a channel, std above zero; got {mean.tolist()} and {std.tolist()}")
-        self.register_buffer("mean", mean[:, None, None]); self.register_buffer("std", std[:, None, None])
+        super().__init__()
+        mean, std = (torch.as_tensor(v, dtype=torch.float32).flatten() for v in (mean, std))
+        if mean.shape != std.shape or not (std > 0).all():
+            raise ValueError(
+                f"mean and std need one number a channel, std above zero; got {mean.tolist()} and "
+                f"{std.tolist()}"
+            )
+        self.register_buffer("mean", mean[:, None, None])
+        self.register_buffer("std", std[:, None, None])
 
     def forward(self, x): return (x - self.mean)/self.std
 
@@ -102,7 +149,8 @@ class Classifier(nn.Module):
         architecture: str | None = None,  # how `net` was built, for `save_classifier`
         options: dict | None = None,  # with which options
     ):
-        super().__init__(); self.normalise, self.net, self.num_classes = Normalise(mean, std), net, int(num_classes)
+        super().__init__()
+        self.normalise, self.net, self.num_classes = Normalise(mean, std), net, int(num_classes)
         self.architecture, self.options = architecture, dict(options or {})
 
     @property
@@ -132,12 +180,21 @@ def build_classifier(
     **options,  # of the architecture, such as `width`
 ) -> Classifier:  # in evaluation mode, on the CPU
     "A fresh classifier, the same for the same seed."
-    make = ARCHITECTURES[check_name("architecture", architecture, ARCHITECTURES)]; known = make.__code__.co_varnames[:make.__code__.co_argcount]
-    for name in options: check_name(f"option of {architecture}", name, [n for n in known if n not in ("num_classes", "channels", "size")])
+    make = ARCHITECTURES[check_name("architecture", architecture, ARCHITECTURES)]
+    known = make.__code__.co_varnames[:make.__code__.co_argcount]
+    for name in options:
+        check_name(
+            f"option of {architecture}",
+            name,
+            [n for n in known if n not in ("num_classes", "channels", "size")],
+        )
     if num_classes < 2: raise ValueError(f"a classifier needs at least two classes, got {num_classes}")
     with torch.random.fork_rng():
-        torch.manual_seed(seed); net = make(num_classes, channels=channels, size=size, **options)
-    return Classifier(net, num_classes, mean, std, architecture, dict(channels=channels, size=size, **options)).eval()
+        torch.manual_seed(seed)
+        net = make(num_classes, channels=channels, size=size, **options)
+    return Classifier(
+        net, num_classes, mean, std, architecture, dict(channels=channels, size=size, **options)
+    ).eval()
 
 # %% ../nbs/02b_models.classifiers.ipynb #d718deac
 def classifier_for(
@@ -147,24 +204,42 @@ def classifier_for(
     **options,  # of the architecture
 ) -> Classifier:
     "A fresh classifier that fits a data set."
-    return build_classifier(architecture, data.num_classes, channels=data.channels, size=data.size, mean=data.mean, std=data.std, seed=seed, **options)
+    return build_classifier(
+        architecture,
+        data.num_classes,
+        channels=data.channels,
+        size=data.size,
+        mean=data.mean,
+        std=data.std,
+        seed=seed,
+        **options,
+    )
 
 # %% ../nbs/02b_models.classifiers.ipynb #cc0ef123
 def pretrained_classifier(
-    name: str,  # transformers: a folder or hub id such as "microsoft/resnet-50"; torchvision: "alexnet", "resnet50", ...
+    # transformers: a folder or hub id such as "microsoft/resnet-50"; torchvision: "alexnet", "resnet50", ...
+    name: str,
     source: str = "transformers",  # or "torchvision"
     revision: str | None = None,  # commit of a hub model; record it
 ) -> Classifier:
     "A pretrained ImageNet classifier that takes pixels in 0..1."
     if check_name("source of classifiers", source, ("transformers", "torchvision")) == "torchvision":
         try: from torchvision.models import get_model
-        except ImportError as error: raise ImportError(f"{name} of torchvision needs the extra: pip install \"vision_unlearning[quality]\"") from error
-        return Classifier(get_model(name, weights="DEFAULT"), 1000, (.485, .456, .406), (.229, .224, .225)).eval()
+        except ImportError as error:
+            raise ImportError(
+                f'{name} of torchvision needs the extra: pip install "vision_unlearning[quality]"'
+            ) from error
+        return Classifier(
+            get_model(name, weights="DEFAULT"), 1000, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        ).eval()
     from transformers import AutoModelForImageClassification
     from transformers.image_processing_base import ImageProcessingMixin
-    with quiet_loading(), torch.random.fork_rng(): net = AutoModelForImageClassification.from_pretrained(name, revision=revision, dtype=torch.float32)
+    with quiet_loading(), torch.random.fork_rng():
+        net = AutoModelForImageClassification.from_pretrained(name, revision=revision, dtype=torch.float32)
     said, _ = ImageProcessingMixin.get_image_processor_dict(name, revision=revision)
-    return Classifier(net, net.config.num_labels, said.get("image_mean", (0.,)), said.get("image_std", (1.,))).eval()
+    return Classifier(
+        net, net.config.num_labels, said.get("image_mean", (0.0,)), said.get("image_std", (1.0,))
+    ).eval()
 
 # %% ../nbs/02b_models.classifiers.ipynb #6cf85c31
 def weight_layers(
@@ -189,7 +264,11 @@ def as_classifier(
 ) -> nn.Module:  # `model` itself
     "Refuse a model whose number of classes is not that of the data."
     found = getattr(model, "num_classes", None) or model.get_submodule(last_linear(model)).out_features
-    if found != num_classes: raise ValueError(f"the model has {found} classes but the data {num_classes}; use a model that was trained on this data")
+    if found != num_classes:
+        raise ValueError(
+            f"the model has {found} classes but the data {num_classes}; use a model that was trained on this "
+            "data"
+        )
     return model
 
 # %% ../nbs/02b_models.classifiers.ipynb #74dc43c0
@@ -202,7 +281,11 @@ def reset_layers(
         torch.manual_seed(seed)
         for name, layer in module.named_modules():
             if hasattr(layer, "reset_parameters"): layer.reset_parameters()
-            elif any(True for _ in layer.parameters(recurse=False)): raise ValueError(f"{type(layer).__name__} {name!r} has weights but no reset_parameters; it would keep what it learned")
+            elif any(True for _ in layer.parameters(recurse=False)):
+                raise ValueError(
+                    f"{type(layer).__name__} {name!r} has weights but no reset_parameters; it would keep "
+                    "what it learned"
+                )
 
 # %% ../nbs/02b_models.classifiers.ipynb #7c62580a
 def fresh_copy(
@@ -210,7 +293,8 @@ def fresh_copy(
     seed: int = 0,  # of the new weights
 ) -> nn.Module:
     "The same architecture on the same device with weights that have learned nothing."
-    fresh = copy.deepcopy(model).requires_grad_(True); reset_layers(fresh, seed)
+    fresh = copy.deepcopy(model).requires_grad_(True)
+    reset_layers(fresh, seed)
     return fresh
 
 # %% ../nbs/02b_models.classifiers.ipynb #eb632d6a
@@ -219,9 +303,18 @@ def split_at(
     layer: str,  # a child of the network: "fc3" or "net.fc3"
 ) -> tuple[nn.Sequential, nn.Sequential]:  # (head, tail), sharing the weights of `model`
     "Cut a classifier in front of a layer."
-    if not isinstance(getattr(model, "net", None), nn.Sequential): raise ValueError(f"{type(model).__name__} is not a sequence of named parts and cannot be cut; use a model of build_classifier")
-    parts = dict(model.net.named_children()); name = check_name("layer", layer.removeprefix("net."), parts); place = list(parts).index(name); items = list(parts.items())
-    return nn.Sequential(OrderedDict([("normalise", model.normalise), *items[:place]])), nn.Sequential(OrderedDict(items[place:]))
+    if not isinstance(getattr(model, "net", None), nn.Sequential):
+        raise ValueError(
+            f"{type(model).__name__} is not a sequence of named parts and cannot be cut; use a model of "
+            "build_classifier"
+        )
+    parts = dict(model.net.named_children())
+    name = check_name("layer", layer.removeprefix("net."), parts)
+    place = list(parts).index(name)
+    items = list(parts.items())
+    return nn.Sequential(OrderedDict([("normalise", model.normalise), *items[:place]])), nn.Sequential(
+        OrderedDict(items[place:])
+    )
 
 # %% ../nbs/02b_models.classifiers.ipynb #e2c99c3c
 def plain_loader(
@@ -260,7 +353,8 @@ def class_accuracy(
     num_classes: int | None = None,  # None: as many as there are logits
 ) -> torch.Tensor:  # (K,) float64 in 0..1, NaN where the loader has no item of the class
     "Accuracy class by class."
-    scores, labels = logits(model, loader); classes = num_classes or scores.shape[1]
+    scores, labels = logits(model, loader)
+    classes = num_classes or scores.shape[1]
     right = torch.bincount(labels[scores.argmax(1) == labels], minlength=classes).double()
     return right/torch.bincount(labels, minlength=classes)
 
@@ -270,11 +364,16 @@ def features(
     model: nn.Module,
     loader,  # iterable of (x, y)
     layer: str | None = None,  # name of a module; None is the last linear layer
-) -> tuple[torch.Tensor, torch.Tensor]:  # (N,D) float32, flattened input of the layer, and (N,) labels; on the CPU
+# (N,D) float32, flattened input of the layer, and (N,) labels; on the CPU
+) -> tuple[torch.Tensor, torch.Tensor]:
     "What a layer sees, and the labels."
-    names = [n for n, _ in model.named_modules() if n]; layer = layer or last_linear(model)
-    name = f"net.{layer}" if f"net.{layer}" in names else check_name("layer", layer, names); seen, labels = [], []
-    hook = model.get_submodule(name).register_forward_pre_hook(lambda module, args: seen.append(args[0].flatten(1).float().cpu()))
+    names = [n for n, _ in model.named_modules() if n]
+    layer = layer or last_linear(model)
+    name = f"net.{layer}" if f"net.{layer}" in names else check_name("layer", layer, names)
+    seen, labels = [], []
+    hook = model.get_submodule(name).register_forward_pre_hook(
+        lambda module, args: seen.append(args[0].flatten(1).float().cpu())
+    )
     try: labels = logits(model, loader)[1]
     finally: hook.remove()
     return torch.cat(seen), labels
@@ -287,10 +386,27 @@ def save_classifier(
 ):
     "Write weights, statistics and configuration."
     from safetensors.torch import save_file
-    if getattr(model, "architecture", None) is None: raise ValueError(f"this {type(model).__name__} was not made by build_classifier; save it with the library that it came from")
+    if getattr(model, "architecture", None) is None:
+        raise ValueError(
+            f"this {type(model).__name__} was not made by build_classifier; save it with the library that it "
+            "came from"
+        )
     with atomic_folder(folder) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, temporary/"model.safetensors")
-        write_json(temporary/"config.json", dict(architecture=model.architecture, num_classes=model.num_classes, options=model.options, mean=model.mean, std=model.std, notes=notes))
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()},
+            temporary / "model.safetensors",
+        )
+        write_json(
+            temporary / "config.json",
+            dict(
+                architecture=model.architecture,
+                num_classes=model.num_classes,
+                options=model.options,
+                mean=model.mean,
+                std=model.std,
+                notes=notes,
+            ),
+        )
 
 # %% ../nbs/02b_models.classifiers.ipynb #b8eef4eb
 def load_classifier(
@@ -301,8 +417,16 @@ def load_classifier(
     from safetensors import SafetensorError
     from safetensors.torch import load_file
     said, path = read_json(Path(folder)/"config.json"), Path(folder)/"model.safetensors"
-    try: model = build_classifier(said["architecture"], said["num_classes"], mean=said["mean"], std=said["std"], **said["options"])
-    except (KeyError, TypeError, ValueError) as error: raise ForeignFileError(f"{folder}/config.json does not describe a classifier ({error})") from error
+    try:
+        model = build_classifier(
+            said["architecture"], said["num_classes"], mean=said["mean"], std=said["std"], **said["options"]
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ForeignFileError(f"{folder}/config.json does not describe a classifier ({error})") from error
     try: model.load_state_dict(load_file(path))
-    except (SafetensorError, FileNotFoundError, RuntimeError) as error: raise ForeignFileError(f"{path} does not hold the weights that config.json describes ({' '.join(str(error).split())[:150]}); train it again") from error
+    except (SafetensorError, FileNotFoundError, RuntimeError) as error:
+        raise ForeignFileError(
+            f"{path} does not hold the weights that config.json describes "
+            f"({' '.join(str(error).split())[:150]}); train it again"
+        ) from error
     return model.to(device).eval()

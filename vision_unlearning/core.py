@@ -20,7 +20,8 @@ __all__ = ['TASKS', 'UnknownNameError', 'MissingSessionError', 'ForeignFileError
 # %% ../nbs/00_core.ipynb #aeb495f2
 class UnknownNameError(ValueError): "A task, method, entity, metric or parameter that does not exist."
 class MissingSessionError(FileNotFoundError): "A result was asked for before the step that makes it was run."
-class ForeignFileError(ValueError): "A file that is not what its name promises: corrupt, truncated, or of another kind."
+class ForeignFileError(ValueError):
+    "A file that is not what its name promises: corrupt, truncated, or of another kind."
 class DivergedError(ValueError): "Training or a closed form left numbers that are not finite."
 
 # %% ../nbs/00_core.ipynb #db0defd5
@@ -33,20 +34,30 @@ def check_name(
     known = list(known)
     if name in known: return name
     close = difflib.get_close_matches(str(name), known, n=3, cutoff=.5)
-    hint = f"did you mean {' or '.join(repr(c) for c in close)}?" if close else f"known: {', '.join(map(repr, known[:12]))}{', ...' if len(known) > 12 else ''}"
+    hint = (
+        f"did you mean {' or '.join(repr(c) for c in close)}?"
+        if close
+        else f"known: {', '.join(map(repr, known[:12]))}{', ...' if len(known) > 12 else ''}"
+    )
     raise UnknownNameError(f"unknown {kind} {name!r}; {hint}")
 
 # %% ../nbs/00_core.ipynb #cebd7b80
 class Config(BaseModel):
     "Frozen settings, keyword-only; unknown names are refused with a suggestion."
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=()
+    )
 
     def __init__(self, **settings):
         for name in settings: check_name(f"{type(self).__name__} setting", name, type(self).model_fields)
         try: super().__init__(**settings)
         except ValidationError as error:
-            first = error.errors()[0]; where = ".".join(map(str, first["loc"])) or "settings"
-            raise ValueError(f"{type(self).__name__}: {where}: {first['msg']}, got {first.get('input')!r}") from None
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "settings"
+            raise ValueError(
+                f"{type(self).__name__}: {where}: {first['msg']}, got {first.get('input')!r}"
+            ) from None
 
 # %% ../nbs/00_core.ipynb #2f50ea0f
 def config_hash(
@@ -54,7 +65,9 @@ def config_hash(
 ) -> str:  # 8 hex digits
     "Short fingerprint of a configuration, the same on every machine."
     value = config.model_dump(mode="json") if isinstance(config, BaseModel) else config
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()).hexdigest()[:8]
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()
+    ).hexdigest()[:8]
 
 # %% ../nbs/00_core.ipynb #a029fd48
 def image_generator(
@@ -76,7 +89,8 @@ def initial_latents(
 ):  # (N,C,H,W) standard normal
     "The first latents of N images, one generator an image."
     import torch
-    if len(seeds) != len(prompts): raise ValueError(f"{len(seeds)} seeds but {len(prompts)} prompts; give one seed an image")
+    if len(seeds) != len(prompts):
+        raise ValueError(f"{len(seeds)} seeds but {len(prompts)} prompts; give one seed an image")
     noise = [torch.randn(shape, generator=image_generator(s, p)) for s, p in zip(seeds, prompts)]
     return torch.stack(noise).to(device=device, dtype=dtype or torch.float32)
 
@@ -94,7 +108,8 @@ def torch_modules(
 def borrow(
     *models,  # modules or pipelines that will be used
 ):
-    "Put back grad mode, RNG, train/eval flags, `requires_grad` and scheduler on the way out, also after an error."
+    """Put back grad mode, RNG, train/eval flags, `requires_grad` and scheduler on the way out, also after an
+    error."""
     import torch
     modules = [m for model in models for m in torch_modules(model)]
     training = [(s, s.training) for m in modules for s in m.modules()]
@@ -123,15 +138,41 @@ class Task:
     substitute: str = ""  # what takes the place of an erased entity; empty: the category word
 
 # %% ../nbs/00_core.ipynb #41d350fa
-TASKS = {t.name: t for t in [
-    Task("people", "An image of {name}", "person", "CompVis/stable-diffusion-v1-4", substitute="a child"),
-    Task("breeds", "An image of {name}", "dog", "CompVis/stable-diffusion-v1-4", article=True, substitute="a cat"),
-    Task("scenes", "An image of {name}", "scene", "CompVis/stable-diffusion-v1-4", article=True, suffix="scene", substitute="the moon"),
-    Task("objects", "An image of {name}", "object", "CompVis/stable-diffusion-v1-4", article=True, substitute="a pebble"),
-    Task("emoji", "An image of {name}", "object", "emoji-sd"),
-    Task("emoji_people", "An image of {name}", "person", "emoji-sd"),
-    Task("emoji_canvas", "A {name} image in {style} style", "object", "emoji-sd"),
-    Task("emoji_classes", "{name}", "class", "lenet5")]}
+TASKS = {
+    t.name: t
+    for t in [
+        Task("people", "An image of {name}", "person", "CompVis/stable-diffusion-v1-4", substitute="a child"),
+        Task(
+            "breeds",
+            "An image of {name}",
+            "dog",
+            "CompVis/stable-diffusion-v1-4",
+            article=True,
+            substitute="a cat",
+        ),
+        Task(
+            "scenes",
+            "An image of {name}",
+            "scene",
+            "CompVis/stable-diffusion-v1-4",
+            article=True,
+            suffix="scene",
+            substitute="the moon",
+        ),
+        Task(
+            "objects",
+            "An image of {name}",
+            "object",
+            "CompVis/stable-diffusion-v1-4",
+            article=True,
+            substitute="a pebble",
+        ),
+        Task("emoji", "An image of {name}", "object", "emoji-sd"),
+        Task("emoji_people", "An image of {name}", "person", "emoji-sd"),
+        Task("emoji_canvas", "A {name} image in {style} style", "object", "emoji-sd"),
+        Task("emoji_classes", "{name}", "class", "lenet5"),
+    ]
+}
 
 # %% ../nbs/00_core.ipynb #ddc58bb0
 def get_task(
@@ -141,7 +182,9 @@ def get_task(
     return TASKS[check_name("task", task, TASKS)]
 
 # %% ../nbs/00_core.ipynb #020c2bd8
-_CONSONANT_SOUND = re.compile(r"eu|ewe|uni(?!n|m|d)|us(?=[aeiu])|ut[ei]|ura|uri|ubi|uk|one\b|once\b|one-", re.I)
+_CONSONANT_SOUND = re.compile(
+    r"eu|ewe|uni(?!n|m|d)|us(?=[aeiu])|ut[ei]|ura|uri|ubi|uk|one\b|once\b|one-", re.I
+)
 _VOWEL_SOUND = re.compile(r"hour|honest|honou?r|heir", re.I)
 
 def indefinite_article(
@@ -150,7 +193,11 @@ def indefinite_article(
 ) -> str:  # "a" or "an"
     "The article of an English noun."
     vowel = noun[:1].lower() in tuple("aeiou")
-    return "an" if (vowel if legacy else _VOWEL_SOUND.match(noun) or vowel and not _CONSONANT_SOUND.match(noun)) else "a"
+    return (
+        "an"
+        if (vowel if legacy else _VOWEL_SOUND.match(noun) or vowel and not _CONSONANT_SOUND.match(noun))
+        else "a"
+    )
 
 # %% ../nbs/00_core.ipynb #0a883551
 def entity_text(
@@ -158,7 +205,8 @@ def entity_text(
     name: str,  # entity, as the table has it or already as a text
     legacy: bool = False,  # article by the first letter, as published
 ) -> str:  # "an abbey scene"
-    "The words for an entity, with article and noun where the task has them; underscores of published names become spaces."
+    """The words for an entity, with article and noun where the task has them; underscores of published names
+    become spaces."""
     kind, text = get_task(task), " ".join(str(name).replace("_", " ").split())
     if not text: raise ValueError(f"an entity of {task!r} has an empty name")
     if text == kind.substitute: return text
@@ -172,8 +220,10 @@ def overwrite_concept(
     name: str | None = None,  # the entity that goes; None does not check it
 ) -> str:  # "the moon"
     "The words that take the place of an erased entity."
-    kind = get_task(task); words = kind.substitute or kind.noun
-    if name is not None and entity_text(task, name) in (words, entity_text(task, words)): raise ValueError(f"{name!r} would be replaced by itself; give another concept to put in its place")
+    kind = get_task(task)
+    words = kind.substitute or kind.noun
+    if name is not None and entity_text(task, name) in (words, entity_text(task, words)):
+        raise ValueError(f"{name!r} would be replaced by itself; give another concept to put in its place")
     return words
 
 # %% ../nbs/00_core.ipynb #fe803919
@@ -184,18 +234,33 @@ def get_prompt(
     **fields,  # other fields of the template, such as `style`
 ) -> str:
     "The prompt that asks for `name`, the same for training, generation and similarity."
-    template = get_task(task).template; wanted = set(re.findall(r"\{(\w+)\}", template)) - {"name"}
-    if "{name}" not in template: raise ValueError(f"task {task!r} has no prompt template with {{name}}: {template!r}")
-    if wanted - set(fields): raise ValueError(f"the template of {task!r} is {template!r}; give {', '.join(sorted(wanted - set(fields)))}")
+    template = get_task(task).template
+    wanted = set(re.findall(r"\{(\w+)\}", template)) - {"name"}
+    if "{name}" not in template:
+        raise ValueError(f"task {task!r} has no prompt template with {{name}}: {template!r}")
+    if wanted - set(fields):
+        raise ValueError(
+            f"the template of {task!r} is {template!r}; give {', '.join(sorted(wanted - set(fields)))}"
+        )
     for field in fields: check_name(f"template field of {task!r}", field, wanted)
-    before, after = (part.format(**fields) for part in template.split("{name}")); text = str(name)
+    before, after = (part.format(**fields) for part in template.split("{name}"))
+    text = str(name)
     if text.startswith(before) and text.endswith(after): text = text[len(before):len(text) - len(after)]
     return f"{before}{entity_text(task, text, legacy)}{after}"
 
 # %% ../nbs/00_core.ipynb #c540a964
 def versions() -> dict:  # package -> version
     "Versions of everything that can change a number."
-    names = ["vision_unlearning", "torch", "diffusers", "transformers", "peft", "accelerate", "numpy", "scipy"]
+    names = [
+        "vision_unlearning",
+        "torch",
+        "diffusers",
+        "transformers",
+        "peft",
+        "accelerate",
+        "numpy",
+        "scipy",
+    ]
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError): found[name] = metadata.version(name)
@@ -207,18 +272,33 @@ def reset_peak_memory(
 ) -> bool:  # False where a process keeps its peak for ever
     "Let the next `peak_memory` be about what comes now."
     import torch
-    if torch.device(device).type == "cuda": torch.cuda.reset_peak_memory_stats(device); return True
-    try: Path("/proc/self/clear_refs").write_text("5"); return True
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        return True
     except OSError: return False
 
 # %% ../nbs/00_core.ipynb #a47792db
 def peak_memory(
     device="cpu",  # device of the model
     reset: bool = False,  # what `reset_peak_memory` said before the work
-) -> dict:  # {"bytes": int, "kind": "cuda allocator" | "process resident set"}, with " since its start" where it was not reset
+# {"bytes": int, "kind": "cuda allocator" | "process resident set"}, with " since its start" where it was not
+# reset
+) -> dict:
     "Peak memory so far, and how it was measured."
     import torch
     since = "" if reset else " since its start"
-    if torch.device(device).type == "cuda": return {"bytes": torch.cuda.max_memory_allocated(device), "kind": "cuda allocator" + since}
-    if sys.platform == "linux": return {"bytes": 1024*int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]), "kind": "process resident set" + since}
-    return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == "darwin" else 1024), "kind": "process resident set" + since}
+    if torch.device(device).type == "cuda":
+        return {"bytes": torch.cuda.max_memory_allocated(device), "kind": "cuda allocator" + since}
+    if sys.platform == "linux":
+        return {
+            "bytes": 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]),
+            "kind": "process resident set" + since,
+        }
+    return {
+        "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        * (1 if sys.platform == "darwin" else 1024),
+        "kind": "process resident set" + since,
+    }

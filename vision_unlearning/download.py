@@ -39,11 +39,19 @@ def verify(
     size: int | None = None,  # expected bytes; looked at first, because it costs nothing
 ) -> Path:  # `path`
     "Refuse a file that is not the one expected."
-    path = Path(path); found = path.stat().st_size
-    if size is not None and found != size: raise ForeignFileError(f"{path.name} has {found:,} bytes and not {size:,}; it is truncated or another version")
+    path = Path(path)
+    found = path.stat().st_size
+    if size is not None and found != size:
+        raise ForeignFileError(
+            f"{path.name} has {found:,} bytes and not {size:,}; it is truncated or another version"
+        )
     if sha256 is None: return path
     with path.open("rb") as file: digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != sha256.lower(): raise ForeignFileError(f"{path.name} has the sha256 {digest[:12]}... and not {sha256[:12].lower()}...; it is damaged or another version")
+    if digest != sha256.lower():
+        raise ForeignFileError(
+            f"{path.name} has the sha256 {digest[:12]}... and not {sha256[:12].lower()}...; it is damaged or "
+            "another version"
+        )
     return path
 
 # %% ../nbs/06_download.ipynb #f06ed39a
@@ -53,7 +61,14 @@ def inside(
 ) -> Path:
     "The local path of a foreign file, inside `folder`."
     parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts or any(c in name for c in "\\\0") or ":" in parts[0]: raise ValueError(f"{name!r} is not a path inside a folder")
+    if (
+        not parts
+        or name.startswith("/")
+        or ".." in parts
+        or any(c in name for c in "\\\0")
+        or ":" in parts[0]
+    ):
+        raise ValueError(f"{name!r} is not a path inside a folder")
     return Path(folder).joinpath(*parts)
 
 # %% ../nbs/06_download.ipynb #cb094a83
@@ -70,8 +85,15 @@ def pause(
     "How long to wait before the next attempt; more than `LONGEST` is an error."
     seconds = min(wait*2**(failures - 1), 60.)
     if asked:
-        with contextlib.suppress(ValueError, TypeError): seconds = max(seconds, float(asked) if asked.strip().isdigit() else parsedate_to_datetime(asked).timestamp() - (time.time() if now is None else now))
-    if seconds > LONGEST: raise ConnectionError(f"the server asks for {seconds:.0f} s of patience; come back then")
+        with contextlib.suppress(ValueError, TypeError):
+            seconds = max(
+                seconds,
+                float(asked)
+                if asked.strip().isdigit()
+                else parsedate_to_datetime(asked).timestamp() - (time.time() if now is None else now),
+            )
+    if seconds > LONGEST:
+        raise ConnectionError(f"the server asks for {seconds:.0f} s of patience; come back then")
     return seconds
 
 # %% ../nbs/06_download.ipynb #e09d02e6
@@ -83,8 +105,16 @@ def open_url(
     timeout: float = 30.,  # seconds without a byte
 ):  # http.client.HTTPResponse; raises HTTPError from 400 on
     "Ask for a file, or for the rest of it."
-    if urlsplit(url).scheme not in ("http", "https"): raise ValueError(f"{url!r} is no http address; a file that is on this machine is given as local")
-    request = Request(url, headers={"User-Agent": "vision_unlearning", **({"Range": f"bytes={offset}-"} if offset else {}), **({"If-Range": tag} if offset and tag else {})})
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ValueError(f"{url!r} is no http address; a file that is on this machine is given as local")
+    request = Request(
+        url,
+        headers={
+            "User-Agent": "vision_unlearning",
+            **({"Range": f"bytes={offset}-"} if offset else {}),
+            **({"If-Range": tag} if offset and tag else {}),
+        },
+    )
     for name, value in (headers or {}).items(): request.add_unredirected_header(name, value)
     return urlopen(request, timeout=timeout)
 
@@ -96,17 +126,36 @@ def receive(
     progress: bool,
 ) -> None:
     "Append what a server sends to `part`, and notice when it stops early."
-    offset = part.stat().st_size if response.status == 206 else 0; length = response.headers.get("Content-Length")
-    if response.status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"): raise HTTPException("another range was sent than was asked for")
+    offset = part.stat().st_size if response.status == 206 else 0
+    length = response.headers.get("Content-Length")
+    if response.status == 206 and not response.headers.get("Content-Range", "").startswith(
+        f"bytes {offset}-"
+    ):
+        raise HTTPException("another range was sent than was asked for")
     total = size if length is None else offset + int(length)
-    if size is not None and total != size: raise ForeignFileError(f"{part.stem} has {total:,} bytes at its source and not {size:,}; it is another version")
-    if total is not None and shutil.disk_usage(part.parent).free < total - offset: raise OSError(f"{part.stem} needs {total - offset:,} bytes and {part.parent} has less room; give another folder")
+    if size is not None and total != size:
+        raise ForeignFileError(
+            f"{part.stem} has {total:,} bytes at its source and not {size:,}; it is another version"
+        )
+    if total is not None and shutil.disk_usage(part.parent).free < total - offset:
+        raise OSError(
+            f"{part.stem} needs {total - offset:,} bytes and {part.parent} has less room; give another folder"
+        )
     tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
     part.with_suffix(".tag").write_text(tag or "")
     from tqdm.auto import tqdm
-    with part.open("ab" if offset else "wb") as file, tqdm(total=total, initial=offset, unit="B", unit_scale=True, desc=part.stem, disable=not progress) as bar:
-        while chunk := response.read(1 << 20): file.write(chunk); bar.update(len(chunk))
-        if total is not None and file.tell() < total: raise HTTPException(f"stopped after {file.tell():,} of {total:,} bytes")
+
+    with (
+        part.open("ab" if offset else "wb") as file,
+        tqdm(
+            total=total, initial=offset, unit="B", unit_scale=True, desc=part.stem, disable=not progress
+        ) as bar,
+    ):
+        while chunk := response.read(1 << 20):
+            file.write(chunk)
+            bar.update(len(chunk))
+        if total is not None and file.tell() < total:
+            raise HTTPException(f"stopped after {file.tell():,} of {total:,} bytes")
 
 # %% ../nbs/06_download.ipynb #40b411a6
 def refusal(
@@ -114,14 +163,17 @@ def refusal(
     code: int,  # HTTP status
 ) -> OSError:
     "What an answer that will not change means."
-    if code in (404, 410): return FileNotFoundError(f"{url} is not there ({code}); look for its new place, or give a local file")
-    if code in (401, 403): return PermissionError(f"{url} is not public ({code}); give headers with a key, or a local file")
+    if code in (404, 410):
+        return FileNotFoundError(f"{url} is not there ({code}); look for its new place, or give a local file")
+    if code in (401, 403):
+        return PermissionError(f"{url} is not public ({code}); give headers with a key, or a local file")
     return ConnectionError(f"{url} is refused with {code}")
 
 # %% ../nbs/06_download.ipynb #8f84003a
 def attempt(
     url: str, part: Path, sha256: str | None, size: int | None, progress: bool, headers: dict | None,
-) -> tuple[str, str | None] | None:  # None when the part is complete; else what went wrong, and the server's Retry-After
+# None when the part is complete; else what went wrong, and the server's Retry-After
+) -> tuple[str, str | None] | None:
     "Bring `part` forward, once."
     tag = part.with_suffix(".tag").read_text() if part.with_suffix(".tag").is_file() else ""
     offset = part.stat().st_size if part.is_file() and (tag or sha256) else 0
@@ -132,10 +184,12 @@ def attempt(
         error.close()
         if error.code == 416 and offset:
             if error.headers.get("Content-Range") == f"bytes */{offset}": return None
-            part.unlink(); return "had another file before", None
+            part.unlink()
+            return "had another file before", None
         if error.code not in RETRIABLE: raise refusal(url, error.code) from None
         return f"answered {error.code}", error.headers.get("Retry-After")
-    except (URLError, HTTPException, ConnectionError, TimeoutError) as error: return f"{getattr(error, 'reason', error) or type(error).__name__}", None
+    except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
+        return f"{getattr(error, 'reason', error) or type(error).__name__}", None
 
 # %% ../nbs/06_download.ipynb #f44811b6
 def fetch(
@@ -150,16 +204,29 @@ def fetch(
     wait: float = 1.,  # seconds after the first failure; doubles
 ) -> Path:  # the target
     "Download a file, whole or not at all."
-    target = Path(target); part = target.with_name(f"{target.name}.part"); target.parent.mkdir(parents=True, exist_ok=True); failures, best = 0, 0
+    target = Path(target)
+    part = target.with_name(f"{target.name}.part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    failures, best = 0, 0
     with contextlib.suppress(ForeignFileError, FileNotFoundError): return verify(target, sha256, size)
     while wrong := attempt(url, part, sha256, size, progress, headers):
-        why, asked = wrong; there = part.stat().st_size if part.exists() else 0
-        failures = failures + 1 if there <= best else 1; best = max(best, there)
-        if failures > retries: raise ConnectionError(f"{url}: {why}; given up after {failures} attempts, and {there:,} bytes are kept in {part.name} to go on from")
+        why, asked = wrong
+        there = part.stat().st_size if part.exists() else 0
+        failures = failures + 1 if there <= best else 1
+        best = max(best, there)
+        if failures > retries:
+            raise ConnectionError(
+                f"{url}: {why}; given up after {failures} attempts, and {there:,} bytes are kept in "
+                f"{part.name} to go on from"
+            )
         time.sleep(pause(failures, wait, asked))
     part.with_suffix(".tag").unlink(missing_ok=True)
     try: verify(part, sha256, size)
-    except ForeignFileError as error: part.unlink(); raise ForeignFileError(f"{url}: {str(error).replace('.part', '', 1)}; what arrived is deleted") from None
+    except ForeignFileError as error:
+        part.unlink()
+        raise ForeignFileError(
+            f"{url}: {str(error).replace('.part', '', 1)}; what arrived is deleted"
+        ) from None
     return part.replace(target)
 
 # %% ../nbs/06_download.ipynb #4bf9f926
@@ -173,13 +240,29 @@ def obtain(
     if local is not None:
         local = Path(local)
         if local.is_dir() and any(local.iterdir()): return local
-        if not local.is_file(): raise FileNotFoundError(f"{local} is no file and no folder with something in it; {source.name} is expected there")
+        if not local.is_file():
+            raise FileNotFoundError(
+                f"{local} is no file and no folder with something in it; {source.name} is expected there"
+            )
         return verify(local, source.sha256, source.size)
-    if not source.url: raise FileNotFoundError(f"{source.name} cannot be fetched by a program ({source.note or source.licence}); get it and give its path as local")
-    target = Path(folder)/safe_name(unquote(PurePosixPath(urlsplit(source.url).path).name)); known = target.is_file()
+    if not source.url:
+        raise FileNotFoundError(
+            f"{source.name} cannot be fetched by a program ({source.note or source.licence}); get it and "
+            "give its path as local"
+        )
+    target = Path(folder)/safe_name(unquote(PurePosixPath(urlsplit(source.url).path).name))
+    known = target.is_file()
     fetch(source.url, target, sha256=source.sha256, size=source.size, progress=progress)
     if not known:
-        with target.open("rb") as file: write_json(target.with_name(f"{target.name}.source.json"), {**asdict(source), "sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size": target.stat().st_size})
+        with target.open("rb") as file:
+            write_json(
+                target.with_name(f"{target.name}.source.json"),
+                {
+                    **asdict(source),
+                    "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+                    "size": target.stat().st_size,
+                },
+            )
     return target
 
 # %% ../nbs/06_download.ipynb #6e010171
@@ -190,14 +273,21 @@ def members(
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as file:
             for m in file.infolist():
-                if stat.S_IFMT(m.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR): raise ForeignFileError(f"{archive.name} holds {m.filename!r}, which is a link or a device")
-                if m.flag_bits & 1: raise ForeignFileError(f"{archive.name} is encrypted; unpack it by hand and give the folder")
+                if stat.S_IFMT(m.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+                    raise ForeignFileError(
+                        f"{archive.name} holds {m.filename!r}, which is a link or a device"
+                    )
+                if m.flag_bits & 1:
+                    raise ForeignFileError(
+                        f"{archive.name} is encrypted; unpack it by hand and give the folder"
+                    )
                 if not m.is_dir():
                     with file.open(m) as content: yield m.filename, m.file_size, content
         return
     with tarfile.open(archive) as file:
         for m in file:
-            if not (m.isfile() or m.isdir()): raise ForeignFileError(f"{archive.name} holds {m.name!r}, which is a link or a device")
+            if not (m.isfile() or m.isdir()):
+                raise ForeignFileError(f"{archive.name} holds {m.name!r}, which is a link or a device")
             if m.isfile(): yield m.name, m.size, file.extractfile(m)
 
 # %% ../nbs/06_download.ipynb #08ec11cc
@@ -212,11 +302,17 @@ def unpack(
         with atomic_folder(folder) as temporary:
             for name, size, content in members(archive):
                 target = inside(temporary, name)
-                if shutil.disk_usage(temporary).free < size: raise ForeignFileError(f"{name!r} in {archive.name} needs {size:,} bytes, more than there is room for")
+                if shutil.disk_usage(temporary).free < size:
+                    raise ForeignFileError(
+                        f"{name!r} in {archive.name} needs {size:,} bytes, more than there is room for"
+                    )
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("xb") as file: shutil.copyfileobj(content, file, 1 << 20)
             if not any(temporary.iterdir()): raise ForeignFileError(f"{archive.name} holds no files")
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError) as error: raise ForeignFileError(f"{archive.name} is no complete zip or tar archive ({error}); fetch it again") from error
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise ForeignFileError(
+            f"{archive.name} is no complete zip or tar archive ({error}); fetch it again"
+        ) from error
     except OSError as error:
         if error.errno is not None or isinstance(error, FileNotFoundError): raise
         raise ForeignFileError(f"{archive.name} is damaged ({error}); fetch it again") from error

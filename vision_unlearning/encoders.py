@@ -17,18 +17,32 @@ __all__ = ['EMBEDDING_MODEL', 'EMBEDDING_DIM', 'DINO_MODELS', 'DinoTransform', '
 # %% ../nbs/02c_models.encoders.ipynb #8db131b9
 EMBEDDING_MODEL = "dinov2_vits14"  # published name
 EMBEDDING_DIM = 384
-DINO_MODELS = {f"dinov2_vit{letter}14": f"facebook/dinov2-{size}" for letter, size in zip("sblg", ("small", "base", "large", "giant"))}
+DINO_MODELS = {
+    f"dinov2_vit{letter}14": f"facebook/dinov2-{size}"
+    for letter, size in zip("sblg", ("small", "base", "large", "giant"))
+}
 
 # %% ../nbs/02c_models.encoders.ipynb #e907d566
 class DinoTransform:
     "One PIL image, or a batch of bytes, as DINOv2 takes it."
-    mean, std = torch.tensor([.485, .456, .406])[:, None, None], torch.tensor([.229, .224, .225])[:, None, None]
+
+    mean, std = (
+        torch.tensor([0.485, 0.456, 0.406])[:, None, None],
+        torch.tensor([0.229, 0.224, 0.225])[:, None, None],
+    )
     def __init__(self, size: int = 224, resize: int = 256): self.size, self.resize = size, resize
 
     def batch(self, images: torch.Tensor) -> torch.Tensor:
         "(N,3,size,size) float of (N,3,H,W) uint8."
-        scale = self.resize/min(images.shape[-2:]); shape = [max(self.size, round(s*scale)) for s in images.shape[-2:]]
-        x = torch.nn.functional.interpolate(images.float(), shape, mode="bicubic", antialias=True, align_corners=False).round().clamp(0, 255)
+        scale = self.resize/min(images.shape[-2:])
+        shape = [max(self.size, round(s*scale)) for s in images.shape[-2:]]
+        x = (
+            torch.nn.functional.interpolate(
+                images.float(), shape, mode="bicubic", antialias=True, align_corners=False
+            )
+            .round()
+            .clamp(0, 255)
+        )
         top, left = ((s - self.size)//2 for s in shape)
         return (x[..., top:top+self.size, left:left+self.size]/255 - self.mean.to(x))/self.std.to(x)
 
@@ -45,7 +59,8 @@ def load_dino_model(
     from transformers import Dinov2Model
     from vision_unlearning.models import quiet_loading
     device = force_device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with quiet_loading(): model = Dinov2Model.from_pretrained(DINO_MODELS.get(model_name, model_name), dtype=torch.float32)
+    with quiet_loading():
+        model = Dinov2Model.from_pretrained(DINO_MODELS.get(model_name, model_name), dtype=torch.float32)
     return model.eval().requires_grad_(False).to(device), DinoTransform(), device
 
 # %% ../nbs/02c_models.encoders.ipynb #3cba8a42
@@ -54,22 +69,29 @@ class DinoEncoder:
     def __init__(self,
         name: str = EMBEDDING_MODEL,  # a published name, a folder, or a hub id
         device: str | None = None,
-    ): self.name = name; self.model, self.transform, self.device = load_dino_model(name, device)
+    ):
+        self.name = name
+        self.model, self.transform, self.device = load_dino_model(name, device)
 
     @torch.no_grad()
     def encode_images(self, images, batch_size: int = 32) -> torch.Tensor:
         "(N,D) float32 class tokens of (N,3,H,W) uint8."
-        parts = [self.model(self.transform.batch(part.to(self.device))).pooler_output for part in images.split(batch_size)]
+        parts = [
+            self.model(self.transform.batch(part.to(self.device))).pooler_output
+            for part in images.split(batch_size)
+        ]
         return torch.cat(parts).float().cpu() if parts else torch.zeros(0, self.model.config.hidden_size)
 
 # %% ../nbs/02c_models.encoders.ipynb #52a98ae1
 def load_image_encoder(
     task: str,  # task name
-    name: str = "",  # "emoji-clip", or a DINOv2 by published name, folder or hub id; empty takes the task's own
+    # "emoji-clip", or a DINOv2 by published name, folder or hub id; empty takes the task's own
+    name: str = "",
 ):  # anything with `encode_images` and `name`
     "The encoder that goes with a task: the embedded one for the embedded tasks, DINOv2 for the others."
     from vision_unlearning.models import load_clip
-    if name == "emoji-clip" or not name and get_task(task).base_model == "emoji-sd": return load_clip("emoji-clip")
+    if name == "emoji-clip" or not name and get_task(task).base_model == "emoji-sd":
+        return load_clip("emoji-clip")
     return DinoEncoder(name or EMBEDDING_MODEL)
 
 # %% ../nbs/02c_models.encoders.ipynb #1a5408ec

@@ -35,19 +35,63 @@ def explain(
     error: Exception,  # of huggingface_hub, or of the transport under it
     repository: str,
     what: str = "",  # file or folder in question
-) -> tuple[Exception | None, str, str | None]:  # what to raise, or None if it is worth another attempt; why; the hub's Retry-After
+# what to raise, or None if it is worth another attempt; why; the hub's Retry-After
+) -> tuple[Exception | None, str, str | None]:
     "What an error means."
     from huggingface_hub import errors as hf
-    it = f"{what} of {repository}" if what else repository; response = getattr(error, "response", None); status = getattr(response, "status_code", None)
-    if isinstance(error, hf.OfflineModeIsEnabled) or isinstance(getattr(error, "__cause__", None), hf.OfflineModeIsEnabled): return MissingSessionError(f"{it} cannot be fetched without a network: HF_HUB_OFFLINE is set"), "", None
-    if isinstance(error, hf.LocalEntryNotFoundError): return ConnectionError(f"the hub says nothing about {it} ({str(error.__cause__ or error).splitlines()[0]}); nothing was written, try again later"), "", None
-    if isinstance(error, hf.GatedRepoError): return PermissionError(f"{repository} is gated; accept its terms on its page, and give the token of that account"), "", None
-    if isinstance(error, hf.RepositoryNotFoundError): return MissingSessionError(f"{repository} is not on the hub, or is private; check its name, or give a token that may read it"), "", None
-    if isinstance(error, hf.EntryNotFoundError): return MissingSessionError(f"{repository} has no {what or 'such file'}"), "", None
-    if status in (401, 403): return PermissionError(f"the hub does not let this token do that with {it} ({status}); give one that may write, or another repository"), "", None
+    it = f"{what} of {repository}" if what else repository
+    response = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
+    if isinstance(error, hf.OfflineModeIsEnabled) or isinstance(
+        getattr(error, "__cause__", None), hf.OfflineModeIsEnabled
+    ):
+        return (
+            MissingSessionError(f"{it} cannot be fetched without a network: HF_HUB_OFFLINE is set"),
+            "",
+            None,
+        )
+    if isinstance(error, hf.LocalEntryNotFoundError):
+        return (
+            ConnectionError(
+                f"the hub says nothing about {it} ({str(error.__cause__ or error).splitlines()[0]}); nothing "
+                "was written, try again later"
+            ),
+            "",
+            None,
+        )
+    if isinstance(error, hf.GatedRepoError):
+        return (
+            PermissionError(
+                f"{repository} is gated; accept its terms on its page, and give the token of that account"
+            ),
+            "",
+            None,
+        )
+    if isinstance(error, hf.RepositoryNotFoundError):
+        return (
+            MissingSessionError(
+                f"{repository} is not on the hub, or is private; check its name, or give a token that may "
+                "read it"
+            ),
+            "",
+            None,
+        )
+    if isinstance(error, hf.EntryNotFoundError):
+        return MissingSessionError(f"{repository} has no {what or 'such file'}"), "", None
+    if status in (401, 403):
+        return (
+            PermissionError(
+                f"the hub does not let this token do that with {it} ({status}); give one that may write, or "
+                "another repository"
+            ),
+            "",
+            None,
+        )
     if status in RETRIABLE: return None, f"answers {status}", response.headers.get("Retry-After")
-    if status is not None: return ConnectionError(f"the hub refuses {it} ({str(error).strip().splitlines()[0]})"), "", None
-    if getattr(error, "errno", None) is not None: return error, "", None  # of this machine: no room, no permission
+    if status is not None:
+        return ConnectionError(f"the hub refuses {it} ({str(error).strip().splitlines()[0]})"), "", None
+    if getattr(error, "errno", None) is not None:
+        return error, "", None  # of this machine: no room, no permission
     return None, f"breaks off ({str(error).splitlines()[0] if str(error) else type(error).__name__})", None
 
 # %% ../nbs/05_hub.ipynb #2b23c180
@@ -64,9 +108,16 @@ def ask(
     while True:
         try: return call()
         except (hf.HfHubHTTPError.__bases__[0], hf.EntryNotFoundError, OSError) as error: trouble = error
-        final, why, asked = explain(trouble, repository, what); failures += 1
+        final, why, asked = explain(trouble, repository, what)
+        failures += 1
         if final is not None: raise final from trouble
-        if failures > (min(retries, 2) if type(trouble).__name__ in ("ConnectError", "ConnectTimeout") else retries): raise ConnectionError(f"the hub {why} when asked for {what or repository}, {failures} times; nothing half-written is left, try again later") from trouble
+        if failures > (
+            min(retries, 2) if type(trouble).__name__ in ("ConnectError", "ConnectTimeout") else retries
+        ):
+            raise ConnectionError(
+                f"the hub {why} when asked for {what or repository}, {failures} times; nothing half-written "
+                "is left, try again later"
+            ) from trouble
         time.sleep(pause(failures, WAIT if wait is None else wait, asked))
 
 # %% ../nbs/05_hub.ipynb #7ae90b94
@@ -87,7 +138,9 @@ def stated(
     entries,  # of huggingface_hub: RepoFile and RepoFolder
 ) -> dict[str, str | None]:  # path -> checksum; None of a folder
     "What the hub says of files and folders."
-    return {e.path: (e.lfs.sha256 if e.lfs else e.blob_id) if hasattr(e, "blob_id") else None for e in entries}
+    return {
+        e.path: (e.lfs.sha256 if e.lfs else e.blob_id) if hasattr(e, "blob_id") else None for e in entries
+    }
 
 # %% ../nbs/05_hub.ipynb #5142af74
 @contextlib.contextmanager
@@ -95,13 +148,15 @@ def one_bar(
     total: int,  # files
     description: str,
 ):  # a tqdm bar
-    "A bar for all files together instead of one for each; huggingface_hub's switch for bars is obeyed, and comes back."
+    """A bar for all files together instead of one for each; huggingface_hub's switch for bars is obeyed, and
+    comes back."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from tqdm.auto import tqdm
     shown = not are_progress_bars_disabled()
     if shown: disable_progress_bars()
     try:
-        with tqdm(total=total, desc=description, unit="file", disable=not shown or total < 2) as bar: yield bar
+        with tqdm(total=total, desc=description, unit="file", disable=not shown or total < 2) as bar:
+            yield bar
     finally:
         if shown: enable_progress_bars()
 
@@ -117,24 +172,44 @@ def pull(
     folder_cache=None,  # None takes the cache of huggingface_hub
     endpoint: str | None = None,
     workers: int = 8,  # files at once
-) -> dict[str, Path]:  # path in the repository -> file in the cache, all of one commit; files that do not exist are left out
+# path in the repository -> file in the cache, all of one commit; files that do not exist are left out
+) -> dict[str, Path]:
     "Fetch files of a repository into the cache, and check them."
     from huggingface_hub import constants
     if constants.HF_HUB_OFFLINE: return cached(repository, paths, folder, repo_type, revision, folder_cache)
-    api = connect(token, endpoint); at = dict(repo_type=repo_type)
-    at["revision"] = ask(lambda: api.repo_info(repository, revision=revision, expand=["sha"], **at).sha, repository)
-    if paths is not None: found = ask(lambda: stated(api.get_paths_info(repository, list(paths), **at)), repository)
-    else: found = ask(lambda: stated(api.list_repo_tree(repository, folder or None, recursive=True, **at)), repository, folder, retries=0)
+    api = connect(token, endpoint)
+    at = dict(repo_type=repo_type)
+    at["revision"] = ask(
+        lambda: api.repo_info(repository, revision=revision, expand=["sha"], **at).sha, repository
+    )
+    if paths is not None:
+        found = ask(lambda: stated(api.get_paths_info(repository, list(paths), **at)), repository)
+    else:
+        found = ask(
+            lambda: stated(api.list_repo_tree(repository, folder or None, recursive=True, **at)),
+            repository,
+            folder,
+            retries=0,
+        )
     files = {path: checksum for path, checksum in found.items() if checksum}
     def one(path):
-        inside(".", path); fetched = Path(ask(lambda: api.hf_hub_download(repository, path, cache_dir=folder_cache, **at), repository, path))
+        inside(".", path)
+        fetched = Path(
+            ask(lambda: api.hf_hub_download(repository, path, cache_dir=folder_cache, **at), repository, path)
+        )
         if matches(fetched, files[path]): return fetched
-        fetched.resolve().unlink(); fetched.unlink(missing_ok=True)
-        raise ForeignFileError(f"{path} of {repository} is not what the hub states by its checksum; the damaged copy is deleted, fetch it again")
+        fetched.resolve().unlink()
+        fetched.unlink(missing_ok=True)
+        raise ForeignFileError(
+            f"{path} of {repository} is not what the hub states by its checksum; the damaged copy is "
+            "deleted, fetch it again"
+        )
     pool, done = ThreadPoolExecutor(workers), {}
     try:
         with one_bar(len(files), folder or repository) as bar:
-            for path, fetched in zip(files, pool.map(one, files)): done[path] = fetched; bar.update()
+            for path, fetched in zip(files, pool.map(one, files)):
+                done[path] = fetched
+                bar.update()
     finally: pool.shutdown(cancel_futures=True)
     if revision is None: remember(repository, at["revision"], repo_type, folder_cache)
     return done
@@ -148,17 +223,42 @@ def remember(
 ) -> None:
     "Note the newest commit in the cache, as huggingface_hub does."
     from huggingface_hub import constants
-    with atomic_path(Path(folder_cache or constants.HF_HUB_CACHE)/"--".join([f"{repo_type}s", *repository.split("/")])/"refs"/"main") as path: path.write_text(commit)
+
+    with atomic_path(
+        Path(folder_cache or constants.HF_HUB_CACHE)
+        / "--".join([f"{repo_type}s", *repository.split("/")])
+        / "refs"
+        / "main"
+    ) as path:
+        path.write_text(commit)
 
 # %% ../nbs/05_hub.ipynb #29693e57
 def cached(
-    repository: str, paths: list[str] | None, folder: str, repo_type: str, revision: str | None, folder_cache,  # as in `pull`
+    # as in `pull`
+    repository: str, paths: list[str] | None, folder: str, repo_type: str, revision: str | None, folder_cache,
 ) -> dict[str, Path]:
     "What the cache holds of a repository; no request is made."
     from huggingface_hub import snapshot_download
-    try: root = Path(snapshot_download(repository, repo_type=repo_type, revision=revision, cache_dir=folder_cache, local_files_only=True))
-    except FileNotFoundError as error: raise MissingSessionError(f"{', '.join(paths or [folder])} of {repository} cannot be fetched without a network, since HF_HUB_OFFLINE is set, and the cache has nothing of it") from error
-    found = [inside(root, p) for p in paths] if paths is not None else sorted(inside(root, folder).rglob("*") if folder else root.rglob("*"))
+    try:
+        root = Path(
+            snapshot_download(
+                repository,
+                repo_type=repo_type,
+                revision=revision,
+                cache_dir=folder_cache,
+                local_files_only=True,
+            )
+        )
+    except FileNotFoundError as error:
+        raise MissingSessionError(
+            f"{', '.join(paths or [folder])} of {repository} cannot be fetched without a network, since "
+            "HF_HUB_OFFLINE is set, and the cache has nothing of it"
+        ) from error
+    found = (
+        [inside(root, p) for p in paths]
+        if paths is not None
+        else sorted(inside(root, folder).rglob("*") if folder else root.rglob("*"))
+    )
     return {p.relative_to(root).as_posix(): p for p in found if p.is_file()}
 
 # %% ../nbs/05_hub.ipynb #6e0620b9
@@ -175,7 +275,12 @@ def check_folders(
         parts = PurePosixPath(path).parts
         for i, name in enumerate(parts): entries["/".join(parts[:i])].add(name)
     for folder, names in entries.items():
-        if len(names) > FOLDER_LIMIT: raise ValueError(f"the folder {folder or '/'} would have {len(names):,} entries and the hub takes {FOLDER_LIMIT:,}; put them into sub-folders, such as one for every thousand, or into one archive")
+        if len(names) > FOLDER_LIMIT:
+            raise ValueError(
+                f"the folder {folder or '/'} would have {len(names):,} entries and the hub takes "
+                f"{FOLDER_LIMIT:,}; put them into sub-folders, such as one for every thousand, or into one "
+                "archive"
+            )
 
 # %% ../nbs/05_hub.ipynb #fdc5a629
 def push(
@@ -190,16 +295,36 @@ def push(
     "Send files to a repository; those that are there are left alone."
     from huggingface_hub import CommitOperationAdd
     for path in files: inside(".", path)
-    check_folders(files); api = connect(token, endpoint); at = dict(repo_type=repo_type); there = {}
+    check_folders(files)
+    api = connect(token, endpoint)
+    at = dict(repo_type=repo_type)
+    there = {}
     commit = ask(lambda: api.repo_info(repository, expand=["sha"], **at).sha, repository)
     for folder in dict.fromkeys("/".join(PurePosixPath(p).parts[:-1]) for p in files):
-        with contextlib.suppress(MissingSessionError): there |= ask(lambda folder=folder: stated(api.list_repo_tree(repository, folder or None, **at)), repository, folder, retries=0)
-    check_folders({*there, *files}); left = [p for p in files if not there.get(p) or not matches(files[p], there[p])]
+        with contextlib.suppress(MissingSessionError):
+            there |= ask(
+                lambda folder=folder: stated(api.list_repo_tree(repository, folder or None, **at)),
+                repository,
+                folder,
+                retries=0,
+            )
+    check_folders({*there, *files})
+    left = [p for p in files if not there.get(p) or not matches(files[p], there[p])]
     with one_bar(len(left), repository) as bar:
         for i in range(0, len(left), COMMIT_FILES):
-            batch = left[i:i + COMMIT_FILES]; send = lambda batch=batch: api.create_commit(repository, [CommitOperationAdd(p, os.fspath(files[p])) for p in batch], commit_message=message, **at)
+            batch = left[i:i + COMMIT_FILES]
+            send = lambda batch=batch: api.create_commit(
+                repository,
+                [CommitOperationAdd(p, os.fspath(files[p])) for p in batch],
+                commit_message=message,
+                **at,
+            )
             try: commit = ask(send, repository).oid
-            except ConnectionError as error: raise ConnectionError(f"{error}; {len(files) - len(left) + i} of {len(files)} files are there, and another call sends the rest") from error
+            except ConnectionError as error:
+                raise ConnectionError(
+                    f"{error}; {len(files) - len(left) + i} of {len(files)} files are there, and another "
+                    "call sends the rest"
+                ) from error
             bar.update(len(batch))
     return commit
 
@@ -215,12 +340,23 @@ def push_folder(
     endpoint: str | None = None,
 ) -> str:  # address of the commit
     "Send a folder to a repository of its own."
-    folder = Path(folder); names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) if names is None else names
+    folder = Path(folder)
+    names = (
+        sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+        if names is None
+        else names
+    )
     if not names: raise MissingSessionError(f"{folder} holds no files; there is nothing to send")
     api = connect(token, endpoint)
     try: ask(lambda: api.repo_info(repository, repo_type=repo_type, expand=["sha"]), repository)
-    except MissingSessionError: ask(lambda: api.create_repo(repository, repo_type=repo_type, private=private, exist_ok=True), repository)
-    commit = push(repository, {n: inside(folder, n) for n in names}, repo_type=repo_type, token=token, endpoint=endpoint)
+    except MissingSessionError:
+        ask(
+            lambda: api.create_repo(repository, repo_type=repo_type, private=private, exist_ok=True),
+            repository,
+        )
+    commit = push(
+        repository, {n: inside(folder, n) for n in names}, repo_type=repo_type, token=token, endpoint=endpoint
+    )
     return f"{api.endpoint}/{'' if repo_type == 'model' else f'{repo_type}s/'}{repository}/tree/{commit}"
 
 # %% ../nbs/05_hub.ipynb #37359c73
@@ -231,7 +367,11 @@ def huggingface_dataset_file_exists(
     endpoint: str | None = None,  # address of a hub; None takes HF_ENDPOINT, or the public one
 ) -> bool:
     "Whether a file exists in a dataset repository."
-    return ask(lambda: connect(token, endpoint).file_exists(dataset_repository, dataset_path, repo_type="dataset"), dataset_repository, dataset_path)
+    return ask(
+        lambda: connect(token, endpoint).file_exists(dataset_repository, dataset_path, repo_type="dataset"),
+        dataset_repository,
+        dataset_path,
+    )
 
 # %% ../nbs/05_hub.ipynb #90f0157f
 def huggingface_dataset_file_download(
@@ -243,7 +383,10 @@ def huggingface_dataset_file_download(
     endpoint: str | None = None,  # address of a hub; None takes HF_ENDPOINT, or the public one
 ) -> None:
     "Download one file of a dataset repository."
-    target = inside(folder_datasets, file_path); fetched = pull(dataset_repository, [file_path], token=token, folder_cache=folder_cache, endpoint=endpoint).get(file_path)
+    target = inside(folder_datasets, file_path)
+    fetched = pull(
+        dataset_repository, [file_path], token=token, folder_cache=folder_cache, endpoint=endpoint
+    ).get(file_path)
     if fetched is None: raise MissingSessionError(f"there is no file {file_path} of {dataset_repository}")
     with atomic_path(target) as temporary: shutil.copyfile(fetched, temporary)
 
@@ -259,9 +402,20 @@ def huggingface_dataset_download(
     endpoint: str | None = None,  # address of a hub; None takes HF_ENDPOINT, or the public one
 ) -> None:
     "Download one folder of a dataset repository."
-    target, files = inside(folder_datasets, dataset_config), pull(dataset_repository, None, dataset_config, token=token, folder_cache=folder_cache, endpoint=endpoint)
+    target, files = (
+        inside(folder_datasets, dataset_config),
+        pull(
+            dataset_repository,
+            None,
+            dataset_config,
+            token=token,
+            folder_cache=folder_cache,
+            endpoint=endpoint,
+        ),
+    )
     if not files: raise MissingSessionError(f"{dataset_repository} has no folder {dataset_config}")
-    name, path = next(iter(files.items())); fetched = inside(path.parents[len(PurePosixPath(name).parts) - 1], dataset_config)
+    name, path = next(iter(files.items()))
+    fetched = inside(path.parents[len(PurePosixPath(name).parts) - 1], dataset_config)
     place_folder(fetched, target, clean)
     if clean_cache and folder_cache: shutil.rmtree(folder_cache)
 
@@ -275,7 +429,9 @@ def place_folder(
     files = [p for p in sorted(Path(source).rglob("*")) if p.is_file()]
     if clean:
         with atomic_folder(target) as temporary:
-            for file in files: (temporary/file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True); shutil.copyfile(file, temporary/file.relative_to(source))
+            for file in files:
+                (temporary/file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, temporary/file.relative_to(source))
         return
     for file in files:
         with atomic_path(Path(target)/file.relative_to(source)) as temporary: shutil.copyfile(file, temporary)
@@ -290,8 +446,15 @@ def huggingface_dataset_file_upload(
 ) -> None:
     "Upload one file to a dataset repository."
     inside(".", dataset_path)
-    if not Path(file_path).is_file(): raise MissingSessionError(f"{file_path} does not exist; there is nothing to upload")
-    push(dataset_repository, {dataset_path: file_path}, token=token, endpoint=endpoint, message=f"Upload {dataset_path}")
+    if not Path(file_path).is_file():
+        raise MissingSessionError(f"{file_path} does not exist; there is nothing to upload")
+    push(
+        dataset_repository,
+        {dataset_path: file_path},
+        token=token,
+        endpoint=endpoint,
+        message=f"Upload {dataset_path}",
+    )
 
 # %% ../nbs/05_hub.ipynb #a35a2439
 def huggingface_dataset_upload(
@@ -304,6 +467,10 @@ def huggingface_dataset_upload(
     "Upload one folder to a dataset repository."
     folder = inside(folder_datasets, dataset_config)
     if not folder.is_dir(): raise MissingSessionError(f"{folder} does not exist; there is nothing to upload")
-    files = {f"{dataset_config.rstrip('/')}/{p.relative_to(folder).as_posix()}": p for p in sorted(folder.rglob("*")) if p.is_file() and not any(part.startswith(".partial-") for part in p.relative_to(folder).parts)}
+    files = {
+        f"{dataset_config.rstrip('/')}/{p.relative_to(folder).as_posix()}": p
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and not any(part.startswith(".partial-") for part in p.relative_to(folder).parts)
+    }
     if not files: raise MissingSessionError(f"{folder} is empty; there is nothing to upload")
     push(dataset_repository, files, token=token, endpoint=endpoint, message=f"Upload {dataset_config}")

@@ -26,8 +26,17 @@ def embedded_path(
 ) -> Path:  # folder with the weights
     "Folder of an embedded model."
     import vision_unlearning
-    folder = Path(vision_unlearning.__file__).parent/"embedded"/check_name("embedded model", name, EMBEDDED_MODELS)
-    if not folder.is_dir(): raise FileNotFoundError(f"{folder} is missing; reinstall the package or run the notebook in nbs/training that makes {name}")
+
+    folder = (
+        Path(vision_unlearning.__file__).parent
+        / "embedded"
+        / check_name("embedded model", name, EMBEDDED_MODELS)
+    )
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} is missing; reinstall the package or run the notebook in nbs/training that makes "
+            f"{name}"
+        )
     return folder
 
 # %% ../nbs/02_models.ipynb #0c1f44ca
@@ -36,8 +45,11 @@ def quiet_loading():
     "No bars and no warnings while files are read; the caller's choice of both comes back afterwards."
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
-    both = (diffusers_logging, transformers_logging); bars, levels = [m for m in both if m.is_progress_bar_enabled()], [(m, m.get_verbosity()) for m in both]
-    for module in both: module.disable_progress_bar(); module.set_verbosity_error()
+    both = (diffusers_logging, transformers_logging)
+    bars, levels = [m for m in both if m.is_progress_bar_enabled()], [(m, m.get_verbosity()) for m in both]
+    for module in both:
+        module.disable_progress_bar()
+        module.set_verbosity_error()
     try: yield
     finally:
         for module in bars: module.enable_progress_bar()
@@ -56,8 +68,15 @@ def load_pipeline(
         pipe = tiny_pipeline(family=TINY_FAMILIES[name]).to(device)
         return pipe if dtype == torch.float32 else pipe.to(dtype)
     try:
-        with quiet_loading(): pipe = DiffusionPipeline.from_pretrained(embedded_path(name) if name in EMBEDDED_MODELS else name, dtype=dtype, revision=revision)
-    except OSError as error: raise FileNotFoundError(f"no pipeline {name!r}: it is not embedded ({', '.join(EMBEDDED_MODELS)}), not a folder, and the hub gave none ({type(error).__name__})") from error
+        with quiet_loading():
+            pipe = DiffusionPipeline.from_pretrained(
+                embedded_path(name) if name in EMBEDDED_MODELS else name, dtype=dtype, revision=revision
+            )
+    except OSError as error:
+        raise FileNotFoundError(
+            f"no pipeline {name!r}: it is not embedded ({', '.join(EMBEDDED_MODELS)}), not a folder, and the "
+            f"hub gave none ({type(error).__name__})"
+        ) from error
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
@@ -69,8 +88,24 @@ def tiny_unet(
 ):  # UNet2DConditionModel on 8x8 latents
     "The smallest UNet that has every kind of block."
     from diffusers import UNet2DConditionModel
-    return UNet2DConditionModel(**{**dict(sample_size=8, in_channels=channels, out_channels=channels, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), cross_attention_dim=width, attention_head_dim=2), **options})
+
+    return UNet2DConditionModel(
+        **{
+            **dict(
+                sample_size=8,
+                in_channels=channels,
+                out_channels=channels,
+                layers_per_block=1,
+                block_out_channels=(8, 16),
+                norm_num_groups=4,
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+                cross_attention_dim=width,
+                attention_head_dim=2,
+            ),
+            **options,
+        }
+    )
 
 # %% ../nbs/02_models.ipynb #dbb6900f
 def tiny_text_encoder(
@@ -80,8 +115,20 @@ def tiny_text_encoder(
 ):  # CLIPTextModel or CLIPTextModelWithProjection, 32 wide
     "The smallest CLIP text tower."
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-    config = CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, hidden_act=activation, projection_dim=32,
-        max_position_embeddings=tokenizer.model_max_length, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        hidden_act=activation,
+        projection_dim=32,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     return (CLIPTextModelWithProjection if pooled else CLIPTextModel)(config).eval()
 
 # %% ../nbs/02_models.ipynb #4b615fef
@@ -92,19 +139,55 @@ def tiny_pipeline(
     "A random pipeline of real classes, the same for the same seed; the global RNG is left alone."
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
     from transformers import CLIPTokenizer
-    check_name("family of pipelines", family, TINY_FAMILIES.values()); xl = family == "sdxl"
-    tokenizer = CLIPTokenizer.from_pretrained(embedded_path("emoji-sd")/"tokenizer"); linear = dict(use_linear_projection=True, attention_head_dim=(2, 4))
-    options = {"sd1": {}, "sd2": linear, "sdxl": dict(**linear, width=64, addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6*8 + 32)}[family]
+    check_name("family of pipelines", family, TINY_FAMILIES.values())
+    xl = family == "sdxl"
+    tokenizer = CLIPTokenizer.from_pretrained(embedded_path("emoji-sd")/"tokenizer")
+    linear = dict(use_linear_projection=True, attention_head_dim=(2, 4))
+    options = {
+        "sd1": {},
+        "sd2": linear,
+        "sdxl": dict(
+            **linear,
+            width=64,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + 32,
+        ),
+    }[family]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         text = tiny_text_encoder(tokenizer, "gelu" if family == "sd2" else "quick_gelu")
-        vae = AutoencoderKL(block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",)*2, up_block_types=("UpDecoderBlock2D",)*2,
-            latent_channels=4, norm_num_groups=4, sample_size=16, mid_block_add_attention=False)
-        unet = tiny_unet(**options); second = tiny_text_encoder(tokenizer, "gelu", pooled=True) if xl else None
-    scheduler = DDIMScheduler(beta_schedule="scaled_linear", beta_start=.00085, beta_end=.012, clip_sample=False, steps_offset=1, set_alpha_to_one=False, prediction_type="v_prediction" if family == "sd2" else "epsilon")
-    parts = dict(vae=vae.eval(), text_encoder=text, tokenizer=tokenizer, unet=unet.eval(), scheduler=scheduler)
-    if xl: pipe = StableDiffusionXLPipeline(**parts, text_encoder_2=second, tokenizer_2=tokenizer, add_watermarker=False)
-    else: pipe = StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+        vae = AutoencoderKL(
+            block_out_channels=(8, 16),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=16,
+            mid_block_add_attention=False,
+        )
+        unet = tiny_unet(**options)
+        second = tiny_text_encoder(tokenizer, "gelu", pooled=True) if xl else None
+    scheduler = DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        clip_sample=False,
+        steps_offset=1,
+        set_alpha_to_one=False,
+        prediction_type="v_prediction" if family == "sd2" else "epsilon",
+    )
+    parts = dict(
+        vae=vae.eval(), text_encoder=text, tokenizer=tokenizer, unet=unet.eval(), scheduler=scheduler
+    )
+    if xl:
+        pipe = StableDiffusionXLPipeline(
+            **parts, text_encoder_2=second, tokenizer_2=tokenizer, add_watermarker=False
+        )
+    else:
+        pipe = StableDiffusionPipeline(
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -124,31 +207,48 @@ class ClipEncoder(nn.Module):
         std=(.5, .5, .5),  # per channel
         name: str = "clip",  # for cache keys and records
     ):
-        super().__init__(); self.model, self.tokenizer, self.size, self.name = model.eval(), tokenizer, size, name
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None]); self.register_buffer("std", torch.tensor(std)[:, None, None])
+        super().__init__()
+        self.model, self.tokenizer, self.size, self.name = model.eval(), tokenizer, size, name
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(std)[:, None, None])
 
     def pixels(self, images):
         "(N,3,H,W) uint8 to the network's input."
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3: raise ValueError(f"images must be (N,3,H,W) uint8, got {tuple(images.shape)} {images.dtype}")
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images must be (N,3,H,W) uint8, got {tuple(images.shape)} {images.dtype}")
         x, side = images.to(self.mean.device).float(), min(images.shape[-2:])
         if side != self.size:
             shape = [round(s*self.size/side) for s in images.shape[-2:]]
-            x = nn.functional.interpolate(x, shape, mode="bicubic", antialias=True, align_corners=False).round().clamp(0, 255)
+            x = (
+                nn.functional.interpolate(x, shape, mode="bicubic", antialias=True, align_corners=False)
+                .round()
+                .clamp(0, 255)
+            )
         top, left = ((s - self.size)//2 for s in x.shape[-2:])
         return (x[..., top:top+self.size, left:left+self.size]/255 - self.mean)/self.std
 
     @torch.no_grad()
     def encode_images(self, images, batch_size=None):
-        "(N,D) float32 unit vectors of (N,3,H,W) uint8 images; None is what stays in the cache of a CPU, and more on a GPU."
+        """(N,D) float32 unit vectors of (N,3,H,W) uint8 images; None is what stays in the cache of a CPU, and
+        more on a GPU."""
         batch_size = batch_size or (16 if self.mean.device.type == "cpu" else 100)
-        return torch.cat([_unit(self.model.get_image_features(pixel_values=self.pixels(part).to(self.model.dtype))) for part in images.split(batch_size)])
+        return torch.cat(
+            [
+                _unit(self.model.get_image_features(pixel_values=self.pixels(part).to(self.model.dtype)))
+                for part in images.split(batch_size)
+            ]
+        )
 
     @torch.no_grad()
     def encode_texts(self, texts, batch_size=256):
         "(N,D) float32 unit vectors of N strings."
         length = self.model.config.text_config.max_position_embeddings
-        ids = self.tokenizer(list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids.to(self.mean.device)
-        return torch.cat([_unit(self.model.get_text_features(input_ids=part)) for part in ids.split(batch_size)])
+        ids = self.tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        ).input_ids.to(self.mean.device)
+        return torch.cat(
+            [_unit(self.model.get_text_features(input_ids=part)) for part in ids.split(batch_size)]
+        )
 
 # %% ../nbs/02_models.ipynb #800e2d04
 def tiny_clip(
@@ -156,15 +256,27 @@ def tiny_clip(
 ) -> ClipEncoder:  # named "tiny"
     "The smallest CLIP, the same for the same seed; the global RNG is left alone."
     from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
-    tokenizer = CLIPTokenizer.from_pretrained(embedded_path("emoji-sd")/"tokenizer", model_max_length=77); small = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
-    text = dict(small, vocab_size=len(tokenizer), max_position_embeddings=77, **{f"{n}_token_id": getattr(tokenizer, f"{n}_token_id") for n in ("bos", "eos", "pad")})
+    tokenizer = CLIPTokenizer.from_pretrained(embedded_path("emoji-sd")/"tokenizer", model_max_length=77)
+    small = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    text = dict(
+        small,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=77,
+        **{f"{n}_token_id": getattr(tokenizer, f"{n}_token_id") for n in ("bos", "eos", "pad")},
+    )
     with torch.random.fork_rng():
-        torch.manual_seed(seed); model = CLIPModel(CLIPConfig(text_config=text, vision_config=dict(small, image_size=32, patch_size=16), projection_dim=16))
+        torch.manual_seed(seed)
+        model = CLIPModel(
+            CLIPConfig(
+                text_config=text, vision_config=dict(small, image_size=32, patch_size=16), projection_dim=16
+            )
+        )
     return ClipEncoder(model, tokenizer, 32, (.5,)*3, (.5,)*3, "tiny")
 
 # %% ../nbs/02_models.ipynb #d464c4cb
 def load_clip(
-    name: str = "emoji-clip",  # embedded name, "tiny", a folder, or a hub id such as "openai/clip-vit-base-patch16"
+    # embedded name, "tiny", a folder, or a hub id such as "openai/clip-vit-base-patch16"
+    name: str = "emoji-clip",
     revision: str | None = None,  # commit of a hub model
 ) -> ClipEncoder:
     "A CLIP to evaluate with, never the one whose text tower drives the pipeline."
@@ -173,12 +285,23 @@ def load_clip(
     source = embedded_path(name) if name in EMBEDDED_MODELS else name
     with quiet_loading(): model = CLIPModel.from_pretrained(source, revision=revision, dtype=torch.float32)
     processor = CLIPImageProcessor.from_pretrained(source, revision=revision)
-    encoder = ClipEncoder(model, CLIPTokenizer.from_pretrained(source, revision=revision), model.config.vision_config.image_size, processor.image_mean, processor.image_std, name)
+    encoder = ClipEncoder(
+        model,
+        CLIPTokenizer.from_pretrained(source, revision=revision),
+        model.config.vision_config.image_size,
+        processor.image_mean,
+        processor.image_std,
+        name,
+    )
     encoder.revision = revision
     return encoder
 
 # %% ../nbs/02_models.ipynb #2d88ab18
-JUDGE_HEADS = {"emoji": ["emoji"], "emoji_canvas": ["object"], "emoji_people": ["occupation", "gender", "tone"]}
+JUDGE_HEADS = {
+    "emoji": ["emoji"],
+    "emoji_canvas": ["object"],
+    "emoji_people": ["occupation", "gender", "tone"],
+}
 
 # %% ../nbs/02_models.ipynb #8103f342
 class Judge(nn.Module):
@@ -189,8 +312,20 @@ class Judge(nn.Module):
         depths=(1, 1, 1),  # residual blocks a stage
     ):
         from transformers import ResNetConfig, ResNetModel
-        super().__init__(); self.classes, self.widths, self.depths = {h: list(c) for h, c in classes.items()}, list(widths), list(depths)
-        self.trunk = ResNetModel(ResNetConfig(embedding_size=widths[0], hidden_sizes=list(widths[1:]), depths=list(depths), layer_type="basic"))
+        super().__init__()
+        self.classes, self.widths, self.depths = (
+            {h: list(c) for h, c in classes.items()},
+            list(widths),
+            list(depths),
+        )
+        self.trunk = ResNetModel(
+            ResNetConfig(
+                embedding_size=widths[0],
+                hidden_sizes=list(widths[1:]),
+                depths=list(depths),
+                layer_type="basic",
+            )
+        )
         self.heads = nn.ModuleDict({h: nn.Linear(widths[-1], len(c)) for h, c in self.classes.items()})
 
     def forward(self,
@@ -202,20 +337,34 @@ class Judge(nn.Module):
     @torch.no_grad()
     def probabilities(self, images, batch_size=100):
         "head -> (N,K) float32 probabilities of (N,3,H,W) uint8 images; other sizes are resized to 64x64."
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3: raise ValueError(f"images must be (N,3,H,W) uint8, got {tuple(images.shape)} {images.dtype}")
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images must be (N,3,H,W) uint8, got {tuple(images.shape)} {images.dtype}")
         device, found = next(self.parameters()).device, []
         for part in images.split(batch_size):
             x = part.to(device).float()
-            if x.shape[-2:] != (64, 64): x = nn.functional.interpolate(x, (64, 64), mode="bicubic", antialias=True, align_corners=False).clamp(0, 255)
+            if x.shape[-2:] != (64, 64):
+                x = nn.functional.interpolate(
+                    x, (64, 64), mode="bicubic", antialias=True, align_corners=False
+                ).clamp(0, 255)
             found.append({h: l.softmax(-1).cpu() for h, l in self(x/127.5 - 1).items()})
         return {h: torch.cat([f[h] for f in found]) for h in self.classes}
 
     def entity_probabilities(self, images, task, entities, batch_size=100):
         "(N,E) float32: probability of each of `entities` (dicts of the task's table); rows sum to 1."
-        heads = JUDGE_HEADS[check_name("task that the judge knows", task, JUDGE_HEADS)]; p, joint = self.probabilities(images, batch_size), 1.
+        heads = JUDGE_HEADS[check_name("task that the judge knows", task, JUDGE_HEADS)]
+        p, joint = self.probabilities(images, batch_size), 1.
         for head in heads:
             values = [e["name"] if len(heads) == 1 else e[head] for e in entities]
-            joint = joint*p[head][:, [self.classes[head].index(check_name(f"{head} of the judge", v, self.classes[head])) for v in values]]
+            joint = (
+                joint
+                * p[head][
+                    :,
+                    [
+                        self.classes[head].index(check_name(f"{head} of the judge", v, self.classes[head]))
+                        for v in values
+                    ],
+                ]
+            )
         return joint/joint.sum(1, keepdim=True).clamp_min(1e-12)
 
 # %% ../nbs/02_models.ipynb #d072ac3a
@@ -226,8 +375,13 @@ def save_judge(
     "Write weights (half precision) and classes."
     from safetensors.torch import save_file
     with atomic_folder(folder) as temporary:
-        save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in judge.state_dict().items()}, temporary/"model.safetensors")
-        write_json(temporary/"config.json", dict(classes=judge.classes, widths=judge.widths, depths=judge.depths))
+        save_file(
+            {k: v.half().contiguous() if v.is_floating_point() else v for k, v in judge.state_dict().items()},
+            temporary / "model.safetensors",
+        )
+        write_json(
+            temporary / "config.json", dict(classes=judge.classes, widths=judge.widths, depths=judge.depths)
+        )
 
 # %% ../nbs/02_models.ipynb #dfb46058
 def load_judge(
@@ -237,6 +391,15 @@ def load_judge(
     from safetensors.torch import load_file
     folder = embedded_path(name) if name in EMBEDDED_MODELS else Path(name)
     judge = Judge(**read_json(folder/"config.json"))
-    try: judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(folder/"model.safetensors").items()})
-    except Exception as error: raise ForeignFileError(f"{folder}/model.safetensors does not hold the weights of a judge: {error}") from error
+    try:
+        judge.load_state_dict(
+            {
+                k: v.float() if v.is_floating_point() else v
+                for k, v in load_file(folder / "model.safetensors").items()
+            }
+        )
+    except Exception as error:
+        raise ForeignFileError(
+            f"{folder}/model.safetensors does not hold the weights of a judge: {error}"
+        ) from error
     return judge.eval().requires_grad_(False)

@@ -18,14 +18,80 @@ __all__ = ['METHOD_COLORS', 'HIGHER_IS_BETTER', 'method_label', 'method_color', 
            'save_figure', 'image_grid', 'heatmap', 'scatter']
 
 # %% ../nbs/03_plotting.ipynb #84d5055c
-METHOD_COLORS = {"none": "#999999", "random": "#666666", "prompt_filter": "#BBBBBB", "sld": "#8C6D46", "uce": "#0072B2", "rece": "#56B4E9", "distil": "#D55E00", "distil_module": "#E8935C",
-                 "distil_weight": "#8F3D00", "munba": "#009E73", "lora_negation": "#E69F00", "esd": "#CC79A7", "concept_ablation": "#7A3B69", "spm": "#5DBB9E", "salun": "#F0E442", "erasediff": "#A39A00",
-                 "retrain": "#222222", "finetune": "#AEC7E8", "l1_sparse": "#6B8FB5", "neggrad": "#C44E52", "neggrad_plus": "#E07B7E", "random_label": "#F2B8B5", "cf_k": "#C5B0D5", "eu_k": "#9467BD", "uam": "#17A2B8",
-                 "fisher": "#BCBD22", "influence": "#7F8C3A", "ssd": "#2CA02C", "scrub": "#FF7F0E", "bad_teacher": "#B8860B", "unsir": "#E377C2", "boundary_shrink": "#4B6A9B", "boundary_expand": "#2F4B7C", "zero_shot": "#C49C94", "gkt": "#8C564B"}
-_METHOD_LABELS = {"none": "no edit", "random": "random edit", "prompt_filter": "prompt filter", "sld": "SLD", "uce": "UCE", "rece": "RECE", "distil": "FADE", "distil_module": "FADE by layer",
-                  "distil_weight": "FADE by weight", "munba": "MUNBa", "lora_negation": "LoRA negation", "esd": "ESD", "concept_ablation": "concept ablation", "spm": "SPM", "salun": "SalUn", "erasediff": "EraseDiff",
-                  "retrain": "retraining", "finetune": "fine-tuning", "l1_sparse": "L1 sparse", "neggrad": "NegGrad", "neggrad_plus": "NegGrad+", "random_label": "random labels", "cf_k": "CF-k", "eu_k": "EU-k", "uam": "UAM",
-                  "fisher": "Fisher", "influence": "influence", "ssd": "SSD", "scrub": "SCRUB", "bad_teacher": "bad teacher", "unsir": "UNSIR", "boundary_shrink": "boundary shrink", "boundary_expand": "boundary expand", "zero_shot": "zero-shot", "gkt": "GKT"}
+METHOD_COLORS = {
+    "none": "#999999",
+    "random": "#666666",
+    "prompt_filter": "#BBBBBB",
+    "sld": "#8C6D46",
+    "uce": "#0072B2",
+    "rece": "#56B4E9",
+    "distil": "#D55E00",
+    "distil_module": "#E8935C",
+    "distil_weight": "#8F3D00",
+    "munba": "#009E73",
+    "lora_negation": "#E69F00",
+    "esd": "#CC79A7",
+    "concept_ablation": "#7A3B69",
+    "spm": "#5DBB9E",
+    "salun": "#F0E442",
+    "erasediff": "#A39A00",
+    "retrain": "#222222",
+    "finetune": "#AEC7E8",
+    "l1_sparse": "#6B8FB5",
+    "neggrad": "#C44E52",
+    "neggrad_plus": "#E07B7E",
+    "random_label": "#F2B8B5",
+    "cf_k": "#C5B0D5",
+    "eu_k": "#9467BD",
+    "uam": "#17A2B8",
+    "fisher": "#BCBD22",
+    "influence": "#7F8C3A",
+    "ssd": "#2CA02C",
+    "scrub": "#FF7F0E",
+    "bad_teacher": "#B8860B",
+    "unsir": "#E377C2",
+    "boundary_shrink": "#4B6A9B",
+    "boundary_expand": "#2F4B7C",
+    "zero_shot": "#C49C94",
+    "gkt": "#8C564B",
+}
+_METHOD_LABELS = {
+    "none": "no edit",
+    "random": "random edit",
+    "prompt_filter": "prompt filter",
+    "sld": "SLD",
+    "uce": "UCE",
+    "rece": "RECE",
+    "distil": "FADE",
+    "distil_module": "FADE by layer",
+    "distil_weight": "FADE by weight",
+    "munba": "MUNBa",
+    "lora_negation": "LoRA negation",
+    "esd": "ESD",
+    "concept_ablation": "concept ablation",
+    "spm": "SPM",
+    "salun": "SalUn",
+    "erasediff": "EraseDiff",
+    "retrain": "retraining",
+    "finetune": "fine-tuning",
+    "l1_sparse": "L1 sparse",
+    "neggrad": "NegGrad",
+    "neggrad_plus": "NegGrad+",
+    "random_label": "random labels",
+    "cf_k": "CF-k",
+    "eu_k": "EU-k",
+    "uam": "UAM",
+    "fisher": "Fisher",
+    "influence": "influence",
+    "ssd": "SSD",
+    "scrub": "SCRUB",
+    "bad_teacher": "bad teacher",
+    "unsir": "UNSIR",
+    "boundary_shrink": "boundary shrink",
+    "boundary_expand": "boundary expand",
+    "zero_shot": "zero-shot",
+    "gkt": "GKT",
+}
 
 # %% ../nbs/03_plotting.ipynb #d896673f
 def method_label(
@@ -42,16 +108,43 @@ def method_color(
     return METHOD_COLORS.get(method, "#333333")
 
 # %% ../nbs/03_plotting.ipynb #c64c6558
-_PAIR_LABELS = {"clip_diff": "CLIP score change", "brisque_diff": "BRISQUE change", "rmse": "RMSE (grey levels)", "ssim": "SSIM",
-                "dino_diff": "DINO cosine", "judge_diff": "judge accuracy change", "judge_prob_diff": "judge probability change",
-                "rmse_legacy": "RMSE (published scale)", "ssim_legacy": "SSIM (published scale)"}
-HIGHER_IS_BETTER = {"clip_diff": True, "brisque_diff": False, "rmse": False, "ssim": True, "dino_diff": True, "judge_diff": True,
-                    "judge_prob_diff": True, "rmse_legacy": False, "ssim_legacy": True}
-_SIMILARITY_LABELS = {"clip": "CLIP text similarity (100·cos)", "jacc": "attribute agreement, as published", "attr": "attribute similarity",
-                      "dino": "DINO image similarity", "act": "attention similarity", "weight_overlap": "edit overlap"}
+_PAIR_LABELS = {
+    "clip_diff": "CLIP score change",
+    "brisque_diff": "BRISQUE change",
+    "rmse": "RMSE (grey levels)",
+    "ssim": "SSIM",
+    "dino_diff": "DINO cosine",
+    "judge_diff": "judge accuracy change",
+    "judge_prob_diff": "judge probability change",
+    "rmse_legacy": "RMSE (published scale)",
+    "ssim_legacy": "SSIM (published scale)",
+}
+HIGHER_IS_BETTER = {
+    "clip_diff": True,
+    "brisque_diff": False,
+    "rmse": False,
+    "ssim": True,
+    "dino_diff": True,
+    "judge_diff": True,
+    "judge_prob_diff": True,
+    "rmse_legacy": False,
+    "ssim_legacy": True,
+}
+_SIMILARITY_LABELS = {
+    "clip": "CLIP text similarity (100·cos)",
+    "jacc": "attribute agreement, as published",
+    "attr": "attribute similarity",
+    "dino": "DINO image similarity",
+    "act": "attention similarity",
+    "weight_overlap": "edit overlap",
+}
 _WHO = {"emitter_minus_receiver": "caused minus suffered", "emitter": "caused", "receiver": "suffered"}
-_WHAT = {"number_of_interfered_worse_than_target": "receivers worse than the target by", "number_of_interfered_worse_than_zero": "receivers below zero by",
-         "worst_interfered": "worst", "average": "mean"}
+_WHAT = {
+    "number_of_interfered_worse_than_target": "receivers worse than the target by",
+    "number_of_interfered_worse_than_zero": "receivers below zero by",
+    "worst_interfered": "worst",
+    "average": "mean",
+}
 
 # %% ../nbs/03_plotting.ipynb #cd0d3985
 def metric_label(
@@ -60,12 +153,15 @@ def metric_label(
     "Words for an axis: the quantity, its unit, and an arrow towards less harm where one is defined."
     if metric in _PAIR_LABELS: return f"{_PAIR_LABELS[metric]} {'↑' if HIGHER_IS_BETTER[metric] else '↓'}"
     for prefix, words in (("forget_", "on the target itself"), ("retain_average_", "mean of the others")):
-        if metric.removeprefix(prefix) in _PAIR_LABELS: return f"{_PAIR_LABELS[metric.removeprefix(prefix)]}, {words}"
+        if metric.removeprefix(prefix) in _PAIR_LABELS:
+            return f"{_PAIR_LABELS[metric.removeprefix(prefix)]}, {words}"
     who = next((w for w in _WHO if metric.startswith(w + "_")), None)
     what = next((w for w in _WHAT if who and metric.startswith(f"{who}_{w}_")), None)
     pair = metric.removeprefix(f"{who}_{what}_").removesuffix("_without_self") if what else None
     if pair not in _PAIR_LABELS: return metric.replace("_", " ")
-    arrow = "" if "minus" in who else " ↓" if what.startswith("number") or not HIGHER_IS_BETTER[pair] else " ↑"
+    arrow = (
+        "" if "minus" in who else " ↓" if what.startswith("number") or not HIGHER_IS_BETTER[pair] else " ↑"
+    )
     left_out = ", itself left out" if metric.endswith("_without_self") else ""
     return f"{_WHAT[what]} {_PAIR_LABELS[pair]}, {_WHO[who]}{left_out}{arrow}"
 
@@ -95,7 +191,9 @@ def save_figure(
 ) -> Path:
     "Write one figure, whole or not at all."
     fig = getattr(fig, "figure", fig) or fig
-    stamp = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(Path(path).suffix)
+    stamp = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(
+        Path(path).suffix
+    )
     if stamp is None: raise ValueError(f"cannot save a figure as {Path(path).name!r}; use .png, .pdf or .svg")
     with atomic_path(path) as temporary: fig.savefig(temporary, metadata=stamp)
     if close: plt.close(fig)
@@ -112,7 +210,8 @@ def _tile(rows, gap: int = 4) -> tuple[np.ndarray, int, int]:
     canvas = np.full((height*len(rows) - gap, width*max(map(len, rows)) - gap, 3), 255, np.uint8)
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
-            if image is not None: canvas[i*height:i*height + np.shape(image)[0], j*width:j*width + np.shape(image)[1]] = image
+            if image is not None:
+                canvas[i*height:i*height + np.shape(image)[0], j*width:j*width + np.shape(image)[1]] = image
     return canvas, height, width
 
 # %% ../nbs/03_plotting.ipynb #998df4b2
@@ -127,9 +226,19 @@ def image_grid(
     "Draw images as a labelled grid."
     canvas, height, width = _tile(rows)
     letters = max(6, int(width*scale/5.2))
-    names = ["\n".join(textwrap.fill(part, letters, break_long_words=False) for part in str(name).split("\n")) for name in column_labels]
+    names = [
+        "\n".join(textwrap.fill(part, letters, break_long_words=False) for part in str(name).split("\n"))
+        for name in column_labels
+    ]
     header, side = max((n.count("\n") + 1 for n in names), default=0), max(map(len, row_labels), default=0)
-    ax = new_axes((canvas.shape[1]*scale/72 + .2 + .09*side, canvas.shape[0]*scale/72 + .2 + .16*header + extra), ax, frame=False)
+    ax = new_axes(
+        (
+            canvas.shape[1] * scale / 72 + 0.2 + 0.09 * side,
+            canvas.shape[0] * scale / 72 + 0.2 + 0.16 * header + extra,
+        ),
+        ax,
+        frame=False,
+    )
     ax.imshow(canvas, interpolation="antialiased")
     ax.set_xticks([j*width + (width - 4)/2 for j in range(len(names))], names, fontsize=8, linespacing=1.05)
     ax.set_yticks([i*height + (height - 4)/2 for i in range(len(row_labels))], row_labels, fontsize=9)
@@ -138,11 +247,14 @@ def image_grid(
 
 # %% ../nbs/03_plotting.ipynb #20d75ed8
 def _color_range(matrix: np.ndarray, itself: np.ndarray, signed: bool) -> tuple[float, float]:
-    "Limits of the colour scale: robust, without the cells where a row meets itself, symmetric for signed values."
+    """Limits of the colour scale: robust, without the cells where a row meets itself, symmetric for signed
+    values."""
     values = matrix[~itself & np.isfinite(matrix)]
     if not len(values): return 0., 1.
     low, high = np.percentile(values, [2, 98])
-    if signed: high = max(-low, high); low = -high
+    if signed:
+        high = max(-low, high)
+        low = -high
     return (low, high) if high > low else (low - .5, low + .5)
 
 # %% ../nbs/03_plotting.ipynb #1a39df0b
@@ -151,8 +263,15 @@ def _group_ticks(ax: Axes, groups: Sequence[str]) -> None:
     starts = [i for i, g in enumerate(groups) if i == 0 or g != groups[i - 1]] + [len(groups)]
     middles, names = [(a + b - 1)/2 for a, b in zip(starts, starts[1:])], [groups[a] for a in starts[:-1]]
     for edge in starts[1:-1]:
-        ax.axhline(edge - .5, color="#333333", lw=.7); ax.axvline(edge - .5, color="#333333", lw=.7)
-    ax.set_xticks(middles, names, rotation=90 if len(names) > 6 else 30, ha="center" if len(names) > 6 else "right", fontsize=8)
+        ax.axhline(edge - .5, color="#333333", lw=.7)
+        ax.axvline(edge - .5, color="#333333", lw=.7)
+    ax.set_xticks(
+        middles,
+        names,
+        rotation=90 if len(names) > 6 else 30,
+        ha="center" if len(names) > 6 else "right",
+        fontsize=8,
+    )
     ax.set_yticks(middles, names, fontsize=8)
 
 # %% ../nbs/03_plotting.ipynb #366a68eb
@@ -167,16 +286,35 @@ def heatmap(
     label: str = "",  # what the colour means
 ) -> Axes:
     "Draw a matrix with names or groups on its sides."
-    matrix = np.asarray(matrix, float); columns = list(labels if column_labels is None else column_labels)
-    if matrix.shape != (len(labels), len(columns)): raise ValueError(f"matrix is {matrix.shape} but has {len(labels)} row and {len(columns)} column names")
+    matrix = np.asarray(matrix, float)
+    columns = list(labels if column_labels is None else column_labels)
+    if matrix.shape != (len(labels), len(columns)):
+        raise ValueError(
+            f"matrix is {matrix.shape} but has {len(labels)} row and {len(columns)} column names"
+        )
     side, square = [max(1.2, min(6., .19*n)) for n in matrix.shape], matrix.shape[0] == matrix.shape[1]
-    rows, columns_shown = ([n if len(n) <= 24 else n[:23] + "…" for n in map(str, names)] for names in (labels, columns))
+    rows, columns_shown = (
+        [n if len(n) <= 24 else n[:23] + "…" for n in map(str, names)] for names in (labels, columns)
+    )
     letters = [0 if groups is not None else max(map(len, names)) for names in (rows, columns_shown)]
     ax = new_axes((max(side[1], 2.6) + 1.6 + .06*letters[0], side[0] + .9 + .06*letters[1]), ax, frame=False)
     low, high = _color_range(matrix, np.array([[a == b for b in columns] for a in labels]), signed)
-    shown = ax.imshow(matrix, vmin=low, vmax=high, cmap=("RdBu" if harm_is_low else "RdBu_r") if signed else "viridis", interpolation="nearest", aspect="equal" if square else "auto")
+    shown = ax.imshow(
+        matrix,
+        vmin=low,
+        vmax=high,
+        cmap=("RdBu" if harm_is_low else "RdBu_r") if signed else "viridis",
+        interpolation="nearest",
+        aspect="equal" if square else "auto",
+    )
     below, above = (matrix < low).any(), (matrix > high).any()
-    ax.figure.colorbar(shown, ax=ax, label=label, shrink=.8 if square else 1, extend="both" if below and above else "min" if below else "max" if above else "neither")
+    ax.figure.colorbar(
+        shown,
+        ax=ax,
+        label=label,
+        shrink=0.8 if square else 1,
+        extend="both" if below and above else "min" if below else "max" if above else "neither",
+    )
     if groups is not None: _group_ticks(ax, groups)
     else:
         step_y, step_x = (max(1, int(np.ceil(n/40))) for n in matrix.shape)
@@ -192,7 +330,8 @@ def scatter(
     ax: Axes | None = None,
     xlabel: str = "",
     ylabel: str = "",
-    colors: Sequence[str] | None = None,  # N categories, drawn in colours and named in a legend; beyond eight the rare ones are "others"
+    # N categories, drawn in colours and named in a legend; beyond eight the rare ones are "others"
+    colors: Sequence[str] | None = None,
     names: dict[int, str] | None = None,  # point index -> text beside it
     line: bool = True,  # draw the least-squares line
     color: str = "#0072B2",  # of all points when there are no categories
@@ -200,20 +339,35 @@ def scatter(
     "Draw points, a guiding line, and a few names; pairs with a NaN are left out."
     x, y = np.asarray(x, float), np.asarray(y, float)
     if x.shape != y.shape: raise ValueError(f"{len(x)} x values but {len(y)} y values")
-    ax = new_axes(ax=ax); valid = np.isfinite(x) & np.isfinite(y)
-    style = dict(s=float(np.clip(5000/max(valid.sum(), 1), 5, 28)), alpha=float(np.clip(60/np.sqrt(max(valid.sum(), 1))/4, .15, .8)), linewidths=0, rasterized=True)
+    ax = new_axes(ax=ax)
+    valid = np.isfinite(x) & np.isfinite(y)
+    style = dict(
+        s=float(np.clip(5000 / max(valid.sum(), 1), 5, 28)),
+        alpha=float(np.clip(60 / np.sqrt(max(valid.sum(), 1)) / 4, 0.15, 0.8)),
+        linewidths=0,
+        rasterized=True,
+    )
     colors = None if colors is None else np.asarray(list(map(str, colors)))
     kinds = [None] if colors is None else sorted(set(colors), key=lambda k: -(colors == k).sum())
-    if len(kinds) > 8: colors = np.where(np.isin(colors, kinds[:7]), colors, "others"); kinds = kinds[:7] + ["others"]
-    palette = [color] if colors is None else [c for m, c in METHOD_COLORS.items() if m not in ("none", "random")] + ["#333333"]
+    if len(kinds) > 8:
+        colors = np.where(np.isin(colors, kinds[:7]), colors, "others")
+        kinds = kinds[:7] + ["others"]
+    palette = (
+        [color]
+        if colors is None
+        else [c for m, c in METHOD_COLORS.items() if m not in ("none", "random")] + ["#333333"]
+    )
     for i, kind in enumerate(kinds):
         chosen = valid if kind is None else valid & (colors == kind)
         ax.scatter(x[chosen], y[chosen], color=palette[i % len(palette)], label=kind, **style)
     if line and valid.sum() > 1 and np.ptp(x[valid]) > 0:
-        slope, start = np.polyfit(x[valid], y[valid], 1); ends = np.array([x[valid].min(), x[valid].max()])
+        slope, start = np.polyfit(x[valid], y[valid], 1)
+        ends = np.array([x[valid].min(), x[valid].max()])
         ax.plot(ends, slope*ends + start, color="black", lw=1.2)
-    for i, name in (names or {}).items(): ax.annotate(name, (x[i], y[i]), xytext=(4, 3), textcoords="offset points", fontsize=8)
+    for i, name in (names or {}).items():
+        ax.annotate(name, (x[i], y[i]), xytext=(4, 3), textcoords="offset points", fontsize=8)
     if colors is not None:
-        for handle in ax.legend(fontsize=8, frameon=False, markerscale=1.5).legend_handles: handle.set_alpha(1)
+        for handle in ax.legend(fontsize=8, frameon=False, markerscale=1.5).legend_handles:
+            handle.set_alpha(1)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     return ax

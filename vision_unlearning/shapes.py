@@ -17,9 +17,19 @@ def sd14_unet(
 ):  # UNet2DConditionModel on the meta device
     "The UNet of SD 1.4 without any memory behind its weights."
     from diffusers import UNet2DConditionModel
-    if shrink not in (1, 2, 4, 8): raise ValueError(f"shrink must be 1, 2, 4 or 8, such that all widths stay whole numbers of groups and heads, got {shrink}")
+    if shrink not in (1, 2, 4, 8):
+        raise ValueError(
+            "shrink must be 1, 2, 4 or 8, such that all widths stay whole numbers of groups and heads, got "
+            f"{shrink}"
+        )
     with torch.device("meta"):
-        return UNet2DConditionModel(sample_size=64, cross_attention_dim=768//shrink, attention_head_dim=8, block_out_channels=[w//shrink for w in (320, 640, 1280, 1280)], norm_num_groups=32//shrink)
+        return UNet2DConditionModel(
+            sample_size=64,
+            cross_attention_dim=768 // shrink,
+            attention_head_dim=8,
+            block_out_channels=[w // shrink for w in (320, 640, 1280, 1280)],
+            norm_num_groups=32 // shrink,
+        )
 
 # %% ../nbs/02d_models.shapes.ipynb #2a10f6ed
 @torch.no_grad()
@@ -27,7 +37,8 @@ def fill_random(
     module,  # on the meta device, or anywhere
     generator: torch.Generator,  # CPU generator
 ):  # the same module on the CPU, in evaluation mode
-    "Random weights that keep the size of what passes through: uniform by fan-in, norms at one, biases at zero."
+    """Random weights that keep the size of what passes through: uniform by fan-in, norms at one, biases at
+    zero."""
     module = module.to_empty(device="cpu")
     for name, p in module.named_parameters():
         if p.ndim > 1: p.uniform_(-1, 1, generator=generator).div_(p[0].numel()**.5)
@@ -46,14 +57,47 @@ def sd14_pipeline(
     from diffusers import AutoencoderKL, StableDiffusionPipeline
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
     from vision_unlearning.models import load_pipeline
-    tokenizer = CLIPTokenizer.from_pretrained(embedded_path("emoji-sd")/"tokenizer", model_max_length=77); unet = fill_random(sd14_unet(shrink), torch.Generator().manual_seed(seed))
-    ids = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    tokenizer = CLIPTokenizer.from_pretrained(embedded_path("emoji-sd")/"tokenizer", model_max_length=77)
+    unet = fill_random(sd14_unet(shrink), torch.Generator().manual_seed(seed))
+    ids = dict(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        text = CLIPTextModel(CLIPTextConfig(vocab_size=49408, hidden_size=768//shrink, intermediate_size=3072//shrink, num_hidden_layers=12, num_attention_heads=12, max_position_embeddings=77, **ids)).eval()
-        vae = AutoencoderKL(block_out_channels=[w//shrink for w in (128, 256, 512, 512)], down_block_types=["DownEncoderBlock2D"]*4, up_block_types=["UpDecoderBlock2D"]*4, layers_per_block=2, latent_channels=4, sample_size=512, norm_num_groups=32//shrink).eval()
-    pipe = StableDiffusionPipeline(vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=copy.deepcopy(load_pipeline("emoji-sd").scheduler), safety_checker=None, feature_extractor=None, requires_safety_checker=False)
-    pipe.set_progress_bar_config(disable=True); pipe = pipe.to(device)
+        text = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=49408,
+                hidden_size=768 // shrink,
+                intermediate_size=3072 // shrink,
+                num_hidden_layers=12,
+                num_attention_heads=12,
+                max_position_embeddings=77,
+                **ids,
+            )
+        ).eval()
+        vae = AutoencoderKL(
+            block_out_channels=[w // shrink for w in (128, 256, 512, 512)],
+            down_block_types=["DownEncoderBlock2D"] * 4,
+            up_block_types=["UpDecoderBlock2D"] * 4,
+            layers_per_block=2,
+            latent_channels=4,
+            sample_size=512,
+            norm_num_groups=32 // shrink,
+        ).eval()
+    pipe = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=copy.deepcopy(load_pipeline("emoji-sd").scheduler),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    pipe = pipe.to(device)
     return pipe if dtype == torch.float32 else pipe.to(dtype)
 
 # %% ../nbs/02d_models.shapes.ipynb #93407de6
@@ -63,8 +107,22 @@ def clip_b16_config(
 ):  # CLIPConfig
     "The configuration of CLIP ViT-B/16."
     from transformers import CLIPConfig
-    text, image = dict(hidden_size=512//shrink, intermediate_size=2048//shrink, eos_token_id=1, bos_token_id=0, pad_token_id=1), dict(patch_size=16, hidden_size=768//shrink, intermediate_size=3072//shrink)
-    return CLIPConfig(text_config=dict(**text, num_hidden_layers=layers), vision_config=dict(**image, num_hidden_layers=layers), projection_dim=512//shrink)
+
+    text, image = (
+        dict(
+            hidden_size=512 // shrink,
+            intermediate_size=2048 // shrink,
+            eos_token_id=1,
+            bos_token_id=0,
+            pad_token_id=1,
+        ),
+        dict(patch_size=16, hidden_size=768 // shrink, intermediate_size=3072 // shrink),
+    )
+    return CLIPConfig(
+        text_config=dict(**text, num_hidden_layers=layers),
+        vision_config=dict(**image, num_hidden_layers=layers),
+        projection_dim=512 // shrink,
+    )
 
 # %% ../nbs/02d_models.shapes.ipynb #588286a7
 def dino_s_config(
@@ -73,7 +131,10 @@ def dino_s_config(
 ):  # Dinov2Config
     "The configuration of DINOv2-S."
     from transformers import Dinov2Config
-    return Dinov2Config(hidden_size=384//shrink, num_hidden_layers=layers, num_attention_heads=6, image_size=518)
+
+    return Dinov2Config(
+        hidden_size=384 // shrink, num_hidden_layers=layers, num_attention_heads=6, image_size=518
+    )
 
 # %% ../nbs/02d_models.shapes.ipynb #e89043f8
 def random_encoders(
@@ -85,6 +146,10 @@ def random_encoders(
     "A CLIP encoder and a DINO encoder with random weights; the global RNG is left alone."
     from transformers import CLIPModel, CLIPTokenizer, Dinov2Model
     with torch.random.fork_rng(), quiet_loading():
-        torch.manual_seed(0); clip = CLIPModel(clip_b16_config(shrink, layers)); Dinov2Model(dino_s_config(shrink, layers)).save_pretrained(folder)
+        torch.manual_seed(0)
+        clip = CLIPModel(clip_b16_config(shrink, layers))
+        Dinov2Model(dino_s_config(shrink, layers)).save_pretrained(folder)
     tokenizer = CLIPTokenizer.from_pretrained(embedded_path("emoji-sd")/"tokenizer", model_max_length=77)
-    return ClipEncoder(clip, tokenizer, 224, (.4815, .4578, .4082), (.2686, .2613, .2758), "random-b16").to(device), DinoEncoder(str(folder), device)
+    return ClipEncoder(
+        clip, tokenizer, 224, (0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758), "random-b16"
+    ).to(device), DinoEncoder(str(folder), device)

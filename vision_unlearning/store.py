@@ -20,12 +20,15 @@ def atomic_path(
     path,  # the final path
 ):  # a temporary path in the same folder, with the same suffix
     "Write to the temporary path; it becomes `path` if the block succeeds and disappears if it fails."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
-    os.close(handle); temporary = Path(name)
+    os.close(handle)
+    temporary = Path(name)
     try:
         yield temporary
-        os.chmod(temporary, 0o644); os.replace(temporary, path)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
     finally: temporary.unlink(missing_ok=True)
 
 # %% ../nbs/01_store.ipynb #5885a8fb
@@ -34,13 +37,17 @@ def atomic_folder(
     path,  # the final folder; an old one is replaced
 ):  # a temporary folder beside it
     "Fill the temporary folder; it becomes `path` if the block succeeds and disappears if it fails."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".partial-"))
     try:
         yield temporary
         os.chmod(temporary, 0o755)
         if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=".partial-")); os.replace(path, old/"old"); os.replace(temporary, path); shutil.rmtree(old)
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=".partial-"))
+            os.replace(path, old/"old")
+            os.replace(temporary, path)
+            shutil.rmtree(old)
         else: os.replace(temporary, path)
     finally: shutil.rmtree(temporary, ignore_errors=True)
 
@@ -62,7 +69,10 @@ def write_json(
 ) -> Path:
     "Write one JSON file, atomically and without NaN."
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(jsonable(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(jsonable(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n",
+            encoding="utf-8",
+        )
     return Path(path)
 
 # %% ../nbs/01_store.ipynb #391d1975
@@ -71,9 +81,11 @@ def read_json(
 ) -> Any:
     "Read one JSON file; a missing or corrupt one is named."
     path = Path(path)
-    if not path.is_file(): raise MissingSessionError(f"{path} does not exist; run the step that makes it first")
+    if not path.is_file():
+        raise MissingSessionError(f"{path} does not exist; run the step that makes it first")
     try: return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error: raise ForeignFileError(f"{path} is not JSON ({error}); delete it and rerun") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ForeignFileError(f"{path} is not JSON ({error}); delete it and rerun") from error
 
 # %% ../nbs/01_store.ipynb #ca2c1d34
 def safe_name(
@@ -81,7 +93,9 @@ def safe_name(
 ) -> str:  # `name` itself
     "Return `name` if it can be one file or folder name; otherwise raise `ValueError`."
     if not name or name.startswith(".") or re.search(r"[/\\\x00-\x1f]", name) or len(name.encode()) > 200:
-        raise ValueError(f"{name!r} cannot be a file name; use 1 to 200 bytes without separators or a leading dot")
+        raise ValueError(
+            f"{name!r} cannot be a file name; use 1 to 200 bytes without separators or a leading dot"
+        )
     return name
 
 # %% ../nbs/01_store.ipynb #a8b62c54
@@ -97,7 +111,17 @@ class Session:
     settings: dict = field(default_factory=dict, hash=False)  # the method's hyper-parameters
 
     @property
-    def key(self) -> str: return config_hash(dict(task=self.task, entity=self.entity, method=self.method, epochs=self.epochs, model=self.model, settings=self.settings))
+    def key(self) -> str:
+        return config_hash(
+            dict(
+                task=self.task,
+                entity=self.entity,
+                method=self.method,
+                epochs=self.epochs,
+                model=self.model,
+                settings=self.settings,
+            )
+        )
     @property
     def target(self) -> str: return safe_name(self.entity.replace("_", " ").strip())
     @property
@@ -115,19 +139,41 @@ class Store:
     def pictures(self, task): return self.base/"datasets"/safe_name(task)/".pictures"
     def preparation(self, task): return self.base/"datasets"/safe_name(task)/".preparation.json"
     def similarity(self, kind, task): return self.base/f"similarity_{safe_name(kind)}_{safe_name(task)}.json"
-    def split(self, task, target, part): return self.base/"datasets"/safe_name(task)/safe_name(target)/f"train_{part}"
+    def split(self, task, target, part):
+        return self.base/"datasets"/safe_name(task)/safe_name(target)/f"train_{part}"
     def model(self, session): return self.base/"models"/session.slug
     def baseline(self, task): return self.base/"datasets"/f"generated_{safe_name(task)}_baseline"
     def generated(self, session): return self.base/"datasets"/f"generated_{session.slug}"
     def scores(self, session): return self.model(session)/"scores.parquet"
     def record(self, session): return self.model(session)/"record.json"
-    def pair(self, task, index, method, epochs): return self.base/"datasets"/f"interferences_caused_by_{safe_name(task)}_{index}_{method}_{epochs}.json"
+    def pair(self, task, index, method, epochs):
+        return (
+            self.base
+            / "datasets"
+            / f"interferences_caused_by_{safe_name(task)}_{index}_{method}_{epochs}.json"
+        )
     def per_entity(self, task): return self.base/f"interference_per_entity_{safe_name(task)}.json"
     def result(self, template, name): return self.base/"results"/safe_name(template)/f"{safe_name(name)}.json"
     def executed(self, name): return self.base/"notebooks"/f"{safe_name(name)}.ipynb"
-    def embeddings(self, task, session=None): return self.base/"datasets"/(f"embeddings_{safe_name(task)}_original.json" if session is None else f"embeddings_{session.slug}.json")
-    def fingerprints(self, task, model): return self.base/f"act_fingerprints_{safe_name(task)}_{safe_name(model.replace('/', '_'))}.json"
-    def features(self, task, metric): return self.base/"datasets"/f"generated_{safe_name(task)}_baseline"/f".features_{safe_name(metric)}.safetensors"
+    def embeddings(self, task, session=None):
+        return (
+            self.base
+            / "datasets"
+            / (
+                f"embeddings_{safe_name(task)}_original.json"
+                if session is None
+                else f"embeddings_{session.slug}.json"
+            )
+        )
+    def fingerprints(self, task, model):
+        return self.base/f"act_fingerprints_{safe_name(task)}_{safe_name(model.replace('/', '_'))}.json"
+    def features(self, task, metric):
+        return (
+            self.base
+            / "datasets"
+            / f"generated_{safe_name(task)}_baseline"
+            / f".features_{safe_name(metric)}.safetensors"
+        )
 
 # %% ../nbs/01_store.ipynb #37e7db7b
 def image_name(
@@ -145,7 +191,10 @@ def read_entities(
 ) -> list[dict]:  # one dict an entity, in index order
     "The entity table of a prepared task."
     path = store.metadata(get_task(task).name)
-    if not path.is_file(): raise MissingSessionError(f"task {task!r} is not prepared in {store.base}; run `vu run prepare --task {task}`")
+    if not path.is_file():
+        raise MissingSessionError(
+            f"task {task!r} is not prepared in {store.base}; run `vu run prepare --task {task}`"
+        )
     return read_json(path)
 
 # %% ../nbs/01_store.ipynb #392b9802
@@ -155,7 +204,8 @@ def find_entity(
 ) -> dict:
     "One entity of the table, by name (spaces or underscores) or by index."
     if isinstance(entity, int):
-        if not 0 <= entity < len(entities): raise ValueError(f"entity index {entity} is outside 0..{len(entities) - 1}")
+        if not 0 <= entity < len(entities):
+            raise ValueError(f"entity index {entity} is outside 0..{len(entities) - 1}")
         return entities[entity]
     table = {e["name"].replace("_", " "): e for e in entities}
     return table[check_name("entity", entity.replace("_", " "), table)]
@@ -170,5 +220,8 @@ def claim(
     if not path.exists(): return None
     record = read_json(path)
     if record.get("key") != session.key:
-        raise ValueError(f"{path.parent} was made with other settings (key {record.get('key')}, asked {session.key}); use another base_folder or delete it")
+        raise ValueError(
+            f"{path.parent} was made with other settings (key {record.get('key')}, asked {session.key}); use "
+            "another base_folder or delete it"
+        )
     return record

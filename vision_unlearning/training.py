@@ -21,32 +21,53 @@ def cosine_rate(
     floor: float = .02,  # fraction of the rate at the end
 ) -> float:  # factor in 0..1
     "Warm-up, then a cosine to `floor`."
-    return min(1., (step + 1)/max(1, warmup_steps))*max(floor, .5*(1 + math.cos(math.pi*min(1., step/num_steps))))
+    return min(1.0, (step + 1) / max(1, warmup_steps)) * max(
+        floor, 0.5 * (1 + math.cos(math.pi * min(1.0, step / num_steps)))
+    )
 
 # %% ../nbs/04_training.ipynb #51ca8e19
 def save_state(path, module, ema, optimizer, generator, step, seconds, extra=None):
     "Write a checkpoint, whole or not at all; `extra` are further tensors by name."
     from safetensors.torch import save_file
-    names = {p: n for n, p in module.named_parameters()}; tensors = {f"model.{n}": t.contiguous() for n, t in module.state_dict().items()}
-    tensors |= {f"ema.{n}": t.contiguous() for n, t in ema.state_dict().items()} | {f"extra.{n}": t.contiguous() for n, t in (extra or {}).items()}
-    for p, state in optimizer.state.items(): tensors |= {f"{k}.{names[p]}": v.contiguous() for k, v in state.items() if torch.is_tensor(v)}
+    names = {p: n for n, p in module.named_parameters()}
+    tensors = {f"model.{n}": t.contiguous() for n, t in module.state_dict().items()}
+    tensors |= {f"ema.{n}": t.contiguous() for n, t in ema.state_dict().items()} | {
+        f"extra.{n}": t.contiguous() for n, t in (extra or {}).items()
+    }
+    for p, state in optimizer.state.items():
+        tensors |= {f"{k}.{names[p]}": v.contiguous() for k, v in state.items() if torch.is_tensor(v)}
     tensors["generator"] = generator.get_state()
-    with atomic_path(path) as temporary: save_file(tensors, temporary, metadata={"step": str(step), "seconds": str(seconds)})
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"step": str(step), "seconds": str(seconds)})
 
 # %% ../nbs/04_training.ipynb #39faaa35
 def load_state(path, module, ema, optimizer, generator) -> tuple[int, float]:  # (step, seconds)
     "Continue from a checkpoint; one of another model is refused."
     from safetensors import SafetensorError, safe_open
     try:
-        with safe_open(path, "pt") as file: meta, tensors = file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}
-    except SafetensorError as error: raise ForeignFileError(f"{path} is not a whole checkpoint ({error}); delete it to start again") from error
-    part = lambda prefix: {k.removeprefix(prefix + "."): v for k, v in tensors.items() if k.startswith(prefix + ".")}
-    try: module.load_state_dict(part("model")); ema.load_state_dict(part("ema"))
-    except RuntimeError as error: raise ForeignFileError(f"{path} is a checkpoint of another model ({str(error).splitlines()[0]}); use another folder") from error
+        with safe_open(path, "pt") as file:
+            meta, tensors = file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}
+    except SafetensorError as error:
+        raise ForeignFileError(
+            f"{path} is not a whole checkpoint ({error}); delete it to start again"
+        ) from error
+    part = lambda prefix: {
+        k.removeprefix(prefix + "."): v for k, v in tensors.items() if k.startswith(prefix + ".")
+    }
+    try:
+        module.load_state_dict(part("model"))
+        ema.load_state_dict(part("ema"))
+    except RuntimeError as error:
+        raise ForeignFileError(
+            f"{path} is a checkpoint of another model ({str(error).splitlines()[0]}); use another folder"
+        ) from error
     slots = sorted({k.split(".")[0] for k in tensors} - {"model", "ema", "extra", "generator"})
     for n, p in module.named_parameters():
         kept = {slot: tensors[f"{slot}.{n}"] for slot in slots if f"{slot}.{n}" in tensors}
-        if kept: optimizer.state[p] = {slot: t.clone() if slot == "step" else t.to(p, copy=True) for slot, t in kept.items()}
+        if kept:
+            optimizer.state[p] = {
+                slot: t.clone() if slot == "step" else t.to(p, copy=True) for slot, t in kept.items()
+            }
     generator.set_state(tensors["generator"])
     return int(meta["step"]), float(meta["seconds"])
 
@@ -56,7 +77,12 @@ def load_extra(
 ) -> dict[str, torch.Tensor]:
     "The further tensors of a checkpoint."
     from safetensors import safe_open
-    with safe_open(path, "pt") as file: return {k.removeprefix("extra."): file.get_tensor(k).clone() for k in file.keys() if k.startswith("extra.")}
+    with safe_open(path, "pt") as file:
+        return {
+            k.removeprefix("extra."): file.get_tensor(k).clone()
+            for k in file.keys()
+            if k.startswith("extra.")
+        }
 
 # %% ../nbs/04_training.ipynb #f2e15f18
 def train(
@@ -76,19 +102,33 @@ def train(
 ) -> tuple[torch.nn.Module, dict]:  # the averaged module, and {"steps", "seconds", "history"}
     "Train with AdamW; continue if `folder` holds a checkpoint."
     from tqdm.auto import tqdm
-    path = Path(folder)/"state.safetensors"; ema = copy.deepcopy(module).requires_grad_(False).eval(); generator = torch.Generator().manual_seed(seed)
-    parameters = [p for p in module.parameters() if p.requires_grad]; optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(.9, .99), weight_decay=weight_decay)
-    step, spent = load_state(path, module, ema, optimizer, generator) if path.exists() else (0, 0.); history, start = [], time.perf_counter(); module.train()
+    path = Path(folder)/"state.safetensors"
+    ema = copy.deepcopy(module).requires_grad_(False).eval()
+    generator = torch.Generator().manual_seed(seed)
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(.9, .99), weight_decay=weight_decay)
+    step, spent = load_state(path, module, ema, optimizer, generator) if path.exists() else (0, 0.)
+    history, start = [], time.perf_counter()
+    module.train()
     with tqdm(total=num_steps, initial=step, disable=not progress) as bar:
         while step < num_steps:
-            for group in optimizer.param_groups: group["lr"] = learning_rate*cosine_rate(step, num_steps, warmup_steps)
-            value = loss(generator, step); optimizer.zero_grad(); value.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm); optimizer.step(); step += 1; history.append(float(value.detach()))
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate*cosine_rate(step, num_steps, warmup_steps)
+            value = loss(generator, step)
+            optimizer.zero_grad()
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+            optimizer.step()
+            step += 1
+            history.append(float(value.detach()))
             decay = min(ema_decay, step/(step + 10))
             with torch.no_grad():
-                for a, b in zip(ema.state_dict().values(), module.state_dict().values()): a.lerp_(b, 1 - decay) if a.is_floating_point() else a.copy_(b)
-            if step % save_every == 0 or step == num_steps: save_state(path, module, ema, optimizer, generator, step, spent + time.perf_counter() - start)
-            bar.update(); bar.set_postfix(loss=f"{history[-1]:.4f}")
+                for a, b in zip(ema.state_dict().values(), module.state_dict().values()):
+                    a.lerp_(b, 1 - decay) if a.is_floating_point() else a.copy_(b)
+            if step % save_every == 0 or step == num_steps:
+                save_state(path, module, ema, optimizer, generator, step, spent + time.perf_counter() - start)
+            bar.update()
+            bar.set_postfix(loss=f"{history[-1]:.4f}")
     return ema, {"steps": step, "seconds": round(spent + time.perf_counter() - start), "history": history}
 
 # %% ../nbs/04_training.ipynb #93181750
@@ -102,5 +142,8 @@ def write_card(
 ):
     "Write `README.md` beside the weights."
     row = lambda pairs: "\n".join(f"| {k} | {v} |" for k, v in pairs.items())
-    text = f"---\nlicense: apache-2.0\n---\n# {title}\n\n{what}\n\n## Data\n\n{data}\n\n## Training\n\n| | |\n|---|---|\n{row({**training, 'versions': ', '.join(f'{k} {v}' for k, v in versions().items())})}\n\n## Measured\n\n| | |\n|---|---|\n{row(quality)}\n"
+    text = (
+        f"---\nlicense: apache-2.0\n---\n# {title}\n\n{what}\n\n## Data\n\n{data}\n\n## Training\n\n| | "
+        f"|\n|---|---|\n{row({**training, 'versions': ', '.join(f'{k} {v}' for k, v in versions().items())})}\n\n## Measured\n\n| | |\n|---|---|\n{row(quality)}\n"
+    )
     with atomic_path(Path(folder)/"README.md") as path: path.write_text(text, encoding="utf-8")

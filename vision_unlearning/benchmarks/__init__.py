@@ -14,24 +14,40 @@ __all__ = ['NAMES', 'ERRORS', 'REGISTRIES']
 
 # %% ../../nbs/70d_benchmarks.api.ipynb #e0d10f9a
 _HOMES = {
-    "benchmarks.i_care": "domain_unlearning_algorithm domain_task domain_attribute domain_entity domain_model domain_mp domain_me domain_s domain_l type_task type_unlearning_algorithm type_model type_mp type_me type_s "
-        "type_l type_direction type_regression_algorithm GUI_TO_BACKEND unlearning_algorithm_to_epochs s_to_direction convert_params_from_gui_to_backend",
-    "benchmarks.tables": "get_metadata_filtered get_metadata_filtered_path get_target_overwrite get_generated_dataset_file get_interference_per_pair_path get_interference_per_pair exists_interference_per_pair "
-        "save_interference_per_pair get_interference_per_pair_inverse get_interference_per_entity_path get_interference_per_entity save_interference_per_entity",
-    "benchmarks.analysis": "display_interesting_interferences analyze_relationship_regression analyze_relationship_category analyze_relationship_numerical analyze_relationship_categorical "
-        "analyze_correlation_between_pairwise_metrics check_eval_results _encode_image_file _decode_image explanation_to_dict dict_to_explanation",
-    "interference.entity": "InterferencePerEntity find_worst_interfered metric_of_worst_interfered is_worst_interfered_target number_of_interfered_worse_than_target number_of_interfered_worse_than_threshold average_metric",
+    "benchmarks.i_care": "domain_unlearning_algorithm domain_task domain_attribute domain_entity "
+                         "domain_model domain_mp domain_me domain_s domain_l type_task "
+                         "type_unlearning_algorithm type_model type_mp type_me type_s "
+    "type_l type_direction type_regression_algorithm GUI_TO_BACKEND unlearning_algorithm_to_epochs "
+    "s_to_direction convert_params_from_gui_to_backend",
+    "benchmarks.tables": "get_metadata_filtered get_metadata_filtered_path get_target_overwrite "
+                         "get_generated_dataset_file get_interference_per_pair_path "
+                         "get_interference_per_pair exists_interference_per_pair "
+    "save_interference_per_pair get_interference_per_pair_inverse get_interference_per_entity_path "
+    "get_interference_per_entity save_interference_per_entity",
+    "benchmarks.analysis": "display_interesting_interferences analyze_relationship_regression "
+                           "analyze_relationship_category analyze_relationship_numerical "
+                           "analyze_relationship_categorical "
+    "analyze_correlation_between_pairwise_metrics check_eval_results _encode_image_file _decode_image "
+    "explanation_to_dict dict_to_explanation",
+    "interference.entity": "InterferencePerEntity find_worst_interfered metric_of_worst_interfered "
+                           "is_worst_interfered_target number_of_interfered_worse_than_target "
+                           "number_of_interfered_worse_than_threshold average_metric",
     "interference.names": "choose_metric_column_interference_per_entity",
     "explore.similarity": "jacc_metric_score",
-    "explore.embeddings": "EMBEDDING_MODEL EMBEDDING_DIM load_dino_model embed_image_with_dino embed_forgetting_session embed_forgetting_session_batched",
-    "hub": "huggingface_dataset_file_exists huggingface_dataset_file_download huggingface_dataset_upload huggingface_dataset_file_upload huggingface_dataset_download"}
+    "explore.embeddings": "EMBEDDING_MODEL EMBEDDING_DIM load_dino_model embed_image_with_dino "
+                          "embed_forgetting_session embed_forgetting_session_batched",
+    "hub": "huggingface_dataset_file_exists huggingface_dataset_file_download huggingface_dataset_upload "
+           "huggingface_dataset_file_upload huggingface_dataset_download",
+}
 NAMES = {name: home for home, names in _HOMES.items() for name in names.split()}
 ERRORS = ("InvalidAttributeTypeError", "InsufficientSamplesError")  # raised by templates, defined beside them
 REGISTRIES = ("rt_name_to_class", "rt_name_to_params")
 
 # %% ../../nbs/70d_benchmarks.api.ipynb #20792f0b
-_FIGSIZES = {"MetricSimilarityAlignmentMulti": (6, 15), "InterferenceVisualSummary": (18, 4)}  # published defaults; the others are (6, 5)
-_OWN_SIZE = ("Matrix", "InterferenceMatrix", "SimilarityMatrix")  # published default None: the template chooses
+# published defaults; the others are (6, 5)
+_FIGSIZES = {"MetricSimilarityAlignmentMulti": (6, 15), "InterferenceVisualSummary": (18, 4)}
+# published default None: the template chooses
+_OWN_SIZE = ("Matrix", "InterferenceMatrix", "SimilarityMatrix")
 
 # %% ../../nbs/70d_benchmarks.api.ipynb #fa89e75e
 def _figure_bytes(cls,
@@ -39,38 +55,68 @@ def _figure_bytes(cls,
 ) -> bytes:  # PNG
     "A figure as the bytes of a PNG; the figure stays open."
     import io
-    stream = io.BytesIO(); fig.savefig(stream, format="png", metadata={"Software": None})
+    stream = io.BytesIO()
+    fig.savefig(stream, format="png", metadata={"Software": None})
     return stream.getvalue()
 
 # %% ../../nbs/70d_benchmarks.api.ipynb #21b5d37c
 def _published_form(template: type) -> type:
-    "The same template with the published form of `plot`, and the two documented helpers that ours does without."
-    name = template.__name__.removeprefix("ResultTemplate"); size = None if name in _OWN_SIZE else _FIGSIZES.get(name, (6, 5))
-    def plot(cls, data: dict, figsize=size, return_fig: bool = False, cmap: str | None = None, extra_title: str = "", **options):
+    """The same template with the published form of `plot`, and the two documented helpers that ours does
+    without."""
+    name = template.__name__.removeprefix("ResultTemplate")
+    size = None if name in _OWN_SIZE else _FIGSIZES.get(name, (6, 5))
+
+    def plot(
+        cls,
+        data: dict,
+        figsize=size,
+        return_fig: bool = False,
+        cmap: str | None = None,
+        extra_title: str = "",
+        **options,
+    ):
         "Draw what `compute` returned; `ax`, `title` and the other options of the template pass through."
         import numpy as np
-        drawn = super(made, cls).plot(data, **{k: v for k, v in options.items() if (k, v) != ("title", "")}); first = np.ravel(drawn)[0] if isinstance(drawn, (list, tuple, np.ndarray)) else drawn
+        drawn = super(made, cls).plot(data, **{k: v for k, v in options.items() if (k, v) != ("title", "")})
+        first = np.ravel(drawn)[0] if isinstance(drawn, (list, tuple, np.ndarray)) else drawn
         figure = getattr(first, "figure", None) or first
         if figsize is not None and options.get("ax") is None: figure.set_size_inches(figsize)
         for image in figure.axes[0].images if cmap else (): image.set_cmap(cmap)
-        if extra_title: figure.axes[0].set_title(" ".join(filter(None, [figure.axes[0].get_title(), extra_title])))
+        if extra_title:
+            figure.axes[0].set_title(" ".join(filter(None, [figure.axes[0].get_title(), extra_title])))
         return (figure, figure.axes[0]) if return_fig else drawn
     def _get_data_path_remote(self) -> str:
         "Path within a published repository: that of the local file, below the base folder."
         import os
         return os.path.relpath(self._get_data_path_local(), self.base_folder)
-    extra = {"_get_data_path_remote": _get_data_path_remote, "_fig_to_bytes": classmethod(_figure_bytes), **({"plot": classmethod(plot)} if hasattr(template, "plot") else {})}
-    made = type(template)(template.__name__, (template,), {"__doc__": template.__doc__, "__module__": template.__module__, **extra})
+
+    extra = {
+        "_get_data_path_remote": _get_data_path_remote,
+        "_fig_to_bytes": classmethod(_figure_bytes),
+        **({"plot": classmethod(plot)} if hasattr(template, "plot") else {}),
+    }
+    made = type(template)(
+        template.__name__,
+        (template,),
+        {"__doc__": template.__doc__, "__module__": template.__module__, **extra},
+    )
     return made
 
 # %% ../../nbs/70d_benchmarks.api.ipynb #0d671ba3
 @lru_cache(None)
 def _templates() -> dict[str, type]:
     "Class name -> class, base classes included."
-    package = importlib.import_module("vision_unlearning.results"); found = {}
+    package = importlib.import_module("vision_unlearning.results")
+    found = {}
     for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
         here = vars(importlib.import_module(f"vision_unlearning.results.{module}"))
-        found |= {n: c for n, c in here.items() if n.startswith("ResultTemplate") and isinstance(c, type) and c.__module__.endswith(f"results.{module}")}
+        found |= {
+            n: c
+            for n, c in here.items()
+            if n.startswith("ResultTemplate")
+            and isinstance(c, type)
+            and c.__module__.endswith(f"results.{module}")
+        }
     return {n: c if n == "ResultTemplate" else _published_form(c) for n, c in sorted(found.items())}
 
 # %% ../../nbs/70d_benchmarks.api.ipynb #56983ed4
@@ -84,12 +130,21 @@ def _error(name: str) -> type[Exception]:
 @lru_cache(None)
 def _registry(name: str) -> dict[str, Any]:
     "`rt_name_to_class` or `rt_name_to_params`; base classes answer nothing and are not in it."
-    templates = _templates(); base = templates["ResultTemplate"]
-    classes = {n.removeprefix("ResultTemplate"): c for n, c in templates.items() if c is not base and "_compute_from_scratch" in {k for b in c.__mro__[:c.__mro__.index(base)] for k in vars(b)}}
+    templates = _templates()
+    base = templates["ResultTemplate"]
+    classes = {
+        n.removeprefix("ResultTemplate"): c
+        for n, c in templates.items()
+        if c is not base
+        and "_compute_from_scratch" in {k for b in c.__mro__[: c.__mro__.index(base)] for k in vars(b)}
+    }
     if name == "rt_name_to_class": return classes
     from vision_unlearning.benchmarks.i_care import GUI_TO_BACKEND
     offered = lambda field: list(GUI_TO_BACKEND[field]) if field in GUI_TO_BACKEND else None
-    return {n: {field: offered(field) for field in c.model_fields if field not in base.how} for n, c in classes.items()}
+    return {
+        n: {field: offered(field) for field in c.model_fields if field not in base.how}
+        for n, c in classes.items()
+    }
 
 # %% ../../nbs/70d_benchmarks.api.ipynb #0fc85bd0
 def __getattr__(name: str) -> Any:

@@ -41,8 +41,10 @@ def analyze_relationship_numerical(
     plot_only_significant: bool = False,  # with `plot`: draw only what is significant
 ) -> bool:  # Pearson's or Spearman's p-value is below 0.05
     "Whether an attribute and a metric are related, by either of two tests."
-    x, y = _columns(df, attribute, metric); found = bool(min(_correlation_pvalues(x, y), key=lambda p: (p != p, p)) < .05)
-    if plot and (found or not plot_only_significant): scatter(x, y, None, attribute.replace("_", " "), metric_label(metric))
+    x, y = _columns(df, attribute, metric)
+    found = bool(min(_correlation_pvalues(x, y), key=lambda p: (p != p, p)) < .05)
+    if plot and (found or not plot_only_significant):
+        scatter(x, y, None, attribute.replace("_", " "), metric_label(metric))
     return found
 
 # %% ../../nbs/70c_benchmarks.analysis.ipynb #c8883dee
@@ -64,19 +66,28 @@ def analyze_relationship_regression(
 def _groups(df, metric: str, attribute: str, least: int) -> dict[str, np.ndarray]:
     "Values of the metric by category, for categories with enough rows, in order of their names."
     for name in (metric, attribute): check_name("column", name, list(df.columns))
-    kept = df[[attribute, metric]].dropna(); kept = kept.assign(**{attribute: kept[attribute].astype(str)})
-    return {str(k): g[metric].to_numpy(dtype=float) for k, g in kept.groupby(attribute, sort=True) if len(g) >= least}
+    kept = df[[attribute, metric]].dropna()
+    kept = kept.assign(**{attribute: kept[attribute].astype(str)})
+    return {
+        str(k): g[metric].to_numpy(dtype=float)
+        for k, g in kept.groupby(attribute, sort=True)
+        if len(g) >= least
+    }
 
 # %% ../../nbs/70c_benchmarks.analysis.ipynb #c255b3a4
-def _plot_groups(groups: dict[str, np.ndarray], xlabel: str, ylabel: str, line: float | None = None, title: str = ""):
+def _plot_groups(
+    groups: dict[str, np.ndarray], xlabel: str, ylabel: str, line: float | None = None, title: str = ""
+):
     "A box and all values for each category."
     ax = new_axes((max(3., .9*len(groups) + 1), 3.4))
     ax.boxplot(list(groups.values()), widths=.5, showfliers=False, medianprops=dict(color="black"))
     jitter = np.random.default_rng(0)
-    for i, values in enumerate(groups.values()): ax.scatter(i + 1 + jitter.uniform(-.15, .15, len(values)), values, s=9, alpha=.6, linewidths=0)
+    for i, values in enumerate(groups.values()):
+        ax.scatter(i + 1 + jitter.uniform(-.15, .15, len(values)), values, s=9, alpha=.6, linewidths=0)
     if line is not None: ax.axhline(line, color="0.4", lw=.9, ls=":")
     ax.set_xticks(range(1, len(groups) + 1), [f"{k}\nn = {len(v)}" for k, v in groups.items()], fontsize=8)
-    ax.set(xlabel=xlabel, ylabel=ylabel, title=title); return ax
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    return ax
 
 # %% ../../nbs/70c_benchmarks.analysis.ipynb #1500fc62
 def analyze_relationship_categorical(
@@ -90,10 +101,12 @@ def analyze_relationship_categorical(
     extra_title: str = "",  # with `plot`: over the picture
 ) -> bool:  # the p-value of ANOVA or of Kruskal-Wallis is below 0.05
     "Whether a metric differs between categories, by either of two tests."
-    groups = _groups(df, metric, attribute, min_samples_per_category); values = list(groups.values())
+    groups = _groups(df, metric, attribute, min_samples_per_category)
+    values = list(groups.values())
     varies = len(values) > 1 and np.ptp(np.concatenate(values)) > 0
     found = bool(varies and (stats.f_oneway(*values).pvalue < .05 or stats.kruskal(*values).pvalue < .05))
-    if plot and groups and (found or not plot_only_significant): _plot_groups(groups, attribute.replace("_", " "), metric_label(metric), show_axhline, extra_title)
+    if plot and groups and (found or not plot_only_significant):
+        _plot_groups(groups, attribute.replace("_", " "), metric_label(metric), show_axhline, extra_title)
     return found
 
 # %% ../../nbs/70c_benchmarks.analysis.ipynb #dad517c6
@@ -118,11 +131,13 @@ def analyze_correlation_between_pairwise_metrics(
 ) -> bool:  # Pearson's or Spearman's p-value over cells is below 0.05
     "Whether two pairwise metrics are correlated, cells taken as independent."
     rows, columns = list(df1.index), list(df1.columns)
-    if set(rows) != set(columns) or set(df2.index) != set(rows) or set(df2.columns) != set(rows): raise ValueError("both tables must be square, with the same entities in rows and columns")
+    if set(rows) != set(columns) or set(df2.index) != set(rows) or set(df2.columns) != set(rows):
+        raise ValueError("both tables must be square, with the same entities in rows and columns")
     a, b = df1.loc[rows, rows].to_numpy(dtype=float), df2.loc[rows, rows].to_numpy(dtype=float)
     kept = np.isfinite(a) & np.isfinite(b) & ~(np.eye(len(a), dtype=bool) & exclude_diagonal)
     found = bool(min(_correlation_pvalues(a[kept], b[kept]), key=lambda p: (p != p, p)) < .05)
-    if plot and (found or not plot_only_significant): scatter(a[kept], b[kept], None, metric1_name, metric2_name)
+    if plot and (found or not plot_only_significant):
+        scatter(a[kept], b[kept], None, metric1_name, metric2_name)
     return found
 
 # %% ../../nbs/70c_benchmarks.analysis.ipynb #cf16690c
@@ -133,19 +148,39 @@ def check_eval_results(
     operator: Literal["gt", "lt"],  # the value should be greater, or less, than the threshold
 ) -> float:  # the value
     "Check if a metric satisfies the expected threshold; log a warning when it does not."
-    check_name("operator", operator, ("gt", "lt")); read = lambda r, key: r.get(key) if isinstance(r, dict) else getattr(r, key, None)
-    values = {n: read(r, "metric_value") for r in reversed(list(eval_results)) for n in (read(r, "metric_type"), read(r, "metric_name")) if n}
+    check_name("operator", operator, ("gt", "lt"))
+    read = lambda r, key: r.get(key) if isinstance(r, dict) else getattr(r, key, None)
+    values = {
+        n: read(r, "metric_value")
+        for r in reversed(list(eval_results))
+        for n in (read(r, "metric_type"), read(r, "metric_name"))
+        if n
+    }
     value = float(values[check_name("evaluation metric", name, values)])
     met = value > threshold if operator == "gt" else value < threshold
-    if not met: logging.getLogger("vision_unlearning.benchmarks").warning("%s is %.4g, expected %s than %.4g", name, value, {"gt": "greater", "lt": "less"}[operator], threshold)
+    if not met:
+        logging.getLogger("vision_unlearning.benchmarks").warning(
+            "%s is %.4g, expected %s than %.4g",
+            name,
+            value,
+            {"gt": "greater", "lt": "less"}[operator],
+            threshold,
+        )
     return value
 
 # %% ../../nbs/70c_benchmarks.analysis.ipynb #64a3b286
 def _existing_image(folder: Path, state: str, seed: int, task: str, name: str) -> Path:
-    "The image of an entity under the task's own prompt, the published one, or the one without an article of earlier versions."
-    prompts = dict.fromkeys([get_prompt(task, name), get_prompt(task, name, legacy=True), f"An image of {name.replace('_', ' ')}"])
+    """The image of an entity under the task's own prompt, the published one, or the one without an article of
+    earlier versions."""
+    prompts = dict.fromkeys(
+        [get_prompt(task, name), get_prompt(task, name, legacy=True), f"An image of {name.replace('_', ' ')}"]
+    )
     found = [p for prompt in prompts if (p := folder/image_name(state, seed, prompt)).is_file()]
-    if not found: raise MissingSessionError(f"{folder/image_name(state, seed, next(iter(prompts)))} does not exist; run `vu run generate` first")
+    if not found:
+        raise MissingSessionError(
+            f"{folder / image_name(state, seed, next(iter(prompts)))} does not exist; run `vu run generate` "
+            "first"
+        )
     return found[0]
 
 # %% ../../nbs/70c_benchmarks.analysis.ipynb #82c0ea15
@@ -161,15 +196,34 @@ def display_interesting_interferences(
     base_folder: str = "assets",  # root of the store
 ) -> None:
     "Compare generated images of nine entities: the target, the four worst without it, the four best."
-    name = metadata_filtered[index]["name"]; store, session = Store(base_folder), Session(task, name, index, method, num_train_epochs)
-    check_name("pair metric of this table", metric, {m for row in interference_per_pair.values() for m in row})
-    values = {r: row[metric] for r, row in interference_per_pair.items() if row.get(metric) is not None and row[metric] == row[metric]}
-    others = sorted((r for r in values if r != name), key=values.get, reverse=is_worst_biggest); shown = min(4, len(others)//2)
+    name = metadata_filtered[index]["name"]
+    store, session = Store(base_folder), Session(task, name, index, method, num_train_epochs)
+    check_name(
+        "pair metric of this table", metric, {m for row in interference_per_pair.values() for m in row}
+    )
+    values = {
+        r: row[metric]
+        for r, row in interference_per_pair.items()
+        if row.get(metric) is not None and row[metric] == row[metric]
+    }
+    others = sorted((r for r in values if r != name), key=values.get, reverse=is_worst_biggest)
+    shown = min(4, len(others)//2)
     names = [name, *others[:shown], *others[::-1][:shown]]
-    rows = [[decode_image(encode_image(_existing_image(folder, state, seed, task, n), 512)) for n in names] for state, folder in (("off", store.baseline(task)), ("on", store.generated(session)))]
+    rows = [
+        [decode_image(encode_image(_existing_image(folder, state, seed, task, n), 512)) for n in names]
+        for state, folder in (("off", store.baseline(task)), ("on", store.generated(session)))
+    ]
     labels = [f"{n}\n{values[n]:+.2f}".replace("-", "−") if n in values else n for n in names]
-    ax = image_grid(rows, ["without", f"with {method_label(method)}"], labels, scale=min(1., 110/rows[0][0].shape[1]), extra=.3)
-    ax.set_title(f"target, {shown} most and {shown} least harmed by {metric_label(metric)}", fontsize=9, loc="left")
+    ax = image_grid(
+        rows,
+        ["without", f"with {method_label(method)}"],
+        labels,
+        scale=min(1.0, 110 / rows[0][0].shape[1]),
+        extra=0.3,
+    )
+    ax.set_title(
+        f"target, {shown} most and {shown} least harmed by {metric_label(metric)}", fontsize=9, loc="left"
+    )
     if save_path is not None: save_figure(ax, save_path)
 
 # %% ../../nbs/70c_benchmarks.analysis.ipynb #cdc2e202
@@ -194,7 +248,9 @@ def explanation_to_dict(
     expl: Any,  # a shap.Explanation, or anything with its attributes
 ) -> dict[str, Any]:  # JSON types
     "An explanation as a plain dict."
-    plain = lambda v: v.tolist() if hasattr(v, "tolist") else [plain(x) for x in v] if isinstance(v, (list, tuple)) else v
+    plain = lambda v: (
+        v.tolist() if hasattr(v, "tolist") else [plain(x) for x in v] if isinstance(v, (list, tuple)) else v
+    )
     return {name: plain(getattr(expl, name, None)) for name in _EXPLANATION}
 
 # %% ../../nbs/70c_benchmarks.analysis.ipynb #ed7b76ac
@@ -203,6 +259,14 @@ def dict_to_explanation(
 ) -> Any:  # shap.Explanation
     "An explanation again; needs the extra `explain`."
     try: import shap
-    except ModuleNotFoundError as error: raise ModuleNotFoundError('explanations need shap: pip install "vision-unlearning[explain]"') from error
-    arrays = {k: None if d.get(k) is None else np.asarray(d[k]) for k in ("values", "base_values", "data", "display_data")}
-    return shap.Explanation(**arrays, feature_names=d.get("feature_names"), output_names=d.get("output_names"))
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'explanations need shap: pip install "vision-unlearning[explain]"'
+        ) from error
+    arrays = {
+        k: None if d.get(k) is None else np.asarray(d[k])
+        for k in ("values", "base_values", "data", "display_data")
+    }
+    return shap.Explanation(
+        **arrays, feature_names=d.get("feature_names"), output_names=d.get("output_names")
+    )

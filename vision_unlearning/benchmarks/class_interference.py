@@ -25,9 +25,20 @@ def class_numbers(
     num_classes: int,
 ) -> torch.Tensor:  # (2,C) float64: accuracy and mean probability of the right class, 0..1
     "How well each class is known."
-    z, y = logits(model, loader); p = z.double().softmax(1).gather(1, y[:, None])[:, 0]; count = torch.bincount(y, minlength=num_classes).double()
-    if not bool((count > 0).all()): raise ValueError(f"class {int((count == 0).nonzero()[0])} has no picture to be asked about; give pictures of all {num_classes} classes")
-    return torch.stack([torch.bincount(y, weights=w, minlength=num_classes)/count for w in ((z.argmax(1) == y).double(), p)])
+    z, y = logits(model, loader)
+    p = z.double().softmax(1).gather(1, y[:, None])[:, 0]
+    count = torch.bincount(y, minlength=num_classes).double()
+    if not bool((count > 0).all()):
+        raise ValueError(
+            f"class {int((count == 0).nonzero()[0])} has no picture to be asked about; give pictures of all "
+            f"{num_classes} classes"
+        )
+    return torch.stack(
+        [
+            torch.bincount(y, weights=w, minlength=num_classes) / count
+            for w in ((z.argmax(1) == y).double(), p)
+        ]
+    )
 
 # %% ../../nbs/73_benchmarks.class_interference.ipynb #b66b713f
 def class_interference(
@@ -36,24 +47,62 @@ def class_interference(
     settings: dict | None = None,  # that differ from the method's defaults
     classes: list[str] = (),  # emitters; empty means all
     *,
-    protocol: str = "emoji_classes",  # a key of `PROTOCOLS` whose classes are the entities of the task of that name
+    # a key of `PROTOCOLS` whose classes are the entities of the task of that name
+    protocol: str = "emoji_classes",
     pictures: str = "test",  # or "all"
     seed: int = 0,  # of the original and of unlearning
     device="cpu",
 ) -> int:  # tables that were written
     "Unlearn one class after the other and write who was harmed."
-    p = PROTOCOLS[check_name("protocol", protocol, PROTOCOLS)]; data = load_classification(p.data, **p.data_options); made = get_classifier_method(method)(**(settings or {})); chosen = [check_name("class", c, data.classes) for c in classes] or data.classes
-    asked = dict(protocol=config_hash(p), data=data.fingerprint, method=method, settings=made.model_dump(mode="json"), pictures=check_name("pictures", pictures, ("test", "all")), seed=seed)
+    p = PROTOCOLS[check_name("protocol", protocol, PROTOCOLS)]
+    data = load_classification(p.data, **p.data_options)
+    made = get_classifier_method(method)(**(settings or {}))
+    chosen = [check_name("class", c, data.classes) for c in classes] or data.classes
+    asked = dict(
+        protocol=config_hash(p),
+        data=data.fingerprint,
+        method=method,
+        settings=made.model_dump(mode="json"),
+        pictures=check_name("pictures", pictures, ("test", "all")),
+        seed=seed,
+    )
     note = store.base/"classification"/f"interference_{protocol}_{method}.json"
-    if note.is_file() and read_json(note) != json.loads(json.dumps(asked)): raise ValueError(f"{store.base} has tables of {method} on {protocol} with other settings; use another base_folder, or delete {note.name} and the tables")
-    write_json(note, asked); prepare_classes(store, protocol, data)
-    model = trained(p, data, None, seed, store.base/"classification"/"models", device); shown = ImageLoader(data.test if pictures == "test" else join_sets(data.train, data.test), 512, device=device); before, count = class_numbers(model, shown, data.num_classes), 0
+    if note.is_file() and read_json(note) != json.loads(json.dumps(asked)):
+        raise ValueError(
+            f"{store.base} has tables of {method} on {protocol} with other settings; use another "
+            f"base_folder, or delete {note.name} and the tables"
+        )
+    write_json(note, asked)
+    prepare_classes(store, protocol, data)
+    model = trained(p, data, None, seed, store.base/"classification"/"models", device)
+    shown = ImageLoader(
+        data.test if pictures == "test" else join_sets(data.train, data.test), 512, device=device
+    )
+    before, count = class_numbers(model, shown, data.num_classes), 0
     for index in map(data.classes.index, chosen):
         path = store.pair(protocol, index, method, 0)
         if path.is_file(): continue
-        sides = split_loaders(data, class_split(data, index), p.batch_size, augment=p.augment, flip=p.flip, seed=seed, device=device)
-        with made.unlearn(model, sides["forget"], sides["retain"], generator=torch.Generator().manual_seed(seed)).on(model): moved = class_numbers(model, shown, data.num_classes) - before
-        write_json(path, {name: {"judge_diff": float(a), "judge_prob_diff": float(b)} for name, a, b in zip(data.classes, *moved)}); count += 1
+        sides = split_loaders(
+            data,
+            class_split(data, index),
+            p.batch_size,
+            augment=p.augment,
+            flip=p.flip,
+            seed=seed,
+            device=device,
+        )
+        with made.unlearn(
+            model, sides["forget"], sides["retain"], generator=torch.Generator().manual_seed(seed)
+        ).on(model):
+            moved = class_numbers(model, shown, data.num_classes) - before
+        write_json(
+            path,
+            {
+                name: {"judge_diff": float(a), "judge_prob_diff": float(b)}
+                for name, a, b in zip(data.classes, *moved)
+            },
+        )
+        count += 1
     return count
 
 # %% ../../nbs/73_benchmarks.class_interference.ipynb #f4a40649
@@ -64,4 +113,8 @@ def prepare_classes(
 ):
     "The entity table of a classification task: emoji have attributes, other classes a name."
     known = {e["name"]: e for e in emoji_entities("emoji")} if data.name == "emoji" else {}
-    if not store.metadata(protocol).is_file(): write_json(store.metadata(protocol), [known.get(c, {}) | {"name": c, "index": i} for i, c in enumerate(data.classes)])
+    if not store.metadata(protocol).is_file():
+        write_json(
+            store.metadata(protocol),
+            [known.get(c, {}) | {"name": c, "index": i} for i, c in enumerate(data.classes)],
+        )

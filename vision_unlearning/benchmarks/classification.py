@@ -13,9 +13,21 @@ from ..classifier_training import train_classifier
 from ..classifiers import Classifier, classifier_for, load_classifier, logits, save_classifier
 from ..core import Config, check_name, config_hash, versions
 from ..data.classification import ClassificationData, ImageSet, load_classification
-from ..data.forgetting import ForgetSplit, ImageLoader, class_split, random_split, split_loaders
+from vision_unlearning.data.forgetting import (
+    ForgetSplit,
+    ImageLoader,
+    class_split,
+    random_split,
+    split_loaders,
+)
 from ..metrics.cost import Cost
-from ..metrics.forgetting import accuracies, activation_distance, gaps_over_seeds, js_divergence, oracle_gap
+from vision_unlearning.metrics.forgetting import (
+    accuracies,
+    activation_distance,
+    gaps_over_seeds,
+    js_divergence,
+    oracle_gap,
+)
 from ..metrics.membership import MEMBERSHIP, membership
 from ..store import read_json, write_json
 from ..unlearners.classifier import get_classifier_method
@@ -40,9 +52,23 @@ class Protocol(Config):
     moved_tests: bool = False  # accuracies on unseen pictures are over nine places of each
 
 PROTOCOLS = {
-    "digits": Protocol(data="digits", architecture="lenet5", num_epochs=15, optimizer="SGD(lr=0.05, momentum=0.9, weight_decay=5e-4)", batch_size=64),
-    "emoji_classes": Protocol(data="emoji", architecture="lenet5", num_epochs=40, optimizer="SGD(lr=0.05, momentum=0.9, weight_decay=5e-4)", batch_size=64, moved_tests=True),
-    "cifar10": Protocol(data="cifar10", architecture="resnet18", num_epochs=200, augment=True)}
+    "digits": Protocol(
+        data="digits",
+        architecture="lenet5",
+        num_epochs=15,
+        optimizer="SGD(lr=0.05, momentum=0.9, weight_decay=5e-4)",
+        batch_size=64,
+    ),
+    "emoji_classes": Protocol(
+        data="emoji",
+        architecture="lenet5",
+        num_epochs=40,
+        optimizer="SGD(lr=0.05, momentum=0.9, weight_decay=5e-4)",
+        batch_size=64,
+        moved_tests=True,
+    ),
+    "cifar10": Protocol(data="cifar10", architecture="resnet18", num_epochs=200, augment=True),
+}
 
 # %% ../../nbs/72_benchmarks.classification.ipynb #30f78fce
 KINDS = ("class", "random")
@@ -55,7 +81,9 @@ def scenario_split(
 ) -> ForgetSplit:
     "The split of one seed."
     if check_name("kind of forgetting", kind, KINDS) == "random": return random_split(data, .1, seed=seed)
-    return class_split(data, int(torch.randint(data.num_classes, (1,), generator=torch.Generator().manual_seed(seed))))
+    return class_split(
+        data, int(torch.randint(data.num_classes, (1,), generator=torch.Generator().manual_seed(seed)))
+    )
 
 # %% ../../nbs/72_benchmarks.classification.ipynb #66f03d72
 def trained(
@@ -67,12 +95,33 @@ def trained(
     device="cpu",
 ) -> Classifier:  # in evaluation mode
     "An original or an oracle, from its folder or trained now."
-    about = dict(protocol=protocol.model_dump(mode="json", exclude={"moved_tests"}), data=data.fingerprint, split=None if split is None else split.hash, seed=seed); path = Path(folder)/f"{data.name}_{'original' if split is None else 'oracle'}_{config_hash(about)}"
+    about = dict(
+        protocol=protocol.model_dump(mode="json", exclude={"moved_tests"}),
+        data=data.fingerprint,
+        split=None if split is None else split.hash,
+        seed=seed,
+    )
+    path = Path(folder)/f"{data.name}_{'original' if split is None else 'oracle'}_{config_hash(about)}"
     if (path/"config.json").is_file(): return load_classifier(path, device)
     model = classifier_for(data, protocol.architecture, seed=seed, **protocol.options).to(device)
     pictures = data.train if split is None else data.train[split.retain]
-    loader = ImageLoader(pictures, protocol.batch_size, shuffle=True, augment=protocol.augment, flip=protocol.flip, seed=seed, device=device)
-    found = train_classifier(model, loader, num_epochs=protocol.num_epochs, optimizer=protocol.optimizer, schedule=protocol.schedule, seed=seed)
+    loader = ImageLoader(
+        pictures,
+        protocol.batch_size,
+        shuffle=True,
+        augment=protocol.augment,
+        flip=protocol.flip,
+        seed=seed,
+        device=device,
+    )
+    found = train_classifier(
+        model,
+        loader,
+        num_epochs=protocol.num_epochs,
+        optimizer=protocol.optimizer,
+        schedule=protocol.schedule,
+        seed=seed,
+    )
     save_classifier(model.eval(), path, **about, seconds=found["seconds"], versions=versions())
     return model
 
@@ -85,8 +134,16 @@ def moved_pictures(
     pixels: int = 2,  # how far
 ) -> ImageSet:  # 9N pictures: every one in its place and moved in eight directions, the edge repeated
     "The same pictures at nine places."
-    reach = lambda n, by: (torch.arange(n) + by).clamp(0, n - 1); height, width = images.images.shape[-2:]; steps = (-pixels, 0, pixels)
-    return ImageSet(torch.cat([images.images[:, :, reach(height, y)][..., reach(width, x)] for y in steps for x in steps]), images.labels.repeat(9), images.classes)
+    reach = lambda n, by: (torch.arange(n) + by).clamp(0, n - 1)
+    height, width = images.images.shape[-2:]
+    steps = (-pixels, 0, pixels)
+    return ImageSet(
+        torch.cat(
+            [images.images[:, :, reach(height, y)][..., reach(width, x)] for y in steps for x in steps]
+        ),
+        images.labels.repeat(9),
+        images.classes,
+    )
 
 # %% ../../nbs/72_benchmarks.classification.ipynb #337b00b4
 class Comparison:
@@ -98,30 +155,72 @@ class Comparison:
         folder="assets/classification",  # of models and results
         device="cpu",
     ):
-        self.name, self.protocol, self.kind, self.seed, self.folder, self.device = protocol, PROTOCOLS[check_name("protocol", protocol, PROTOCOLS)], kind, seed, Path(folder), torch.device(device)
-        self.data = load_classification(self.protocol.data, **self.protocol.data_options); self.split = scenario_split(self.data, kind, seed)
-        self.sides = split_loaders(self.data, self.split, self.protocol.batch_size, augment=self.protocol.augment, flip=self.protocol.flip, seed=seed, device=device)
+        self.name, self.protocol, self.kind, self.seed, self.folder, self.device = (
+            protocol,
+            PROTOCOLS[check_name("protocol", protocol, PROTOCOLS)],
+            kind,
+            seed,
+            Path(folder),
+            torch.device(device),
+        )
+        self.data = load_classification(self.protocol.data, **self.protocol.data_options)
+        self.split = scenario_split(self.data, kind, seed)
+        self.sides = split_loaders(
+            self.data,
+            self.split,
+            self.protocol.batch_size,
+            augment=self.protocol.augment,
+            flip=self.protocol.flip,
+            seed=seed,
+            device=device,
+        )
         unseen = [n for n in ("test", "test_forget") if self.protocol.moved_tests and n in self.sides]
-        self.moved = {n: ImageLoader(moved_pictures(self.sides[n].images), 512, device=device) for n in unseen}  # what unseen pictures are judged by, where that is not `sides`
+        # what unseen pictures are judged by, where that is not `sides`
+        self.moved = {
+            n: ImageLoader(moved_pictures(self.sides[n].images), 512, device=device) for n in unseen
+        }
 
-    def _trained(self, split, seed): return trained(self.protocol, self.data, split, seed, self.folder/"models", self.device)
+    def _trained(self, split, seed):
+        return trained(self.protocol, self.data, split, seed, self.folder/"models", self.device)
     @cached_property
     def original(self) -> Classifier: return self._trained(None, self.seed)
     @cached_property
     def oracle(self) -> Classifier: return self._trained(self.split, self.seed)
     @cached_property
-    def other_oracle(self) -> Classifier: return self._trained(self.split, self.seed + 1000)  # other weights and order, the same data: how far apart two oracles are
+    def other_oracle(self) -> Classifier:
+        # other weights and order, the same data: how far apart two oracles are
+        return self._trained(self.split, self.seed + 1000)
     @cached_property
-    def oracle_answers(self) -> dict: return {name: logits(self.oracle, loader) for name, loader in self.sides.items()}
+    def oracle_answers(self) -> dict:
+        return {name: logits(self.oracle, loader) for name, loader in self.sides.items()}
     @cached_property
     def oracle_numbers(self) -> dict: return self.measure(self.oracle)
 
     def measure(self, model) -> dict[str, float]:
         "All numbers of one model."
-        answers = {name: logits(model, loader) for name, loader in self.sides.items()}; right = {n: float((z.argmax(1) == y).double().mean()) for n, (z, y) in answers.items()} | accuracies(model, self.moved)
-        possible = [a for a in MEMBERSHIP if a != "mia_loss_lr_neurips23" or len(self.split.forget) >= 10]; attacks = {a: membership(a, *(answers[s] for s in ("forget", "retain", "test")), seed=self.seed) for a in possible}
-        apart = {f"js_divergence_{s}": float(js_divergence(answers[s][0], self.oracle_answers[s][0]).mean()) for s in ("forget", "test")}
-        return right | attacks | apart | {"activation_distance": activation_distance(answers["forget"][0], self.oracle_answers["forget"][0])}
+        answers = {name: logits(model, loader) for name, loader in self.sides.items()}
+        right = {n: float((z.argmax(1) == y).double().mean()) for n, (z, y) in answers.items()} | accuracies(
+            model, self.moved
+        )
+        possible = [a for a in MEMBERSHIP if a != "mia_loss_lr_neurips23" or len(self.split.forget) >= 10]
+        attacks = {
+            a: membership(a, *(answers[s] for s in ("forget", "retain", "test")), seed=self.seed)
+            for a in possible
+        }
+        apart = {
+            f"js_divergence_{s}": float(js_divergence(answers[s][0], self.oracle_answers[s][0]).mean())
+            for s in ("forget", "test")
+        }
+        return (
+            right
+            | attacks
+            | apart
+            | {
+                "activation_distance": activation_distance(
+                    answers["forget"][0], self.oracle_answers["forget"][0]
+                )
+            }
+        )
 
 # %% ../../nbs/72_benchmarks.classification.ipynb #db5ae1bd
 REFERENCES = ("original", "other_oracle")
@@ -133,31 +232,81 @@ def run_method(
     settings: dict | None = None,  # that differ from the method's defaults
 ) -> dict:  # method, kind, seed, settings, seconds, numbers, oracle, gap
     "One method on one comparison, from its file or run now."
-    c, settings = comparison, dict(settings or {}); made = None if method in REFERENCES else get_classifier_method(method)(**settings)
-    about = dict(protocol=c.name, training=config_hash(c.protocol), data=c.data.fingerprint, split=c.split.hash, kind=c.kind, seed=c.seed, method=method, settings={} if made is None else made.model_dump(mode="json"))
+    c, settings = comparison, dict(settings or {})
+    made = None if method in REFERENCES else get_classifier_method(method)(**settings)
+    about = dict(
+        protocol=c.name,
+        training=config_hash(c.protocol),
+        data=c.data.fingerprint,
+        split=c.split.hash,
+        kind=c.kind,
+        seed=c.seed,
+        method=method,
+        settings={} if made is None else made.model_dump(mode="json"),
+    )
     path = c.folder/"runs"/f"{c.name}_{c.kind}_{c.seed}_{method}_{config_hash(about)}.json"
     if path.is_file(): return read_json(path)
     if made is None: numbers, cost = c.measure(getattr(c, method)), dict(seconds=0., bytes=0, memory="none")
     else:
-        model = c.original; given = (c.sides["forget"], c.sides["retain"]) if made.reads == "pictures" else (c.split.forget_classes,)
-        if not all(map(len, given)): raise ValueError(f"{method} reads no data and forgets whole classes; it takes part in class-wise comparisons only")
-        with Cost(c.device) as spent: edit = made.unlearn(model, *given, generator=torch.Generator().manual_seed(c.seed))
+        model = c.original
+        given = (
+            (c.sides["forget"], c.sides["retain"]) if made.reads == "pictures" else (c.split.forget_classes,)
+        )
+        if not all(map(len, given)):
+            raise ValueError(
+                f"{method} reads no data and forgets whole classes; it takes part in class-wise comparisons "
+                "only"
+            )
+        with Cost(c.device) as spent:
+            edit = made.unlearn(model, *given, generator=torch.Generator().manual_seed(c.seed))
         with edit.on(model): numbers = c.measure(model)
         cost = dict(seconds=spent.seconds, bytes=spent.bytes, memory=spent.kind)
-    write_json(path, dict(**about, **cost, numbers=numbers, oracle=c.oracle_numbers, gap=oracle_gap(numbers, c.oracle_numbers, GAP), versions=versions()))
+    write_json(
+        path,
+        dict(
+            **about,
+            **cost,
+            numbers=numbers,
+            oracle=c.oracle_numbers,
+            gap=oracle_gap(numbers, c.oracle_numbers, GAP),
+            versions=versions(),
+        ),
+    )
     return read_json(path)
 
 # %% ../../nbs/72_benchmarks.classification.ipynb #0b45eebc
 def comparison_table(
     rows: list[dict],  # of `run_method`, one protocol and kind, the same seeds for every method
-) -> pd.DataFrame:  # a row a method: accuracies and attack in points, gap and its spread in points, near, seconds
+# a row a method: accuracies and attack in points, gap and its spread in points, near, seconds
+) -> pd.DataFrame:
     "Methods beside the oracle, in the order of their gap."
-    methods = list(dict.fromkeys(r["method"] for r in rows)); by = {m: [r for r in rows if r["method"] == m] for m in methods}; lines = {}
-    if len({(r["protocol"], r["kind"]) for r in rows}) != 1: raise ValueError("a table is about one protocol and one kind of forgetting; choose the rows of one")
-    if len({tuple(sorted(r["seed"] for r in part)) for part in by.values()}) != 1: raise ValueError(f"not all methods were run with the same seeds: { {m: sorted(r['seed'] for r in part) for m, part in by.items()} }")
+    methods = list(dict.fromkeys(r["method"] for r in rows))
+    by = {m: [r for r in rows if r["method"] == m] for m in methods}
+    lines = {}
+    if len({(r["protocol"], r["kind"]) for r in rows}) != 1:
+        raise ValueError("a table is about one protocol and one kind of forgetting; choose the rows of one")
+    if len({tuple(sorted(r["seed"] for r in part)) for part in by.values()}) != 1:
+        raise ValueError(
+            "not all methods were run with the same seeds: "
+            f"{ {m: sorted(r['seed'] for r in part) for m, part in by.items()} }"
+        )
     for m, part in by.items():
-        apart = gaps_over_seeds([r["numbers"] for r in part], [r["oracle"] for r in part], GAP); several = [r["gap"]["average"] for r in part]
-        lines[m] = {**{n: 100*apart.loc[n, "value"] for n in GAP}, "gap": 100*float(pd.Series(several).mean()), "spread": 100*float(pd.Series(several).std()) if len(part) > 1 else float("nan"),
-                    "near": bool(all(abs(apart.loc[n, "value"] - apart.loc[n, "oracle"]) <= bar for n, bar in (("retain", .02), ("test", .02), ("forget", .05)))), "seconds": float(pd.Series([r["seconds"] for r in part]).median())}
-    oracle = {n: 100*float(pd.Series([r["oracle"][n] for r in next(iter(by.values()))]).mean()) for n in GAP}; first = {"oracle": {**oracle, "gap": 0., "spread": float("nan"), "near": True, "seconds": 0.}}
-    return pd.DataFrame(first | dict(sorted(lines.items(), key=lambda item: item[1]["gap"]))).T.infer_objects()
+        apart = gaps_over_seeds([r["numbers"] for r in part], [r["oracle"] for r in part], GAP)
+        several = [r["gap"]["average"] for r in part]
+        lines[m] = {
+            **{n: 100 * apart.loc[n, "value"] for n in GAP},
+            "gap": 100 * float(pd.Series(several).mean()),
+            "spread": 100 * float(pd.Series(several).std()) if len(part) > 1 else float("nan"),
+            "near": bool(
+                all(
+                    abs(apart.loc[n, "value"] - apart.loc[n, "oracle"]) <= bar
+                    for n, bar in (("retain", 0.02), ("test", 0.02), ("forget", 0.05))
+                )
+            ),
+            "seconds": float(pd.Series([r["seconds"] for r in part]).median()),
+        }
+    oracle = {n: 100*float(pd.Series([r["oracle"][n] for r in next(iter(by.values()))]).mean()) for n in GAP}
+    first = {"oracle": {**oracle, "gap": 0., "spread": float("nan"), "near": True, "seconds": 0.}}
+    return pd.DataFrame(
+        first | dict(sorted(lines.items(), key=lambda item: item[1]["gap"]))
+    ).T.infer_objects()

@@ -31,15 +31,43 @@ type_regression_algorithm = Literal["linear_regression", "random_forest"]
 
 # %% ../../nbs/70_benchmarks.i_care.ipynb #053722c7
 unlearning_algorithm_to_epochs: dict[str, dict[str, int]] = {
-    "breeds": {"distil": 100, "munba": 50, "uce": 0}, "scenes": {"distil": 100, "munba": 100, "uce": 0}, "people": {"distil": 400, "munba": 200, "uce": 0}}
+    "breeds": {"distil": 100, "munba": 50, "uce": 0},
+    "scenes": {"distil": 100, "munba": 100, "uce": 0},
+    "people": {"distil": 400, "munba": 200, "uce": 0},
+}
 s_to_direction: dict[str, str] = {s: "↑" for s in SIMILARITIES}
 
 # %% ../../nbs/70_benchmarks.i_care.ipynb #e58062f1
-_TASKS = {"Breeds": "breeds", "Scenes": "scenes", "People": "people", "Emoji": "emoji", "Emoji people": "emoji_people", "Emoji canvas": "emoji_canvas"}
-_METHODS = {"FADE": "distil", "Munba": "munba", "UCE": "uce"}; _METHODS |= {method_label(m)[0].upper() + method_label(m)[1:]: m for m in METHOD_COLORS if m not in _METHODS.values()}
+_TASKS = {
+    "Breeds": "breeds",
+    "Scenes": "scenes",
+    "People": "people",
+    "Emoji": "emoji",
+    "Emoji people": "emoji_people",
+    "Emoji canvas": "emoji_canvas",
+}
+_METHODS = {"FADE": "distil", "Munba": "munba", "UCE": "uce"}
+_METHODS |= {
+    method_label(m)[0].upper() + method_label(m)[1:]: m for m in METHOD_COLORS if m not in _METHODS.values()
+}
 _MODELS = {"Stable Diffusion 1.4": "sd1.4", "Emoji Stable Diffusion": "emoji-sd"}
-_PAIRS = {"Delta Clip": "clip_diff", "Delta Brisque": "brisque_diff", "RMSE": "rmse", "SSIM": "ssim", "DINO Cosine": "dino_diff", "Delta Judge": "judge_diff", "Delta Judge Probability": "judge_prob_diff"}
-_SIMILARITIES = {"Clip Cosine Similarity": "clip", "Jacc Similarity": "jacc", "Attribute Similarity": "attr", "DINO Cosine Similarity": "dino", "Attention Similarity": "act", "Edit Overlap": "weight_overlap"}
+_PAIRS = {
+    "Delta Clip": "clip_diff",
+    "Delta Brisque": "brisque_diff",
+    "RMSE": "rmse",
+    "SSIM": "ssim",
+    "DINO Cosine": "dino_diff",
+    "Delta Judge": "judge_diff",
+    "Delta Judge Probability": "judge_prob_diff",
+}
+_SIMILARITIES = {
+    "Clip Cosine Similarity": "clip",
+    "Jacc Similarity": "jacc",
+    "Attribute Similarity": "attr",
+    "DINO Cosine Similarity": "dino",
+    "Attention Similarity": "act",
+    "Edit Overlap": "weight_overlap",
+}
 _EMBEDDINGS = {"Clip Embedding": "clip_embedding", "DINO Embedding": "dino_embedding"}
 _ENTITY_METRICS = {name.replace("_", " ").capitalize(): name for name in entity_metric_table()}
 
@@ -58,7 +86,12 @@ def entities_of(
 ) -> list[str]:  # names in index order; empty for a testbed that was never built
     "The entities of a task, whether or not it has been prepared."
     from vision_unlearning.data.emoji import emoji_entities, emoji_tasks
-    return [e["name"] for e in emoji_entities(task)] if get_task(task).name in emoji_tasks else published_entities(task)
+
+    return (
+        [e["name"] for e in emoji_entities(task)]
+        if get_task(task).name in emoji_tasks
+        else published_entities(task)
+    )
 
 # %% ../../nbs/70_benchmarks.i_care.ipynb #64c76345
 def attributes_of(
@@ -67,7 +100,12 @@ def attributes_of(
     "The attributes of a task, whether or not it has been prepared."
     from vision_unlearning.data.emoji import emoji_entities, emoji_tasks
     from vision_unlearning.explore.similarity import attribute_columns
-    return list(attribute_columns(emoji_entities(task))) if get_task(task).name in emoji_tasks else published_attributes(task)
+
+    return (
+        list(attribute_columns(emoji_entities(task)))
+        if get_task(task).name in emoji_tasks
+        else published_attributes(task)
+    )
 
 # %% ../../nbs/70_benchmarks.i_care.ipynb #6aaeac34
 domain_entity: dict[str, list[str]] = {task: entities_of(task) for task in _TASKS.values()}
@@ -75,16 +113,32 @@ domain_attribute: dict[str, list[str]] = {task: attributes_of(task) for task in 
 
 # %% ../../nbs/70_benchmarks.i_care.ipynb #c547bf7b
 GUI_TO_BACKEND: dict[str, dict[str, str]] = {
-    **dict.fromkeys(("task", "t"), _TASKS), **dict.fromkeys(("model", "m"), _MODELS), **dict.fromkeys(("unlearning_algorithm", "unlearning_algorithm_list", "u"), _METHODS),
-    **dict.fromkeys(("interference_pair", "m_p"), _PAIRS), **dict.fromkeys(("similarity_metric", "similarity_metric_list", "s"), _SIMILARITIES),
-    **dict.fromkeys(("interference_entity", "interference_entity_1", "interference_entity_2", "interference_entity_list", "m_e", "m_e1", "m_e2"), _ENTITY_METRICS),
-    **dict.fromkeys(("latent_embedding", "l"), _EMBEDDINGS)}
+    **dict.fromkeys(("task", "t"), _TASKS),
+    **dict.fromkeys(("model", "m"), _MODELS),
+    **dict.fromkeys(("unlearning_algorithm", "unlearning_algorithm_list", "u"), _METHODS),
+    **dict.fromkeys(("interference_pair", "m_p"), _PAIRS),
+    **dict.fromkeys(("similarity_metric", "similarity_metric_list", "s"), _SIMILARITIES),
+    **dict.fromkeys(
+        (
+            "interference_entity",
+            "interference_entity_1",
+            "interference_entity_2",
+            "interference_entity_list",
+            "m_e",
+            "m_e1",
+            "m_e2",
+        ),
+        _ENTITY_METRICS,
+    ),
+    **dict.fromkeys(("latent_embedding", "l"), _EMBEDDINGS),
+}
 
 # %% ../../nbs/70_benchmarks.i_care.ipynb #d0c03a75
 def convert_params_from_gui_to_backend(
     params: dict[str, Any],  # argument -> what the menu says
 ) -> dict[str, Any]:  # argument -> backend name
-    "Convert GUI values to backend literal values. Unknown keys are passed through unchanged. None stays None."
+    """Convert GUI values to backend literal values. Unknown keys are passed through unchanged. None stays
+    None."""
     def convert(words, value):
         if isinstance(value, (list, tuple)): return [convert(words, v) for v in value]
         return words.get(value, value) if isinstance(value, str) else value

@@ -11,7 +11,14 @@ from ..core import check_name, entity_text, get_task, overwrite_concept
 from ..interference.pair import read_pair
 from ..plotting import METHOD_COLORS
 from ..results.base import _signature
-from ..store import MissingSessionError, Store, image_name, read_entities, read_json, write_json
+from vision_unlearning.store import (
+    MissingSessionError,
+    Store,
+    image_name,
+    read_entities,
+    read_json,
+    write_json,
+)
 
 # %% auto #0
 __all__ = ['get_metadata_filtered_path', 'get_metadata_filtered', 'get_target_overwrite', 'get_generated_dataset_file',
@@ -81,7 +88,9 @@ def get_interference_per_pair(
     base_folder: str = "assets",  # root of the store
 ) -> dict[str, dict[str, float]]:  # receiver -> metric -> value, NaN where undefined
     "One emitter's table: what unlearning it did to each receiver."
-    table = _parsed(_signature(get_interference_per_pair_path(task, index, method, num_train_epochs, base_folder)))
+    table = _parsed(
+        _signature(get_interference_per_pair_path(task, index, method, num_train_epochs, base_folder))
+    )
     return {receiver: dict(values) for receiver, values in list(table.items())[:max_identities]}
 
 # %% ../../nbs/70b_benchmarks.tables.ipynb #6862d8fa
@@ -99,7 +108,10 @@ def save_interference_per_pair(
     base_folder: str = "assets",  # root of the store
 ) -> None:
     "Write one emitter's table, whole or not at all; NaN becomes null."
-    write_json(get_interference_per_pair_path(task, index, method, num_train_epochs, base_folder), interference_per_pair)
+    write_json(
+        get_interference_per_pair_path(task, index, method, num_train_epochs, base_folder),
+        interference_per_pair,
+    )
 
 # %% ../../nbs/70b_benchmarks.tables.ipynb #49004792
 def get_interference_per_pair_inverse(
@@ -112,15 +124,23 @@ def get_interference_per_pair_inverse(
     base_folder: str = "assets",  # root of the store
 ) -> dict[str, dict[str, float]]:  # emitter -> metric -> value, NaN where undefined
     "What the unlearning of each emitter did to one receiver; emitters without a table are left out."
-    names, spaced = [e["name"] for e in get_metadata_filtered(task, base_folder)], lambda n: n.replace("_", " ")
+    names, spaced = (
+        [e["name"] for e in get_metadata_filtered(task, base_folder)],
+        lambda n: n.replace("_", " "),
+    )
     if not 0 <= index < len(names): raise ValueError(f"entity index {index} is outside 0..{len(names) - 1}")
     receiver, found = names[index], {}
     for emitter in range(index_start, min(index_start + max_identities, len(names))):
         path = get_interference_per_pair_path(task, emitter, method, num_train_epochs, base_folder)
         if not Path(path).is_file(): continue
-        table = _parsed(_signature(path)); row = table.get(receiver) or {spaced(r): v for r, v in table.items()}.get(spaced(receiver))
+        table = _parsed(_signature(path))
+        row = table.get(receiver) or {spaced(r): v for r, v in table.items()}.get(spaced(receiver))
         if row is not None: found[names[emitter]] = dict(row)
-    if not found: raise MissingSessionError(f"no {method} table of task {task!r} after {num_train_epochs} epochs in {base_folder} has {receiver!r}; run `vu run interference`")
+    if not found:
+        raise MissingSessionError(
+            f"no {method} table of task {task!r} after {num_train_epochs} epochs in {base_folder} has "
+            f"{receiver!r}; run `vu run interference`"
+        )
     return found
 
 # %% ../../nbs/70b_benchmarks.tables.ipynb #96f835f1

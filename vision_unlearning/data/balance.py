@@ -19,11 +19,14 @@ def cell_quotas(
     shuffle,  # shuffles a list of indices in place: whose turn comes first among equals
 ) -> list[int]:  # K quotas; their sum is the target, or everything where that is less
     "Divide a target over cells as evenly as their sizes allow."
-    sizes = [int(s) for s in sizes]; quotas = [min(s, target//max(len(sizes), 1)) for s in sizes]
+    sizes = [int(s) for s in sizes]
+    quotas = [min(s, target//max(len(sizes), 1)) for s in sizes]
     remaining = min(target, sum(sizes)) - sum(quotas)
     while remaining > 0:
-        open_cells = [i for i, (q, s) in enumerate(zip(quotas, sizes)) if q < s]; least = min(quotas[i] for i in open_cells)
-        turn = [i for i in open_cells if quotas[i] == least]; shuffle(turn)
+        open_cells = [i for i, (q, s) in enumerate(zip(quotas, sizes)) if q < s]
+        least = min(quotas[i] for i in open_cells)
+        turn = [i for i in open_cells if quotas[i] == least]
+        shuffle(turn)
         for i in turn[:remaining]: quotas[i] += 1
         remaining -= min(remaining, len(turn))
     return quotas
@@ -31,9 +34,18 @@ def cell_quotas(
 # %% ../../nbs/10c_data.balance.ipynb #fd8b50af
 def _priority_order(values, ascending, legacy):
     "Positions of rows by priority, without a value last."
-    if legacy: return values.astype(object).reset_index(drop=True).sort_values(ascending=ascending, kind="quicksort").index.to_numpy()
+    if legacy:
+        return (
+            values.astype(object)
+            .reset_index(drop=True)
+            .sort_values(ascending=ascending, kind="quicksort")
+            .index.to_numpy()
+        )
     numbers = pd.to_numeric(values, errors="coerce").astype(float).to_numpy()
-    if len(numbers) and np.isnan(numbers).all(): raise ValueError(f"column {values.name!r} has no number to sort by, only values such as {values.iloc[0]!r}")
+    if len(numbers) and np.isnan(numbers).all():
+        raise ValueError(
+            f"column {values.name!r} has no number to sort by, only values such as {values.iloc[0]!r}"
+        )
     return np.argsort(np.where(np.isnan(numbers), np.inf, numbers if ascending else -numbers), kind="stable")
 
 # %% ../../nbs/10c_data.balance.ipynb #6c0b204f
@@ -44,19 +56,37 @@ def balanced_subsample(
     target: int = 100,  # how many to take
     ascending: bool = False,  # smallest first, for ranks
     seed: int = 42,  # of whose turn comes first when shares do not divide evenly
-    legacy: bool = False,  # the published selection: values compared as they are stored, unstable ties, its random numbers
+    # the published selection: values compared as they are stored, unstable ties, its random numbers
+    legacy: bool = False,
 ) -> pd.DataFrame:  # at most `target` rows by priority, the same columns, a new index
     "Choose rows evenly over the combinations of some columns, the foremost of each."
     columns = [columns] if isinstance(columns, str) else list(columns)
     for column in [*columns, priority]: check_name("column", column, map(str, table.columns))
     if target < 1: raise ValueError(f"target must be at least 1, got {target}")
-    table = table.dropna(subset=columns).reset_index(drop=True); order = _priority_order(table[priority], ascending, legacy)
-    keys = reduce(lambda left, right: left + ("|" if legacy else "\x1f") + right, [table[c].astype(str) for c in columns])
+    table = table.dropna(subset=columns).reset_index(drop=True)
+    order = _priority_order(table[priority], ascending, legacy)
+    keys = reduce(
+        lambda left, right: left + ("|" if legacy else "\x1f") + right,
+        [table[c].astype(str) for c in columns],
+    )
     cells, cell_of, sizes = np.unique(keys.to_numpy(dtype=str), return_inverse=True, return_counts=True)
-    quotas = np.array(cell_quotas(sizes, target, (np.random.RandomState(seed) if legacy else np.random.default_rng(seed)).shuffle), int)
+    quotas = np.array(
+        cell_quotas(
+            sizes, target, (np.random.RandomState(seed) if legacy else np.random.default_rng(seed)).shuffle
+        ),
+        int,
+    )
     if not legacy: return table.iloc[_foremost(order, cell_of, quotas)].reset_index(drop=True)
-    inside = [_priority_order(table[priority].iloc[rows], ascending, legacy)[:quotas[c]] for c in range(len(cells)) for rows in [np.flatnonzero(cell_of == c)]]
-    chosen = table.iloc[np.concatenate([np.flatnonzero(cell_of == c)[i] for c, i in enumerate(inside)])] if len(cells) else table
+    inside = [
+        _priority_order(table[priority].iloc[rows], ascending, legacy)[: quotas[c]]
+        for c in range(len(cells))
+        for rows in [np.flatnonzero(cell_of == c)]
+    ]
+    chosen = (
+        table.iloc[np.concatenate([np.flatnonzero(cell_of == c)[i] for c, i in enumerate(inside)])]
+        if len(cells)
+        else table
+    )
     return chosen.iloc[_priority_order(chosen[priority], ascending, legacy)].reset_index(drop=True)
 
 # %% ../../nbs/10c_data.balance.ipynb #75739f79

@@ -10,8 +10,18 @@ import numpy as np
 import pandas as pd
 from ..core import check_name
 from .matching import match_names
-from .preparation import (TestbedData, choose_balanced, choose_published, picture_root, prepared_entities, published_attributes, published_entities,
-    source_settings, standin_pictures, write_prepared)
+from vision_unlearning.data.preparation import (
+    TestbedData,
+    choose_balanced,
+    choose_published,
+    picture_root,
+    prepared_entities,
+    published_attributes,
+    published_entities,
+    source_settings,
+    standin_pictures,
+    write_prepared,
+)
 from .testbed import add_attributes, picture_folders, read_table, to_numbers
 from ..download import Source
 from ..store import Store
@@ -22,11 +32,36 @@ __all__ = ['SOURCES', 'GROUPS_LEFT_OUT', 'AKC_NAMES', 'AKC_NUMBERS', 'snake', 'm
 
 # %% ../../nbs/13_data.breeds.ipynb #f29c3b8c
 SOURCES = {
-    "pictures": Source("Dog Breeds Dataset (A. Taras)", "https://github.com/AtharvaTaras/Dog-Breeds-Dataset/archive/HEAD.zip", "none stated; pictures of a search engine, for research only", revision="head of the default branch; the published testbed pinned none",
-        note="356 folders such as 'affenpinscher dog' with 35 pictures each, 2 to 7 % duplicates by its own account"),
-    "fci": Source("FCI breeds", "https://raw.githubusercontent.com/paiv/fci-breeds/main/fci-breeds.csv", "none stated; nomenclature of the FCI", revision="main branch", note="columns name, group, section, country; 'FCI Breeds.csv' beside the pictures is of this form too"),
-    "akc": Source("AKC breeds (T. Filho)", "https://raw.githubusercontent.com/tmfilho/akcdata/master/data/akc-data-latest.csv", "MIT for the table; the information belongs to the American Kennel Club", revision="master branch, 2020", note="277 breeds, 20 features"),
-    "pawsome": Source("Pawsome Authority breed table", "", "that of its publisher", note="optional; fetch the csv by hand from pawsomeauthority.com")}
+    "pictures": Source(
+        "Dog Breeds Dataset (A. Taras)",
+        "https://github.com/AtharvaTaras/Dog-Breeds-Dataset/archive/HEAD.zip",
+        "none stated; pictures of a search engine, for research only",
+        revision="head of the default branch; the published testbed pinned none",
+        note="356 folders such as 'affenpinscher dog' with 35 pictures each, 2 to 7 % duplicates by its own "
+             "account",
+    ),
+    "fci": Source(
+        "FCI breeds",
+        "https://raw.githubusercontent.com/paiv/fci-breeds/main/fci-breeds.csv",
+        "none stated; nomenclature of the FCI",
+        revision="main branch",
+        note="columns name, group, section, country; 'FCI Breeds.csv' beside the pictures is of this form "
+             "too",
+    ),
+    "akc": Source(
+        "AKC breeds (T. Filho)",
+        "https://raw.githubusercontent.com/tmfilho/akcdata/master/data/akc-data-latest.csv",
+        "MIT for the table; the information belongs to the American Kennel Club",
+        revision="master branch, 2020",
+        note="277 breeds, 20 features",
+    ),
+    "pawsome": Source(
+        "Pawsome Authority breed table",
+        "",
+        "that of its publisher",
+        note="optional; fetch the csv by hand from pawsomeauthority.com",
+    ),
+}
 
 # %% ../../nbs/13_data.breeds.ipynb #9c51fb9a
 GROUPS_LEFT_OUT = ("sighthounds", "dachshunds", "pointing_dogs", "scent_hounds_and_related_breeds")
@@ -40,15 +75,73 @@ def snake(
 
 # %% ../../nbs/13_data.breeds.ipynb #d83ab7fc
 AKC_NAMES = {
-    "griffon bruxellois": "Brussels Griffon", "griffon belge": "Brussels Griffon", "petit brabancon": "Brussels Griffon", "st. bernard": "Saint Bernard", "great swiss mountain dog": "Greater Swiss Mountain Dog", "shiba": "Shiba Inu", "belgian shepherd dog": "Belgian Sheepdog",
-    "king charles spaniel": "English Toy Spaniel", "continental toy spaniel": "Papillon", "berger de beauce": "Beauceron", "berger de brie": "Briard", "briard": "Briard", "berger de picardie": "Berger Picard", "finnish lapponian dog": "Finnish Lapphund", "lapponian herder": "Lapponian Herder",
-    "bosnian and herzegovinian - croatian shepherd dog": "Tornjak", "croatian shepherd dog": "Croatian Sheepdog", "pyrenean sheepdog - smooth faced": "Pyrenean Shepherd", "pyrenean sheepdog - long haired": "Pyrenean Shepherd", "long-haired pyrenean sheepdog": "Pyrenean Shepherd", "pyrenean mountain dog": "Great Pyrenees",
-    "english pointer": "Pointer", "german short- haired pointing dog": "German Shorthaired Pointer", "german wire- haired pointing dog": "German Wirehaired Pointer", "german long- haired pointing dog": "German Longhaired Pointer", "hungarian short-haired pointer (vizsla)": "Vizsla", "hungarian wire-haired pointer": "Wirehaired Vizsla",
-    "poodle": "Poodle (Standard)", "collie rough": "Collie", "collie smooth": "Collie", "dobermann": "Doberman Pinscher", "german boxer": "Boxer", "schnauzer": "Standard Schnauzer", "italian sighthound": "Italian Greyhound", "deerhound": "Scottish Deerhound", "jack russell terrier": "Russell Terrier",
-    "american cocker spaniel": "Cocker Spaniel", "brittany spaniel": "Brittany", "kai": "Kai Ken", "kishu": "Kishu Ken", "korea jindo dog": "Jindo", "xoloitzcuintle": "Xoloitzcuintli", "peruvian hairless dog": "Peruvian Inca Orchid", "little lion dog": "Löwchen", "romagna water dog": "Lagotto Romagnolo", "frisian water dog": "Wetterhoun",
-    "italian pointing dog": "Bracco Italiano", "italian wire-haired pointing dog": "Spinone Italiano", "slovakian chuvach": "Slovensky Cuvac", "slovakian hound": "Slovensky Kopov", "czechoslovakian wolfdog": "Czechoslovakian Vlcak", "italian cane corso": "Cane Corso", "dogo canario": "Perro de Presa Canario", "dutch schapendoes": "Schapendoes",
-    "entlebuch cattle dog": "Entlebucher Mountain Dog", "appenzell cattle dog": "Appenzeller Sennenhund", "serra da estrela mountain dog": "Estrela Mountain Dog", "drentsche partridge dog": "Drentsche Patrijshond", "german spaniel": "Deutscher Wachtelhund", "german hunting terrier": "Jagdterrier", "eurasian": "Eurasier",
-    "wire-haired pointing griffon korthals": "Wirehaired Pointing Griffon", "bourbonnais pointing dog": "Braque du Bourbonnais", "french pointing dog - pyrenean type": "Braque Francais Pyrenean", "manchester terrier": "Manchester Terrier (Standard)", "portuguese warren hound-portuguese podengo": "Portuguese Podengo"}
+    "griffon bruxellois": "Brussels Griffon",
+    "griffon belge": "Brussels Griffon",
+    "petit brabancon": "Brussels Griffon",
+    "st. bernard": "Saint Bernard",
+    "great swiss mountain dog": "Greater Swiss Mountain Dog",
+    "shiba": "Shiba Inu",
+    "belgian shepherd dog": "Belgian Sheepdog",
+    "king charles spaniel": "English Toy Spaniel",
+    "continental toy spaniel": "Papillon",
+    "berger de beauce": "Beauceron",
+    "berger de brie": "Briard",
+    "briard": "Briard",
+    "berger de picardie": "Berger Picard",
+    "finnish lapponian dog": "Finnish Lapphund",
+    "lapponian herder": "Lapponian Herder",
+    "bosnian and herzegovinian - croatian shepherd dog": "Tornjak",
+    "croatian shepherd dog": "Croatian Sheepdog",
+    "pyrenean sheepdog - smooth faced": "Pyrenean Shepherd",
+    "pyrenean sheepdog - long haired": "Pyrenean Shepherd",
+    "long-haired pyrenean sheepdog": "Pyrenean Shepherd",
+    "pyrenean mountain dog": "Great Pyrenees",
+    "english pointer": "Pointer",
+    "german short- haired pointing dog": "German Shorthaired Pointer",
+    "german wire- haired pointing dog": "German Wirehaired Pointer",
+    "german long- haired pointing dog": "German Longhaired Pointer",
+    "hungarian short-haired pointer (vizsla)": "Vizsla",
+    "hungarian wire-haired pointer": "Wirehaired Vizsla",
+    "poodle": "Poodle (Standard)",
+    "collie rough": "Collie",
+    "collie smooth": "Collie",
+    "dobermann": "Doberman Pinscher",
+    "german boxer": "Boxer",
+    "schnauzer": "Standard Schnauzer",
+    "italian sighthound": "Italian Greyhound",
+    "deerhound": "Scottish Deerhound",
+    "jack russell terrier": "Russell Terrier",
+    "american cocker spaniel": "Cocker Spaniel",
+    "brittany spaniel": "Brittany",
+    "kai": "Kai Ken",
+    "kishu": "Kishu Ken",
+    "korea jindo dog": "Jindo",
+    "xoloitzcuintle": "Xoloitzcuintli",
+    "peruvian hairless dog": "Peruvian Inca Orchid",
+    "little lion dog": "Löwchen",
+    "romagna water dog": "Lagotto Romagnolo",
+    "frisian water dog": "Wetterhoun",
+    "italian pointing dog": "Bracco Italiano",
+    "italian wire-haired pointing dog": "Spinone Italiano",
+    "slovakian chuvach": "Slovensky Cuvac",
+    "slovakian hound": "Slovensky Kopov",
+    "czechoslovakian wolfdog": "Czechoslovakian Vlcak",
+    "italian cane corso": "Cane Corso",
+    "dogo canario": "Perro de Presa Canario",
+    "dutch schapendoes": "Schapendoes",
+    "entlebuch cattle dog": "Entlebucher Mountain Dog",
+    "appenzell cattle dog": "Appenzeller Sennenhund",
+    "serra da estrela mountain dog": "Estrela Mountain Dog",
+    "drentsche partridge dog": "Drentsche Patrijshond",
+    "german spaniel": "Deutscher Wachtelhund",
+    "german hunting terrier": "Jagdterrier",
+    "eurasian": "Eurasier",
+    "wire-haired pointing griffon korthals": "Wirehaired Pointing Griffon",
+    "bourbonnais pointing dog": "Braque du Bourbonnais",
+    "french pointing dog - pyrenean type": "Braque Francais Pyrenean",
+    "manchester terrier": "Manchester Terrier (Standard)",
+    "portuguese warren hound-portuguese podengo": "Portuguese Podengo",
+}
 
 # %% ../../nbs/13_data.breeds.ipynb #0e66d838
 def match_breeds(
@@ -61,26 +154,65 @@ def match_breeds(
     return match_names(names, others, known, drop=("dog",), threshold=.6)
 
 # %% ../../nbs/13_data.breeds.ipynb #a62a72af
-AKC_NUMBERS = ("popularity", "min_height", "max_height", "min_weight", "max_weight", "min_expectancy", "max_expectancy", "grooming_frequency_value", "shedding_value", "energy_level_value", "trainability_value", "demeanor_value")
+AKC_NUMBERS = (
+    "popularity",
+    "min_height",
+    "max_height",
+    "min_weight",
+    "max_weight",
+    "min_expectancy",
+    "max_expectancy",
+    "grooming_frequency_value",
+    "shedding_value",
+    "energy_level_value",
+    "trainability_value",
+    "demeanor_value",
+)
 
 # %% ../../nbs/13_data.breeds.ipynb #cbbfb800
 def read_akc(
     path,  # akc-data-latest.csv
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # name_akc, the published columns; what was no number: name, column, value
+# name_akc, the published columns; what was no number: name, column, value
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     "The table of the American Kennel Club."
-    table = read_table(path, [("name_akc", "Unnamed: 0", "name", "Breed"), "temperament", ("group_akc", "group"), *AKC_NUMBERS]); table, odd = to_numbers(table.drop_duplicates("name_akc").reset_index(drop=True), AKC_NUMBERS)
+    table = read_table(
+        path,
+        [("name_akc", "Unnamed: 0", "name", "Breed"), "temperament", ("group_akc", "group"), *AKC_NUMBERS],
+    )
+    table, odd = to_numbers(table.drop_duplicates("name_akc").reset_index(drop=True), AKC_NUMBERS)
     table["popularity"] = table["popularity"].round().astype("Int64")
-    return table, odd.assign(name=table["name_akc"].reindex(odd["row"]).to_numpy())[["name", "column", "value"]]
+    return table, odd.assign(name=table["name_akc"].reindex(odd["row"]).to_numpy())[
+        ["name", "column", "value"]
+    ]
 
 # %% ../../nbs/13_data.breeds.ipynb #11ba861e
 def read_pawsome(
     path,  # the csv of the second breed table
 ) -> tuple[pd.DataFrame, dict]:  # name_pawsome and the published columns that it has; other name -> name
     "The second breed table, and the other names it knows."
-    table = read_table(path, [("name_pawsome", "Breed", "Breed Name", "Name", "name")]).drop_duplicates("name_pawsome").reset_index(drop=True)
-    table = table.rename(columns={c: "group_pawsome" for c in ("Group", "Breed Group", "group") if c in table.columns and "group_pawsome" not in table.columns}); columns = published_attributes("breeds")
+    table = (
+        read_table(path, [("name_pawsome", "Breed", "Breed Name", "Name", "name")])
+        .drop_duplicates("name_pawsome")
+        .reset_index(drop=True)
+    )
+    table = table.rename(
+        columns={
+            c: "group_pawsome"
+            for c in ("Group", "Breed Group", "group")
+            if c in table.columns and "group_pawsome" not in table.columns
+        }
+    )
+    columns = published_attributes("breeds")
     wanted = [c for c in columns[columns.index("Origin"):-1] if c in table.columns]
-    others = {o.strip(): n for n, text in zip(table["name_pawsome"], table.get("Other Names", pd.Series(dtype=object)).reindex(table.index)) if isinstance(text, str) for o in text.split(",") if o.strip()}
+    others = {
+        o.strip(): n
+        for n, text in zip(
+            table["name_pawsome"], table.get("Other Names", pd.Series(dtype=object)).reindex(table.index)
+        )
+        if isinstance(text, str)
+        for o in text.split(",")
+        if o.strip()
+    }
     return table[["name_pawsome", *wanted]], others
 
 # %% ../../nbs/13_data.breeds.ipynb #d578b5cb
@@ -89,14 +221,37 @@ def breed_table(
     data: TestbedData,  # its notes get what was not found; its table has name and dataset_n_original
 ) -> pd.DataFrame:  # every folder with all attributes
     "All attributes of all breeds that have pictures."
-    names = data.table["name"]; fci = read_table(sources["fci"], ["name", "group", "section", "country"]).drop_duplicates("name"); akc, odd = read_akc(sources["akc"])
+    names = data.table["name"]
+    fci = read_table(sources["fci"], ["name", "group", "section", "country"]).drop_duplicates("name")
+    akc, odd = read_akc(sources["akc"])
     for column in ("group", "section", "country"): fci[column] = fci[column].map(snake)
-    table = add_attributes(data.table, match_breeds(names, fci["name"]), fci, "name", ["group", "section", "country"]); found = match_breeds(names, akc["name_akc"], AKC_NAMES)
-    match, texts = dict(zip(found["name"], found["match"])), {n: "; ".join(f"{c} {v!r} is no number" for c, v in zip(rows["column"], rows["value"])) for n, rows in odd.groupby("name")}
-    data.note("AKC", found.loc[found["rule"] == "words", "name"], lambda n: f"taken for {match[n]!r} by its words"); data.note("AKC", [n for n in names if match[n] in texts], lambda n: texts[match[n]])
-    own = [c for c in published_attributes("breeds") if c in akc.columns]; table = add_attributes(table, found, akc.assign(key=akc["name_akc"]), "key", ["name_akc", *own])
+    table = add_attributes(
+        data.table, match_breeds(names, fci["name"]), fci, "name", ["group", "section", "country"]
+    )
+    found = match_breeds(names, akc["name_akc"], AKC_NAMES)
+    match, texts = (
+        dict(zip(found["name"], found["match"])),
+        {
+            n: "; ".join(f"{c} {v!r} is no number" for c, v in zip(rows["column"], rows["value"]))
+            for n, rows in odd.groupby("name")
+        },
+    )
+    data.note(
+        "AKC", found.loc[found["rule"] == "words", "name"], lambda n: f"taken for {match[n]!r} by its words"
+    )
+    data.note("AKC", [n for n in names if match[n] in texts], lambda n: texts[match[n]])
+    own = [c for c in published_attributes("breeds") if c in akc.columns]
+    table = add_attributes(table, found, akc.assign(key=akc["name_akc"]), "key", ["name_akc", *own])
     if "pawsome" in sources:
-        pawsome, others = read_pawsome(sources["pawsome"]); more = match_breeds(names, pawsome["name_pawsome"], others); by_akc = dict(zip(*match_breeds(akc["name_akc"], pawsome["name_pawsome"], others)[["name", "match"]].T.to_numpy()))
+        pawsome, others = read_pawsome(sources["pawsome"])
+        more = match_breeds(names, pawsome["name_pawsome"], others)
+        by_akc = dict(
+            zip(
+                *match_breeds(akc["name_akc"], pawsome["name_pawsome"], others)[
+                    ["name", "match"]
+                ].T.to_numpy()
+            )
+        )
         more["match"] = [m if m is not None else by_akc.get(a) for m, a in zip(more["match"], found["match"])]
         table = add_attributes(table, more, pawsome, "name_pawsome", list(pawsome.columns[1:]))
     return table
@@ -108,38 +263,98 @@ def breed_candidates(
 ) -> tuple[TestbedData, pd.DataFrame]:  # the candidates; every breed with all attributes
     "Breeds with pictures, a group and numbers."
     for name in sources: check_name("source", name, SOURCES)
-    root = picture_root(sources["pictures"]); broken = []; pictures = picture_folders(root, "*.*", broken); sources = {"fci": root/"FCI Breeds.csv", **sources}
-    data = TestbedData("breeds", pd.DataFrame({"name": list(pictures), "dataset_n_original": [len(p) for p in pictures.values()]}), pictures)
+    root = picture_root(sources["pictures"])
+    broken = []
+    pictures = picture_folders(root, "*.*", broken)
+    sources = {"fci": root/"FCI Breeds.csv", **sources}
+    data = TestbedData(
+        "breeds",
+        pd.DataFrame({"name": list(pictures), "dataset_n_original": [len(p) for p in pictures.values()]}),
+        pictures,
+    )
     for message in broken: data.note("pictures", [Path(message.split(" is not ")[0]).parent.name], message)
-    table = breed_table(sources, data); data.table = table
-    data.keep(table["dataset_n_original"] >= per_entity, "pictures", lambda n: f"{len(pictures[n])} pictures, but {per_entity} are needed")
+    table = breed_table(sources, data)
+    data.table = table
+    data.keep(
+        table["dataset_n_original"] >= per_entity,
+        "pictures",
+        lambda n: f"{len(pictures[n])} pictures, but {per_entity} are needed",
+    )
     data.keep(data.table["group"].notna(), "FCI", "no group: not in the table of the FCI")
-    data.keep(data.table["name_akc"].notna(), "AKC", "not in the table of the American Kennel Club"); data.keep(data.table["grooming_frequency_value"].notna() & data.table["group_akc"].notna(), "AKC", "no number for grooming")
-    groups = dict(zip(table["name"], table["group"])); data.keep(~data.table["group"].isin(GROUPS_LEFT_OUT), "group", lambda n: f"{groups[n]} is left out: too few breeds")
-    median = data.table["grooming_frequency_value"].median(); values = table["grooming_frequency_value"]
-    table = table.assign(grooming_frequency_category_binary=(values > median).astype(object).where(values.notna(), None)); data.table = table[table["name"].isin(data.table["name"])].reset_index(drop=True)
+    data.keep(data.table["name_akc"].notna(), "AKC", "not in the table of the American Kennel Club")
+    data.keep(
+        data.table["grooming_frequency_value"].notna() & data.table["group_akc"].notna(),
+        "AKC",
+        "no number for grooming",
+    )
+    groups = dict(zip(table["name"], table["group"]))
+    data.keep(
+        ~data.table["group"].isin(GROUPS_LEFT_OUT),
+        "group",
+        lambda n: f"{groups[n]} is left out: too few breeds",
+    )
+    median = data.table["grooming_frequency_value"].median()
+    values = table["grooming_frequency_value"]
+    table = table.assign(
+        grooming_frequency_category_binary=(values > median).astype(object).where(values.notna(), None)
+    )
+    data.table = table[table["name"].isin(data.table["name"])].reset_index(drop=True)
     return data, table
 
 # %% ../../nbs/13_data.breeds.ipynb #a0826c8b
 def prepare_breeds(
     store: Store,
-    sources: dict,  # "pictures": folder; "akc": table; "fci": table, by default the one beside the pictures; optionally "pawsome": table
+    # "pictures": folder; "akc": table; "fci": table, by default the one beside the pictures; optionally
+    # "pawsome": table
+    sources: dict,
     target: int = 100,  # how many breeds
     per_entity: int = 35,  # pictures of each
     legacy: bool = False,  # the published hundred, in their order
 ) -> pd.DataFrame:  # the entity table
     "From raw sources to metadata and pictures; training folders are made from these by `write_splits`."
-    settings = {"target": target, "per_entity": per_entity, "legacy": legacy, "sources": source_settings(sources)}
+    settings = {
+        "target": target,
+        "per_entity": per_entity,
+        "legacy": legacy,
+        "sources": source_settings(sources),
+    }
     if (ready := prepared_entities(store, "breeds", settings)) is not None: return ready
     data, everything = breed_candidates(sources, per_entity)
-    if legacy: data.table, data.notes = everything, [n for n in data.notes if n["name"] in set(published_entities("breeds"))]
-    chosen, pictures = choose_published(data, per_entity) if legacy else choose_balanced(data, ["grooming_frequency_category_binary", "group"], "popularity", target, per_entity, ascending=True)
-    columns = ["name", "dataset_n_original", *(a for a in published_attributes("breeds") if a in chosen.columns)]
+    if legacy:
+        data.table, data.notes = (
+            everything,
+            [n for n in data.notes if n["name"] in set(published_entities("breeds"))],
+        )
+    chosen, pictures = (
+        choose_published(data, per_entity)
+        if legacy
+        else choose_balanced(
+            data,
+            ["grooming_frequency_category_binary", "group"],
+            "popularity",
+            target,
+            per_entity,
+            ascending=True,
+        )
+    )
+    columns = [
+        "name",
+        "dataset_n_original",
+        *(a for a in published_attributes("breeds") if a in chosen.columns),
+    ]
     return write_prepared(store, data, everything, chosen[columns], pictures, settings)
 
 # %% ../../nbs/13_data.breeds.ipynb #864a74cd
-_STANDINS = {"Terriers": "border terrier|cairn terrier|airedale terrier|bull terrier", "Companion and Toy Dogs": "pug|maltese|chihuahua|french bulldog", "Sheepdogs and Cattledogs (except Swiss Cattledogs)": "border collie|puli|komondor|welsh corgi (cardigan)|bouvier des ardennes",
-    "Pinscher and Schnauzer - Molossoid and Swiss Mountain and Cattledogs": "rottweiler|newfoundland|bulldog|st. bernard", "Sighthounds": "afghan hound", "Scent hounds and related breeds": "alpine dachsbracke"}
+_STANDINS = {
+    "Terriers": "border terrier|cairn terrier|airedale terrier|bull terrier",
+    "Companion and Toy Dogs": "pug|maltese|chihuahua|french bulldog",
+    "Sheepdogs and Cattledogs (except Swiss Cattledogs)": "border collie|puli|komondor|welsh corgi "
+                                                          "(cardigan)|bouvier des ardennes",
+    "Pinscher and Schnauzer - Molossoid and Swiss Mountain and "
+    "Cattledogs": "rottweiler|newfoundland|bulldog|st. bernard",
+    "Sighthounds": "afghan hound",
+    "Scent hounds and related breeds": "alpine dachsbracke",
+}
 
 # %% ../../nbs/13_data.breeds.ipynb #90ac8f0d
 def standin_sources(
@@ -147,13 +362,67 @@ def standin_sources(
     seed: int = 0,  # of numbers and pictures
 ) -> dict[str, Path]:  # "pictures", "fci", "akc" and "pawsome"
     "Small sources in the real layout."
-    folder, random = Path(folder), np.random.default_rng(seed); group_of = {b: g for g, names in _STANDINS.items() for b in names.split("|")}; breeds = list(group_of)
-    folders = [b if b.endswith("dog") else f"{b} dog" for b in breeds]; standin_pictures(folder/"pictures", [*folders, "unknown mongrel dog"], 6, seed=seed)
-    pd.DataFrame({"id": range(1, len(breeds) + 1), "name": [b.upper() for b in breeds], "group": list(group_of.values()), "section": "Small sized", "provisional": None, "country": "GREAT BRITAIN", "url": None, "image": None, "pdf": None}).to_csv(folder/"pictures/FCI Breeds.csv", index=False)
-    club = [{"welsh corgi (cardigan)": "Cardigan Welsh Corgi", "st. bernard": "Saint Bernard"}.get(b, b.title()) for b in breeds if b not in ("bouvier des ardennes", "alpine dachsbracke")]; n = len(club)
-    level = lambda: random.integers(1, 6, n)/5; category = lambda: random.choice(["Low", "High"], n)
-    akc = pd.DataFrame({"temperament": "Friendly, Loyal", "popularity": random.permutation(np.arange(3, 3 + 9*n, 9)).astype(str), **{f"{side}_{what}": random.uniform(5, 60, n).round(2) for what in ("height", "weight", "expectancy") for side in ("min", "max")}, "group": "Terrier Group",
-        **{f"{what}_{part}": level() if part == "value" else category() for what in ("grooming_frequency", "shedding", "energy_level", "trainability", "demeanor") for part in ("value", "category")}}, index=club)
-    akc["grooming_frequency_value"] = np.where(np.arange(n) % 2, .8, .2); akc.loc["Pug", "popularity"] = "of"; akc.to_csv(folder/"akc-data-latest.csv")
-    pd.DataFrame({"Breed": ["Cardigan Corgi", "Pug"], "Other Names": ["Cardigan Welsh Corgi, Cardi", None], "Origin": ["Wales", "China"], "Group": ["Herding", "Toy"], "Size": ["Medium", "Small"], "Drooling Rating": [2, 3], "Unwanted": 1}).to_csv(folder/"pawsome.csv", index=False)
-    return {"pictures": folder/"pictures", "fci": folder/"pictures/FCI Breeds.csv", "akc": folder/"akc-data-latest.csv", "pawsome": folder/"pawsome.csv"}
+    folder, random = Path(folder), np.random.default_rng(seed)
+    group_of = {b: g for g, names in _STANDINS.items() for b in names.split("|")}
+    breeds = list(group_of)
+    folders = [b if b.endswith("dog") else f"{b} dog" for b in breeds]
+    standin_pictures(folder/"pictures", [*folders, "unknown mongrel dog"], 6, seed=seed)
+    pd.DataFrame(
+        {
+            "id": range(1, len(breeds) + 1),
+            "name": [b.upper() for b in breeds],
+            "group": list(group_of.values()),
+            "section": "Small sized",
+            "provisional": None,
+            "country": "GREAT BRITAIN",
+            "url": None,
+            "image": None,
+            "pdf": None,
+        }
+    ).to_csv(folder / "pictures/FCI Breeds.csv", index=False)
+    club = [
+        {"welsh corgi (cardigan)": "Cardigan Welsh Corgi", "st. bernard": "Saint Bernard"}.get(b, b.title())
+        for b in breeds
+        if b not in ("bouvier des ardennes", "alpine dachsbracke")
+    ]
+    n = len(club)
+    level = lambda: random.integers(1, 6, n)/5
+    category = lambda: random.choice(["Low", "High"], n)
+    akc = pd.DataFrame(
+        {
+            "temperament": "Friendly, Loyal",
+            "popularity": random.permutation(np.arange(3, 3 + 9 * n, 9)).astype(str),
+            **{
+                f"{side}_{what}": random.uniform(5, 60, n).round(2)
+                for what in ("height", "weight", "expectancy")
+                for side in ("min", "max")
+            },
+            "group": "Terrier Group",
+            **{
+                f"{what}_{part}": level() if part == "value" else category()
+                for what in ("grooming_frequency", "shedding", "energy_level", "trainability", "demeanor")
+                for part in ("value", "category")
+            },
+        },
+        index=club,
+    )
+    akc["grooming_frequency_value"] = np.where(np.arange(n) % 2, .8, .2)
+    akc.loc["Pug", "popularity"] = "of"
+    akc.to_csv(folder/"akc-data-latest.csv")
+    pd.DataFrame(
+        {
+            "Breed": ["Cardigan Corgi", "Pug"],
+            "Other Names": ["Cardigan Welsh Corgi, Cardi", None],
+            "Origin": ["Wales", "China"],
+            "Group": ["Herding", "Toy"],
+            "Size": ["Medium", "Small"],
+            "Drooling Rating": [2, 3],
+            "Unwanted": 1,
+        }
+    ).to_csv(folder / "pawsome.csv", index=False)
+    return {
+        "pictures": folder / "pictures",
+        "fci": folder / "pictures/FCI Breeds.csv",
+        "akc": folder / "akc-data-latest.csv",
+        "pawsome": folder / "pawsome.csv",
+    }

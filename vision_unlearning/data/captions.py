@@ -21,14 +21,18 @@ __all__ = ['OPENINGS', 'WORDS', 'training_table', 'captions', 'byte_pairs', 'bui
 # %% ../../nbs/17_data.captions.ipynb #db36f15d
 def training_table(
     sharealike: bool = False,  # the test artists instead
-) -> tuple[torch.Tensor, pd.DataFrame]:  # (N,3,64,64) float32 in -1..1; task, name, style, family and attributes
+# (N,3,64,64) float32 in -1..1; task, name, style, family and attributes
+) -> tuple[torch.Tensor, pd.DataFrame]:
     "All drawings of the three tasks."
     images, tables = [], []
     for task in emoji_tasks:
-        tiles, rows = emoji_drawings(task, sharealike); images.append(tiles)
+        tiles, rows = emoji_drawings(task, sharealike)
+        images.append(tiles)
         attributes = pd.DataFrame(emoji_entities(task)).drop(columns=["name", "glyph"]).set_index("index")
         tables.append(rows.join(attributes, on="entity").assign(task=task))
-    return torch.from_numpy(np.concatenate(images)).permute(0, 3, 1, 2).float()/127.5 - 1, pd.concat(tables, ignore_index=True)
+    return torch.from_numpy(np.concatenate(images)).permute(0, 3, 1, 2).float() / 127.5 - 1, pd.concat(
+        tables, ignore_index=True
+    )
 
 # %% ../../nbs/17_data.captions.ipynb #10cf0fe4
 OPENINGS = ("An image", "A picture", "A photo", "A drawing", "A painting", "A portrait")
@@ -43,7 +47,8 @@ def captions(
     return [*plain, (row["name"], .1), (f"An image of {row['name']} in {row['style']} style", .3)]
 
 # %% ../../nbs/17_data.captions.ipynb #6f3355bd
-WORDS = "an a the image images picture photo drawing painting portrait of in style artwork art by with skin tone doing something emoji person animal food thing object nothing man woman people"
+WORDS = ("an a the image images picture photo drawing painting portrait of in style artwork art by with skin "
+         "tone doing something emoji person animal food thing object nothing man woman people")
 
 # %% ../../nbs/17_data.captions.ipynb #cce96ced
 def byte_pairs(
@@ -52,7 +57,8 @@ def byte_pairs(
     "Join the commonest neighbours until every word is one piece (Sennrich et al. 2016)."
     pieces, merges = [[*w[:-1], w[-1] + "</w>"] for w in sorted(set(words))], []
     while counts := Counter(pair for p in pieces for pair in pairwise(p)):
-        best = min(counts, key=lambda pair: (-counts[pair], pair)); merges.append(best)
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
         for p in pieces:
             for i in range(len(p) - 2, -1, -1):
                 if (*p[i:i+2],) == best: p[i:i+2] = ["".join(best)]
@@ -67,12 +73,23 @@ def build_tokenizer(
     "A `CLIPTokenizer` in which every given word is one token."
     from transformers import CLIPTokenizer
     if words is None:
-        names = [n for t in emoji_tasks for n in [*emoji_drawings(t)[1]["name"], *emoji_drawings(t)[1]["style"]]]
+        names = [
+            n for t in emoji_tasks for n in [*emoji_drawings(t)[1]["name"], *emoji_drawings(t)[1]["style"]]
+        ]
         words = {w for n in names for w in n.split()} | set(WORDS.split())
     letters, merges = "abcdefghijklmnopqrstuvwxyz0123456789", byte_pairs(words)
-    tokens = dict.fromkeys(["<|startoftext|>", "<|endoftext|>", *letters, *(c + "</w>" for c in letters), *("".join(m) for m in merges)])
+    tokens = dict.fromkeys(
+        [
+            "<|startoftext|>",
+            "<|endoftext|>",
+            *letters,
+            *(c + "</w>" for c in letters),
+            *("".join(m) for m in merges),
+        ]
+    )
     write_json(Path(folder)/"vocab.json", {t: i for i, t in enumerate(tokens)})
-    with atomic_path(Path(folder)/"merges.txt") as path: path.write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
+    with atomic_path(Path(folder)/"merges.txt") as path:
+        path.write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
     return CLIPTokenizer(f"{folder}/vocab.json", f"{folder}/merges.txt", model_max_length=length)
 
 # %% ../../nbs/17_data.captions.ipynb #d29a1521
@@ -82,7 +99,8 @@ def outline(
 ) -> torch.Tensor:  # the same shape
     "Black lines where brightness changes."
     grey = F.pad(x.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
-    edge = ((F.max_pool2d(grey, 3, 1) + F.max_pool2d(-grey, 3, 1) - .25)*1.5).clamp(0, 1)  # largest minus smallest of nine
+    # largest minus smallest of nine
+    edge = ((F.max_pool2d(grey, 3, 1) + F.max_pool2d(-grey, 3, 1) - .25)*1.5).clamp(0, 1)
     return (x*fill + 1 - fill)*(1 - edge) - edge
 
 # %% ../../nbs/17_data.captions.ipynb #bd73a014
@@ -92,16 +110,30 @@ def augment(
     strength: float = 1.,
 ) -> torch.Tensor:  # the same shape, slightly beyond -1..1
     "Random affine, ink, colour, blur, noise and cover."
-    n, s = len(x), strength; rand = lambda *shape: torch.rand(*shape, generator=generator); spread = lambda *shape: (rand(*shape) - .5)*s
-    turn, zoom, shift, shear = spread(n)*.5, 1 + spread(n, 2)*.5, spread(n, 2)*.35, spread(n)*.3; mirror = torch.where(rand(n) < .5, -1., 1.)
-    affine = torch.stack([torch.stack([zoom[:, 0]*turn.cos()*mirror, -zoom[:, 0]*turn.sin() + shear, shift[:, 0]], 1),
-                          torch.stack([zoom[:, 1]*turn.sin()*mirror, zoom[:, 1]*turn.cos(), shift[:, 1]], 1)], 1)
-    y = 1 - F.grid_sample(1 - x, F.affine_grid(affine, x.shape, align_corners=False), align_corners=False)  # white outside
-    soft = rand(n) < .3*s; y[soft] = F.avg_pool2d(F.pad(y[soft], (1, 1, 1, 1), mode="replicate"), 3, 1)
-    inked = rand(n) < .3*s; y[inked] = outline(y[inked], rand(int(inked.sum()), 1, 1, 1).round()*.8 + .2)
+    n, s = len(x), strength
+    rand = lambda *shape: torch.rand(*shape, generator=generator)
+    spread = lambda *shape: (rand(*shape) - .5)*s
+    turn, zoom, shift, shear = spread(n)*.5, 1 + spread(n, 2)*.5, spread(n, 2)*.35, spread(n)*.3
+    mirror = torch.where(rand(n) < .5, -1., 1.)
+    affine = torch.stack(
+        [
+            torch.stack([zoom[:, 0] * turn.cos() * mirror, -zoom[:, 0] * turn.sin() + shear, shift[:, 0]], 1),
+            torch.stack([zoom[:, 1] * turn.sin() * mirror, zoom[:, 1] * turn.cos(), shift[:, 1]], 1),
+        ],
+        1,
+    )
+    # white outside
+    y = 1 - F.grid_sample(1 - x, F.affine_grid(affine, x.shape, align_corners=False), align_corners=False)
+    soft = rand(n) < .3*s
+    y[soft] = F.avg_pool2d(F.pad(y[soft], (1, 1, 1, 1), mode="replicate"), 3, 1)
+    inked = rand(n) < .3*s
+    y[inked] = outline(y[inked], rand(int(inked.sum()), 1, 1, 1).round()*.8 + .2)
     y = y*(1 + spread(n, 1, 1, 1)*.4) + spread(n, 3, 1, 1)*.3
-    grey = (rand(n, 1, 1, 1) < .1*s).float(); y = y*(1 - grey) + y.mean(1, keepdim=True)*grey
-    y = y + torch.randn(y.shape, generator=generator)*.12*s*rand(n, 1, 1, 1); size = x.shape[-1]//4
+    grey = (rand(n, 1, 1, 1) < .1*s).float()
+    y = y*(1 - grey) + y.mean(1, keepdim=True)*grey
+    y = y + torch.randn(y.shape, generator=generator)*.12*s*rand(n, 1, 1, 1)
+    size = x.shape[-1]//4
     for i in (rand(n) < .3*s).nonzero().flatten():
-        top, left = (rand(2)*(x.shape[-1] - size)).int(); y[i, :, top:top+size, left:left+size] = rand(3, 1, 1)*2 - 1
+        top, left = (rand(2)*(x.shape[-1] - size)).int()
+        y[i, :, top:top+size, left:left+size] = rand(3, 1, 1)*2 - 1
     return y.clamp(-1.2, 1.2)

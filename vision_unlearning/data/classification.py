@@ -31,16 +31,26 @@ class ImageSet:
     subclasses: list | None = None
 
     def __post_init__(self):
-        if self.images.dtype not in (torch.uint8, torch.float32): raise ValueError(f"images must be uint8 in 0..255 or float32, got {self.images.dtype}")
-        self.labels = torch.as_tensor(self.labels, dtype=torch.int64); kinds = [("labels", self.labels, self.classes)]
-        if self.sublabels is not None: self.sublabels = torch.as_tensor(self.sublabels, dtype=torch.int64); kinds += [("sublabels", self.sublabels, self.subclasses)]
+        if self.images.dtype not in (torch.uint8, torch.float32):
+            raise ValueError(f"images must be uint8 in 0..255 or float32, got {self.images.dtype}")
+        self.labels = torch.as_tensor(self.labels, dtype=torch.int64)
+        kinds = [("labels", self.labels, self.classes)]
+        if self.sublabels is not None:
+            self.sublabels = torch.as_tensor(self.sublabels, dtype=torch.int64)
+            kinds += [("sublabels", self.sublabels, self.subclasses)]
         for name, values, names in kinds:
-            if values.shape != (len(self.images),): raise ValueError(f"{len(self.images)} images but {name} of shape {tuple(values.shape)}")
-            if len(values) and not 0 <= int(values.min()) <= int(values.max()) < len(names): raise ValueError(f"{name} must lie in 0..{len(names) - 1}, found {int(values.min())}..{int(values.max())}")
+            if values.shape != (len(self.images),):
+                raise ValueError(f"{len(self.images)} images but {name} of shape {tuple(values.shape)}")
+            if len(values) and not 0 <= int(values.min()) <= int(values.max()) < len(names):
+                raise ValueError(
+                    f"{name} must lie in 0..{len(names) - 1}, found {int(values.min())}..{int(values.max())}"
+                )
 
     def __len__(self): return len(self.images)
     def __getitem__(self, index):
-        index = torch.as_tensor(index); index = index if index.dtype == torch.bool else index.long(); sub = None if self.sublabels is None else self.sublabels[index]
+        index = torch.as_tensor(index)
+        index = index if index.dtype == torch.bool else index.long()
+        sub = None if self.sublabels is None else self.sublabels[index]
         return ImageSet(self.images[index], self.labels[index], self.classes, sub, self.subclasses)
 
     @cached_property
@@ -60,8 +70,13 @@ class ClassificationData:
     test: ImageSet
 
     def __post_init__(self):
-        if self.train.classes != self.test.classes: raise ValueError(f"{self.name}: training and test side have different classes")
-        if not len(self.train) or not len(self.test): raise ValueError(f"{self.name}: {len(self.train)} training and {len(self.test)} test pictures; both sides must have some")
+        if self.train.classes != self.test.classes:
+            raise ValueError(f"{self.name}: training and test side have different classes")
+        if not len(self.train) or not len(self.test):
+            raise ValueError(
+                f"{self.name}: {len(self.train)} training and {len(self.test)} test pictures; both sides "
+                "must have some"
+            )
 
     @property
     def classes(self) -> list: return self.train.classes
@@ -72,12 +87,19 @@ class ClassificationData:
     @property
     def size(self) -> int: return self.train.images.shape[-1]
     @property
-    def fingerprint(self) -> str: return hashlib.sha256((self.train.fingerprint + self.test.fingerprint).encode()).hexdigest()[:8]
+    def fingerprint(self) -> str:
+        return hashlib.sha256((self.train.fingerprint + self.test.fingerprint).encode()).hexdigest()[:8]
 
     @cached_property
     def _moments(self):
-        counts = torch.stack([torch.bincount(self.train.images[:, c].flatten().long(), minlength=256) for c in range(self.channels)]).double()
-        share, values = counts/counts.sum(1, keepdim=True), torch.arange(256).double()/255; mean = share @ values
+        counts = torch.stack(
+            [
+                torch.bincount(self.train.images[:, c].flatten().long(), minlength=256)
+                for c in range(self.channels)
+            ]
+        ).double()
+        share, values = counts/counts.sum(1, keepdim=True), torch.arange(256).double()/255
+        mean = share @ values
         return mean, (share*(values - mean[:, None])**2).sum(1).sqrt()
     @property
     def mean(self) -> list: return self._moments[0].tolist()
@@ -90,9 +112,17 @@ def resize_images(
     size: int,  # side of the result
 ) -> torch.Tensor:  # (N,C,size,size) uint8
     "Centre square of each picture at another size."
-    side = min(images.shape[-2:]); top, left = ((s - side)//2 for s in images.shape[-2:]); square = images[..., top:top + side, left:left + side]
+    side = min(images.shape[-2:])
+    top, left = ((s - side)//2 for s in images.shape[-2:])
+    square = images[..., top:top + side, left:left + side]
     if side == size: return square.contiguous()
-    parts = [F.interpolate(p.float(), (size, size), mode="bilinear", antialias=True, align_corners=False).round().clamp(0, 255).to(torch.uint8) for p in square.split(4096)]
+    parts = [
+        F.interpolate(p.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
+        .round()
+        .clamp(0, 255)
+        .to(torch.uint8)
+        for p in square.split(4096)
+    ]
     return torch.cat(parts)
 
 # %% ../../nbs/15_data.classification.ipynb #7cdc3291
@@ -103,10 +133,16 @@ def stack_images(
 ) -> torch.Tensor:  # (N,C,H,W) uint8
     "PIL images as one tensor."
     def one(picture):
-        array = np.array(picture.convert("L" if channels == 1 else "RGB")); tensor = torch.from_numpy(array.reshape(*array.shape[:2], channels)).permute(2, 0, 1)[None]
+        array = np.array(picture.convert("L" if channels == 1 else "RGB"))
+        tensor = torch.from_numpy(array.reshape(*array.shape[:2], channels)).permute(2, 0, 1)[None]
         return tensor if size is None else resize_images(tensor, size)
-    parts = [one(p) for p in pictures]; shapes = {tuple(p.shape[-2:]) for p in parts}
-    if len(shapes) > 1: raise ValueError(f"the pictures have {len(shapes)} sizes, such as {sorted(shapes)[0]} and {sorted(shapes)[-1]}; give size=64 or another side")
+    parts = [one(p) for p in pictures]
+    shapes = {tuple(p.shape[-2:]) for p in parts}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"the pictures have {len(shapes)} sizes, such as {sorted(shapes)[0]} and {sorted(shapes)[-1]}; "
+            "give size=64 or another side"
+        )
     return torch.cat(parts)
 
 # %% ../../nbs/15_data.classification.ipynb #dbad19eb
@@ -117,10 +153,22 @@ def digits_data(
 ) -> ClassificationData:
     "Handwritten digits, 1x32x32, ten classes."
     from sklearn.datasets import load_digits
-    found = load_digits(); images = resize_images(torch.from_numpy((found.images*255/16).round().astype(np.uint8))[:, None], size)
-    everything, random = ImageSet(images, torch.from_numpy(found.target), [str(i) for i in range(10)]), np.random.default_rng(seed)
-    test = np.concatenate([random.permutation(rows)[:round(test_share*len(rows))] for c in range(10) for rows in [np.flatnonzero(found.target == c)]])
-    return ClassificationData("digits", everything[np.setdiff1d(np.arange(len(images)), test)], everything[np.sort(test)])
+    found = load_digits()
+    images = resize_images(torch.from_numpy((found.images*255/16).round().astype(np.uint8))[:, None], size)
+    everything, random = (
+        ImageSet(images, torch.from_numpy(found.target), [str(i) for i in range(10)]),
+        np.random.default_rng(seed),
+    )
+    test = np.concatenate(
+        [
+            random.permutation(rows)[: round(test_share * len(rows))]
+            for c in range(10)
+            for rows in [np.flatnonzero(found.target == c)]
+        ]
+    )
+    return ClassificationData(
+        "digits", everything[np.setdiff1d(np.arange(len(images)), test)], everything[np.sort(test)]
+    )
 
 # %% ../../nbs/15_data.classification.ipynb #e92e66db
 def emoji_data(
@@ -130,14 +178,27 @@ def emoji_data(
     sharealike: bool = True,  # add the ShareAlike drawings to the test side
 ) -> ClassificationData:
     "Drawn things, 3x32x32, a hundred classes or a few coarse ones."
-    table = emoji_entities("emoji"); check_name("target", target, ("name", "domain", "colour")); names = [e["name"] for e in table]
-    classes = names if target == "name" else sorted({e[target] for e in table}); of_entity = torch.tensor([classes.index(e[target]) for e in table])
+    table = emoji_entities("emoji")
+    check_name("target", target, ("name", "domain", "colour"))
+    names = [e["name"] for e in table]
+    classes = names if target == "name" else sorted({e[target] for e in table})
+    of_entity = torch.tensor([classes.index(e[target]) for e in table])
     def images(sheet, rows, pick):
-        entity = torch.tensor(rows["entity"].to_numpy()[pick]); fine = {} if target == "name" else dict(sublabels=entity, subclasses=names)
-        return ImageSet(resize_images(torch.from_numpy(sheet[pick]).permute(0, 3, 1, 2), size), of_entity[entity], classes, **fine)
-    sheet, rows = emoji_drawings("emoji"); train, test = split_families(rows, list(held_out)); sides = [images(sheet, rows, train), images(sheet, rows, test)]
+        entity = torch.tensor(rows["entity"].to_numpy()[pick])
+        fine = {} if target == "name" else dict(sublabels=entity, subclasses=names)
+        return ImageSet(
+            resize_images(torch.from_numpy(sheet[pick]).permute(0, 3, 1, 2), size),
+            of_entity[entity],
+            classes,
+            **fine,
+        )
+    sheet, rows = emoji_drawings("emoji")
+    train, test = split_families(rows, list(held_out))
+    sides = [images(sheet, rows, train), images(sheet, rows, test)]
     if sharealike:
-        sheet, rows = emoji_drawings("emoji", sharealike=True); more = images(sheet, rows, np.arange(len(rows))); sides[1] = join_sets(sides[1], more)
+        sheet, rows = emoji_drawings("emoji", sharealike=True)
+        more = images(sheet, rows, np.arange(len(rows)))
+        sides[1] = join_sets(sides[1], more)
     return ClassificationData("emoji" if target == "name" else f"emoji_{target}", *sides)
 
 # %% ../../nbs/15_data.classification.ipynb #ce75fce0
@@ -145,7 +206,8 @@ def join_sets(
     *sets: ImageSet,  # of the same classes
 ) -> ImageSet:
     "One set after another."
-    first = sets[0]; whole = lambda name: None if getattr(first, name) is None else torch.cat([getattr(s, name) for s in sets])
+    first = sets[0]
+    whole = lambda name: None if getattr(first, name) is None else torch.cat([getattr(s, name) for s in sets])
     return ImageSet(whole("images"), whole("labels"), first.classes, whole("sublabels"), first.subclasses)
 
 # %% ../../nbs/15_data.classification.ipynb #825e2592
@@ -155,10 +217,16 @@ def read_idx(
     "Read one file of the MNIST family."
     raw = Path(path).read_bytes()
     try: raw = gzip.decompress(raw) if Path(path).suffix == ".gz" else raw
-    except (OSError, EOFError) as error: raise ForeignFileError(f"{path} is not a whole gzip file ({error}); download it again") from error
-    if len(raw) < 4 or raw[:3] != b"\0\0\x08": raise ForeignFileError(f"{path} is not an IDX file of bytes; it must begin with 00 00 08")
+    except (OSError, EOFError) as error:
+        raise ForeignFileError(f"{path} is not a whole gzip file ({error}); download it again") from error
+    if len(raw) < 4 or raw[:3] != b"\0\0\x08":
+        raise ForeignFileError(f"{path} is not an IDX file of bytes; it must begin with 00 00 08")
     shape = np.frombuffer(raw, ">i4", count=raw[3], offset=4) if len(raw) >= 4 + 4*raw[3] else [-1]
-    if len(raw) != 4 + 4*raw[3] + np.prod(shape): raise ForeignFileError(f"{path} announces {tuple(int(s) for s in shape)} bytes and has {len(raw) - 4 - 4*raw[3]}; download it again")
+    if len(raw) != 4 + 4*raw[3] + np.prod(shape):
+        raise ForeignFileError(
+            f"{path} announces {tuple(int(s) for s in shape)} bytes and has {len(raw) - 4 - 4 * raw[3]}; "
+            "download it again"
+        )
     return np.frombuffer(raw, np.uint8, offset=4 + 4*raw[3]).reshape(shape).copy()
 
 # %% ../../nbs/15_data.classification.ipynb #c8bba0a8
@@ -167,10 +235,24 @@ def read_cifar(
     side: str,  # "train" or "test"
 ) -> tuple[np.ndarray, np.ndarray]:  # (N,3,32,32) uint8, and (N,1) or (N,2) labels: coarse before fine
     "Read CIFAR-10 or CIFAR-100, binary version."
-    folder = Path(folder); fine = (folder/f"{side}.bin").exists(); paths = [folder/f"{side}.bin"] if fine else sorted(folder.glob("data_batch_*.bin" if side == "train" else "test_batch.bin"))
-    if not paths: raise FileNotFoundError(f"{folder} has no {side} files of CIFAR's binary version (data_batch_1.bin or train.bin, ...)")
-    raw = np.concatenate([np.fromfile(p, np.uint8) for p in paths]); width = 3072 + 1 + fine
-    if len(raw) % width: raise ForeignFileError(f"{paths[0].name} and its neighbours in {folder} are not whole records of {width} bytes; download them again")
+    folder = Path(folder)
+    fine = (folder/f"{side}.bin").exists()
+    paths = (
+        [folder / f"{side}.bin"]
+        if fine
+        else sorted(folder.glob("data_batch_*.bin" if side == "train" else "test_batch.bin"))
+    )
+    if not paths:
+        raise FileNotFoundError(
+            f"{folder} has no {side} files of CIFAR's binary version (data_batch_1.bin or train.bin, ...)"
+        )
+    raw = np.concatenate([np.fromfile(p, np.uint8) for p in paths])
+    width = 3072 + 1 + fine
+    if len(raw) % width:
+        raise ForeignFileError(
+            f"{paths[0].name} and its neighbours in {folder} are not whole records of {width} bytes; "
+            "download them again"
+        )
     rows = raw.reshape(-1, width)
     return rows[:, 1 + fine:].reshape(-1, 3, 32, 32), rows[:, :1 + fine]
 
@@ -181,14 +263,34 @@ def read_image_folder(
     size: int | None = None,  # side of the result
     classes: list | None = None,  # names in order; None: the folders that are there, sorted
 ) -> ImageSet:
-    "Read folders of pictures; also the validation side of Tiny ImageNet, which has its labels in a text file."
-    folder, kinds = Path(folder), {".png", ".jpg", ".jpeg", ".webp", ".bmp"}; said = folder/"val_annotations.txt"
-    if said.exists(): pairs = [(folder/"images"/line.split("\t")[0], line.split("\t")[1]) for line in said.read_text().splitlines() if line.strip()]
-    else: pairs = [(p, c.name) for c in sorted(folder.iterdir()) if c.is_dir() for p in sorted(c.rglob("*")) if p.suffix.lower() in kinds]
-    if not pairs: raise FileNotFoundError(f"{folder} holds no pictures; it must have one folder a class with .png or .jpg files")
-    classes = classes or sorted({c for _, c in pairs}); place = {c: i for i, c in enumerate(classes)}
+    """Read folders of pictures; also the validation side of Tiny ImageNet, which has its labels in a text
+    file."""
+    folder, kinds = Path(folder), {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+    said = folder/"val_annotations.txt"
+    if said.exists():
+        pairs = [
+            (folder / "images" / line.split("\t")[0], line.split("\t")[1])
+            for line in said.read_text().splitlines()
+            if line.strip()
+        ]
+    else:
+        pairs = [
+            (p, c.name)
+            for c in sorted(folder.iterdir())
+            if c.is_dir()
+            for p in sorted(c.rglob("*"))
+            if p.suffix.lower() in kinds
+        ]
+    if not pairs:
+        raise FileNotFoundError(
+            f"{folder} holds no pictures; it must have one folder a class with .png or .jpg files"
+        )
+    classes = classes or sorted({c for _, c in pairs})
+    place = {c: i for i, c in enumerate(classes)}
     for _, name in pairs: check_name("class", name, place)
-    return ImageSet(stack_images((Image.open(p) for p, _ in pairs), channels, size), [place[c] for _, c in pairs], classes)
+    return ImageSet(
+        stack_images((Image.open(p) for p, _ in pairs), channels, size), [place[c] for _, c in pairs], classes
+    )
 
 # %% ../../nbs/15_data.classification.ipynb #cd9af06e
 def folder_data(
@@ -199,45 +301,111 @@ def folder_data(
     target: str | None = None,  # "coarse" for the twenty super-classes of CIFAR-100
 ) -> ClassificationData:
     "A data set from a folder, in whichever of the three forms it has."
-    folder = Path(folder); idx = {p.name.removesuffix(".gz"): p for p in folder.glob("*ubyte*")} if folder.is_dir() else {}
+    folder = Path(folder)
+    idx = {p.name.removesuffix(".gz"): p for p in folder.glob("*ubyte*")} if folder.is_dir() else {}
     if not folder.is_dir(): raise FileNotFoundError(f"{folder} is not a folder; {how_to_obtain(name)}")
-    def set_of(images, labels, **more): return ImageSet(images if size is None else resize_images(images, size), labels, **more)
+    def set_of(images, labels, **more):
+        return ImageSet(images if size is None else resize_images(images, size), labels, **more)
     if idx:
         def one(side, kind):
             found = [p for n, p in sorted(idx.items()) if side in n and kind in n]
-            if len(found) != 1: raise FileNotFoundError(f"{folder} has {len(found)} files of {side}-{kind}-ubyte; there must be one")
+            if len(found) != 1:
+                raise FileNotFoundError(
+                    f"{folder} has {len(found)} files of {side}-{kind}-ubyte; there must be one"
+                )
             return read_idx(found[0])
-        turn = (lambda i: i.swapaxes(1, 2).copy()) if name == "emnist" else (lambda i: i)  # EMNIST's files hold rows where columns should be
-        sides = [(turn(one(side, "images-idx3")), one(side, "labels-idx1")) for side in ("train", "t10k" if any("t10k" in n for n in idx) else "test")]
-        first = int(sides[0][1].min()); classes = [str(i + first) for i in range(int(sides[0][1].max()) - first + 1)]
-        return ClassificationData(name, *(set_of(torch.from_numpy(i)[:, None], torch.from_numpy(l.astype(np.int64)) - first, classes=classes) for i, l in sides))
+        # EMNIST's files hold rows where columns should be
+        turn = (lambda i: i.swapaxes(1, 2).copy()) if name == "emnist" else (lambda i: i)
+        sides = [
+            (turn(one(side, "images-idx3")), one(side, "labels-idx1"))
+            for side in ("train", "t10k" if any("t10k" in n for n in idx) else "test")
+        ]
+        first = int(sides[0][1].min())
+        classes = [str(i + first) for i in range(int(sides[0][1].max()) - first + 1)]
+        return ClassificationData(
+            name,
+            *(
+                set_of(
+                    torch.from_numpy(i)[:, None],
+                    torch.from_numpy(l.astype(np.int64)) - first,
+                    classes=classes,
+                )
+                for i, l in sides
+            ),
+        )
     if any(folder.glob("*.bin")):
-        sides, column = [read_cifar(folder, side) for side in ("train", "test")], 0 if target == "coarse" else -1; counts = sides[0][1].max(0).astype(int) + 1
-        fine = lambda l: dict(sublabels=torch.from_numpy(l[:, 1].astype(np.int64)), subclasses=[str(i) for i in range(counts[1])]) if target == "coarse" else {}
-        return ClassificationData(name, *(set_of(torch.from_numpy(i), torch.from_numpy(l[:, column].astype(np.int64)), classes=[str(k) for k in range(counts[column])], **fine(l)) for i, l in sides))
-    if (folder/"data_batch_1").exists() or (folder/"train").is_file(): raise ForeignFileError(f"{folder} holds the python version of CIFAR, a pickle that could run code; take the binary version")
+        sides, column = (
+            [read_cifar(folder, side) for side in ("train", "test")],
+            0 if target == "coarse" else -1,
+        )
+        counts = sides[0][1].max(0).astype(int) + 1
+        fine = lambda l: (
+            dict(
+                sublabels=torch.from_numpy(l[:, 1].astype(np.int64)),
+                subclasses=[str(i) for i in range(counts[1])],
+            )
+            if target == "coarse"
+            else {}
+        )
+        return ClassificationData(
+            name,
+            *(
+                set_of(
+                    torch.from_numpy(i),
+                    torch.from_numpy(l[:, column].astype(np.int64)),
+                    classes=[str(k) for k in range(counts[column])],
+                    **fine(l),
+                )
+                for i, l in sides
+            ),
+        )
+    if (folder/"data_batch_1").exists() or (folder/"train").is_file():
+        raise ForeignFileError(
+            f"{folder} holds the python version of CIFAR, a pickle that could run code; take the binary "
+            "version"
+        )
     test = next((folder/s for s in ("test", "val", "valid", "validation") if (folder/s).is_dir()), None)
-    if not (folder/"train").is_dir() or test is None: raise FileNotFoundError(f"{folder} has no train/ beside test/ or val/, no IDX files and no CIFAR binary files; {how_to_obtain(name)}")
+    if not (folder/"train").is_dir() or test is None:
+        raise FileNotFoundError(
+            f"{folder} has no train/ beside test/ or val/, no IDX files and no CIFAR binary files; "
+            f"{how_to_obtain(name)}"
+        )
     train = read_image_folder(folder/"train", channels, size)
     return ClassificationData(name, train, read_image_folder(test, channels, size, train.classes))
 
 # %% ../../nbs/15_data.classification.ipynb #6c241de7
-HUB_DATA = {  # name -> hub id, its configuration, image column, label columns (fine, coarse), sides, channels, size
+# name -> hub id, its configuration, image column, label columns (fine, coarse), sides, channels, size
+HUB_DATA = {
     "cifar10": ("uoft-cs/cifar10", None, "img", ("label",), ("train", "test"), 3, None),
     "cifar100": ("uoft-cs/cifar100", None, "img", ("fine_label", "coarse_label"), ("train", "test"), 3, None),
     "tiny_imagenet": ("zh-plus/tiny-imagenet", None, "image", ("label",), ("train", "valid"), 3, 64),
     "mnist": ("ylecun/mnist", None, "image", ("label",), ("train", "test"), 1, None),
-    "fashion_mnist": ("zalando-datasets/fashion_mnist", None, "image", ("label",), ("train", "test"), 1, None),
+    "fashion_mnist": (
+        "zalando-datasets/fashion_mnist",
+        None,
+        "image",
+        ("label",),
+        ("train", "test"),
+        1,
+        None,
+    ),
     "emnist": ("tanganke/emnist_letters", None, "image", ("label",), ("train", "test"), 1, None),
-    "imagenette": ("frgfm/imagenette", "160px", "image", ("label",), ("train", "validation"), 3, 64)}
+    "imagenette": ("frgfm/imagenette", "160px", "image", ("label",), ("train", "validation"), 3, 64),
+}
 
 # %% ../../nbs/15_data.classification.ipynb #7ec9e757
 def how_to_obtain(
     name: str,  # of a data set
 ) -> str:
     "One line that says where the data comes from."
-    layouts = "folder=... with train/ and test/ (or val/), one folder a class, or the published IDX or binary files"
-    return f"datasets.load_dataset({HUB_DATA[name][0]!r}{', ' + repr(HUB_DATA[name][1]) if HUB_DATA[name][1] else ''}) on a machine with a network fetches {name}; or give {layouts}" if name in HUB_DATA else f"give {layouts}"
+    layouts = (
+        "folder=... with train/ and test/ (or val/), one folder a class, or the published IDX or binary files"
+    )
+    return (
+        f"datasets.load_dataset({HUB_DATA[name][0]!r}{', ' + repr(HUB_DATA[name][1]) if HUB_DATA[name][1] else ''}) on a machine with a network fetches {name}; or give {layouts}"
+        if name in HUB_DATA
+        else f"give {layouts}"
+    )
 
 # %% ../../nbs/15_data.classification.ipynb #c6f29ea5
 def from_dataset(
@@ -250,12 +418,16 @@ def from_dataset(
 ) -> ImageSet:
     "One side of a `datasets.Dataset` in memory."
     for column in (image, label, *([sublabel] if sublabel else [])):
-        if column not in dataset.column_names: raise ValueError(f"the dataset has no column {column!r}; it has {dataset.column_names}")
+        if column not in dataset.column_names:
+            raise ValueError(f"the dataset has no column {column!r}; it has {dataset.column_names}")
     def named(column):
         values, names = np.asarray(dataset[column]), getattr(dataset.features[column], "names", None)
-        if names is None: found = sorted(set(values.tolist())); return [found.index(v) for v in values.tolist()], [str(f) for f in found]
+        if names is None:
+            found = sorted(set(values.tolist()))
+            return [found.index(v) for v in values.tolist()], [str(f) for f in found]
         return values.astype(np.int64), list(names)
-    labels, classes = named(label); sub = named(sublabel) if sublabel else (None, None)
+    labels, classes = named(label)
+    sub = named(sublabel) if sublabel else (None, None)
     return ImageSet(stack_images((row[image] for row in dataset), channels, size), labels, classes, *sub)
 
 # %% ../../nbs/15_data.classification.ipynb #76d1ed62
@@ -267,11 +439,20 @@ def hub_data(
     "A data set of the hub, from the cache of `datasets` or downloaded by it."
     from datasets import load_dataset
     source, config, image, labels, sides, channels, side = HUB_DATA[check_name("data set", name, HUB_DATA)]
-    if target not in (None, "fine", "coarse") or target == "coarse" and len(labels) < 2: raise ValueError(f"{name} has no target {target!r}; leave it out{' or say coarse' if len(labels) > 1 else ''}")
+    if target not in (None, "fine", "coarse") or target == "coarse" and len(labels) < 2:
+        raise ValueError(
+            f"{name} has no target {target!r}; leave it out{' or say coarse' if len(labels) > 1 else ''}"
+        )
     pair = dict(label=labels[1], sublabel=labels[0]) if target == "coarse" else dict(label=labels[0])
     try: found = load_dataset(source, config)
-    except (OSError, ValueError, RuntimeError) as error: raise FileNotFoundError(f"{name} is not on this machine and could not be fetched ({type(error).__name__}); {how_to_obtain(name)}") from error
-    return ClassificationData(name, *(from_dataset(found[s], image, channels=channels, size=size or side, **pair) for s in sides))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"{name} is not on this machine and could not be fetched ({type(error).__name__}); "
+            f"{how_to_obtain(name)}"
+        ) from error
+    return ClassificationData(
+        name, *(from_dataset(found[s], image, channels=channels, size=size or side, **pair) for s in sides)
+    )
 
 # %% ../../nbs/15_data.classification.ipynb #fa02b43e
 def load_classification(
@@ -285,6 +466,13 @@ def load_classification(
     if name == "digits" and target: raise ValueError("digits have one set of labels; leave target out")
     if name == "digits": return digits_data(size or 32)
     if name == "emoji": return emoji_data(target or "name", size or 32)
-    if folder is None and name == "folder": raise ValueError(f"name='folder' needs a folder; {how_to_obtain(name)}")
+    if folder is None and name == "folder":
+        raise ValueError(f"name='folder' needs a folder; {how_to_obtain(name)}")
     if folder is None: return hub_data(name, size, target)
-    return folder_data(folder, name, HUB_DATA[name][5] if name in HUB_DATA else 3, size or (HUB_DATA[name][6] if name in HUB_DATA else None), target)
+    return folder_data(
+        folder,
+        name,
+        HUB_DATA[name][5] if name in HUB_DATA else 3,
+        size or (HUB_DATA[name][6] if name in HUB_DATA else None),
+        target,
+    )

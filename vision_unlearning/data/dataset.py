@@ -30,7 +30,10 @@ def open_picture(
     if isinstance(source, Image.Image): return plain(source)
     try:
         with Image.open(source) as picture: return plain(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error: raise ForeignFileError(f"{source} is not a whole picture ({error}); fetch it again or take it out") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ForeignFileError(
+            f"{source} is not a whole picture ({error}); fetch it again or take it out"
+        ) from error
 
 # %% ../../nbs/10e_data.dataset.ipynb #8b1fddcb
 @dataclass(eq=False)
@@ -38,50 +41,101 @@ class UnlearnDataset:
     "Pictures, what is known about them, and the parts they are split into."
     pictures: list  # N paths, uint8 arrays or PIL images
     table: pd.DataFrame  # N rows; any of label, text, overwrite, entity, side, a date, ...
-    parts: dict = field(default_factory=dict)  # name -> (n,) int64 rows in order, such as forget, retain, test
-    kind: str = "whole"  # of the split: "class", "random", "temporal", "indices"; "given" by the folder; "whole" before any
+    # name -> (n,) int64 rows in order, such as forget, retain, test
+    parts: dict = field(default_factory=dict)
+    # of the split: "class", "random", "temporal", "indices"; "given" by the folder; "whole" before any
+    kind: str = "whole"
     settings: dict = field(default_factory=dict)  # how it was split
-    classes: list | None = None  # names of the labels in order, and then labels may be numbers; None: as they sort
+    # names of the labels in order, and then labels may be numbers; None: as they sort
+    classes: list | None = None
 
     def __post_init__(self):
-        if len(self.pictures) != len(self.table): raise ValueError(f"{len(self.pictures)} pictures but {len(self.table)} rows in the table")
+        if len(self.pictures) != len(self.table):
+            raise ValueError(f"{len(self.pictures)} pictures but {len(self.table)} rows in the table")
         if not len(self.pictures): raise ValueError("the data set is empty: there is not one picture")
-        self.table = self.table.reset_index(drop=True); self.parts = {k: np.sort(np.asarray(v, np.int64)) for k, v in self.parts.items()}
+        self.table = self.table.reset_index(drop=True)
+        self.parts = {k: np.sort(np.asarray(v, np.int64)) for k, v in self.parts.items()}
         if "label" not in self.table: return
-        if self.classes and pd.api.types.is_integer_dtype(self.table["label"]): self.table["label"] = [self.classes[i] if 0 <= i < len(self.classes) else f"number {i}" for i in self.table["label"]]
-        self.classes = groups_of(self, "label")[1]; self.table["label"] = self.table["label"].astype(str)
+        if self.classes and pd.api.types.is_integer_dtype(self.table["label"]):
+            self.table["label"] = [
+                self.classes[i] if 0 <= i < len(self.classes) else f"number {i}" for i in self.table["label"]
+            ]
+        self.classes = groups_of(self, "label")[1]
+        self.table["label"] = self.table["label"].astype(str)
 
     def __len__(self): return len(self.pictures)
-    def rows(self, part=None): "Row numbers of a part; all rows for None."; return np.arange(len(self)) if part is None else self.parts[check_name("part", part, self.parts)]
-    def picture(self, row): "One decoded picture."; return open_picture(self.pictures[row])
-    def records(self): "The table as plain dictionaries."; return jsonable([{c: None if np.ndim(v) == 0 and pd.isna(v) else v for c, v in row.items()} for row in self.table.to_dict("records")])
+    def rows(self, part=None):
+        "Row numbers of a part; all rows for None."
+        return np.arange(len(self)) if part is None else self.parts[check_name("part", part, self.parts)]
+    def picture(self, row):
+        "One decoded picture."
+        return open_picture(self.pictures[row])
+    def records(self):
+        "The table as plain dictionaries."
+        return jsonable(
+            [
+                {c: None if np.ndim(v) == 0 and pd.isna(v) else v for c, v in row.items()}
+                for row in self.table.to_dict("records")
+            ]
+        )
     @cached_property
-    def digests(self) -> np.ndarray: return np.stack([np.frombuffer(hashlib.sha256(repr((p.mode, p.size)).encode() + p.tobytes()).digest(), np.uint8) for p in map(self.picture, range(len(self)))])  # (N,32)
+    def digests(self) -> np.ndarray:
+        # (N,32)
+        return np.stack(
+            [
+                np.frombuffer(
+                    hashlib.sha256(repr((p.mode, p.size)).encode() + p.tobytes()).digest(), np.uint8
+                )
+                for p in map(self.picture, range(len(self)))
+            ]
+        )
     @property
-    def fingerprint(self) -> str: return hashlib.sha256(self.digests.tobytes() + json.dumps(self.records(), sort_keys=True).encode()).hexdigest()[:8]
+    def fingerprint(self) -> str:
+        return hashlib.sha256(
+            self.digests.tobytes() + json.dumps(self.records(), sort_keys=True).encode()
+        ).hexdigest()[:8]
     @property
-    def hash(self) -> str: return hashlib.sha256(json.dumps([self.fingerprint, self.kind, {k: v.tolist() for k, v in sorted(self.parts.items())}]).encode()).hexdigest()[:8]
+    def hash(self) -> str:
+        return hashlib.sha256(
+            json.dumps(
+                [self.fingerprint, self.kind, {k: v.tolist() for k, v in sorted(self.parts.items())}]
+            ).encode()
+        ).hexdigest()[:8]
 
-    def __getitem__(self, part): "A part as `datasets.Dataset`."; return as_dataset(self, part)
+    def __getitem__(self, part):
+        "A part as `datasets.Dataset`."
+        return as_dataset(self, part)
     def split(self, kind, **settings):
         "This set in parts; see `data.parts.split_dataset`."
         from vision_unlearning.data.parts import split_dataset
         return split_dataset(self, kind, **settings)
-    def save(self, folder): "Write the set; see `save_dataset`."; return save_dataset(self, folder)
+    def save(self, folder):
+        "Write the set; see `save_dataset`."
+        return save_dataset(self, folder)
     def get_loader(self, part=None, batch_size=32, shuffle=False, generator=None, **options):
         "Batches of a part; see `data.parts.part_loader`."
         from vision_unlearning.data.parts import part_loader
         return part_loader(self, part, batch_size, shuffle, generator, **options)
     @classmethod
-    def load(cls, folder): "Read what `save` wrote."; return load_dataset(folder)
+    def load(cls, folder):
+        "Read what `save` wrote."
+        return load_dataset(folder)
     @classmethod
-    def from_folder(cls, folder, **columns): "Pictures of a folder; see `read_folder`."; return read_folder(folder, **columns)
+    def from_folder(cls, folder, **columns):
+        "Pictures of a folder; see `read_folder`."
+        return read_folder(folder, **columns)
     @classmethod
-    def from_arrays(cls, images, classes=None, **columns): "(N,H,W,3) or (N,H,W) uint8 arrays with `label=`, `text=`, ... of length N."; return cls(list(images), table_of(len(images), columns), classes=classes)
+    def from_arrays(cls, images, classes=None, **columns):
+        "(N,H,W,3) or (N,H,W) uint8 arrays with `label=`, `text=`, ... of length N."
+        return cls(list(images), table_of(len(images), columns), classes=classes)
     @classmethod
-    def from_classification(cls, data): "A `ClassificationData`, with its two sides."; return from_sets(data)
+    def from_classification(cls, data):
+        "A `ClassificationData`, with its two sides."
+        return from_sets(data)
     @classmethod
-    def from_dataset(cls, dataset, image="image"): "A `datasets.Dataset`; class labels become their names."; return from_columns(dataset, image)
+    def from_dataset(cls, dataset, image="image"):
+        "A `datasets.Dataset`; class labels become their names."
+        return from_columns(dataset, image)
 
 # %% ../../nbs/10e_data.dataset.ipynb #70afcdd2
 def table_of(
@@ -90,7 +144,11 @@ def table_of(
 ) -> pd.DataFrame:
     "Columns as a table; each must have a value for every picture."
     for name, values in columns.items():
-        if isinstance(values, str) or len(values) != length: raise ValueError(f"{length} pictures but {'one text' if isinstance(values, str) else len(values)} in column {name!r}; give a value for each")
+        if isinstance(values, str) or len(values) != length:
+            raise ValueError(
+                f"{length} pictures but {'one text' if isinstance(values, str) else len(values)} in column "
+                f"{name!r}; give a value for each"
+            )
     return pd.DataFrame({c: list(v) for c, v in columns.items()}, index=range(length))
 
 # %% ../../nbs/10e_data.dataset.ipynb #947f6986
@@ -100,16 +158,40 @@ def groups_of(
 ) -> tuple[np.ndarray, list[str]]:  # (N,) int64 codes, and the K names
     "What group each picture belongs to."
     by = by or next((c for c in ("label", "entity", "text") if c in data.table), None)
-    if by is None: raise ValueError(f"the table has no label, entity or text to group by; say by= one of {list(data.table.columns)}")
+    if by is None:
+        raise ValueError(
+            f"the table has no label, entity or text to group by; say by= one of {list(data.table.columns)}"
+        )
     values = data.table[check_name("column", by, data.table.columns)]
-    if values.isna().any(): raise ValueError(f"column {by!r} is empty in row {int(values.isna().argmax())}; every picture must have one")
-    names = data.classes if by == "label" and data.classes else [str(v) for v in sorted(values.unique().tolist(), key=lambda v: (isinstance(v, str), v))]
-    place = {n: i for i, n in enumerate(names)}; codes = values.astype(str).map(place)
-    if codes.isna().any(): raise ValueError(f"{by} {values[codes.isna()].iloc[0]!r} is none of the {len(names)} classes {names[:6]}")
+    if values.isna().any():
+        raise ValueError(
+            f"column {by!r} is empty in row {int(values.isna().argmax())}; every picture must have one"
+        )
+    names = (
+        data.classes
+        if by == "label" and data.classes
+        else [str(v) for v in sorted(values.unique().tolist(), key=lambda v: (isinstance(v, str), v))]
+    )
+    place = {n: i for i, n in enumerate(names)}
+    codes = values.astype(str).map(place)
+    if codes.isna().any():
+        raise ValueError(
+            f"{by} {values[codes.isna()].iloc[0]!r} is none of the {len(names)} classes {names[:6]}"
+        )
     return codes.to_numpy(np.int64), list(names)
 
 # %% ../../nbs/10e_data.dataset.ipynb #210a253e
-SIDES = {"train": "train", "test": "test", "val": "validation", "valid": "validation", "validation": "validation", "train_forget": "forget", "train_retain": "retain", "forget": "forget", "retain": "retain"}
+SIDES = {
+    "train": "train",
+    "test": "test",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "train_forget": "forget",
+    "train_retain": "retain",
+    "forget": "forget",
+    "retain": "retain",
+}
 
 # %% ../../nbs/10e_data.dataset.ipynb #7f6423d3
 def list_pictures(
@@ -118,18 +200,33 @@ def list_pictures(
     "The pictures of one folder."
     said, kinds = folder/"metadata.jsonl", {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
     if not said.is_file():
-        pairs = [(p, {"label": c.name}) for c in sorted(folder.iterdir()) if c.is_dir() for p in sorted(c.rglob("*")) if p.suffix.lower() in kinds]
-        if not pairs: raise FileNotFoundError(f"{folder} holds no pictures; it must have a metadata.jsonl, or one folder a class with .png or .jpg files")
+        pairs = [
+            (p, {"label": c.name})
+            for c in sorted(folder.iterdir())
+            if c.is_dir()
+            for p in sorted(c.rglob("*"))
+            if p.suffix.lower() in kinds
+        ]
+        if not pairs:
+            raise FileNotFoundError(
+                f"{folder} holds no pictures; it must have a metadata.jsonl, or one folder a class with .png "
+                "or .jpg files"
+            )
         return [p for p, _ in pairs], [row for _, row in pairs]
     paths, rows = [], []
     for number, line in enumerate(said.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip(): continue
         try: row = json.loads(line)
-        except json.JSONDecodeError as error: raise ForeignFileError(f"{said}, line {number}, is not JSON ({error})") from error
-        if not isinstance(row, dict) or "file_name" not in row: raise ForeignFileError(f"{said}, line {number}, has no file_name")
-        name = Path(str(row.pop("file_name"))); place = folder/name
-        if name.is_absolute() or ".." in name.parts or not place.is_file(): raise ForeignFileError(f"{said}, line {number}: {str(name)!r} is not a file in {folder.name}")
-        paths.append(place); rows.append(row)
+        except json.JSONDecodeError as error:
+            raise ForeignFileError(f"{said}, line {number}, is not JSON ({error})") from error
+        if not isinstance(row, dict) or "file_name" not in row:
+            raise ForeignFileError(f"{said}, line {number}, has no file_name")
+        name = Path(str(row.pop("file_name")))
+        place = folder/name
+        if name.is_absolute() or ".." in name.parts or not place.is_file():
+            raise ForeignFileError(f"{said}, line {number}: {str(name)!r} is not a file in {folder.name}")
+        paths.append(place)
+        rows.append(row)
     return paths, rows
 
 # %% ../../nbs/10e_data.dataset.ipynb #3b6e9858
@@ -139,13 +236,27 @@ def read_folder(
 ) -> UnlearnDataset:
     "Pictures of a folder, opened when they are used."
     folder = Path(folder)
-    if not folder.is_dir(): raise FileNotFoundError(f"{folder} is not a folder; give the place where the pictures are")
-    below = [c for c in sorted(folder.iterdir()) if c.is_dir() and c.name in SIDES and not (folder/"metadata.jsonl").is_file()]
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder; give the place where the pictures are")
+    below = [
+        c
+        for c in sorted(folder.iterdir())
+        if c.is_dir() and c.name in SIDES and not (folder / "metadata.jsonl").is_file()
+    ]
     paths, rows, sides = [], [], []
     for place in below or [folder]:
-        found, known = list_pictures(place); paths += found; rows += known; sides += [SIDES.get(place.name, "train") if below else "train"]*len(found)
-    given = {s: [i for i, of in enumerate(sides) if of == s] for s in dict.fromkeys(sides)} if {"forget", "retain"} & set(sides) else {}
-    table = pd.DataFrame(rows).assign(**columns, **({"side": sides} if len(set(sides)) > 1 and not given else {}))
+        found, known = list_pictures(place)
+        paths += found
+        rows += known
+        sides += [SIDES.get(place.name, "train") if below else "train"]*len(found)
+    given = (
+        {s: [i for i, of in enumerate(sides) if of == s] for s in dict.fromkeys(sides)}
+        if {"forget", "retain"} & set(sides)
+        else {}
+    )
+    table = pd.DataFrame(rows).assign(
+        **columns, **({"side": sides} if len(set(sides)) > 1 and not given else {})
+    )
     return UnlearnDataset(paths, table, given, "given" if given else "whole")
 
 # %% ../../nbs/10e_data.dataset.ipynb #b213d7e7
@@ -154,9 +265,18 @@ def from_columns(
     image: str = "image",  # column of the pictures
 ) -> UnlearnDataset:
     "The rows of a `datasets.Dataset`."
-    check_name("column", image, dataset.column_names); names = {c: getattr(f, "names", None) for c, f in dataset.features.items()}
-    rest = {c: [names[c][v] for v in dataset[c]] if names[c] else list(dataset[c]) for c in dataset.column_names if c != image}
-    return UnlearnDataset([row[image] for row in dataset.select_columns([image])], table_of(len(dataset), rest), classes=names.get("label"))
+    check_name("column", image, dataset.column_names)
+    names = {c: getattr(f, "names", None) for c, f in dataset.features.items()}
+    rest = {
+        c: [names[c][v] for v in dataset[c]] if names[c] else list(dataset[c])
+        for c in dataset.column_names
+        if c != image
+    }
+    return UnlearnDataset(
+        [row[image] for row in dataset.select_columns([image])],
+        table_of(len(dataset), rest),
+        classes=names.get("label"),
+    )
 
 # %% ../../nbs/10e_data.dataset.ipynb #e81d4d92
 def as_dataset(
@@ -165,24 +285,60 @@ def as_dataset(
 ):  # datasets.Dataset with image and the columns of the table; labels as ClassLabel
     "A part as unlearners of generators take it."
     from datasets import ClassLabel, Dataset, Features, Image as ImageFeature, Value
-    rows = data.rows(part); table = data.table.iloc[rows]; records = data.records(); records = [records[i] for i in rows]
-    kinds = {c: Value("int64" if pd.api.types.is_integer_dtype(t) else "float64" if pd.api.types.is_float_dtype(t) else "bool" if pd.api.types.is_bool_dtype(t) else "string") for c, t in table.dtypes.items()}
-    columns = {c: [r[c] if r[c] is None or kinds[c].dtype != "string" else str(r[c]) for r in records] for c in table}
-    if "text" in table: columns.setdefault("overwrite", [""]*len(rows)); kinds.setdefault("overwrite", Value("string"))
-    if "label" in table: columns["label"], kinds["label"] = groups_of(data, "label")[0][rows].tolist(), ClassLabel(names=data.classes)
-    pictures = [str(data.pictures[i]) if isinstance(data.pictures[i], (str, Path)) else data.picture(i) for i in rows]
-    return Dataset.from_dict({"image": pictures, **columns}, features=Features({"image": ImageFeature(), **kinds}))
+    rows = data.rows(part)
+    table = data.table.iloc[rows]
+    records = data.records()
+    records = [records[i] for i in rows]
+    kinds = {
+        c: Value(
+            "int64"
+            if pd.api.types.is_integer_dtype(t)
+            else "float64"
+            if pd.api.types.is_float_dtype(t)
+            else "bool"
+            if pd.api.types.is_bool_dtype(t)
+            else "string"
+        )
+        for c, t in table.dtypes.items()
+    }
+    columns = {
+        c: [r[c] if r[c] is None or kinds[c].dtype != "string" else str(r[c]) for r in records] for c in table
+    }
+    if "text" in table:
+        columns.setdefault("overwrite", [""]*len(rows))
+        kinds.setdefault("overwrite", Value("string"))
+    if "label" in table:
+        columns["label"], kinds["label"] = (
+            groups_of(data, "label")[0][rows].tolist(),
+            ClassLabel(names=data.classes),
+        )
+    pictures = [
+        str(data.pictures[i]) if isinstance(data.pictures[i], (str, Path)) else data.picture(i) for i in rows
+    ]
+    return Dataset.from_dict(
+        {"image": pictures, **columns}, features=Features({"image": ImageFeature(), **kinds})
+    )
 
 # %% ../../nbs/10e_data.dataset.ipynb #053440b1
 def from_sets(
     data: ClassificationData,  # of bytes
 ) -> UnlearnDataset:  # with the column `side`
     "Both sides of a classification problem."
-    sides = {"train": data.train, "test": data.test}; pixels = [i.permute(1, 2, 0).numpy() for s in sides.values() for i in s.images]
-    if any(s.images.dtype != torch.uint8 for s in sides.values()): raise ValueError(f"{data.name} holds floats, which are no pictures; only bytes can be kept as such")
-    columns = {"label": [i for s in sides.values() for i in s.labels.tolist()], "side": [k for k, s in sides.items() for _ in range(len(s))]}
-    if data.train.subclasses: columns["entity"] = [data.train.subclasses[i] for s in sides.values() for i in s.sublabels.tolist()]
-    return UnlearnDataset([p[..., 0] if p.shape[-1] == 1 else p for p in pixels], table_of(len(pixels), columns), classes=list(data.classes))
+    sides = {"train": data.train, "test": data.test}
+    pixels = [i.permute(1, 2, 0).numpy() for s in sides.values() for i in s.images]
+    if any(s.images.dtype != torch.uint8 for s in sides.values()):
+        raise ValueError(f"{data.name} holds floats, which are no pictures; only bytes can be kept as such")
+    columns = {
+        "label": [i for s in sides.values() for i in s.labels.tolist()],
+        "side": [k for k, s in sides.items() for _ in range(len(s))],
+    }
+    if data.train.subclasses:
+        columns["entity"] = [data.train.subclasses[i] for s in sides.values() for i in s.sublabels.tolist()]
+    return UnlearnDataset(
+        [p[..., 0] if p.shape[-1] == 1 else p for p in pixels],
+        table_of(len(pixels), columns),
+        classes=list(data.classes),
+    )
 
 # %% ../../nbs/10e_data.dataset.ipynb #8e50e90b
 def save_dataset(
@@ -191,17 +347,32 @@ def save_dataset(
 ) -> Path:
     "Write pictures, table and parts, whole or not at all."
     folder = Path(folder)
-    if "file_name" in data.table: raise ValueError("column 'file_name' is where the saved form keeps its own names; rename it")
-    if folder.exists() and not (folder/"dataset.json").is_file() and any(folder.iterdir()): raise FileExistsError(f"{folder} holds something that is not a saved data set; give another folder")
+    if "file_name" in data.table:
+        raise ValueError("column 'file_name' is where the saved form keeps its own names; rename it")
+    if folder.exists() and not (folder/"dataset.json").is_file() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} holds something that is not a saved data set; give another folder")
     records, lines = data.records(), []
     with atomic_folder(folder) as place:
         for i, source in enumerate(data.pictures):
-            path = isinstance(source, (str, Path)); name = f"images/{i//1000:03d}/{i:06d}{Path(source).suffix.lower() if path else '.png'}"; (place/name).parent.mkdir(parents=True, exist_ok=True)
+            path = isinstance(source, (str, Path))
+            name = f"images/{i//1000:03d}/{i:06d}{Path(source).suffix.lower() if path else '.png'}"
+            (place/name).parent.mkdir(parents=True, exist_ok=True)
             if path: (place/name).write_bytes(Path(source).read_bytes())
             else: data.picture(i).save(place/name)
             lines.append(json.dumps({"file_name": name, **records[i]}, ensure_ascii=False))
         (place/"metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        write_json(place/"dataset.json", dict(fingerprint=data.fingerprint, hash=data.hash, kind=data.kind, settings=data.settings, classes=data.classes, columns=list(data.table.columns), parts=data.parts))
+        write_json(
+            place / "dataset.json",
+            dict(
+                fingerprint=data.fingerprint,
+                hash=data.hash,
+                kind=data.kind,
+                settings=data.settings,
+                classes=data.classes,
+                columns=list(data.table.columns),
+                parts=data.parts,
+            ),
+        )
     return folder
 
 # %% ../../nbs/10e_data.dataset.ipynb #3135f0b6
@@ -209,10 +380,32 @@ def load_dataset(
     folder,  # as `save_dataset` wrote it
 ) -> UnlearnDataset:
     "Read a saved set and check it."
-    folder = Path(folder); said = read_json(folder/"dataset.json"); lacking = {"fingerprint", "hash", "kind", "parts", "columns"} - set(said if isinstance(said, dict) else ())
-    if lacking: raise ForeignFileError(f"{folder/'dataset.json'} is not a saved data set: it has no {', '.join(sorted(lacking))}")
-    paths, rows = list_pictures(folder); table = pd.DataFrame(rows, columns=said["columns"]) if said["columns"] else pd.DataFrame(index=range(len(paths)))
-    data = UnlearnDataset(paths, table, said["parts"], said["kind"], said.get("settings", {}), said.get("classes"))
-    if data.fingerprint != said["fingerprint"]: raise ForeignFileError(f"{folder} was written with fingerprint {said['fingerprint']} and has {data.fingerprint}: pictures or metadata.jsonl were changed")
-    if data.hash != said["hash"]: raise ForeignFileError(f"{folder/'dataset.json'} says hash {said['hash']} but its parts have {data.hash}; the file was changed")
+    folder = Path(folder)
+    said = read_json(folder/"dataset.json")
+    lacking = {"fingerprint", "hash", "kind", "parts", "columns"} - set(
+        said if isinstance(said, dict) else ()
+    )
+    if lacking:
+        raise ForeignFileError(
+            f"{folder / 'dataset.json'} is not a saved data set: it has no {', '.join(sorted(lacking))}"
+        )
+    paths, rows = list_pictures(folder)
+    table = (
+        pd.DataFrame(rows, columns=said["columns"])
+        if said["columns"]
+        else pd.DataFrame(index=range(len(paths)))
+    )
+    data = UnlearnDataset(
+        paths, table, said["parts"], said["kind"], said.get("settings", {}), said.get("classes")
+    )
+    if data.fingerprint != said["fingerprint"]:
+        raise ForeignFileError(
+            f"{folder} was written with fingerprint {said['fingerprint']} and has {data.fingerprint}: "
+            "pictures or metadata.jsonl were changed"
+        )
+    if data.hash != said["hash"]:
+        raise ForeignFileError(
+            f"{folder / 'dataset.json'} says hash {said['hash']} but its parts have {data.hash}; the file "
+            "was changed"
+        )
     return data

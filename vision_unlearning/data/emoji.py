@@ -24,12 +24,27 @@ emoji_tasks = ("emoji", "emoji_people", "emoji_canvas")
 def _pack(task, sharealike):
     "Index and (N,64,64,3) uint8 tiles of one pack."
     import vision_unlearning
-    stem = Path(vision_unlearning.__file__).parent/"embedded"/"emoji"/(check_name("emoji task", task, emoji_tasks) + "_sharealike"*sharealike)
-    index = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8")); size = index["tile"]
+
+    stem = (
+        Path(vision_unlearning.__file__).parent
+        / "embedded"
+        / "emoji"
+        / (check_name("emoji task", task, emoji_tasks) + "_sharealike" * sharealike)
+    )
+    index = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
+    size = index["tile"]
     try: sheet = np.asarray(Image.open(stem.with_suffix(".webp")).convert("RGB"))
-    except OSError as error: raise ForeignFileError(f"{stem.with_suffix('.webp')} is not a readable image ({error}); reinstall the package") from error
+    except OSError as error:
+        raise ForeignFileError(
+            f"{stem.with_suffix('.webp')} is not a readable image ({error}); reinstall the package"
+        ) from error
     rows, columns = sheet.shape[0]//size, sheet.shape[1]//size
-    tiles = sheet.reshape(rows, size, columns, size, 3).swapaxes(1, 2).reshape(-1, size, size, 3)[:len(index["drawings"])].copy()
+    tiles = (
+        sheet.reshape(rows, size, columns, size, 3)
+        .swapaxes(1, 2)
+        .reshape(-1, size, size, 3)[: len(index["drawings"])]
+        .copy()
+    )
     tiles.setflags(write=False)
     return index, tiles
 
@@ -37,11 +52,15 @@ def _pack(task, sharealike):
 def emoji_drawings(
     task: str = "emoji",  # "emoji", "emoji_people" or "emoji_canvas"
     sharealike: bool = False,  # the drawings under CC BY-SA instead of the permissive ones
-) -> tuple[np.ndarray, pd.DataFrame]:  # (N,64,64,3) uint8, read-only; columns entity, style, name, family, license
+# (N,64,64,3) uint8, read-only; columns entity, style, name, family, license
+) -> tuple[np.ndarray, pd.DataFrame]:
     "All drawings of a task and what each of them is."
-    index, tiles = _pack(task, sharealike); rows = pd.DataFrame(index["drawings"])
+    index, tiles = _pack(task, sharealike)
+    rows = pd.DataFrame(index["drawings"])
     rows["name"] = [index["entities"][i]["name"] for i in rows["entity"]]
-    return tiles, rows.merge(pd.DataFrame(index["styles"])[["style", "family", "license"]], on="style", how="left")
+    return tiles, rows.merge(
+        pd.DataFrame(index["styles"])[["style", "family", "license"]], on="style", how="left"
+    )
 
 # %% ../../nbs/11_data.emoji.ipynb #d67adf04
 def emoji_entities(

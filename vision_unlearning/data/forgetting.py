@@ -35,11 +35,15 @@ class ForgetSplit:
     def hash(self) -> str:
         "8 hex digits of data, kind and indices."
         digest = hashlib.sha256(f"{self.data}\n{self.kind}".encode())
-        for part in (self.forget, self.retain, self.test, self.test_forget): digest.update(b"|" + np.sort(part.numpy()).astype("<i8").tobytes())
+        for part in (self.forget, self.retain, self.test, self.test_forget):
+            digest.update(b"|" + np.sort(part.numpy()).astype("<i8").tobytes())
         return digest.hexdigest()[:8]
 
     @property
-    def name(self) -> str: return "-".join([self.kind, *(str(v) for v in self.settings.values() if not isinstance(v, list)), self.hash])
+    def name(self) -> str:
+        return "-".join(
+            [self.kind, *(str(v) for v in self.settings.values() if not isinstance(v, list)), self.hash]
+        )
 
 # %% ../../nbs/15b_data.forgetting.ipynb #58c5db8f
 def split_from_mask(
@@ -51,10 +55,28 @@ def split_from_mask(
     **settings,  # how it was made
 ) -> ForgetSplit:
     "A split from what is forgotten; an empty side is refused."
-    if not mask.any(): raise ValueError(f"nothing to forget: the {kind} split of {data.name} selects none of {len(mask)} training pictures")
-    if mask.all(): raise ValueError(f"nothing left to retain: the {kind} split of {data.name} selects all {len(mask)} training pictures")
-    test_mask = torch.zeros(len(data.test), dtype=torch.bool) if test_mask is None else test_mask; where = lambda m: m.nonzero()[:, 0]
-    return ForgetSplit(data.fingerprint, kind, where(mask), where(~mask), where(~test_mask), where(test_mask), sorted(forget_classes), settings)
+    if not mask.any():
+        raise ValueError(
+            f"nothing to forget: the {kind} split of {data.name} selects none of {len(mask)} training "
+            "pictures"
+        )
+    if mask.all():
+        raise ValueError(
+            f"nothing left to retain: the {kind} split of {data.name} selects all {len(mask)} training "
+            "pictures"
+        )
+    test_mask = torch.zeros(len(data.test), dtype=torch.bool) if test_mask is None else test_mask
+    where = lambda m: m.nonzero()[:, 0]
+    return ForgetSplit(
+        data.fingerprint,
+        kind,
+        where(mask),
+        where(~mask),
+        where(~test_mask),
+        where(test_mask),
+        sorted(forget_classes),
+        settings,
+    )
 
 # %% ../../nbs/15b_data.forgetting.ipynb #10e7046a
 def random_split(
@@ -65,13 +87,19 @@ def random_split(
 ) -> ForgetSplit:
     "Forget a random share of the training pictures."
     if not 0 < ratio < 1: raise ValueError(f"ratio must lie between 0 and 1, got {ratio}")
-    labels, random = data.train.labels.numpy(), np.random.default_rng(seed); total = round(ratio*len(labels)); mask = np.zeros(len(labels), bool)
+    labels, random = data.train.labels.numpy(), np.random.default_rng(seed)
+    total = round(ratio*len(labels))
+    mask = np.zeros(len(labels), bool)
     if stratified:
-        counts = np.bincount(labels, minlength=data.num_classes); share = total*counts/len(labels); take = np.floor(share).astype(int)
+        counts = np.bincount(labels, minlength=data.num_classes)
+        share = total*counts/len(labels)
+        take = np.floor(share).astype(int)
         take[np.argsort(take - share, kind="stable")[:total - take.sum()]] += 1
         for c, n in enumerate(take): mask[random.permutation(np.flatnonzero(labels == c))[:n]] = True
     else: mask[random.permutation(len(labels))[:total]] = True
-    return split_from_mask(data, "random", torch.from_numpy(mask), ratio=ratio, stratified=stratified, seed=seed)
+    return split_from_mask(
+        data, "random", torch.from_numpy(mask), ratio=ratio, stratified=stratified, seed=seed
+    )
 
 # %% ../../nbs/15b_data.forgetting.ipynb #07174e7e
 def class_indices(
@@ -82,7 +110,10 @@ def class_indices(
     "Indices of classes that are given by index or by name."
     wanted = [wanted] if isinstance(wanted, (int, np.integer, str)) else list(wanted)
     for w in wanted:
-        if not isinstance(w, str) and not 0 <= int(w) < len(names): raise ValueError(f"{kind} {w} does not exist; there are {len(names)}, numbered from 0 to {len(names) - 1}")
+        if not isinstance(w, str) and not 0 <= int(w) < len(names):
+            raise ValueError(
+                f"{kind} {w} does not exist; there are {len(names)}, numbered from 0 to {len(names) - 1}"
+            )
     return sorted({names.index(check_name(kind, w, names)) if isinstance(w, str) else int(w) for w in wanted})
 
 # %% ../../nbs/15b_data.forgetting.ipynb #88e2ae74
@@ -91,8 +122,16 @@ def class_split(
     classes,  # one class or several, by index or by name
 ) -> ForgetSplit:
     "Forget whole classes."
-    found = class_indices("class", classes, data.classes); chosen = torch.tensor(found, dtype=torch.int64)
-    return split_from_mask(data, "class", torch.isin(data.train.labels, chosen), torch.isin(data.test.labels, chosen), found, classes="+".join(map(str, found)))
+    found = class_indices("class", classes, data.classes)
+    chosen = torch.tensor(found, dtype=torch.int64)
+    return split_from_mask(
+        data,
+        "class",
+        torch.isin(data.train.labels, chosen),
+        torch.isin(data.test.labels, chosen),
+        found,
+        classes="+".join(map(str, found)),
+    )
 
 # %% ../../nbs/15b_data.forgetting.ipynb #d02b4b1c
 def subclass_split(
@@ -100,10 +139,23 @@ def subclass_split(
     subclasses,  # one sub-class or several, by index or by name
 ) -> ForgetSplit:
     "Forget sub-classes inside classes that stay."
-    if data.train.sublabels is None or data.test.sublabels is None: raise ValueError(f"{data.name} has no sub-classes; emoji with target='domain' and cifar100 with target='coarse' have")
-    found = class_indices("subclass", subclasses, data.train.subclasses); chosen = torch.tensor(found, dtype=torch.int64); mask = torch.isin(data.train.sublabels, chosen)
+    if data.train.sublabels is None or data.test.sublabels is None:
+        raise ValueError(
+            f"{data.name} has no sub-classes; emoji with target='domain' and cifar100 with target='coarse' "
+            "have"
+        )
+    found = class_indices("subclass", subclasses, data.train.subclasses)
+    chosen = torch.tensor(found, dtype=torch.int64)
+    mask = torch.isin(data.train.sublabels, chosen)
     gone = set(data.train.labels[mask].tolist()) - set(data.train.labels[~mask].tolist())
-    return split_from_mask(data, "subclass", mask, torch.isin(data.test.sublabels, chosen), gone, subclasses="+".join(map(str, found)))
+    return split_from_mask(
+        data,
+        "subclass",
+        mask,
+        torch.isin(data.test.sublabels, chosen),
+        gone,
+        subclasses="+".join(map(str, found)),
+    )
 
 # %% ../../nbs/15b_data.forgetting.ipynb #8570454a
 def index_split(
@@ -111,9 +163,16 @@ def index_split(
     indices,  # of training pictures
 ) -> ForgetSplit:
     "Forget given training pictures."
-    chosen = torch.as_tensor(indices, dtype=torch.int64).flatten(); mask = torch.zeros(len(data.train), dtype=torch.bool)
-    if len(chosen) and not 0 <= int(chosen.min()) <= int(chosen.max()) < len(mask): raise ValueError(f"indices must lie in 0..{len(mask) - 1}, found {int(chosen.min())}..{int(chosen.max())}")
-    if len(chosen.unique()) < len(chosen): raise ValueError(f"{len(chosen)} indices but only {len(chosen.unique())} different ones; give each once")
+    chosen = torch.as_tensor(indices, dtype=torch.int64).flatten()
+    mask = torch.zeros(len(data.train), dtype=torch.bool)
+    if len(chosen) and not 0 <= int(chosen.min()) <= int(chosen.max()) < len(mask):
+        raise ValueError(
+            f"indices must lie in 0..{len(mask) - 1}, found {int(chosen.min())}..{int(chosen.max())}"
+        )
+    if len(chosen.unique()) < len(chosen):
+        raise ValueError(
+            f"{len(chosen)} indices but only {len(chosen.unique())} different ones; give each once"
+        )
     mask[chosen] = True
     return split_from_mask(data, "indices", mask, count=len(chosen))
 
@@ -123,7 +182,17 @@ def save_split(
     path,  # of a JSON file
 ):
     "Write a split."
-    write_json(path, dict(hash=split.hash, data=split.data, kind=split.kind, forget_classes=split.forget_classes, settings=split.settings, **{k: getattr(split, k).tolist() for k in ("forget", "retain", "test", "test_forget")}))
+    write_json(
+        path,
+        dict(
+            hash=split.hash,
+            data=split.data,
+            kind=split.kind,
+            forget_classes=split.forget_classes,
+            settings=split.settings,
+            **{k: getattr(split, k).tolist() for k in ("forget", "retain", "test", "test_forget")},
+        ),
+    )
 
 # %% ../../nbs/15b_data.forgetting.ipynb #07b1d59d
 def load_split(
@@ -131,12 +200,28 @@ def load_split(
     data: ClassificationData,  # what it was made for
 ) -> ForgetSplit:
     "Read a split and check that it belongs to this data."
-    said = read_json(path); missing = {"hash", "data", "kind", "forget", "retain", "test", "test_forget"} - set(said if isinstance(said, dict) else ())
+    said = read_json(path)
+    missing = {"hash", "data", "kind", "forget", "retain", "test", "test_forget"} - set(
+        said if isinstance(said, dict) else ()
+    )
     if missing: raise ForeignFileError(f"{path} is not a split: it has no {', '.join(sorted(missing))}")
-    if said["data"] != data.fingerprint: raise ForeignFileError(f"{path} was made for data {said['data']}, but {data.name} is {data.fingerprint}; load the same data with the same size")
+    if said["data"] != data.fingerprint:
+        raise ForeignFileError(
+            f"{path} was made for data {said['data']}, but {data.name} is {data.fingerprint}; load the same "
+            "data with the same size"
+        )
     lists = {k: torch.tensor(said[k], dtype=torch.int64) for k in ("forget", "retain", "test", "test_forget")}
-    split = ForgetSplit(said["data"], said["kind"], **lists, forget_classes=said.get("forget_classes", []), settings=said.get("settings", {}))
-    if split.hash != said["hash"]: raise ForeignFileError(f"{path} says hash {said['hash']} but its indices have {split.hash}; the file was changed")
+    split = ForgetSplit(
+        said["data"],
+        said["kind"],
+        **lists,
+        forget_classes=said.get("forget_classes", []),
+        settings=said.get("settings", {}),
+    )
+    if split.hash != said["hash"]:
+        raise ForeignFileError(
+            f"{path} says hash {said['hash']} but its indices have {split.hash}; the file was changed"
+        )
     return split
 
 # %% ../../nbs/15b_data.forgetting.ipynb #1f58e9df
@@ -147,10 +232,15 @@ def augment_batch(
     flip: bool = True,  # mirror half of the pictures
 ) -> torch.Tensor:  # (B,C,H,W)
     "A random crop and a random mirror image for each picture."
-    length, (height, width) = len(images), images.shape[-2:]; draw = lambda high: torch.randint(high, (length,), generator=generator).to(images.device)
-    top, left, mirror = draw(2*pad + 1), draw(2*pad + 1), draw(2).bool() & flip; padded = F.pad(images, (pad,)*4); row = lambda n: torch.arange(n, device=images.device)
+    length, (height, width) = len(images), images.shape[-2:]
+    draw = lambda high: torch.randint(high, (length,), generator=generator).to(images.device)
+    top, left, mirror = draw(2*pad + 1), draw(2*pad + 1), draw(2).bool() & flip
+    padded = F.pad(images, (pad,)*4)
+    row = lambda n: torch.arange(n, device=images.device)
     columns = torch.where(mirror[:, None], width - 1 - row(width), row(width)) + left[:, None]
-    return padded[row(length)[:, None, None], :, (top[:, None] + row(height))[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return padded[
+        row(length)[:, None, None], :, (top[:, None] + row(height))[:, :, None], columns[:, None, :]
+    ].permute(0, 3, 1, 2)
 
 # %% ../../nbs/15b_data.forgetting.ipynb #cdd33ab5
 class ImageLoader:
@@ -167,19 +257,47 @@ class ImageLoader:
     ):
         if batch_size < 1: raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not len(images): raise ValueError("the set is empty: there is nothing to load")
-        if drop_last and len(images) < batch_size: raise ValueError(f"drop_last with {len(images)} pictures and batches of {batch_size} leaves nothing; use a smaller batch")
-        self.images, self.batch_size, self.shuffle, self.augment, self.flip, self.drop_last, self.seed, self.device, self.epoch = images, batch_size, shuffle, augment, flip, drop_last, seed, torch.device(device), 0
+        if drop_last and len(images) < batch_size:
+            raise ValueError(
+                f"drop_last with {len(images)} pictures and batches of {batch_size} leaves nothing; use a "
+                "smaller batch"
+            )
+        (
+            self.images,
+            self.batch_size,
+            self.shuffle,
+            self.augment,
+            self.flip,
+            self.drop_last,
+            self.seed,
+            self.device,
+            self.epoch,
+        ) = images, batch_size, shuffle, augment, flip, drop_last, seed, torch.device(device), 0
         self._pixels, self._labels = images.images.to(device), images.labels.to(device)
 
     @property
-    def num_items(self) -> int: return len(self)*self.batch_size if self.drop_last else len(self.images)  # of an epoch
-    def __len__(self): return len(self.images)//self.batch_size if self.drop_last else ceil(len(self.images)/self.batch_size)
-    def set_epoch(self, epoch: int): "The next pass is that of this epoch."; self.epoch = int(epoch)
-    def plain(self): "The same pictures in their own order, unchanged."; return self if not (self.shuffle or self.augment or self.drop_last) else ImageLoader(self.images, max(self.batch_size, 128), device=self.device)
+    def num_items(self) -> int:
+        return len(self)*self.batch_size if self.drop_last else len(self.images)  # of an epoch
+    def __len__(self):
+        return len(self.images)//self.batch_size if self.drop_last else ceil(len(self.images)/self.batch_size)
+    def set_epoch(self, epoch: int):
+        "The next pass is that of this epoch."
+        self.epoch = int(epoch)
+    def plain(self):
+        "The same pictures in their own order, unchanged."
+        return (
+            self
+            if not (self.shuffle or self.augment or self.drop_last)
+            else ImageLoader(self.images, max(self.batch_size, 128), device=self.device)
+        )
 
     def __iter__(self):
-        generator = image_generator(self.seed, f"epoch {self.epoch}"); self.epoch += 1; length = len(self.images)
-        order = (torch.randperm(length, generator=generator) if self.shuffle else torch.arange(length)).to(self.device)
+        generator = image_generator(self.seed, f"epoch {self.epoch}")
+        self.epoch += 1
+        length = len(self.images)
+        order = (torch.randperm(length, generator=generator) if self.shuffle else torch.arange(length)).to(
+            self.device
+        )
         for pick in order[:self.num_items].split(self.batch_size):
             x = self._pixels[pick]
             if self.augment: x = augment_batch(x, generator, flip=self.flip)
@@ -193,20 +311,35 @@ class MergedLoader:
         **loaders,  # retain=..., forget=...
     ):
         if not loaders: raise ValueError("nothing to merge; give retain=... and forget=...")
-        sizes = [len(l) for l in loaders.values()]; self.loaders, self.epoch = loaders, 0
-        self.length = {"longest": max(sizes), "shortest": min(sizes)}[check_name("length", length, ("longest", "shortest"))] if isinstance(length, str) else int(length)
+        sizes = [len(l) for l in loaders.values()]
+        self.loaders, self.epoch = loaders, 0
+        self.length = (
+            {"longest": max(sizes), "shortest": min(sizes)}[
+                check_name("length", length, ("longest", "shortest"))
+            ]
+            if isinstance(length, str)
+            else int(length)
+        )
         if self.length < 1: raise ValueError(f"an epoch must have at least one step, got {self.length}")
 
     def __len__(self): return self.length
     @property
-    def num_items(self) -> int: return sum(min(self.length*l.batch_size, ceil(self.length/len(l))*l.num_items) for l in self.loaders.values())  # of an epoch, at most
-    def set_epoch(self, epoch: int): "The next pass is that of this epoch."; self.epoch = int(epoch)
+    def num_items(self) -> int:
+        # of an epoch, at most
+        return sum(
+            min(self.length * l.batch_size, ceil(self.length / len(l)) * l.num_items)
+            for l in self.loaders.values()
+        )
+    def set_epoch(self, epoch: int):
+        "The next pass is that of this epoch."
+        self.epoch = int(epoch)
 
     def _deal(self, loader):
         if hasattr(loader, "set_epoch"): loader.set_epoch(self.epoch*ceil(self.length/len(loader)))
         while True: yield from loader
     def __iter__(self):
-        dealt = {name: self._deal(loader) for name, loader in self.loaders.items()}; self.epoch += 1
+        dealt = {name: self._deal(loader) for name, loader in self.loaders.items()}
+        self.epoch += 1
         for _ in range(self.length): yield {name: next(batches) for name, batches in dealt.items()}
 
 # %% ../../nbs/15b_data.forgetting.ipynb #3f0399f3
@@ -222,13 +355,26 @@ def split_loaders(
     device="cpu",
 ) -> dict[str, ImageLoader]:  # "retain", "forget", "test", and "test_forget" where there is one
     "Loaders of the sides of a split."
-    if split.data != data.fingerprint: raise ValueError(f"the split {split.name} was made for data {split.data}, but {data.name} is {data.fingerprint}")
-    training = {k: ImageLoader(data.train[getattr(split, k)], batch_size, True, augment, flip, drop_last, seed, device) for k in ("retain", "forget")}
-    return training | {k: ImageLoader(data.test[getattr(split, k)], max(batch_size, 128), device=device) for k in ("test", "test_forget") if len(getattr(split, k))}
+    if split.data != data.fingerprint:
+        raise ValueError(
+            f"the split {split.name} was made for data {split.data}, but {data.name} is {data.fingerprint}"
+        )
+    training = {
+        k: ImageLoader(
+            data.train[getattr(split, k)], batch_size, True, augment, flip, drop_last, seed, device
+        )
+        for k in ("retain", "forget")
+    }
+    return training | {
+        k: ImageLoader(data.test[getattr(split, k)], max(batch_size, 128), device=device)
+        for k in ("test", "test_forget")
+        if len(getattr(split, k))
+    }
 
 # %% ../../nbs/15b_data.forgetting.ipynb #d9a369a5
 def as_loader(
-    source,  # ImageSet, (images, labels), datasets.Dataset with image and label, a torch Dataset of pairs, or a loader
+    # ImageSet, (images, labels), datasets.Dataset with image and label, a torch Dataset of pairs, or a loader
+    source,
     batch_size: int = 128,
     shuffle: bool = False,
     seed: int = 0,
@@ -236,10 +382,27 @@ def as_loader(
     **options,  # of `ImageLoader`
 ):  # an iterable of (x, y) that can be passed through again
     "A loader of whatever holds labelled pictures."
-    if hasattr(source, "column_names"): source = from_dataset(source, channels=1 if source[0]["image"].mode == "L" else 3)
-    if isinstance(source, (tuple, list)) and len(source) == 2 and all(isinstance(s, torch.Tensor) for s in source): source = ImageSet(source[0], source[1], list(map(str, range(int(source[1].max()) + 1))))
-    if isinstance(source, ImageSet): return ImageLoader(source, batch_size, shuffle, seed=seed, device=device, **options)
-    if isinstance(source, torch.utils.data.Dataset): return torch.utils.data.DataLoader(source, batch_size, shuffle, generator=torch.Generator().manual_seed(seed))
-    if not hasattr(source, "__iter__"): raise TypeError(f"{type(source).__name__} holds no labelled pictures; give an ImageSet, (images, labels), a dataset with image and label, or a loader of (x, y)")
-    if iter(source) is source: raise TypeError("a loader must be iterable more than once; a generator is used up after the first epoch")
+    if hasattr(source, "column_names"):
+        source = from_dataset(source, channels=1 if source[0]["image"].mode == "L" else 3)
+    if (
+        isinstance(source, (tuple, list))
+        and len(source) == 2
+        and all(isinstance(s, torch.Tensor) for s in source)
+    ):
+        source = ImageSet(source[0], source[1], list(map(str, range(int(source[1].max()) + 1))))
+    if isinstance(source, ImageSet):
+        return ImageLoader(source, batch_size, shuffle, seed=seed, device=device, **options)
+    if isinstance(source, torch.utils.data.Dataset):
+        return torch.utils.data.DataLoader(
+            source, batch_size, shuffle, generator=torch.Generator().manual_seed(seed)
+        )
+    if not hasattr(source, "__iter__"):
+        raise TypeError(
+            f"{type(source).__name__} holds no labelled pictures; give an ImageSet, (images, labels), a "
+            "dataset with image and label, or a loader of (x, y)"
+        )
+    if iter(source) is source:
+        raise TypeError(
+            "a loader must be iterable more than once; a generator is used up after the first epoch"
+        )
     return source

@@ -13,7 +13,9 @@ from ..core import check_name
 __all__ = ['MATCH_RULES', 'name_words', 'normalise_name', 'match_names', 'match_report']
 
 # %% ../../nbs/10b_data.matching.ipynb #212cc7a1
-_LETTERS = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ß": "ss", "æ": "ae", "œ": "oe", "ı": "i"})
+_LETTERS = str.maketrans(
+    {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ß": "ss", "æ": "ae", "œ": "oe", "ı": "i"}
+)
 
 # %% ../../nbs/10b_data.matching.ipynb #944e45be
 def name_words(
@@ -23,7 +25,8 @@ def name_words(
     "The words of a name without case, accents, punctuation and category words."
     plain = unicodedata.normalize("NFKD", str(name).casefold()).translate(_LETTERS)
     plain = re.sub(r"['’`´ʼ]", "", "".join(c for c in plain if not unicodedata.combining(c)))
-    words = re.findall(r"[^\W_]+", plain); unwanted = {w for d in drop for w in name_words(d)} if drop else ()
+    words = re.findall(r"[^\W_]+", plain)
+    unwanted = {w for d in drop for w in name_words(d)} if drop else ()
     return [w for w in words if w not in unwanted] or words
 
 # %% ../../nbs/10b_data.matching.ipynb #54973539
@@ -50,8 +53,13 @@ def _key_finder(right, key):
 # %% ../../nbs/10b_data.matching.ipynb #18dd8e8c
 def _synonym_finder(right, synonyms):
     "Find by a table; the first spelling that exists decides."
-    table, find = {_same_case(k): [v] if isinstance(v, str) else list(v) for k, v in (synonyms or {}).items()}, _key_finder(right, _same_case)
-    return lambda name: next((found for other in table.get(_same_case(name), ()) if (found := find(other))), [])
+    table, find = (
+        {_same_case(k): [v] if isinstance(v, str) else list(v) for k, v in (synonyms or {}).items()},
+        _key_finder(right, _same_case),
+    )
+    return lambda name: next(
+        (found for other in table.get(_same_case(name), ()) if (found := find(other))), []
+    )
 
 # %% ../../nbs/10b_data.matching.ipynb #e33a7e89
 def _word_finder(right, drop, threshold):
@@ -61,8 +69,10 @@ def _word_finder(right, drop, threshold):
     for i, own in enumerate(words):
         for word in own: index[word].add(i)
     def find(name):
-        mine = long_words(name); near = set().union(*(index[w] for w in mine if w in index))
-        scores = {i: len(mine & words[i])/len(mine | words[i]) for i in near}; best = max(scores.values(), default=0)
+        mine = long_words(name)
+        near = set().union(*(index[w] for w in mine if w in index))
+        scores = {i: len(mine & words[i])/len(mine | words[i]) for i in near}
+        best = max(scores.values(), default=0)
         return [right[i] for i in sorted(near) if scores[i] == best] if best >= threshold else []
     return find
 
@@ -74,12 +84,18 @@ def match_names(
     rules=MATCH_RULES,  # which rules, in their order
     drop=(),  # words of the category for `normalised` and `words`, such as ("dog",)
     threshold: float = .75,  # smallest share of common words for `words`, in 0..1
-) -> pd.DataFrame:  # N rows in the order of `left`: name, match (None for a miss), rule ("tie" or None for a miss)
+# N rows in the order of `left`: name, match (None for a miss), rule ("tie" or None for a miss)
+) -> pd.DataFrame:
     "Find each name in another source; say by which rule, or that it was not found."
     if not 0 < threshold <= 1: raise ValueError(f"threshold must lie in 0..1 and above 0, got {threshold}")
     left, right = [str(n) for n in left], [str(n) for n in right]
-    make = {"exact": lambda: _key_finder(right, str), "case": lambda: _key_finder(right, _same_case), "synonym": lambda: _synonym_finder(right, synonyms),
-            "normalised": lambda: _key_finder(right, lambda n: normalise_name(n, drop)), "words": lambda: _word_finder(right, drop, threshold)}
+    make = {
+        "exact": lambda: _key_finder(right, str),
+        "case": lambda: _key_finder(right, _same_case),
+        "synonym": lambda: _synonym_finder(right, synonyms),
+        "normalised": lambda: _key_finder(right, lambda n: normalise_name(n, drop)),
+        "words": lambda: _word_finder(right, drop, threshold),
+    }
     finders = [(check_name("matching rule", rule, make), make[rule]()) for rule in rules]
     def one(name):
         rule, found = next(((rule, found) for rule, find in finders if (found := find(name))), (None, []))
@@ -92,5 +108,6 @@ def match_report(
     rules=("words",),  # rules whose matches are listed too
 ) -> pd.DataFrame:  # name, match, rule: misses first, then the matches worth a look
     "Misses, ties and loose matches, to be read by a person."
-    lost = matches["match"].isna(); look = matches["rule"].isin(list(rules)) & ~lost
+    lost = matches["match"].isna()
+    look = matches["rule"].isin(list(rules)) & ~lost
     return pd.concat([matches[lost], matches[look]], ignore_index=True)

@@ -11,7 +11,15 @@ import pandas as pd
 from PIL import Image
 from ..core import ForeignFileError, check_name
 from .emoji import emoji_drawings
-from .preparation import TestbedData, choose_balanced, choose_published, picture_root, prepared_entities, source_settings, write_prepared
+from vision_unlearning.data.preparation import (
+    TestbedData,
+    choose_balanced,
+    choose_published,
+    picture_root,
+    prepared_entities,
+    source_settings,
+    write_prepared,
+)
 from .scenes import choose_attributes, find_below, mat_strings, read_mat
 from .testbed import picture_folders
 from ..download import Source
@@ -24,15 +32,48 @@ __all__ = ['SOURCES', 'DOMAINS', 'COLOURS', 'LOOKS', 'STANDIN_TREE', 'STANDIN_LE
 
 # %% ../../nbs/14b_data.objects.ipynb #bb774839
 SOURCES = {
-    "attributes": Source(name="ImageNet attribute labels", url="https://www.image-net.org/data/attrann.mat", licence="none stated for the labels; the pictures they belong to are for academic use", revision="1.0, 2 August 2010",
-        citation="Russakovsky and Fei-Fei, Attribute Learning in Large-scale Datasets, ECCV 2010 Workshop on Parts and Attributes", note="one MATLAB file: 9,600 pictures of 384 synsets, 25 attributes; described in image-net.org/static_files/files/attrs_README"),
-    "wordnet": Source(name="WordNet 3.0", url="https://raw.githubusercontent.com/nltk/nltk_data/gh-pages/packages/corpora/wordnet.zip", licence="WordNet 3.0 licence (free use with the notice)", revision="3.0", size=10_775_600,
-        sha256="cbda5ea6eef7f36a97a43d4a75f85e07fccbb4f23657d27b4ccbc93e2646ab59", citation="Fellbaum (ed.), WordNet: An Electronic Lexical Database, MIT Press 1998", note="unpacks to wordnet with data.noun and index.noun; Princeton's own archive, WNdb-3.0.tar.gz, unpacks to dict with the same two files"),
-    "images": Source(name="ImageNet pictures", url="", licence="ImageNet terms: non-commercial research and education", revision="spring 2010 or later",
-        citation="Deng, Dong, Socher, Li, Li and Fei-Fei, ImageNet: A Large-scale Hierarchical Image Database, CVPR 2009", note="from image-net.org with an account; a folder with one sub-folder a synset; synsets without a folder are left out and noted")}
+    "attributes": Source(
+        name="ImageNet attribute labels",
+        url="https://www.image-net.org/data/attrann.mat",
+        licence="none stated for the labels; the pictures they belong to are for academic use",
+        revision="1.0, 2 August 2010",
+        citation="Russakovsky and Fei-Fei, Attribute Learning in Large-scale Datasets, ECCV 2010 Workshop on "
+                 "Parts and Attributes",
+        note="one MATLAB file: 9,600 pictures of 384 synsets, 25 attributes; described in "
+             "image-net.org/static_files/files/attrs_README",
+    ),
+    "wordnet": Source(
+        name="WordNet 3.0",
+        url="https://raw.githubusercontent.com/nltk/nltk_data/gh-pages/packages/corpora/wordnet.zip",
+        licence="WordNet 3.0 licence (free use with the notice)",
+        revision="3.0",
+        size=10_775_600,
+        sha256="cbda5ea6eef7f36a97a43d4a75f85e07fccbb4f23657d27b4ccbc93e2646ab59",
+        citation="Fellbaum (ed.), WordNet: An Electronic Lexical Database, MIT Press 1998",
+        note="unpacks to wordnet with data.noun and index.noun; Princeton's own archive, WNdb-3.0.tar.gz, "
+             "unpacks to dict with the same two files",
+    ),
+    "images": Source(
+        name="ImageNet pictures",
+        url="",
+        licence="ImageNet terms: non-commercial research and education",
+        revision="spring 2010 or later",
+        citation="Deng, Dong, Socher, Li, Li and Fei-Fei, ImageNet: A Large-scale Hierarchical Image "
+                 "Database, CVPR 2009",
+        note="from image-net.org with an account; a folder with one sub-folder a synset; synsets without a "
+             "folder are left out and noted",
+    ),
+}
 
 # %% ../../nbs/14b_data.objects.ipynb #12021239
-DOMAINS = dict(enumerate("Tops act animal artifact attribute body cognition communication event feeling food group location motive object person phenomenon plant possession process quantity relation shape state substance time".split(), 3))
+DOMAINS = dict(
+    enumerate(
+        "Tops act animal artifact attribute body cognition communication event feeling food group location "
+        "motive object person phenomenon plant possession process quantity relation shape state substance "
+        "time".split(),
+        3,
+    )
+)
 
 # %% ../../nbs/14b_data.objects.ipynb #0d6aebf2
 @dataclass(frozen=True)
@@ -48,9 +89,17 @@ def parse_synset(
     line: str,  # of data.noun
 ) -> Synset:
     "One line of `data.noun`."
-    fields = line.split(" | ", 1)[0].split(); count = int(fields[3], 16); words = tuple(fields[4:4 + 2*count:2]); rest = fields[5 + 2*count:]
+    fields = line.split(" | ", 1)[0].split()
+    count = int(fields[3], 16)
+    words = tuple(fields[4:4 + 2*count:2])
+    rest = fields[5 + 2*count:]
     pointers = [rest[i:i + 4] for i in range(0, 4*int(fields[4 + 2*count]), 4)]
-    return Synset(fields[0], words, DOMAINS[int(fields[1])], tuple(p[1] for p in pointers if p[0] in ("@", "@i") and p[2] == "n"))
+    return Synset(
+        fields[0],
+        words,
+        DOMAINS[int(fields[1])],
+        tuple(p[1] for p in pointers if p[0] in ("@", "@i") and p[2] == "n"),
+    )
 
 # %% ../../nbs/14b_data.objects.ipynb #d180f87e
 @dataclass
@@ -59,13 +108,19 @@ class Nouns:
     synsets: dict  # offset -> Synset
     first: dict  # word in lower case -> offset of its commonest sense
 
-    def name(self, offset): "A word of which this is the first sense; None where there is none."; return next((w for w in self.synsets[offset].words if self.first.get(w.lower()) == offset), None)
+    def name(self, offset):
+        "A word of which this is the first sense; None where there is none."
+        return next((w for w in self.synsets[offset].words if self.first.get(w.lower()) == offset), None)
     def path(self, offset):
         "Offsets from a synset to the root, along the first parents."
         found = [offset]
         while self.synsets[found[-1]].parents:
             parent = self.synsets[found[-1]].parents[0]
-            if parent not in self.synsets or parent in found: raise ForeignFileError(f"data.noun: the parents of {offset} lead to {parent}, which is {'a circle' if parent in found else 'not there'}; unpack WordNet again")
+            if parent not in self.synsets or parent in found:
+                raise ForeignFileError(
+                    f"data.noun: the parents of {offset} lead to {parent}, which is "
+                    f"{'a circle' if parent in found else 'not there'}; unpack WordNet again"
+                )
             found.append(parent)
         return found
 
@@ -74,27 +129,73 @@ def read_nouns(
     folder,  # with data.noun and index.noun, or the folder above
 ) -> Nouns:
     "The nouns of a WordNet database."
-    folder = find_below(folder, "data.noun"); read = lambda name: [l for l in (folder/name).read_text(encoding="utf-8").splitlines() if l.strip() and not l.startswith("  ")]
-    if not (folder/"index.noun").is_file(): raise FileNotFoundError(f"{folder} has data.noun but no index.noun; unpack WordNet there")
-    try: found, first = {s.offset: s for s in map(parse_synset, read("data.noun"))}, {e[0]: e[-int(e[2])] for e in map(str.split, read("index.noun"))}
-    except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error: raise ForeignFileError(f"{folder} is not a whole WordNet database ({type(error).__name__}: {error}); unpack it again") from error
-    gone, words = sum(o not in found for o in first.values()), {w.lower() for s in found.values() for w in s.words}
-    if gone or len(words - set(first)) > .01*len(words): raise ForeignFileError(f"{folder} is not a whole WordNet database: index.noun leads to {gone} synsets that data.noun lacks, and lacks {len(words - set(first))} of its {len(words)} words; unpack it again")
+    folder = find_below(folder, "data.noun")
+    read = lambda name: [
+        l
+        for l in (folder / name).read_text(encoding="utf-8").splitlines()
+        if l.strip() and not l.startswith("  ")
+    ]
+    if not (folder/"index.noun").is_file():
+        raise FileNotFoundError(f"{folder} has data.noun but no index.noun; unpack WordNet there")
+    try:
+        found, first = (
+            {s.offset: s for s in map(parse_synset, read("data.noun"))},
+            {e[0]: e[-int(e[2])] for e in map(str.split, read("index.noun"))},
+        )
+    except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
+        raise ForeignFileError(
+            f"{folder} is not a whole WordNet database ({type(error).__name__}: {error}); unpack it again"
+        ) from error
+    gone, words = (
+        sum(o not in found for o in first.values()),
+        {w.lower() for s in found.values() for w in s.words},
+    )
+    if gone or len(words - set(first)) > .01*len(words):
+        raise ForeignFileError(
+            f"{folder} is not a whole WordNet database: index.noun leads to {gone} synsets that data.noun "
+            f"lacks, and lacks {len(words - set(first))} of its {len(words)} words; unpack it again"
+        )
     return Nouns(found, first)
 
 # %% ../../nbs/14b_data.objects.ipynb #94895e55
 COLOURS = ("black", "blue", "brown", "gray", "green", "orange", "pink", "red", "violet", "white", "yellow")
-LOOKS = (*COLOURS, "long", "rectangular", "round", "square", "spotted", "striped", "furry", "metallic", "rough", "shiny", "smooth", "vegetation", "wet", "wooden")
+LOOKS = (
+    *COLOURS,
+    "long",
+    "rectangular",
+    "round",
+    "square",
+    "spotted",
+    "striped",
+    "furry",
+    "metallic",
+    "rough",
+    "shiny",
+    "smooth",
+    "vegetation",
+    "wet",
+    "wooden",
+)
 
 # %% ../../nbs/14b_data.objects.ipynb #e6ed1149
 def read_attribute_labels(
     path,  # attrann.mat
 ) -> pd.DataFrame:  # one row a picture, indexed by its name; one int column an attribute: 1, 0 or -1
     "What people said of each picture."
-    held = read_mat(path, "attrann"); lacking = [n for n in ("images", "attributes", "labels") if n not in (held.dtype.names or ())]
-    if lacking: raise ForeignFileError(f"{path}: attrann has no field {', '.join(lacking)}; download it again")
-    images, attributes, labels = mat_strings(held["images"].flat[0]), mat_strings(held["attributes"].flat[0]), held["labels"].flat[0]
-    if labels.shape != (len(images), len(attributes)): raise ForeignFileError(f"{path}: labels of shape {labels.shape} for {len(images)} pictures and {len(attributes)} attributes")
+    held = read_mat(path, "attrann")
+    lacking = [n for n in ("images", "attributes", "labels") if n not in (held.dtype.names or ())]
+    if lacking:
+        raise ForeignFileError(f"{path}: attrann has no field {', '.join(lacking)}; download it again")
+    images, attributes, labels = (
+        mat_strings(held["images"].flat[0]),
+        mat_strings(held["attributes"].flat[0]),
+        held["labels"].flat[0],
+    )
+    if labels.shape != (len(images), len(attributes)):
+        raise ForeignFileError(
+            f"{path}: labels of shape {labels.shape} for {len(images)} pictures and {len(attributes)} "
+            "attributes"
+        )
     if not np.isin(labels, (-1, 0, 1)).all(): raise ForeignFileError(f"{path}: labels must be 1, 0 or -1")
     return pd.DataFrame(labels.astype(int), index=images, columns=attributes)
 
@@ -103,9 +204,15 @@ def looks_table(
     labels: pd.DataFrame,  # as `read_attribute_labels` returns it
 ) -> pd.DataFrame:  # one row a synset, indexed by its offset: bool attributes, and `colour`
     "Looks of classes from labels of their pictures."
-    offsets = pd.Index([n.split("_")[0].removeprefix("n") for n in labels.index], name="offset"); shares = (labels == 1).groupby(offsets).mean()
-    colours = shares[[c for c in COLOURS if c in shares]]; table = shares > .5
-    return table.assign(colour=colours.idxmax(axis=1).where(colours.max(axis=1) >= .25, "none") if colours.shape[1] else "none")
+    offsets = pd.Index([n.split("_")[0].removeprefix("n") for n in labels.index], name="offset")
+    shares = (labels == 1).groupby(offsets).mean()
+    colours = shares[[c for c in COLOURS if c in shares]]
+    table = shares > .5
+    return table.assign(
+        colour=colours.idxmax(axis=1).where(colours.max(axis=1) >= 0.25, "none")
+        if colours.shape[1]
+        else "none"
+    )
 
 # %% ../../nbs/14b_data.objects.ipynb #87c03318
 def kinds_of(
@@ -115,27 +222,75 @@ def kinds_of(
     "Kind of each entity."
     kinds = [(b[1] if len(b) > 2 else b[0]) if len(b) > 1 else "other" for b in branches]
     for level in (0, None):  # rare kinds join the node above; what is still rare is "other"
-        counts = pd.Series(kinds).value_counts(); kinds = [k if counts[k] >= smallest else "other" if level is None or len(b) < 2 else b[0] for k, b in zip(kinds, branches)]
+        counts = pd.Series(kinds).value_counts()
+        kinds = [
+            k if counts[k] >= smallest else "other" if level is None or len(b) < 2 else b[0]
+            for k, b in zip(kinds, branches)
+        ]
     return kinds
 
 # %% ../../nbs/14b_data.objects.ipynb #92133551
-STANDIN_TREE = {"entity": (None, "Tops"), "object": ("entity", "Tops"), "artifact": ("object", "Tops"), "animal": ("object", "Tops"), "instrumentality": ("artifact", "artifact"), "device": ("instrumentality", "artifact"), "conveyance": ("instrumentality", "artifact"), "equipment": ("instrumentality", "artifact"),
-    "structure": ("artifact", "artifact"), "building": ("structure", "artifact"), "covering": ("artifact", "artifact"), "clothing": ("covering", "artifact"), "carnivore": ("animal", "animal"), "bird": ("animal", "animal"), "sound": ("entity", "event")}
-STANDIN_LEAVES = {"device": "telephone,light bulb,key,bell,watch,siren,microscope,telescope", "conveyance": "automobile,racing car,taxi,ambulance,airplane", "equipment": "boxing glove,basketball,soccer ball,baseball,volleyball,ping pong paddle",
-    "building": "shinto shrine,house,tent,castle,classical building,postbox", "clothing": "high heeled shoe,jeans,running shirt,crown,ring", "carnivore": "fox,wolf,dog face", "bird": "penguin"}
+STANDIN_TREE = {
+    "entity": (None, "Tops"),
+    "object": ("entity", "Tops"),
+    "artifact": ("object", "Tops"),
+    "animal": ("object", "Tops"),
+    "instrumentality": ("artifact", "artifact"),
+    "device": ("instrumentality", "artifact"),
+    "conveyance": ("instrumentality", "artifact"),
+    "equipment": ("instrumentality", "artifact"),
+    "structure": ("artifact", "artifact"),
+    "building": ("structure", "artifact"),
+    "covering": ("artifact", "artifact"),
+    "clothing": ("covering", "artifact"),
+    "carnivore": ("animal", "animal"),
+    "bird": ("animal", "animal"),
+    "sound": ("entity", "event"),
+}
+STANDIN_LEAVES = {
+    "device": "telephone,light bulb,key,bell,watch,siren,microscope,telescope",
+    "conveyance": "automobile,racing car,taxi,ambulance,airplane",
+    "equipment": "boxing glove,basketball,soccer ball,baseball,volleyball,ping pong paddle",
+    "building": "shinto shrine,house,tent,castle,classical building,postbox",
+    "clothing": "high heeled shoe,jeans,running shirt,crown,ring",
+    "carnivore": "fox,wolf,dog face",
+    "bird": "penguin",
+}
 
 # %% ../../nbs/14b_data.objects.ipynb #c87d0d60
 def standin_wordnet(
     folder: Path,  # is created
 ) -> dict[str, str]:  # word -> offset
     "A small WordNet in the real format."
-    tree = STANDIN_TREE | {w.replace(" ", "_"): (parent, STANDIN_TREE[parent][1]) for parent, words in STANDIN_LEAVES.items() for w in words.split(",")} | {"bell ": ("sound", "event")}  # with the blank: another meaning of the word
-    number, header = {d: n for n, d in DOMAINS.items()}, "  1 A stand-in in the format of WordNet 3.0, not WordNet.  \n"
-    text = lambda w, at: f"{at.get(w, '0'*8)} {number[tree[w][1]]:02d} n 01 {w.strip()} 0 {'001 @ ' + at.get(tree[w][0], '0'*8) + ' n 0000' if tree[w][0] else '000'} | a stand-in  \n"
+    # with the blank: another meaning of the word
+    tree = (
+        STANDIN_TREE
+        | {
+            w.replace(" ", "_"): (parent, STANDIN_TREE[parent][1])
+            for parent, words in STANDIN_LEAVES.items()
+            for w in words.split(",")
+        }
+        | {"bell ": ("sound", "event")}
+    )
+    number, header = (
+        {d: n for n, d in DOMAINS.items()},
+        "  1 A stand-in in the format of WordNet 3.0, not WordNet.  \n",
+    )
+    text = lambda w, at: (
+        f"{at.get(w, '0' * 8)} {number[tree[w][1]]:02d} n 01 {w.strip()} 0 "
+        f"{'001 @ ' + at.get(tree[w][0], '0' * 8) + ' n 0000' if tree[w][0] else '000'} | a stand-in  \n"
+    )
     at, position = {}, len(header)
-    for w in tree: at[w] = f"{position:08d}"; position += len(text(w, {}))
-    senses = {w: [at[w]] for w in tree if w != "bell "} | {"bell": [at["bell "], at["bell"]]}; folder.mkdir(parents=True, exist_ok=True)
-    (folder/"data.noun").write_text(header + "".join(text(w, at) for w in tree)); (folder/"index.noun").write_text(header + "".join(f"{w} n {len(o)} 1 @ {len(o)} 0 {' '.join(o)}  \n" for w, o in sorted(senses.items())))
+    for w in tree:
+        at[w] = f"{position:08d}"
+        position += len(text(w, {}))
+    senses = {w: [at[w]] for w in tree if w != "bell "} | {"bell": [at["bell "], at["bell"]]}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder/"data.noun").write_text(header + "".join(text(w, at) for w in tree))
+    (folder / "index.noun").write_text(
+        header
+        + "".join(f"{w} n {len(o)} 1 @ {len(o)} 0 {' '.join(o)}  \n" for w, o in sorted(senses.items()))
+    )
     return at
 
 # %% ../../nbs/14b_data.objects.ipynb #2abaff0f
@@ -146,44 +301,97 @@ def standin_sources(
 ) -> dict[str, Path]:  # "attributes", "wordnet" and "images", as `prepare_objects` takes them
     "Small sources in the layout and the file format of the real ones."
     from scipy.io import savemat
-    folder, random = Path(folder), np.random.default_rng(seed); at = standin_wordnet(folder/"wordnet"); tiles, rows = emoji_drawings("emoji"); words = [w for leaf in STANDIN_LEAVES.values() for w in leaf.split(",")]
-    planted = random.random((len(words), 25)) < .12; planted[:, LOOKS.index("shiny")] = np.arange(len(words)) % 2 == 0
-    order = sorted(range(25), key=lambda i: LOOKS[i]); labels = np.where(np.repeat(planted, 25, 0), 1, -1); labels[random.random(labels.shape) < .2] = 0
-    names = [f"n{at[w.replace(' ', '_')]}_{i}" for w in words for i in range(1, 26)]; cells = lambda texts, shape: np.array(texts, dtype=object).reshape(shape)
-    savemat(folder/"attrann.mat", {"attrann": {"images": cells(names, (-1, 1)), "attributes": cells([LOOKS[i] for i in order], (1, -1)), "labels": labels[:, order].astype(np.int8)}}, do_compression=True)
+    folder, random = Path(folder), np.random.default_rng(seed)
+    at = standin_wordnet(folder/"wordnet")
+    tiles, rows = emoji_drawings("emoji")
+    words = [w for leaf in STANDIN_LEAVES.values() for w in leaf.split(",")]
+    planted = random.random((len(words), 25)) < .12
+    planted[:, LOOKS.index("shiny")] = np.arange(len(words)) % 2 == 0
+    order = sorted(range(25), key=lambda i: LOOKS[i])
+    labels = np.where(np.repeat(planted, 25, 0), 1, -1)
+    labels[random.random(labels.shape) < .2] = 0
+    names = [f"n{at[w.replace(' ', '_')]}_{i}" for w in words for i in range(1, 26)]
+    cells = lambda texts, shape: np.array(texts, dtype=object).reshape(shape)
+    savemat(
+        folder / "attrann.mat",
+        {
+            "attrann": {
+                "images": cells(names, (-1, 1)),
+                "attributes": cells([LOOKS[i] for i in order], (1, -1)),
+                "labels": labels[:, order].astype(np.int8),
+            }
+        },
+        do_compression=True,
+    )
     for word in words:
-        place = folder/"images"/f"n{at[word.replace(' ', '_')]}"; place.mkdir(parents=True, exist_ok=True)
-        for i, tile in enumerate(tiles[(rows["name"] == word).to_numpy()][:pictures], 1): Image.fromarray(tile).save(place/f"{place.name}_{i}.JPEG", quality=90)
+        place = folder/"images"/f"n{at[word.replace(' ', '_')]}"
+        place.mkdir(parents=True, exist_ok=True)
+        for i, tile in enumerate(tiles[(rows["name"] == word).to_numpy()][:pictures], 1):
+            Image.fromarray(tile).save(place/f"{place.name}_{i}.JPEG", quality=90)
     return {"attributes": folder/"attrann.mat", "wordnet": folder/"wordnet", "images": folder/"images"}
 
 # %% ../../nbs/14b_data.objects.ipynb #f92959ef
 def object_candidates(
-    sources: dict,  # "attributes": attrann.mat; "wordnet": folder of data.noun; "images": folder of synset folders
+    # "attributes": attrann.mat; "wordnet": folder of data.noun; "images": folder of synset folders
+    sources: dict,
     domains=("artifact",),  # lexicographer's files that count as objects
     smallest: int = 10,  # entities that a kind must have
 ) -> TestbedData:
     "Classes with looks, kind and pictures."
     for name in ("attributes", "wordnet", "images"): check_name("source of objects", name, sources)
     for domain in domains: check_name("domain", domain, DOMAINS.values())
-    nouns, looks = read_nouns(sources["wordnet"]), looks_table(read_attribute_labels(sources["attributes"])); unknown = [o for o in looks.index if o not in nouns.synsets]
-    if unknown: raise ForeignFileError(f"{len(unknown)} of {len(looks)} synsets, such as n{unknown[0]}, are not in this WordNet; ImageNet's names are those of WordNet 3.0")
-    broken = []; pictures = {n.removeprefix("n"): p for n, p in picture_folders(picture_root(sources["images"]), broken=broken).items()}; rows = looks.reset_index(names="offset"); synset = [nouns.synsets[o] for o in rows["offset"]]
-    names = [nouns.name(o) for o in rows["offset"]]; rows = rows.assign(name=[n or f"n{o}" for n, o in zip(names, rows["offset"])], wnid="n" + rows["offset"], domain=[s.domain for s in synset], dataset_n_original=[len(pictures.get(o, ())) for o in rows["offset"]])
-    data = TestbedData("objects", rows.drop(columns="offset"), {safe_name(n): pictures.get(o, []) for n, o in zip(rows["name"], rows["offset"])})
+    nouns, looks = read_nouns(sources["wordnet"]), looks_table(read_attribute_labels(sources["attributes"]))
+    unknown = [o for o in looks.index if o not in nouns.synsets]
+    if unknown:
+        raise ForeignFileError(
+            f"{len(unknown)} of {len(looks)} synsets, such as n{unknown[0]}, are not in this WordNet; "
+            "ImageNet's names are those of WordNet 3.0"
+        )
+    broken = []
+    pictures = {
+        n.removeprefix("n"): p
+        for n, p in picture_folders(picture_root(sources["images"]), broken=broken).items()
+    }
+    rows = looks.reset_index(names="offset")
+    synset = [nouns.synsets[o] for o in rows["offset"]]
+    names = [nouns.name(o) for o in rows["offset"]]
+    rows = rows.assign(
+        name=[n or f"n{o}" for n, o in zip(names, rows["offset"])],
+        wnid="n" + rows["offset"],
+        domain=[s.domain for s in synset],
+        dataset_n_original=[len(pictures.get(o, ())) for o in rows["offset"]],
+    )
+    data = TestbedData(
+        "objects",
+        rows.drop(columns="offset"),
+        {safe_name(n): pictures.get(o, []) for n, o in zip(rows["name"], rows["offset"])},
+    )
     for b in broken: data.note("files", [Path(b.split(" is not ")[0]).parent.name], b)
     what = {n: ", ".join(s.words) for n, s in zip(rows["name"], synset)}
-    data.keep(data.table["domain"].isin(domains), "domain", lambda n: f"{what[n]}: not in {' or '.join(domains)}")
-    data.keep(data.table["name"] != data.table["wnid"], "name", lambda n: f"{what[n]}: no word of which this is the first sense")
+    data.keep(
+        data.table["domain"].isin(domains), "domain", lambda n: f"{what[n]}: not in {' or '.join(domains)}"
+    )
+    data.keep(
+        data.table["name"] != data.table["wnid"],
+        "name",
+        lambda n: f"{what[n]}: no word of which this is the first sense",
+    )
     data.keep(data.table["dataset_n_original"] > 0, "pictures", "no pictures")
-    inside = [[nouns.synsets[o].words[0] for o in reversed(nouns.path(w[1:])) if nouns.synsets[o].domain in domains] for w in data.table["wnid"]]
-    data.table = data.table.assign(kind=kinds_of(inside, smallest)); first = ["name", "dataset_n_original", "wnid", "domain", "kind", "colour"]
+    inside = [
+        [nouns.synsets[o].words[0] for o in reversed(nouns.path(w[1:])) if nouns.synsets[o].domain in domains]
+        for w in data.table["wnid"]
+    ]
+    data.table = data.table.assign(kind=kinds_of(inside, smallest))
+    first = ["name", "dataset_n_original", "wnid", "domain", "kind", "colour"]
     data.table = data.table[first + [c for c in data.table if c not in first]]
     return data
 
 # %% ../../nbs/14b_data.objects.ipynb #ff9632b5
 def prepare_objects(
     store: Store,
-    sources: dict,  # "attributes": attrann.mat; "wordnet": folder of data.noun; "images": folder of synset folders; as `fetch_sources(SOURCES, ..., local={"images": ...})` gives them
+    # "attributes": attrann.mat; "wordnet": folder of data.noun; "images": folder of synset folders; as
+    # `fetch_sources(SOURCES, ..., local={"images": ...})` gives them
+    sources: dict,
     *,
     target: int = 100,  # entities
     per_entity: int = 20,  # pictures of each
@@ -193,11 +401,30 @@ def prepare_objects(
     legacy: bool = False,  # refused: no list of objects was ever published
 ) -> pd.DataFrame:  # the entity table
     "From ImageNet and WordNet to a prepared task."
-    smallest = smallest or max(2, target//10); settings = dict(task="objects", target=target, per_entity=per_entity, domains=list(domains), smallest=smallest, balance=list(balance or ()), legacy=legacy, sources=source_settings(sources))
+    smallest = smallest or max(2, target//10)
+    settings = dict(
+        task="objects",
+        target=target,
+        per_entity=per_entity,
+        domains=list(domains),
+        smallest=smallest,
+        balance=list(balance or ()),
+        legacy=legacy,
+        sources=source_settings(sources),
+    )
     if (done := prepared_entities(store, "objects", settings)) is not None: return done
-    data = object_candidates(sources, domains, smallest); enriched = data.table
-    balance = list(balance) if balance else list(choose_attributes(enriched, ["kind"], [l for l in LOOKS if l in enriched], complete=True))
+    data = object_candidates(sources, domains, smallest)
+    enriched = data.table
+    balance = (
+        list(balance)
+        if balance
+        else list(choose_attributes(enriched, ["kind"], [l for l in LOOKS if l in enriched], complete=True))
+    )
     for name in balance: check_name("attribute", name, map(str, enriched.columns))
     data.note("balance", balance, "the entities are balanced over this attribute")
-    chosen, pictures = choose_published(data, per_entity) if legacy else choose_balanced(data, balance, "dataset_n_original", target, per_entity)
+    chosen, pictures = (
+        choose_published(data, per_entity)
+        if legacy
+        else choose_balanced(data, balance, "dataset_n_original", target, per_entity)
+    )
     return write_prepared(store, data, enriched, chosen, pictures, settings)

@@ -11,7 +11,14 @@ import torch
 from ..core import check_name, image_generator
 from .classification import ClassificationData, ImageSet, stack_images
 from .dataset import UnlearnDataset, groups_of
-from .forgetting import ForgetSplit, ImageLoader, class_split, index_split, random_split, split_from_mask
+from vision_unlearning.data.forgetting import (
+    ForgetSplit,
+    ImageLoader,
+    class_split,
+    index_split,
+    random_split,
+    split_from_mask,
+)
 from ..store import jsonable
 
 # %% auto #0
@@ -26,8 +33,14 @@ def ledger(
     by: str | None = None,  # column of the groups; None: label, entity, text, or one group of all
 ) -> ClassificationData:
     "Rows as a classification problem in which a picture is its SHA-256."
-    codes, names = groups_of(data, by) if by or {"label", "entity", "text"} & set(data.table) else (np.zeros(len(data), np.int64), ["all"])
-    side = lambda r: ImageSet(torch.from_numpy(data.digests[r].copy())[:, :, None, None], torch.from_numpy(codes[r]), names)
+    codes, names = (
+        groups_of(data, by)
+        if by or {"label", "entity", "text"} & set(data.table)
+        else (np.zeros(len(data), np.int64), ["all"])
+    )
+    side = lambda r: ImageSet(
+        torch.from_numpy(data.digests[r].copy())[:, :, None, None], torch.from_numpy(codes[r]), names
+    )
     return ClassificationData("data set", side(rows), side(held if len(held) else rows))
 
 # %% ../../nbs/10g_data.parts.ipynb #3f60b036
@@ -38,10 +51,22 @@ def order_of(
 ) -> np.ndarray:  # (N,) bool: before the cut-off
     "Which rows lie before a point in time."
     values = data.table[check_name("column", column, data.table.columns)]
-    if values.isna().any(): raise ValueError(f"column {column!r} is empty in row {int(values.isna().argmax())}; a temporal split must know when every picture was made")
-    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values): return (values < float(cutoff)).to_numpy(bool)
-    try: return (pd.to_datetime(values, utc=True, format="ISO8601") < pd.to_datetime(str(cutoff), utc=True)).to_numpy(bool)
-    except (ValueError, TypeError) as error: raise ValueError(f"column {column!r} holds neither numbers nor dates such as 2024-05-31, or the cut-off {cutoff!r} is of another kind: {error}") from error
+    if values.isna().any():
+        raise ValueError(
+            f"column {column!r} is empty in row {int(values.isna().argmax())}; a temporal split must know "
+            "when every picture was made"
+        )
+    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        return (values < float(cutoff)).to_numpy(bool)
+    try:
+        return (
+            pd.to_datetime(values, utc=True, format="ISO8601") < pd.to_datetime(str(cutoff), utc=True)
+        ).to_numpy(bool)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"column {column!r} holds neither numbers nor dates such as 2024-05-31, or the cut-off "
+            f"{cutoff!r} is of another kind: {error}"
+        ) from error
 
 # %% ../../nbs/10g_data.parts.ipynb #96d2f9ec
 def split_dataset(
@@ -50,27 +75,44 @@ def split_dataset(
     *,
     classes=None,  # class: names or numbers
     ratio: float = .1,  # random: share of the training pictures
-    column: str | None = None, cutoff=None, forget: str = "before",  # temporal: by what, where, and which end goes: "before" or "from"
+    # temporal: by what, where, and which end goes: "before" or "from"
+    column: str | None = None, cutoff=None, forget: str = "before",
     indices=None,  # indices: rows of the table
     by: str | None = None,  # column of the groups; None: label, entity or text
     test: float = 0., validation: float = 0.,  # shares held out, where the source has no such side
     seed: int = 0,  # of what is drawn
 ) -> UnlearnDataset:  # the same pictures, with parts
     "Forget and retain parts, and what is held out."
-    wanted = {"class": {"classes": classes}, "random": {"ratio": ratio}, "temporal": {"column": column, "cutoff": cutoff, "forget": forget}, "indices": {"indices": indices}}
-    check_name("kind of split", kind, wanted); check_name("end that is forgotten", forget, ("before", "from")); missing = [k for k, v in wanted[kind].items() if v is None]
+    wanted = {
+        "class": {"classes": classes},
+        "random": {"ratio": ratio},
+        "temporal": {"column": column, "cutoff": cutoff, "forget": forget},
+        "indices": {"indices": indices},
+    }
+    check_name("kind of split", kind, wanted)
+    check_name("end that is forgotten", forget, ("before", "from"))
+    missing = [k for k, v in wanted[kind].items() if v is None]
     if missing: raise ValueError(f"a {kind} split needs {' and '.join(missing)}")
-    held = hold_out(data, {"test": test, "validation": validation}, by, seed); rows = held.pop("train"); parts = {}
+    held = hold_out(data, {"test": test, "validation": validation}, by, seed)
+    rows = held.pop("train")
+    parts = {}
     for name, others in (held or {"": rows[:0]}).items():
         found = ledger(data, rows, others, by)
         if kind == "class": split = class_split(found, classes)
         elif kind == "random": split = random_split(found, ratio, seed=seed)
         elif kind == "indices": split = index_split(found, positions(data, rows, indices))
-        else: gone = torch.from_numpy(order_of(data, column, cutoff) == (forget == "before")); split = split_from_mask(found, kind, gone[rows], gone[others] if len(others) else None)
+        else:
+            gone = torch.from_numpy(order_of(data, column, cutoff) == (forget == "before"))
+            split = split_from_mask(found, kind, gone[rows], gone[others] if len(others) else None)
         parts |= {"forget": rows[split.forget.numpy()], "retain": rows[split.retain.numpy()]}
-        if len(others): parts |= {name: others[split.test.numpy()]} | ({f"{name}_forget": others[split.test_forget.numpy()]} if len(split.test_forget) else {})
-    wanted["indices"] = {"count": len(parts["forget"])}; kept = dict(wanted[kind], by=by, test=test, validation=validation, seed=seed)
-    found = replace(data, parts=parts, kind=kind, settings=jsonable(kept)); found.digests = data.digests  # the pictures are the same
+        if len(others):
+            parts |= {name: others[split.test.numpy()]} | (
+                {f"{name}_forget": others[split.test_forget.numpy()]} if len(split.test_forget) else {}
+            )
+    wanted["indices"] = {"count": len(parts["forget"])}
+    kept = dict(wanted[kind], by=by, test=test, validation=validation, seed=seed)
+    found = replace(data, parts=parts, kind=kind, settings=jsonable(kept))
+    found.digests = data.digests  # the pictures are the same
     return found
 
 # %% ../../nbs/10g_data.parts.ipynb #9c8ff3ca
@@ -81,11 +123,17 @@ def positions(
 ) -> np.ndarray:  # where they stand among `rows`
     "Given rows as positions on the training side."
     asked = np.asarray(indices if np.ndim(indices) else [indices])
-    if not np.issubdtype(asked.dtype, np.integer) and asked.size: raise ValueError(f"indices must be integers, got {asked.dtype}; for a mask give numpy.flatnonzero(mask)")
+    if not np.issubdtype(asked.dtype, np.integer) and asked.size:
+        raise ValueError(
+            f"indices must be integers, got {asked.dtype}; for a mask give numpy.flatnonzero(mask)"
+        )
     wrong = [int(i) for i in asked if not 0 <= i < len(data)]
     if wrong: raise ValueError(f"row {wrong[0]} does not exist; rows are 0..{len(data) - 1}")
     foreign = asked[~np.isin(asked, rows)]
-    if len(foreign): raise ValueError(f"row {int(foreign[0])} is held out for testing and was never trained on; it cannot be forgotten")
+    if len(foreign):
+        raise ValueError(
+            f"row {int(foreign[0])} is held out for testing and was never trained on; it cannot be forgotten"
+        )
     return np.searchsorted(rows, asked.astype(np.int64))
 
 # %% ../../nbs/10g_data.parts.ipynb #66957de2
@@ -97,18 +145,28 @@ def hold_out(
 ) -> dict[str, np.ndarray]:  # "train", and the sides that there are; row numbers
     "The training side and the held-out sides."
     if "side" in data.table:
-        if any(shares.values()): raise ValueError(f"the source has its own sides {sorted(set(data.table['side']))}; leave test and validation at 0")
+        if any(shares.values()):
+            raise ValueError(
+                f"the source has its own sides {sorted(set(data.table['side']))}; leave test and validation "
+                "at 0"
+            )
         for name in data.table["side"].unique(): check_name("side", name, ("train", "test", "validation"))
         sides = {s: np.flatnonzero(data.table["side"] == s) for s in ("train", "test", "validation")}
-        if not len(sides["train"]): raise ValueError("the source has no training side; nothing could be forgotten")
+        if not len(sides["train"]):
+            raise ValueError("the source has no training side; nothing could be forgotten")
         return {s: r for s, r in sides.items() if len(r) or s == "train"}
     for name, share in shares.items():
         if not 0 <= share < 1: raise ValueError(f"{name} must lie in 0..1, got {share}")
-    if sum(shares.values()) >= 1: raise ValueError(f"test and validation take {sum(shares.values()):g} of the pictures; nothing is left to train on")
+    if sum(shares.values()) >= 1:
+        raise ValueError(
+            f"test and validation take {sum(shares.values()):g} of the pictures; nothing is left to train on"
+        )
     sides = {"train": np.arange(len(data))}
     for name, share in shares.items():
         if not share: continue
-        rest = sides["train"]; drawn = random_split(ledger(data, rest, rest[:0], by), share*len(data)/len(rest), seed=seed); sides |= {"train": rest[drawn.retain.numpy()], name: rest[drawn.forget.numpy()]}
+        rest = sides["train"]
+        drawn = random_split(ledger(data, rest, rest[:0], by), share*len(data)/len(rest), seed=seed)
+        sides |= {"train": rest[drawn.retain.numpy()], name: rest[drawn.forget.numpy()]}
     return sides
 
 # %% ../../nbs/10g_data.parts.ipynb #802141f8
@@ -125,17 +183,37 @@ class TextLoader:
     ):
         if batch_size < 1: raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not len(rows): raise ValueError("the part is empty: there is nothing to load")
-        self.data, self.rows, self.batch_size, self.shuffle, self.size, self.seed, self.device, self.epoch = data, rows, batch_size, shuffle, size, seed, torch.device(device), 0
+        self.data, self.rows, self.batch_size, self.shuffle, self.size, self.seed, self.device, self.epoch = (
+            data,
+            rows,
+            batch_size,
+            shuffle,
+            size,
+            seed,
+            torch.device(device),
+            0,
+        )
         self.texts = data.table[[c for c in ("text", "overwrite") if c in data.table]].fillna("").astype(str)
 
     def __len__(self): return -(-len(self.rows)//self.batch_size)
-    def set_epoch(self, epoch: int): "The next pass is that of this epoch."; self.epoch = int(epoch)
+    def set_epoch(self, epoch: int):
+        "The next pass is that of this epoch."
+        self.epoch = int(epoch)
     def __iter__(self):
-        generator = image_generator(self.seed, f"epoch {self.epoch}"); self.epoch += 1
-        order = torch.randperm(len(self.rows), generator=generator) if self.shuffle else torch.arange(len(self.rows))
+        generator = image_generator(self.seed, f"epoch {self.epoch}")
+        self.epoch += 1
+        order = (
+            torch.randperm(len(self.rows), generator=generator)
+            if self.shuffle
+            else torch.arange(len(self.rows))
+        )
         for pick in order.split(self.batch_size):
-            rows = self.rows[pick.numpy()]; pixels = stack_images(map(self.data.picture, rows), 3, self.size)
-            yield {"image": pixels.to(self.device).float().div_(255), **{c: self.texts[c].iloc[rows].tolist() for c in self.texts}}
+            rows = self.rows[pick.numpy()]
+            pixels = stack_images(map(self.data.picture, rows), 3, self.size)
+            yield {
+                "image": pixels.to(self.device).float().div_(255),
+                **{c: self.texts[c].iloc[rows].tolist() for c in self.texts},
+            }
 
 # %% ../../nbs/10g_data.parts.ipynb #61cfd351
 def part_loader(
@@ -150,9 +228,11 @@ def part_loader(
     **options,  # device, and for labels those of `ImageLoader`: augment, flip, drop_last
 ):  # an iterable that can be passed through again
     "A loader of one part."
-    seed = 0 if generator is None else int(torch.randint(2**62, (1,), generator=generator)); yields = yields or ("label" if "label" in data.table else "text")
+    seed = 0 if generator is None else int(torch.randint(2**62, (1,), generator=generator))
+    yields = yields or ("label" if "label" in data.table else "text")
     check_name("column of a loader", yields, ("label", "text"))
-    if yields not in data.table: raise ValueError(f"the table has no {yields!r} to load; it has {list(data.table.columns)}")
+    if yields not in data.table:
+        raise ValueError(f"the table has no {yields!r} to load; it has {list(data.table.columns)}")
     if yields == "text": return TextLoader(data, data.rows(part), batch_size, shuffle, size, seed, **options)
     return ImageLoader(image_set(data, part, size), batch_size, shuffle, seed=seed, **options)
 
@@ -164,9 +244,15 @@ def image_set(
     channels: int | None = None,  # 1 or 3; None: 1 where every picture is grey
 ) -> ImageSet:
     "A part in memory, for classifiers."
-    rows = data.rows(part); pictures = [data.picture(i) for i in rows]; codes, names = groups_of(data, "label")
+    rows = data.rows(part)
+    pictures = [data.picture(i) for i in rows]
+    codes, names = groups_of(data, "label")
     if not pictures: raise ValueError(f"the part {part!r} is empty: there is nothing to load")
-    return ImageSet(stack_images(pictures, channels or (1 if all(p.mode == "L" for p in pictures) else 3), size), torch.from_numpy(codes[rows]), names)
+    return ImageSet(
+        stack_images(pictures, channels or (1 if all(p.mode == "L" for p in pictures) else 3), size),
+        torch.from_numpy(codes[rows]),
+        names,
+    )
 
 # %% ../../nbs/10g_data.parts.ipynb #2422a594
 def for_classifiers(
@@ -176,8 +262,21 @@ def for_classifiers(
     channels: int | None = None,
 ) -> tuple[ClassificationData, ForgetSplit]:
     "Arrays and the split, as `data.forgetting` has them."
-    if not {"forget", "retain", "test"} <= set(data.parts): raise ValueError(f"parts forget, retain and test are needed, there are {sorted(data.parts)}; split with test=0.2")
-    joined = lambda *names: np.sort(np.concatenate([data.parts.get(n, np.empty(0, np.int64)) for n in names])); train, test = joined("forget", "retain"), joined("test", "test_forget")
-    both = replace(data, parts={"train": train, "test": test}); sides = ClassificationData(name, *(image_set(both, s, size, channels) for s in ("train", "test")))
-    mask = torch.from_numpy(np.isin(train, data.parts["forget"])); gone = set(sides.train.labels[mask].tolist()) - set(sides.train.labels[~mask].tolist())
-    return sides, split_from_mask(sides, data.kind, mask, torch.from_numpy(np.isin(test, data.parts.get("test_forget", []))), gone, **{k: str(v) for k, v in data.settings.items() if v})
+    if not {"forget", "retain", "test"} <= set(data.parts):
+        raise ValueError(
+            f"parts forget, retain and test are needed, there are {sorted(data.parts)}; split with test=0.2"
+        )
+    joined = lambda *names: np.sort(np.concatenate([data.parts.get(n, np.empty(0, np.int64)) for n in names]))
+    train, test = joined("forget", "retain"), joined("test", "test_forget")
+    both = replace(data, parts={"train": train, "test": test})
+    sides = ClassificationData(name, *(image_set(both, s, size, channels) for s in ("train", "test")))
+    mask = torch.from_numpy(np.isin(train, data.parts["forget"]))
+    gone = set(sides.train.labels[mask].tolist()) - set(sides.train.labels[~mask].tolist())
+    return sides, split_from_mask(
+        sides,
+        data.kind,
+        mask,
+        torch.from_numpy(np.isin(test, data.parts.get("test_forget", []))),
+        gone,
+        **{k: str(v) for k, v in data.settings.items() if v},
+    )

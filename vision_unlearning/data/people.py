@@ -9,8 +9,18 @@ import numpy as np
 import pandas as pd
 from ..core import check_name
 from .matching import match_names
-from .preparation import (TestbedData, choose_balanced, choose_published, picture_root, prepared_entities, published_attributes, published_entities,
-    source_settings, standin_pictures, write_prepared)
+from vision_unlearning.data.preparation import (
+    TestbedData,
+    choose_balanced,
+    choose_published,
+    picture_root,
+    prepared_entities,
+    published_attributes,
+    published_entities,
+    source_settings,
+    standin_pictures,
+    write_prepared,
+)
 from .testbed import add_attributes, picture_folders, read_table, to_numbers
 from ..download import Source
 from ..store import Store
@@ -21,29 +31,80 @@ __all__ = ['SOURCES', 'OCCUPATIONS', 'HPI_BINS', 'SYNONYMS', 'read_pantheon', 's
 
 # %% ../../nbs/12_data.people.ipynb #27b66e9a
 SOURCES = {
-    "lfw": Source("Labeled Faces in the Wild, original pictures", "https://ndownloader.figshare.com/files/5976018", "none stated; photographs of news agencies, offered for research", revision="lfw.tgz, 2007",
-        sha256="055f7d9c632d7370e6fb4afc7468d40f970c34a80d4c6f50ffec63f5a8d536c0", citation="Huang, Ramesh, Berg, Learned-Miller 2007, UMass Amherst TR 07-49", note="13,233 pictures of 5,749 people as lfw/Name/Name_0001.jpg, 250x250"),
-    "pantheon": Source("Pantheon, people", "https://storage.googleapis.com/pantheon-public-data/person_2025_update.csv.bz2", "CC BY-SA 4.0", revision="2025 update",
-        citation="Yu, Ronen, Hu, Lu, Hidalgo 2016, Scientific Data 3:150075", note="no checksum is published; the table of 2013 (pantheon.tsv, 11,341 people, CC BY 4.0) is read as well"),
-    "race": Source("A table of name and race", "", "that of whoever made it", note="optional; the published column was guessed by DeepFace from one photograph of each person")}
+    "lfw": Source(
+        "Labeled Faces in the Wild, original pictures",
+        "https://ndownloader.figshare.com/files/5976018",
+        "none stated; photographs of news agencies, offered for research",
+        revision="lfw.tgz, 2007",
+        sha256="055f7d9c632d7370e6fb4afc7468d40f970c34a80d4c6f50ffec63f5a8d536c0",
+        citation="Huang, Ramesh, Berg, Learned-Miller 2007, UMass Amherst TR 07-49",
+        note="13,233 pictures of 5,749 people as lfw/Name/Name_0001.jpg, 250x250",
+    ),
+    "pantheon": Source(
+        "Pantheon, people",
+        "https://storage.googleapis.com/pantheon-public-data/person_2025_update.csv.bz2",
+        "CC BY-SA 4.0",
+        revision="2025 update",
+        citation="Yu, Ronen, Hu, Lu, Hidalgo 2016, Scientific Data 3:150075",
+        note="no checksum is published; the table of 2013 (pantheon.tsv, 11,341 people, CC BY 4.0) is read "
+             "as well",
+    ),
+    "race": Source(
+        "A table of name and race",
+        "",
+        "that of whoever made it",
+        note="optional; the published column was guessed by DeepFace from one photograph of each person",
+    ),
+}
 
 # %% ../../nbs/12_data.people.ipynb #73d79f28
 def read_pantheon(
     path,  # pantheon.tsv of 2013, or person_20xx_update.csv, also compressed
     born_after: int = 1900,  # people born earlier were not photographed in 2002
-) -> tuple[pd.DataFrame, list[str]]:  # one row a name: name, birthyear, gender, occupation, bplace_country, hpi; names of which several people had one
+# one row a name: name, birthyear, gender, occupation, bplace_country, hpi; names of which several people had
+# one
+) -> tuple[pd.DataFrame, list[str]]:
     "People and what is known about them, the most famous of each name."
     wanted = ["name", "birthyear", "gender", "occupation", ("bplace_country", "countryName"), ("hpi", "HPI")]
-    table, _ = to_numbers(read_table(path, wanted), ["birthyear", "hpi"]); table = table[~(table["birthyear"] <= born_after)].dropna(subset=["name"])
-    table = table[[w if isinstance(w, str) else w[0] for w in wanted]].sort_values("hpi", ascending=False, kind="stable", na_position="last")
-    table["gender"] = table["gender"].map(lambda g: {"male": "M", "female": "F"}.get(str(g).lower(), g)); table["birthyear"] = table["birthyear"].round().astype("Int64")
-    table["bplace_country"] = table["bplace_country"].map(lambda c: c.title() if isinstance(c, str) and c.isupper() and len(c) > 3 else c)
+    table, _ = to_numbers(read_table(path, wanted), ["birthyear", "hpi"])
+    table = table[~(table["birthyear"] <= born_after)].dropna(subset=["name"])
+    table = table[[w if isinstance(w, str) else w[0] for w in wanted]].sort_values(
+        "hpi", ascending=False, kind="stable", na_position="last"
+    )
+    table["gender"] = table["gender"].map(lambda g: {"male": "M", "female": "F"}.get(str(g).lower(), g))
+    table["birthyear"] = table["birthyear"].round().astype("Int64")
+    table["bplace_country"] = table["bplace_country"].map(
+        lambda c: c.title() if isinstance(c, str) and c.isupper() and len(c) > 3 else c
+    )
     several = table["name"].duplicated(keep=False)
     return table.drop_duplicates("name").reset_index(drop=True), sorted(set(table.loc[several, "name"]))
 
 # %% ../../nbs/12_data.people.ipynb #fdbf41cd
-OCCUPATIONS = {**dict.fromkeys(["actor", "singer", "musician", "film director", "comedian", "writer", "artist", "model"], "Artist"), "politician": "Politician",
-    **dict.fromkeys(["tennis player", "basketball player", "racing driver", "racecar driver", "swimmer", "athlete", "golfer", "boxer", "cyclist", "skater", "soccer player", "baseball player", "american football player", "cricketer"], "Athlete")}
+OCCUPATIONS = {
+    **dict.fromkeys(
+        ["actor", "singer", "musician", "film director", "comedian", "writer", "artist", "model"], "Artist"
+    ),
+    "politician": "Politician",
+    **dict.fromkeys(
+        [
+            "tennis player",
+            "basketball player",
+            "racing driver",
+            "racecar driver",
+            "swimmer",
+            "athlete",
+            "golfer",
+            "boxer",
+            "cyclist",
+            "skater",
+            "soccer player",
+            "baseball player",
+            "american football player",
+            "cricketer",
+        ],
+        "Athlete",
+    ),
+}
 
 # %% ../../nbs/12_data.people.ipynb #1b3f9d94
 def simplify_occupation(
@@ -61,12 +122,28 @@ def bin_fame(
     candidates: pd.Series,  # fame of those whose quartiles count
 ) -> list:  # a bin each, None where unknown
     "Quartiles of the candidates, applied to everybody."
-    edges = np.quantile(candidates.dropna().to_numpy(float), [.25, .5, .75]) if candidates.notna().any() else np.zeros(3)
-    return [None if np.isnan(v) else HPI_BINS[i] for v, i in zip(hpi.to_numpy(float), np.searchsorted(edges, hpi.to_numpy(float)))]
+    edges = (
+        np.quantile(candidates.dropna().to_numpy(float), [0.25, 0.5, 0.75])
+        if candidates.notna().any()
+        else np.zeros(3)
+    )
+    return [
+        None if np.isnan(v) else HPI_BINS[i]
+        for v, i in zip(hpi.to_numpy(float), np.searchsorted(edges, hpi.to_numpy(float)))
+    ]
 
 # %% ../../nbs/12_data.people.ipynb #f09149ab
-SYNONYMS = {"George_W_Bush": ["George W. Bush", "George Bush"], "Tony_Blair": "Anthony Blair", "Steffi_Graf": "Stefanie Graf", "Gerhard_Schroeder": "Gerhard Schröder", "John_Paul_II": ["Pope John Paul II"], "Richard_Gephardt": "Dick Gephardt",
-    "Luiz_Inacio_Lula_da_Silva": ["Lula", "Luiz Inácio Lula da Silva"], "Wolfgang_Schuessel": "Wolfgang Schüssel", "Joerg_Haider": "Jörg Haider"}
+SYNONYMS = {
+    "George_W_Bush": ["George W. Bush", "George Bush"],
+    "Tony_Blair": "Anthony Blair",
+    "Steffi_Graf": "Stefanie Graf",
+    "Gerhard_Schroeder": "Gerhard Schröder",
+    "John_Paul_II": ["Pope John Paul II"],
+    "Richard_Gephardt": "Dick Gephardt",
+    "Luiz_Inacio_Lula_da_Silva": ["Lula", "Luiz Inácio Lula da Silva"],
+    "Wolfgang_Schuessel": "Wolfgang Schüssel",
+    "Joerg_Haider": "Jörg Haider",
+}
 
 # %% ../../nbs/12_data.people.ipynb #2b6e3f2a
 def people_candidates(
@@ -75,18 +152,56 @@ def people_candidates(
 ) -> tuple[TestbedData, pd.DataFrame]:  # the candidates; everybody with all attributes
     "People with pictures, a match, a class and a bin."
     for name in sources: check_name("source", name, SOURCES)
-    broken = []; pictures = picture_folders(picture_root(sources["lfw"]), "*.jpg", broken); pantheon, several = read_pantheon(sources["pantheon"])
-    data = TestbedData("people", pd.DataFrame({"name": list(pictures), "dataset_n_original": [len(p) for p in pictures.values()]}), pictures)
+    broken = []
+    pictures = picture_folders(picture_root(sources["lfw"]), "*.jpg", broken)
+    pantheon, several = read_pantheon(sources["pantheon"])
+    data = TestbedData(
+        "people",
+        pd.DataFrame({"name": list(pictures), "dataset_n_original": [len(p) for p in pictures.values()]}),
+        pictures,
+    )
     for message in broken: data.note("pictures", [Path(message.split(" is not ")[0]).parent.name], message)
-    found = match_names(data.table["name"], pantheon["name"], SYNONYMS, threshold=1.); match = dict(zip(found["name"], found["match"])); rule = dict(zip(found["name"], found["rule"]))
-    data.note("homonyms", [n for n, m in match.items() if m in set(several)], "several people have the name in Pantheon; the most famous was taken")
-    table = add_attributes(data.table, found, pantheon.assign(name_pantheon=pantheon["name"]), "name", ["name_pantheon", "birthyear", "gender", "occupation", "bplace_country", "hpi"])
-    if "race" in sources: table = table.merge(read_table(sources["race"], ["name", "race"])[["name", "race"]].drop_duplicates("name"), on="name", how="left")
-    table["occupation_simplified"] = [simplify_occupation(o) for o in table["occupation"]]; data.table = table
-    data.keep(table["dataset_n_original"] >= per_entity, "pictures", lambda n: f"{len(pictures[n])} pictures, but {per_entity} are needed")
-    data.keep([match[n] is not None for n in data.table["name"]], "Pantheon", lambda n: "several people have a name like this" if rule[n] == "tie" else "not in Pantheon")
-    jobs = dict(zip(table["name"], table["occupation"])); data.keep(data.table["occupation_simplified"].notna(), "occupation", lambda n: f"{str(jobs[n]).lower()} is none of artist, athlete, politician")
-    everybody = table.assign(hpi_bin=bin_fame(table["hpi"], data.table["hpi"])); data.table = everybody[everybody["name"].isin(data.table["name"])].reset_index(drop=True)
+    found = match_names(data.table["name"], pantheon["name"], SYNONYMS, threshold=1.)
+    match = dict(zip(found["name"], found["match"]))
+    rule = dict(zip(found["name"], found["rule"]))
+    data.note(
+        "homonyms",
+        [n for n, m in match.items() if m in set(several)],
+        "several people have the name in Pantheon; the most famous was taken",
+    )
+    table = add_attributes(
+        data.table,
+        found,
+        pantheon.assign(name_pantheon=pantheon["name"]),
+        "name",
+        ["name_pantheon", "birthyear", "gender", "occupation", "bplace_country", "hpi"],
+    )
+    if "race" in sources:
+        table = table.merge(
+            read_table(sources["race"], ["name", "race"])[["name", "race"]].drop_duplicates("name"),
+            on="name",
+            how="left",
+        )
+    table["occupation_simplified"] = [simplify_occupation(o) for o in table["occupation"]]
+    data.table = table
+    data.keep(
+        table["dataset_n_original"] >= per_entity,
+        "pictures",
+        lambda n: f"{len(pictures[n])} pictures, but {per_entity} are needed",
+    )
+    data.keep(
+        [match[n] is not None for n in data.table["name"]],
+        "Pantheon",
+        lambda n: "several people have a name like this" if rule[n] == "tie" else "not in Pantheon",
+    )
+    jobs = dict(zip(table["name"], table["occupation"]))
+    data.keep(
+        data.table["occupation_simplified"].notna(),
+        "occupation",
+        lambda n: f"{str(jobs[n]).lower()} is none of artist, athlete, politician",
+    )
+    everybody = table.assign(hpi_bin=bin_fame(table["hpi"], data.table["hpi"]))
+    data.table = everybody[everybody["name"].isin(data.table["name"])].reset_index(drop=True)
     return data, everybody
 
 # %% ../../nbs/12_data.people.ipynb #407394e7
@@ -98,12 +213,31 @@ def prepare_people(
     legacy: bool = False,  # the published hundred, in their order
 ) -> pd.DataFrame:  # the entity table
     "From raw sources to metadata and pictures; training folders are made from these by `write_splits`."
-    settings = {"target": target, "per_entity": per_entity, "legacy": legacy, "sources": source_settings(sources)}
+    settings = {
+        "target": target,
+        "per_entity": per_entity,
+        "legacy": legacy,
+        "sources": source_settings(sources),
+    }
     if (ready := prepared_entities(store, "people", settings)) is not None: return ready
     data, everybody = people_candidates(sources, per_entity)
-    if legacy: data.table, data.notes = everybody, [n for n in data.notes if n["name"] in set(published_entities("people"))]
-    chosen, pictures = choose_published(data, per_entity) if legacy else choose_balanced(data, ["occupation_simplified", "hpi_bin"], "dataset_n_original", target, per_entity)
-    columns = ["name", "dataset_n_original", *(a for a in published_attributes("people") if a in chosen.columns)]
+    if legacy:
+        data.table, data.notes = (
+            everybody,
+            [n for n in data.notes if n["name"] in set(published_entities("people"))],
+        )
+    chosen, pictures = (
+        choose_published(data, per_entity)
+        if legacy
+        else choose_balanced(
+            data, ["occupation_simplified", "hpi_bin"], "dataset_n_original", target, per_entity
+        )
+    )
+    columns = [
+        "name",
+        "dataset_n_original",
+        *(a for a in published_attributes("people") if a in chosen.columns),
+    ]
     return write_prepared(store, data, everybody, chosen[columns], pictures, settings)
 
 # %% ../../nbs/12_data.people.ipynb #0789b226
@@ -117,10 +251,17 @@ def standin_sources(
     seed: int = 0,  # of fame and faces
 ) -> dict[str, Path]:  # "lfw" and "pantheon"
     "Small sources in the real layout."
-    folder, random = Path(folder), np.random.default_rng(seed); people = [p.split(",") for p in _STANDINS.replace("\n", "|").split("|")]
-    names = [p[0].replace(".", "").replace(" ", "_").replace("-", "_") for p in people]; counts = {n: 6 + int(random.integers(3)) for n in names} | {"Meryl_Streep": 2, "Somebody_Unknown": 6}
-    for i, (name, count) in enumerate(counts.items()): standin_pictures(folder/"lfw", [name], count, "emoji_people", "{name}_{i:04d}.jpg", seed + i)
-    table = pd.DataFrame(people, columns=["name", "birthyear", "gender", "occupation", "bplace_country"]).assign(hpi=random.uniform(40, 90, len(people)).round(2))
-    table.loc[len(table)] = ["Michael Jackson", "1942", "M", "WRITER", "United Kingdom", 20.]; table.insert(0, "slug", table["name"].str.replace(" ", "_"))
-    table.insert(0, "id", range(1, len(table) + 1)); table.to_csv(folder/"person_2025_update.csv.bz2", index=False)
+    folder, random = Path(folder), np.random.default_rng(seed)
+    people = [p.split(",") for p in _STANDINS.replace("\n", "|").split("|")]
+    names = [p[0].replace(".", "").replace(" ", "_").replace("-", "_") for p in people]
+    counts = {n: 6 + int(random.integers(3)) for n in names} | {"Meryl_Streep": 2, "Somebody_Unknown": 6}
+    for i, (name, count) in enumerate(counts.items()):
+        standin_pictures(folder/"lfw", [name], count, "emoji_people", "{name}_{i:04d}.jpg", seed + i)
+    table = pd.DataFrame(
+        people, columns=["name", "birthyear", "gender", "occupation", "bplace_country"]
+    ).assign(hpi=random.uniform(40, 90, len(people)).round(2))
+    table.loc[len(table)] = ["Michael Jackson", "1942", "M", "WRITER", "United Kingdom", 20.]
+    table.insert(0, "slug", table["name"].str.replace(" ", "_"))
+    table.insert(0, "id", range(1, len(table) + 1))
+    table.to_csv(folder/"person_2025_update.csv.bz2", index=False)
     return {"lfw": folder/"lfw", "pantheon": folder/"person_2025_update.csv.bz2"}

@@ -57,9 +57,11 @@ def fetch_sources(
     for name in local: check_name("source", name, sources)
     for name, source in sources.items():
         if name not in local and not source.url: continue
-        path = obtain(source, Path(folder)/safe_name(name), local.get(name), progress); found[name] = path
+        path = obtain(source, Path(folder)/safe_name(name), local.get(name), progress)
+        found[name] = path
         if path.is_file() and (tarfile.is_tarfile(path) or zipfile.is_zipfile(path)):
-            found[name] = Path(folder)/name/f"unpacked_{path.stat().st_size}"  # a folder is whole or absent, and another archive has another size
+            # a folder is whole or absent, and another archive has another size
+            found[name] = Path(folder)/name/f"unpacked_{path.stat().st_size}"
             if not found[name].is_dir(): unpack(path, found[name])
     return found
 
@@ -69,7 +71,13 @@ def picture_root(
 ) -> Path:  # the folder that holds the folders of entities
     "Go down while there is nothing but one folder."
     folder = Path(folder)
-    while folder.is_dir() and len(inside := [p for p in folder.iterdir() if p.name[0] not in "._"]) == 1 and inside[0].is_dir() and any(p.is_dir() for p in inside[0].iterdir()): folder = inside[0]
+    while (
+        folder.is_dir()
+        and len(inside := [p for p in folder.iterdir() if p.name[0] not in "._"]) == 1
+        and inside[0].is_dir()
+        and any(p.is_dir() for p in inside[0].iterdir())
+    ):
+        folder = inside[0]
     return folder
 
 # %% ../../nbs/10f_data.preparation.ipynb #b29217e0
@@ -82,10 +90,15 @@ def standin_pictures(
     seed: int = 0,  # of which emoji plays whom
 ) -> Path:  # the folder
     "Small JPEG pictures in folders, as a source would have them."
-    tiles, rows = emoji_drawings(task); order = np.random.default_rng(seed).permutation(rows["entity"].nunique())
+    tiles, rows = emoji_drawings(task)
+    order = np.random.default_rng(seed).permutation(rows["entity"].nunique())
     for name, entity in zip(names, order, strict=False):
-        mine = tiles[(rows["entity"] == entity).to_numpy()]; (Path(folder)/name).mkdir(parents=True, exist_ok=True)
-        for i in range(count): Image.fromarray(np.ascontiguousarray(mine[i % len(mine)][:, ::1 - 2*(i//len(mine) % 2)])).save(Path(folder)/name/file_name.format(name=name, i=i + 1), "JPEG", quality=90)
+        mine = tiles[(rows["entity"] == entity).to_numpy()]
+        (Path(folder)/name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            Image.fromarray(
+                np.ascontiguousarray(mine[i % len(mine)][:, :: 1 - 2 * (i // len(mine) % 2)])
+            ).save(Path(folder) / name / file_name.format(name=name, i=i + 1), "JPEG", quality=90)
     return Path(folder)
 
 # %% ../../nbs/10f_data.preparation.ipynb #3c2ca711
@@ -99,12 +112,17 @@ class TestbedData:
     notes: list = field(default_factory=list)  # dictionaries of name, step, reason, lost
 
     def note(self, step, names, reason, lost=False) -> None:
-        "Write down what happened to some entities; `reason` is a text or a function of the name; `lost` when they are left out."
-        self.notes += [dict(name=str(n), step=step, reason=reason(n) if callable(reason) else reason, lost=lost) for n in names]
+        """Write down what happened to some entities; `reason` is a text or a function of the name; `lost`
+        when they are left out."""
+        self.notes += [
+            dict(name=str(n), step=step, reason=reason(n) if callable(reason) else reason, lost=lost)
+            for n in names
+        ]
 
     def keep(self, wanted, step, reason) -> None:
         "Keep the rows where `wanted` is true; the others are noted."
-        wanted = pd.Series(list(wanted), index=self.table.index, dtype=bool); self.note(step, self.table.loc[~wanted, "name"], reason, lost=True)
+        wanted = pd.Series(list(wanted), index=self.table.index, dtype=bool)
+        self.note(step, self.table.loc[~wanted, "name"], reason, lost=True)
         self.table = self.table[wanted].reset_index(drop=True)
 
 # %% ../../nbs/10f_data.preparation.ipynb #c8cb231d
@@ -117,7 +135,11 @@ def choose_balanced(
     ascending: bool = False,  # smallest priority first, for ranks
 ) -> tuple[pd.DataFrame, dict]:  # the chosen rows in index order; name -> `per_entity` pictures
     "The balanced choice of entities that have enough whole pictures."
-    data.keep([len(data.pictures.get(n, ())) >= per_entity for n in data.table["name"]], "pictures", lambda n: f"{len(data.pictures.get(n, ()))} pictures, but {per_entity} are needed")
+    data.keep(
+        [len(data.pictures.get(n, ())) >= per_entity for n in data.table["name"]],
+        "pictures",
+        lambda n: f"{len(data.pictures.get(n, ()))} pictures, but {per_entity} are needed",
+    )
     good = {}
     while True:
         chosen, failed, broken = balanced_subsample(data.table, columns, priority, target, ascending), [], []
@@ -133,15 +155,24 @@ def choose_balanced(
 def choose_published(
     data: TestbedData,  # candidates, before any filter
     per_entity: int,  # pictures of each; fewer are taken where there are fewer
-) -> tuple[pd.DataFrame, dict]:  # the published list in its order, with what the sources know; name -> pictures
+# the published list in its order, with what the sources know; name -> pictures
+) -> tuple[pd.DataFrame, dict]:
     "The published entities, checked against the sources."
-    names = published_entities(data.task); rows = data.table.drop_duplicates("name").set_index("name").reindex(names); good = {}
+    names = published_entities(data.task)
+    rows = data.table.drop_duplicates("name").set_index("name").reindex(names)
+    good = {}
     if not names: raise ValueError(f"no list of {data.task!r} was ever published; leave legacy out")
-    data.note("published", [n for n in names if n not in set(data.table["name"])], "published, but not in the sources; it keeps its index, without pictures and attributes")
+    data.note(
+        "published",
+        [n for n in names if n not in set(data.table["name"])],
+        "published, but not in the sources; it keeps its index, without pictures and attributes",
+    )
     for name in names:
-        broken = []; good[name] = sound_pictures(name, data.pictures.get(name, ()), per_entity, broken, least=0)
+        broken = []
+        good[name] = sound_pictures(name, data.pictures.get(name, ()), per_entity, broken, least=0)
         for b in broken: data.note("decoding", [name], b)
-        if 0 < len(good[name]) < per_entity: data.note("published", [name], f"{len(good[name])} whole pictures instead of {per_entity}")
+        if 0 < len(good[name]) < per_entity:
+            data.note("published", [name], f"{len(good[name])} whole pictures instead of {per_entity}")
     rows["dataset_n_original"] = [len(data.pictures.get(n, [])) for n in names]
     return rows.reset_index(names="name"), {n: p for n, p in good.items() if p}
 
@@ -155,7 +186,12 @@ def prepared_entities(
     path, chosen = store.preparation(task), store.metadata(task)
     if not path.is_file() and not chosen.is_file(): return None
     key = read_json(path).get("key") if path.is_file() else None
-    if key != config_hash(settings): raise ValueError(f"task {task!r} is prepared in {store.base} with other settings or by others (key {key}, asked {config_hash(settings)}); use another base_folder or delete {chosen.name} and {path.parent.name}/{path.name}")
+    if key != config_hash(settings):
+        raise ValueError(
+            f"task {task!r} is prepared in {store.base} with other settings or by others (key {key}, asked "
+            f"{config_hash(settings)}); use another base_folder or delete {chosen.name} and "
+            f"{path.parent.name}/{path.name}"
+        )
     return pd.DataFrame(read_json(chosen)) if chosen.is_file() and store.pictures(task).is_dir() else None
 
 # %% ../../nbs/10f_data.preparation.ipynb #1fc36a1c
@@ -165,8 +201,14 @@ def source_settings(
     "What tells one set of sources from another, without where they lie."
     paths = {name: Path(p) for name, p in sources.items()}
     for name, path in paths.items():
-        if not path.exists(): raise FileNotFoundError(f"source {name!r}: {path} does not exist; download it, or give the place where it is")
-    return {name: [p.name, sum(1 for _ in p.iterdir()) if p.is_dir() else p.stat().st_size] for name, p in sorted(paths.items())}
+        if not path.exists():
+            raise FileNotFoundError(
+                f"source {name!r}: {path} does not exist; download it, or give the place where it is"
+            )
+    return {
+        name: [p.name, sum(1 for _ in p.iterdir()) if p.is_dir() else p.stat().st_size]
+        for name, p in sorted(paths.items())
+    }
 
 # %% ../../nbs/10f_data.preparation.ipynb #73590069
 def write_prepared(
@@ -178,8 +220,13 @@ def write_prepared(
     settings: dict,  # everything that decided it
 ) -> pd.DataFrame:  # the entity table as a session will read it
     "Write pictures, both metadata files and the notes of a task."
-    store_pictures(store, data.task, pictures); write_entities(store, data.task, enriched, stage=1); write_entities(store, data.task, chosen, stage=2)
-    write_json(store.preparation(data.task), {"key": config_hash(settings), "settings": settings, "notes": data.notes})
+    store_pictures(store, data.task, pictures)
+    write_entities(store, data.task, enriched, stage=1)
+    write_entities(store, data.task, chosen, stage=2)
+    write_json(
+        store.preparation(data.task),
+        {"key": config_hash(settings), "settings": settings, "notes": data.notes},
+    )
     return pd.DataFrame(read_json(store.metadata(data.task)))
 
 # %% ../../nbs/10f_data.preparation.ipynb #b4c96528
@@ -188,7 +235,9 @@ def preparation_notes(
     task: str,  # task name
 ) -> pd.DataFrame:  # name, step, reason, lost
     "What was lost on the way to a prepared task, and why."
-    return pd.DataFrame(read_json(store.preparation(task))["notes"], columns=["name", "step", "reason", "lost"])
+    return pd.DataFrame(
+        read_json(store.preparation(task))["notes"], columns=["name", "step", "reason", "lost"]
+    )
 
 # %% ../../nbs/10f_data.preparation.ipynb #3c715731
 def compare_with_published(
@@ -196,12 +245,24 @@ def compare_with_published(
     task: str,  # a task that was prepared by the right rules
 ) -> pd.DataFrame:  # name, published index, chosen index, reason; rows that are in both lists come first
     "How a choice differs from the published list, entity by entity."
-    published, chosen, known = published_entities(task), *([e["name"] for e in read_json(path)] for path in (store.metadata(task), store.enriched(task)))
-    notes = preparation_notes(store, task); lost = notes[notes["lost"].astype(bool)].drop_duplicates("name").set_index("name")
+    published, chosen, known = (
+        published_entities(task),
+        *([e["name"] for e in read_json(path)] for path in (store.metadata(task), store.enriched(task))),
+    )
+    notes = preparation_notes(store, task)
+    lost = notes[notes["lost"].astype(bool)].drop_duplicates("name").set_index("name")
     def reason(name):
-        if name in chosen: return "in both" if name in published else "chosen: a place by its cell and priority"
+        if name in chosen:
+            return "in both" if name in published else "chosen: a place by its cell and priority"
         if name in lost.index: return f"{lost.at[name, 'step']}: {lost.at[name, 'reason']}"
         return "less priority than the others of its cell" if name in known else "no pictures in the sources"
     names = sorted(dict.fromkeys([*published, *chosen]), key=lambda n: not (n in published and n in chosen))
     place = lambda order: pd.array([order.index(n) if n in order else None for n in names], dtype="Int64")
-    return pd.DataFrame({"name": names, "published": place(published), "chosen": place(chosen), "reason": [reason(n) for n in names]})
+    return pd.DataFrame(
+        {
+            "name": names,
+            "published": place(published),
+            "chosen": place(chosen),
+            "reason": [reason(n) for n in names],
+        }
+    )

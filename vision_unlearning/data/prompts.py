@@ -32,8 +32,18 @@ def prompt_table(
 
 # %% ../../nbs/18_data.prompts.ipynb #8eb34f83
 PARAPHRASES = ("A photo of {}", "A picture of {}", "A painting of {}", "A drawing of {}", "{}")
-SYNONYMS = {"tench": ("Tinca tinca",), "English springer": ("English springer spaniel",), "cassette player": ("tape player",), "chain saw": ("chainsaw",), "church": ("church building",),
-            "French horn": ("horn",), "garbage truck": ("dustcart",), "gas pump": ("petrol pump", "gasoline pump"), "golf ball": ("ball for golf",), "parachute": ("chute",)}
+SYNONYMS = {
+    "tench": ("Tinca tinca",),
+    "English springer": ("English springer spaniel",),
+    "cassette player": ("tape player",),
+    "chain saw": ("chainsaw",),
+    "church": ("church building",),
+    "French horn": ("horn",),
+    "garbage truck": ("dustcart",),
+    "gas pump": ("petrol pump", "gasoline pump"),
+    "golf ball": ("ball for golf",),
+    "parachute": ("chute",),
+}
 
 # %% ../../nbs/18_data.prompts.ipynb #d7c03620
 def wordings(
@@ -44,7 +54,13 @@ def wordings(
     "The prompts that ask for one thing in several ways."
     wrong = [t for t in templates if t.count("{}") != 1]
     if wrong: raise ValueError(f"a wording needs exactly one {{}}: {wrong[0]!r}")
-    return list(dict.fromkeys(t.format(n) for n in (name, *(SYNONYMS.get(name, ()) if synonyms is None else synonyms)) for t in templates))
+    return list(
+        dict.fromkeys(
+            t.format(n)
+            for n in (name, *(SYNONYMS.get(name, ()) if synonyms is None else synonyms))
+            for t in templates
+        )
+    )
 
 # %% ../../nbs/18_data.prompts.ipynb #a022560f
 def task_table(
@@ -55,57 +71,189 @@ def task_table(
     **fields,  # of the template, such as `style`
 ) -> pd.DataFrame:
     "The prompt of every entity of a task."
-    if names is None and task not in emoji_tasks: raise ValueError(f"the entities of {task!r} are in its table: give names=[e['name'] for e in read_entities(store, {task!r})]")
+    if names is None and task not in emoji_tasks:
+        raise ValueError(
+            f"the entities of {task!r} are in its table: give names=[e['name'] for e in read_entities(store, "
+            f"{task!r})]"
+        )
     names = [e["name"] for e in emoji_entities(task)] if names is None else list(names)
     if "style" in TASKS[task].template: fields.setdefault("style", "noto")
     spaced = {entity_text(task, n, legacy): n for n in names}
-    gone = None if concept is None else spaced[check_name(f"entity of {task!r}", entity_text(task, concept, legacy), spaced)]
-    return prompt_table([(get_prompt(task, n, legacy, **fields), n, "" if gone is None else "forget" if n == gone else "retain") for n in names])
+    gone = (
+        None
+        if concept is None
+        else spaced[check_name(f"entity of {task!r}", entity_text(task, concept, legacy), spaced)]
+    )
+    return prompt_table(
+        [
+            (
+                get_prompt(task, n, legacy, **fields),
+                n,
+                "" if gone is None else "forget" if n == gone else "retain",
+            )
+            for n in names
+        ]
+    )
 
 # %% ../../nbs/18_data.prompts.ipynb #79a9ad40
 PLACES = {
-    "tench": ("lying on wet grass", "in a fisherman's hands", "swimming among reeds", "on a kitchen board", "in a landing net"),
-    "English springer": ("running through tall grass", "asleep on a sofa", "shaking off water", "waiting at a garden gate", "on a lead in a park"),
-    "cassette player": ("on a cluttered desk", "on the back seat of a car", "beside a pile of tapes", "in a shop window", "on a picnic blanket"),
-    "chain saw": ("on a tree stump", "hanging on a shed wall", "in a lumberjack's gloves", "half covered in sawdust", "on a workbench"),
-    "church": ("on a hill", "at the end of a village street", "in deep snow", "beside a lake", "under a stormy sky"),
-    "French horn": ("on a red velvet chair", "in an orchestra pit", "leaning on a music stand", "in an open case", "played by a young woman"),
-    "garbage truck": ("in a narrow street", "at a landfill", "in front of a block of flats", "in the morning rain", "parked in a depot"),
-    "gas pump": ("at a desert roadside", "under neon light", "at an abandoned station", "beside an old pickup", "in heavy fog"),
-    "golf ball": ("on a tee", "at the edge of a hole", "in a sand bunker", "in long grass", "in the palm of a hand"),
-    "parachute": ("over a wheat field", "landing on a beach", "in a cloudless sky", "folded on the floor of a hangar", "caught in a tree")}
-FRAMINGS = ("An image of {}", "A sharp photo of {}", "A faded snapshot of {}", "A close view of {}", "A wide view of {}", "A drone picture of {}", "An oil painting of {}", "A charcoal drawing of {}",
-            "A page of a picture book with {}", "A black and white print of {}")
+    "tench": (
+        "lying on wet grass",
+        "in a fisherman's hands",
+        "swimming among reeds",
+        "on a kitchen board",
+        "in a landing net",
+    ),
+    "English springer": (
+        "running through tall grass",
+        "asleep on a sofa",
+        "shaking off water",
+        "waiting at a garden gate",
+        "on a lead in a park",
+    ),
+    "cassette player": (
+        "on a cluttered desk",
+        "on the back seat of a car",
+        "beside a pile of tapes",
+        "in a shop window",
+        "on a picnic blanket",
+    ),
+    "chain saw": (
+        "on a tree stump",
+        "hanging on a shed wall",
+        "in a lumberjack's gloves",
+        "half covered in sawdust",
+        "on a workbench",
+    ),
+    "church": (
+        "on a hill",
+        "at the end of a village street",
+        "in deep snow",
+        "beside a lake",
+        "under a stormy sky",
+    ),
+    "French horn": (
+        "on a red velvet chair",
+        "in an orchestra pit",
+        "leaning on a music stand",
+        "in an open case",
+        "played by a young woman",
+    ),
+    "garbage truck": (
+        "in a narrow street",
+        "at a landfill",
+        "in front of a block of flats",
+        "in the morning rain",
+        "parked in a depot",
+    ),
+    "gas pump": (
+        "at a desert roadside",
+        "under neon light",
+        "at an abandoned station",
+        "beside an old pickup",
+        "in heavy fog",
+    ),
+    "golf ball": (
+        "on a tee",
+        "at the edge of a hole",
+        "in a sand bunker",
+        "in long grass",
+        "in the palm of a hand",
+    ),
+    "parachute": (
+        "over a wheat field",
+        "landing on a beach",
+        "in a cloudless sky",
+        "folded on the floor of a hangar",
+        "caught in a tree",
+    ),
+}
+FRAMINGS = (
+    "An image of {}",
+    "A sharp photo of {}",
+    "A faded snapshot of {}",
+    "A close view of {}",
+    "A wide view of {}",
+    "A drone picture of {}",
+    "An oil painting of {}",
+    "A charcoal drawing of {}",
+    "A page of a picture book with {}",
+    "A black and white print of {}",
+)
 
 # %% ../../nbs/18_data.prompts.ipynb #fe5265e3
 def class_table(
     concept: str,  # class of ImageNette
 ) -> pd.DataFrame:  # 50 forget and 45 retain prompts
     "Prompts for a class of ImageNette."
-    check_name("class of ImageNette", concept, PLACES); shown = lambda name: [f"{entity_text('objects', name)} {place}" for place in PLACES[name]]
-    return prompt_table([*((f.format(s), concept, "forget") for s, f in product(shown(concept), FRAMINGS)),
-                         *((FRAMINGS[0].format(s), other, "retain") for other in PLACES if other != concept for s in shown(other))])
+    check_name("class of ImageNette", concept, PLACES)
+    shown = lambda name: [f"{entity_text('objects', name)} {place}" for place in PLACES[name]]
+    return prompt_table(
+        [
+            *((f.format(s), concept, "forget") for s, f in product(shown(concept), FRAMINGS)),
+            *(
+                (FRAMINGS[0].format(s), other, "retain")
+                for other in PLACES
+                if other != concept
+                for s in shown(other)
+            ),
+        ]
+    )
 
 # %% ../../nbs/18_data.prompts.ipynb #ad4b4d0f
-ARTISTS = {"vangogh": "Vincent van Gogh", "monet": "Claude Monet", "hokusai": "Katsushika Hokusai", "rembrandt": "Rembrandt", "klimt": "Gustav Klimt", "munch": "Edvard Munch"}
-SUBJECTS = ("a harbour at dawn", "a bowl of pears", "a woman reading by a window", "an empty street in the rain", "a field with three horses", "a bridge over a canal", "an old man with a pipe",
-            "a table set for two", "a row of poplars", "a boat in a storm")
-MANNERS = ("{0} in the style of {1}", "{0} as painted by {1}", "a canvas by {1} that shows {0}", "{0}, a work by {1}", "{1}'s way of painting {0}")
+ARTISTS = {
+    "vangogh": "Vincent van Gogh",
+    "monet": "Claude Monet",
+    "hokusai": "Katsushika Hokusai",
+    "rembrandt": "Rembrandt",
+    "klimt": "Gustav Klimt",
+    "munch": "Edvard Munch",
+}
+SUBJECTS = (
+    "a harbour at dawn",
+    "a bowl of pears",
+    "a woman reading by a window",
+    "an empty street in the rain",
+    "a field with three horses",
+    "a bridge over a canal",
+    "an old man with a pipe",
+    "a table set for two",
+    "a row of poplars",
+    "a boat in a storm",
+)
+MANNERS = (
+    "{0} in the style of {1}",
+    "{0} as painted by {1}",
+    "a canvas by {1} that shows {0}",
+    "{0}, a work by {1}",
+    "{1}'s way of painting {0}",
+)
 
 # %% ../../nbs/18_data.prompts.ipynb #2d91994c
 def artist_table(
     artist: str,  # key of `ARTISTS`
 ) -> pd.DataFrame:  # 50 forget and 60 retain prompts
     "Prompts for the style of a painter."
-    concept = ARTISTS[check_name("artist", artist, ARTISTS)]; others = [a for a in ARTISTS.values() if a != concept]
-    return prompt_table([*((m.format(s, concept), concept, "forget") for s, m in product(SUBJECTS, MANNERS)),
-                         *((MANNERS[0].format(s, other), other, "retain") for other, s in product(others, SUBJECTS)), *((f"A photo of {s}", "photo", "retain") for s in SUBJECTS)])
+    concept = ARTISTS[check_name("artist", artist, ARTISTS)]
+    others = [a for a in ARTISTS.values() if a != concept]
+    return prompt_table(
+        [
+            *((m.format(s, concept), concept, "forget") for s, m in product(SUBJECTS, MANNERS)),
+            *((MANNERS[0].format(s, other), other, "retain") for other, s in product(others, SUBJECTS)),
+            *((f"A photo of {s}", "photo", "retain") for s in SUBJECTS),
+        ]
+    )
 
 # %% ../../nbs/18_data.prompts.ipynb #deaffe39
-CANVAS_OBJECTS = tuple("Architectures Bears Birds Butterfly Cats Dogs Fishes Flame Flowers Frogs Horses Human Jellyfish Rabbits Sandwiches Sea Statues Towers Trees Waterfalls".split())
-CANVAS_STYLES = tuple("""Abstractionism Artist_Sketch Blossom_Season Bricks Byzantine Cartoon Cold_Warm Color_Fantasy Comic_Etch Crayon Cubism Dadaism Dapple Defoliation Early_Autumn Expressionism Fauvism French
+CANVAS_OBJECTS = tuple(
+    "Architectures Bears Birds Butterfly Cats Dogs Fishes Flame Flowers Frogs Horses Human Jellyfish Rabbits "
+    "Sandwiches Sea Statues Towers Trees Waterfalls".split()
+)
+CANVAS_STYLES = tuple(
+    """Abstractionism Artist_Sketch Blossom_Season Bricks Byzantine Cartoon Cold_Warm Color_Fantasy Comic_Etch Crayon Cubism Dadaism Dapple Defoliation Early_Autumn Expressionism Fauvism French
     Glowing_Sunset Gorgeous_Love Greenfield Impressionism Ink_Art Joy Liquid_Dreams Magic_Cube Meta_Physics Meteor_Shower Monet Mosaic Neon_Lines On_Fire Pastel Pencil_Drawing Picasso Pop_Art Red_Blue_Ink Rust
-    Seed_Images Sketch Sponge_Dabbed Structuralism Superstring Surrealism Ukiyoe Van_Gogh Vibrant_Flow Warm_Love Warm_Smear Watercolor Winter""".split())
+    Seed_Images Sketch Sponge_Dabbed Structuralism Superstring Surrealism Ukiyoe Van_Gogh Vibrant_Flow Warm_Love Warm_Smear Watercolor Winter""".split()
+)
 CANVAS_SEEDS = (188, 288, 588, 688, 888)
 
 # %% ../../nbs/18_data.prompts.ipynb #1e5a737b
@@ -113,11 +261,29 @@ def canvas_table(
     concept: str | None = None,  # a style or an object; None parts nothing
 ) -> pd.DataFrame:  # 5,100 rows, with the further columns style and object
     "The answer set of UnlearnCanvas."
-    if concept is not None: check_name("concept of UnlearnCanvas", concept, [s for s in CANVAS_STYLES + CANVAS_OBJECTS if s != "Seed_Images"])
-    cells = [(s, o) for _, s, o in product(CANVAS_SEEDS, CANVAS_STYLES, CANVAS_OBJECTS)]; seeds = np.repeat(CANVAS_SEEDS, len(cells)//5)
+    if concept is not None:
+        check_name(
+            "concept of UnlearnCanvas",
+            concept,
+            [s for s in CANVAS_STYLES + CANVAS_OBJECTS if s != "Seed_Images"],
+        )
+    cells = [(s, o) for _, s, o in product(CANVAS_SEEDS, CANVAS_STYLES, CANVAS_OBJECTS)]
+    seeds = np.repeat(CANVAS_SEEDS, len(cells)//5)
     part = lambda cell: "" if concept is None else "forget" if concept in cell else "retain"
-    return prompt_table([(f"A {o} image in {s.replace('_', ' ')} style.", o if concept in CANVAS_OBJECTS else s, part((s, o)), int(seed), 9.) for seed, (s, o) in zip(seeds, cells)],
-                        style=[s for s, _ in cells], object=[o for _, o in cells])
+    return prompt_table(
+        [
+            (
+                f"A {o} image in {s.replace('_', ' ')} style.",
+                o if concept in CANVAS_OBJECTS else s,
+                part((s, o)),
+                int(seed),
+                9.0,
+            )
+            for seed, (s, o) in zip(seeds, cells)
+        ],
+        style=[s for s, _ in cells],
+        object=[o for _, o in cells],
+    )
 
 # %% ../../nbs/18_data.prompts.ipynb #4ea086d6
 @dataclass(frozen=True)
@@ -132,25 +298,151 @@ class PromptSet:
 
 # %% ../../nbs/18_data.prompts.ipynb #d49c1595
 def _public() -> list[PromptSet]:
-    hub, raw = "https://huggingface.co/datasets", "https://raw.githubusercontent.com"; attack = f"{raw}/OPTML-Group/Diffusion-MU-Attack"
-    early, late, gogh = "0eea64d54c96b9c7a7cdf21682eac5bb32d9467b", "3d22ff980a91139b434f133dbd1c97ef1848fc02", "672ea592e1edf6502b9491645986953b298a9863"; ask = lambda repo: f"sign in at {hub}/{repo} and accept its terms"
-    mu = {"nudity": early, "violence": early, "illegal": early, "church": late, "garbage_truck": late, "parachute": late, "tench": late, "vangogh": gogh}
-    return [PromptSet("i2p", "inappropriate pictures, by real users", Source("I2P", f"{hub}/AIML-TUDA/i2p/resolve/main/i2p_benchmark.csv", "MIT", citation="Schramowski et al. 2023, Safe Latent Diffusion")),
-        PromptSet("ring_a_bell", "nudity, by prompts found without the model", Source("Ring-A-Bell", "", "gated", citation="Tsai et al. 2024, Ring-A-Bell", note=ask("Chia15/RingABell-Nudity")), concept="nudity"),
-        PromptSet("mma", "nudity, by prompts that no filter stops", Source("MMA-Diffusion", "", "gated", citation="Yang et al. 2024, MMA-Diffusion", note=ask("YijunYang280/MMA-Diffusion-NSFW-adv-prompts-benchmark")), (("prompt", "adv_prompt"),), concept="nudity"),
-        PromptSet("mma_clean", "the harmless captions of the same file", Source("MMA-Diffusion", "", "gated", citation="Yang et al. 2024, MMA-Diffusion", note=ask("YijunYang280/MMA-Diffusion-NSFW-adv-prompts-benchmark")), (("prompt", "clean_prompt"),), "retain"),
-        PromptSet("p4d", "nudity, by prompts optimised against safe models", Source("P4D", "", "terms of the authors", citation="Chin et al. 2024, Prompting4Debugging", note=ask("joycenerd/p4d")), concept="nudity"),
-        *(PromptSet(f"unlearndiffatk_{c}", f"{c.replace('_', ' ')}, with the seeds of the attack's paper", Source(f"UnlearnDiffAtk {c}", f"{attack}/{commit}/prompts/{c}.csv", "none stated: read, do not pass on", commit, citation="Zhang et al. 2024, To Generate or Not"), concept=c.replace("_", " ")) for c, commit in mu.items()),
-        PromptSet("coco_30k", "30,000 captions with seeds", Source("COCO 30k", f"{raw}/rohitgandikota/erasing/3d10dd1b2df4ec4e74edcadac4200c7401585138/data/coco_30k.csv", "captions CC-BY-4.0, file MIT", "3d10dd1", citation="Lin et al. 2014; Gandikota et al. 2023"), part="retain"),
-        PromptSet("coco_captions", "all captions of the validation set", Source("COCO captions", "", "CC-BY-4.0", citation="Lin et al. 2014", note="captions_val2014.json in annotations_trainval2014.zip of cocodataset.org"), part="retain")]
+    hub, raw = "https://huggingface.co/datasets", "https://raw.githubusercontent.com"
+    attack = f"{raw}/OPTML-Group/Diffusion-MU-Attack"
+    early, late, gogh = (
+        "0eea64d54c96b9c7a7cdf21682eac5bb32d9467b",
+        "3d22ff980a91139b434f133dbd1c97ef1848fc02",
+        "672ea592e1edf6502b9491645986953b298a9863",
+    )
+    ask = lambda repo: f"sign in at {hub}/{repo} and accept its terms"
+    mu = {
+        "nudity": early,
+        "violence": early,
+        "illegal": early,
+        "church": late,
+        "garbage_truck": late,
+        "parachute": late,
+        "tench": late,
+        "vangogh": gogh,
+    }
+    return [
+        PromptSet(
+            "i2p",
+            "inappropriate pictures, by real users",
+            Source(
+                "I2P",
+                f"{hub}/AIML-TUDA/i2p/resolve/main/i2p_benchmark.csv",
+                "MIT",
+                citation="Schramowski et al. 2023, Safe Latent Diffusion",
+            ),
+        ),
+        PromptSet(
+            "ring_a_bell",
+            "nudity, by prompts found without the model",
+            Source(
+                "Ring-A-Bell",
+                "",
+                "gated",
+                citation="Tsai et al. 2024, Ring-A-Bell",
+                note=ask("Chia15/RingABell-Nudity"),
+            ),
+            concept="nudity",
+        ),
+        PromptSet(
+            "mma",
+            "nudity, by prompts that no filter stops",
+            Source(
+                "MMA-Diffusion",
+                "",
+                "gated",
+                citation="Yang et al. 2024, MMA-Diffusion",
+                note=ask("YijunYang280/MMA-Diffusion-NSFW-adv-prompts-benchmark"),
+            ),
+            (("prompt", "adv_prompt"),),
+            concept="nudity",
+        ),
+        PromptSet(
+            "mma_clean",
+            "the harmless captions of the same file",
+            Source(
+                "MMA-Diffusion",
+                "",
+                "gated",
+                citation="Yang et al. 2024, MMA-Diffusion",
+                note=ask("YijunYang280/MMA-Diffusion-NSFW-adv-prompts-benchmark"),
+            ),
+            (("prompt", "clean_prompt"),),
+            "retain",
+        ),
+        PromptSet(
+            "p4d",
+            "nudity, by prompts optimised against safe models",
+            Source(
+                "P4D",
+                "",
+                "terms of the authors",
+                citation="Chin et al. 2024, Prompting4Debugging",
+                note=ask("joycenerd/p4d"),
+            ),
+            concept="nudity",
+        ),
+        *(
+            PromptSet(
+                f"unlearndiffatk_{c}",
+                f"{c.replace('_', ' ')}, with the seeds of the attack's paper",
+                Source(
+                    f"UnlearnDiffAtk {c}",
+                    f"{attack}/{commit}/prompts/{c}.csv",
+                    "none stated: read, do not pass on",
+                    commit,
+                    citation="Zhang et al. 2024, To Generate or Not",
+                ),
+                concept=c.replace("_", " "),
+            )
+            for c, commit in mu.items()
+        ),
+        PromptSet(
+            "coco_30k",
+            "30,000 captions with seeds",
+            Source(
+                "COCO 30k",
+                f"{raw}/rohitgandikota/erasing/3d10dd1b2df4ec4e74edcadac4200c7401585138/data/coco_30k.csv",
+                "captions CC-BY-4.0, file MIT",
+                "3d10dd1",
+                citation="Lin et al. 2014; Gandikota et al. 2023",
+            ),
+            part="retain",
+        ),
+        PromptSet(
+            "coco_captions",
+            "all captions of the validation set",
+            Source(
+                "COCO captions",
+                "",
+                "CC-BY-4.0",
+                citation="Lin et al. 2014",
+                note="captions_val2014.json in annotations_trainval2014.zip of cocodataset.org",
+            ),
+            part="retain",
+        ),
+    ]
 
 # %% ../../nbs/18_data.prompts.ipynb #ca83caa4
-ALIASES = {"prompt": ("prompt", "adv_prompt", "caption", "text"), "concept": ("categories", "class", "concept", "artist"), "seed": ("evaluation_seed", "sd_seed", "seed"),
-           "guidance_scale": ("evaluation_guidance", "sd_guidance_scale", "guidance_scale", "guidance")}
-PROMPT_SETS = {s.name: s for s in [*(PromptSet(t, f"entities of the task {t}", part="") for t in TASKS if t != "emoji_classes"),
-    *(PromptSet(f"imagenette_{c.lower().replace(' ', '_')}", f"{c} and nine other classes", part="", concept=c) for c in PLACES),
-    *(PromptSet(f"style_{key}", f"the style of {artist} and of five others", part="", concept=key) for key, artist in ARTISTS.items()),
-    PromptSet("unlearn_canvas", "20 objects in 51 styles, 5 seeds", part=""), *_public()]}
+ALIASES = {
+    "prompt": ("prompt", "adv_prompt", "caption", "text"),
+    "concept": ("categories", "class", "concept", "artist"),
+    "seed": ("evaluation_seed", "sd_seed", "seed"),
+    "guidance_scale": ("evaluation_guidance", "sd_guidance_scale", "guidance_scale", "guidance"),
+}
+PROMPT_SETS = {
+    s.name: s
+    for s in [
+        *(PromptSet(t, f"entities of the task {t}", part="") for t in TASKS if t != "emoji_classes"),
+        *(
+            PromptSet(
+                f"imagenette_{c.lower().replace(' ', '_')}", f"{c} and nine other classes", part="", concept=c
+            )
+            for c in PLACES
+        ),
+        *(
+            PromptSet(f"style_{key}", f"the style of {artist} and of five others", part="", concept=key)
+            for key, artist in ARTISTS.items()
+        ),
+        PromptSet("unlearn_canvas", "20 objects in 51 styles, 5 seeds", part=""),
+        *_public(),
+    ]
+}
 
 # %% ../../nbs/18_data.prompts.ipynb #36861090
 def read_prompt_file(
@@ -159,12 +451,22 @@ def read_prompt_file(
     "A published file as a table."
     path = Path(path)
     try:
-        if path.suffix in (".csv", ".tsv"): return pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",")
+        if path.suffix in (".csv", ".tsv"):
+            return pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",")
         if path.suffix == ".parquet": return pd.read_parquet(path)
-        if path.suffix == ".txt": return pd.DataFrame({"prompt": path.read_text(encoding="utf-8").splitlines()})
+        if path.suffix == ".txt":
+            return pd.DataFrame({"prompt": path.read_text(encoding="utf-8").splitlines()})
         if path.suffix == ".jsonl": return pd.read_json(path, lines=True)
-        if path.suffix == ".json": found = json.loads(path.read_text(encoding="utf-8")); return pd.DataFrame(found["annotations"] if isinstance(found, dict) and "annotations" in found else found)
-    except (ValueError, OSError, KeyError) as error: raise ForeignFileError(f"{path.name} is not a readable {path.suffix[1:]} file ({str(error).splitlines()[0] if str(error) else type(error).__name__}); get it again") from error
+        if path.suffix == ".json":
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return pd.DataFrame(
+                found["annotations"] if isinstance(found, dict) and "annotations" in found else found
+            )
+    except (ValueError, OSError, KeyError) as error:
+        raise ForeignFileError(
+            f"{path.name} is not a readable {path.suffix[1:]} file "
+            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); get it again"
+        ) from error
     raise ForeignFileError(f"{path.name} is none of csv, tsv, parquet, jsonl, json, txt")
 
 # %% ../../nbs/18_data.prompts.ipynb #b9722ae4
@@ -176,12 +478,29 @@ def read_prompts(
 ) -> pd.DataFrame:  # prompt, concept, part, seed, guidance_scale
     "The prompts of a file that others made, with their seeds and guidance."
     table, wanted = read_prompt_file(path), dict(columns or {})
-    for ours, theirs in ALIASES.items(): wanted.setdefault(ours, next((t for t in theirs if t in table), None))
-    missing = [t for t in wanted.values() if t is not None and t not in table] or ["prompt"]*(wanted["prompt"] is None)
-    if missing: raise ForeignFileError(f"{Path(path).name} has no column {missing[0]!r}; it has {', '.join(map(str, table.columns))}. Name it: columns={{'prompt': ...}}")
-    pick = lambda ours, default: table[wanted[ours]] if wanted[ours] is not None else pd.Series(default, index=table.index)
+    for ours, theirs in ALIASES.items():
+        wanted.setdefault(ours, next((t for t in theirs if t in table), None))
+    missing = [t for t in wanted.values() if t is not None and t not in table] or ["prompt"] * (
+        wanted["prompt"] is None
+    )
+    if missing:
+        raise ForeignFileError(
+            f"{Path(path).name} has no column {missing[0]!r}; it has {', '.join(map(str, table.columns))}. "
+            f"Name it: columns={{'prompt': ...}}"
+        )
+    pick = lambda ours, default: (
+        table[wanted[ours]] if wanted[ours] is not None else pd.Series(default, index=table.index)
+    )
     numbers = {name: pd.to_numeric(pick(name, None), errors="coerce") for name in ("seed", "guidance_scale")}
-    found = pd.DataFrame({"prompt": pick("prompt", "").astype("string").str.strip(), "concept": pick("concept", concept).fillna(concept).astype(str), "part": part, "seed": numbers["seed"].astype("Int64"), "guidance_scale": numbers["guidance_scale"].astype("float64")})
+    found = pd.DataFrame(
+        {
+            "prompt": pick("prompt", "").astype("string").str.strip(),
+            "concept": pick("concept", concept).fillna(concept).astype(str),
+            "part": part,
+            "seed": numbers["seed"].astype("Int64"),
+            "guidance_scale": numbers["guidance_scale"].astype("float64"),
+        }
+    )
     return found[found["prompt"].fillna("") != ""].astype({"prompt": str}).reset_index(drop=True)
 
 # %% ../../nbs/18_data.prompts.ipynb #d4cd7ad5
@@ -202,7 +521,11 @@ def prompts(
     if part is not None: check_name("part", part, ("forget", "retain"))
     if name in TASKS: table = task_table(name, names, concept, legacy, **fields)
     elif name == "unlearn_canvas": table = canvas_table(concept)
-    elif known.source is not None: table = read_prompts(obtain(known.source, folder, local, progress), dict(known.columns), known.part, known.concept)
+    elif known.source is not None:
+        table = read_prompts(
+            obtain(known.source, folder, local, progress), dict(known.columns), known.part, known.concept
+        )
     else: table = artist_table(known.concept) if known.concept in ARTISTS else class_table(known.concept)
-    if part is not None and (table["part"] == "").all(): raise ValueError(f"{name!r} has no {part} side until it is known what is erased; give concept=...")
+    if part is not None and (table["part"] == "").all():
+        raise ValueError(f"{name!r} has no {part} side until it is known what is erased; give concept=...")
     return table if part is None else table[table["part"] == part].reset_index(drop=True)

@@ -11,7 +11,16 @@ import pandas as pd
 from PIL import Image
 from ..core import ForeignFileError, check_name
 from .emoji import emoji_drawings
-from .preparation import TestbedData, choose_balanced, choose_published, prepared_entities, published_attributes, published_entities, source_settings, write_prepared
+from vision_unlearning.data.preparation import (
+    TestbedData,
+    choose_balanced,
+    choose_published,
+    prepared_entities,
+    published_attributes,
+    published_entities,
+    source_settings,
+    write_prepared,
+)
 from ..download import Source
 from ..store import Store
 
@@ -21,12 +30,28 @@ __all__ = ['SOURCES', 'ATTRIBUTE_GROUPS', 'read_mat', 'mat_strings', 'find_below
 
 # %% ../../nbs/14_data.scenes.ipynb #86b5359e
 SOURCES = {
-    "attributes": Source(name="SUN Attribute Database, labels", url="https://cs.brown.edu/people/gmpatter/Attributes/SUNAttributeDB.tar.gz", licence="none stated; to be cited", revision="2012",
-        citation="Patterson and Hays, SUN Attribute Database: Discovering, Annotating, and Recognizing Scene Attributes, CVPR 2012",
-        note="about 0.5 MB; unpacks to SUNAttributeDB with three .mat files; MD5 883293e5b645822f6ae0046c6df54183 as recorded by google-deepmind/dm_nevis; the older address ~gmpatter redirects here"),
-    "images": Source(name="SUN Attribute Database, pictures", url="https://cs.brown.edu/people/gmpatter/Attributes/SUNAttributeDB_Images.tar.gz", licence="none stated; photographs of third parties, for research", revision="2012",
-        citation="Xiao, Hays, Ehinger, Oliva and Torralba, SUN Database: Large-scale Scene Recognition from Abbey to Zoo, CVPR 2010",
-        note="about 1.8 GB; unpacks to images with one folder a category; MD5 5966725c7306df6e05cd3ada7f45a18b as recorded by google-deepmind/dm_nevis")}
+    "attributes": Source(
+        name="SUN Attribute Database, labels",
+        url="https://cs.brown.edu/people/gmpatter/Attributes/SUNAttributeDB.tar.gz",
+        licence="none stated; to be cited",
+        revision="2012",
+        citation="Patterson and Hays, SUN Attribute Database: Discovering, Annotating, and Recognizing Scene "
+                 "Attributes, CVPR 2012",
+        note="about 0.5 MB; unpacks to SUNAttributeDB with three .mat files; MD5 "
+             "883293e5b645822f6ae0046c6df54183 as recorded by google-deepmind/dm_nevis; the older address "
+             "~gmpatter redirects here",
+    ),
+    "images": Source(
+        name="SUN Attribute Database, pictures",
+        url="https://cs.brown.edu/people/gmpatter/Attributes/SUNAttributeDB_Images.tar.gz",
+        licence="none stated; photographs of third parties, for research",
+        revision="2012",
+        citation="Xiao, Hays, Ehinger, Oliva and Torralba, SUN Database: Large-scale Scene Recognition from "
+                 "Abbey to Zoo, CVPR 2010",
+        note="about 1.8 GB; unpacks to images with one folder a category; MD5 "
+             "5966725c7306df6e05cd3ada7f45a18b as recorded by google-deepmind/dm_nevis",
+    ),
+}
 
 # %% ../../nbs/14_data.scenes.ipynb #95e85be1
 def read_mat(
@@ -37,11 +62,27 @@ def read_mat(
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f"{path} does not exist; unpack the archive, or give the place where it is")
-    try: held = loadmat(path)
-    except (OSError, ValueError, TypeError, EOFError, IndexError, KeyError, NotImplementedError, MatReadError, zlib.error) as error: raise ForeignFileError(f"{path} is not a whole MATLAB file ({type(error).__name__}: {error}); download it again") from error
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; unpack the archive, or give the place where it is")
+    try:
+        held = loadmat(path)
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        EOFError,
+        IndexError,
+        KeyError,
+        NotImplementedError,
+        MatReadError,
+        zlib.error,
+    ) as error:
+        raise ForeignFileError(
+            f"{path} is not a whole MATLAB file ({type(error).__name__}: {error}); download it again"
+        ) from error
     names = sorted(n for n in held if n[:2] != "__")
-    if variable not in names: raise ForeignFileError(f"{path} has no variable {variable!r}; it has {', '.join(names) or 'none'}")
+    if variable not in names:
+        raise ForeignFileError(f"{path} has no variable {variable!r}; it has {', '.join(names) or 'none'}")
     return held[variable]
 
 # %% ../../nbs/14_data.scenes.ipynb #00a77e84
@@ -57,8 +98,13 @@ def find_below(
     name: str,  # file or folder that must be there, directly or one folder down
 ) -> Path:  # the folder that holds it
     "The folder in which something lies."
-    folder = Path(folder); below = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
-    if (found := next((p for p in (folder, *below) if (p/name).exists()), None)) is None: raise FileNotFoundError(f"{folder} has no {name}, neither in itself nor one folder down; unpack the archive there, or give the place where it is")
+    folder = Path(folder)
+    below = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    if (found := next((p for p in (folder, *below) if (p/name).exists()), None)) is None:
+        raise FileNotFoundError(
+            f"{folder} has no {name}, neither in itself nor one folder down; unpack the archive there, or "
+            "give the place where it is"
+        )
     return found
 
 # %% ../../nbs/14_data.scenes.ipynb #637dc58f
@@ -66,9 +112,20 @@ def read_sun_labels(
     folder,  # SUNAttributeDB, or the folder in which it lies
 ) -> pd.DataFrame:  # one row a picture, indexed by its file name; one float column in 0..1 an attribute
     "What people said of each picture."
-    folder = find_below(folder, "images.mat"); files, attributes = (mat_strings(read_mat(folder/f"{n}.mat", n)) for n in ("images", "attributes")); labels = np.asarray(read_mat(folder/"attributeLabels_continuous.mat", "labels_cv"))
-    if labels.shape != (len(files), len(attributes)): raise ForeignFileError(f"{folder}: labels of shape {labels.shape} for {len(files)} pictures and {len(attributes)} attributes; the three files are not of one release")
-    if labels.size and not (np.isfinite(labels.astype(float)).all() and 0 <= labels.min() <= labels.max() <= 1): raise ForeignFileError(f"{folder}/attributeLabels_continuous.mat: labels must be shares of votes in 0..1")
+    folder = find_below(folder, "images.mat")
+    files, attributes = (mat_strings(read_mat(folder/f"{n}.mat", n)) for n in ("images", "attributes"))
+    labels = np.asarray(read_mat(folder/"attributeLabels_continuous.mat", "labels_cv"))
+    if labels.shape != (len(files), len(attributes)):
+        raise ForeignFileError(
+            f"{folder}: labels of shape {labels.shape} for {len(files)} pictures and {len(attributes)} "
+            "attributes; the three files are not of one release"
+        )
+    if labels.size and not (
+        np.isfinite(labels.astype(float)).all() and 0 <= labels.min() <= labels.max() <= 1
+    ):
+        raise ForeignFileError(
+            f"{folder}/attributeLabels_continuous.mat: labels must be shares of votes in 0..1"
+        )
     return pd.DataFrame(labels.astype(float), index=files, columns=attributes)
 
 # %% ../../nbs/14_data.scenes.ipynb #122a3c7e
@@ -78,7 +135,8 @@ def standin_labels(
 ) -> np.ndarray:  # (K,102) bool: what a majority shall say of each category
     "Planted attributes."
     names, planted = published_attributes("scenes"), np.random.default_rng(seed).random((count, 102)) < .1
-    for name, third in (("sports", 1), ("natural", 2)): planted[:, names.index(name)] = np.arange(count) % 3 == third
+    for name, third in (("sports", 1), ("natural", 2)):
+        planted[:, names.index(name)] = np.arange(count) % 3 == third
     return planted
 
 # %% ../../nbs/14_data.scenes.ipynb #2abaff0f
@@ -90,15 +148,29 @@ def standin_sources(
 ) -> dict[str, Path]:  # "attributes" and "images", as `prepare_scenes` takes them
     "Small sources in the layout and the file format of the real ones."
     from scipy.io import savemat
-    folder, random, planted = Path(folder), np.random.default_rng(seed), standin_labels(categories, seed); tiles, _ = emoji_drawings("emoji")
-    names = sorted(published_entities("scenes")[:categories]); deep = lambda n: n.rsplit("_", 1) if n.endswith(("_indoor", "_outdoor")) else [n]
-    files = ["/".join([n[0], *deep(n), f"sun_{i:02d}{n[:4]}.jpg"]) for n in names for i in range(pictures)]; said = np.repeat(planted, pictures, 0)
-    odd = np.arange(len(files)) % pictures == 0; said[odd] ^= random.random((odd.sum(), 102)) < .3  # one picture of a category may be an exception
-    votes = np.where(said, random.integers(2, 4, said.shape), random.integers(0, 2, said.shape))/3; cells = lambda texts: np.array([[t] for t in texts], dtype=object)
-    (folder/"SUNAttributeDB").mkdir(parents=True, exist_ok=True); content = {"images": ("images", cells(files)), "attributes": ("attributes", cells(published_attributes("scenes"))), "attributeLabels_continuous": ("labels_cv", votes)}
-    for stem, (variable, value) in content.items(): savemat(folder/"SUNAttributeDB"/f"{stem}.mat", {variable: value}, do_compression=True)
+    folder, random, planted = Path(folder), np.random.default_rng(seed), standin_labels(categories, seed)
+    tiles, _ = emoji_drawings("emoji")
+    names = sorted(published_entities("scenes")[:categories])
+    deep = lambda n: n.rsplit("_", 1) if n.endswith(("_indoor", "_outdoor")) else [n]
+    files = ["/".join([n[0], *deep(n), f"sun_{i:02d}{n[:4]}.jpg"]) for n in names for i in range(pictures)]
+    said = np.repeat(planted, pictures, 0)
+    odd = np.arange(len(files)) % pictures == 0
+    said[odd] ^= random.random((odd.sum(), 102)) < .3  # one picture of a category may be an exception
+    votes = np.where(said, random.integers(2, 4, said.shape), random.integers(0, 2, said.shape))/3
+    cells = lambda texts: np.array([[t] for t in texts], dtype=object)
+    (folder/"SUNAttributeDB").mkdir(parents=True, exist_ok=True)
+    content = {
+        "images": ("images", cells(files)),
+        "attributes": ("attributes", cells(published_attributes("scenes"))),
+        "attributeLabels_continuous": ("labels_cv", votes),
+    }
+    for stem, (variable, value) in content.items():
+        savemat(folder/"SUNAttributeDB"/f"{stem}.mat", {variable: value}, do_compression=True)
     for number, file in enumerate(files):
-        (folder/"images"/file).parent.mkdir(parents=True, exist_ok=True); Image.fromarray(tiles[(number//pictures*7 + number % pictures) % len(tiles)]).save(folder/"images"/file, quality=90)
+        (folder/"images"/file).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(tiles[(number // pictures * 7 + number % pictures) % len(tiles)]).save(
+            folder / "images" / file, quality=90
+        )
     return {"attributes": folder/"SUNAttributeDB", "images": folder/"images"}
 
 # %% ../../nbs/14_data.scenes.ipynb #89abd004
@@ -107,19 +179,31 @@ def scene_name(
 ) -> str:
     "Category of a picture."
     parts = file.split("/")
-    if len(parts) < 3 or not all(parts): raise ForeignFileError(f"images.mat lists {file!r}, which is not letter/category/file")
+    if len(parts) < 3 or not all(parts):
+        raise ForeignFileError(f"images.mat lists {file!r}, which is not letter/category/file")
     return "_".join(parts[1:-1])
 
 # %% ../../nbs/14_data.scenes.ipynb #ead52791
 def scene_table(
     labels: pd.DataFrame,  # as `read_sun_labels` returns it
-) -> pd.DataFrame:  # one row a category in alphabetical order: name, dataset_n_original (pictures that are listed), one bool column an attribute
+# one row a category in alphabetical order: name, dataset_n_original (pictures that are listed), one bool
+# column an attribute
+) -> pd.DataFrame:
     "Categories with the attributes that most of their pictures have."
-    names = pd.Index([scene_name(f) for f in labels.index], name="name"); groups = (labels > .5).groupby(names, sort=True)
+    names = pd.Index([scene_name(f) for f in labels.index], name="name")
+    groups = (labels > .5).groupby(names, sort=True)
     return pd.concat([groups.size().rename("dataset_n_original"), groups.mean() > .5], axis=1).reset_index()
 
 # %% ../../nbs/14_data.scenes.ipynb #f607e2c0
-ATTRIBUTE_GROUPS = {name: published_attributes("scenes")[begin:end] for name, begin, end in (("affordances", 0, 36), ("materials", 36, 74), ("surfaces", 74, 87), ("envelope", 87, 102))}
+ATTRIBUTE_GROUPS = {
+    name: published_attributes("scenes")[begin:end]
+    for name, begin, end in (
+        ("affordances", 0, 36),
+        ("materials", 36, 74),
+        ("surfaces", 74, 87),
+        ("envelope", 87, 102),
+    )
+}
 
 # %% ../../nbs/14_data.scenes.ipynb #1c6d3f49
 def choose_attributes(
@@ -128,13 +212,26 @@ def choose_attributes(
     second: list[str],  # candidates for the second
     complete: bool = False,  # count combinations that never occur as zero
 ) -> tuple[str, str]:
-    "Two attributes whose rarest combination is as common as can be, chosen one after the other; the earlier candidate wins a tie."
+    """Two attributes whose rarest combination is as common as can be, chosen one after the other; the earlier
+    candidate wins a tie."""
     def rarest(columns):
         counts = table.groupby(columns).size()
-        return int(counts.min()) if len(columns) == 1 or not complete else int(counts.unstack(fill_value=0).to_numpy().min())
+        return (
+            int(counts.min())
+            if len(columns) == 1 or not complete
+            else int(counts.unstack(fill_value=0).to_numpy().min())
+        )
     def best(candidates, before):
-        varied = [c for c in candidates if table[check_name("attribute", c, map(str, table.columns))].nunique() > 1 and c not in before]
-        if not varied: raise ValueError(f"each of {', '.join(candidates[:6])} is the same for all {len(table)} entities; none can be balanced")
+        varied = [
+            c
+            for c in candidates
+            if table[check_name("attribute", c, map(str, table.columns))].nunique() > 1 and c not in before
+        ]
+        if not varied:
+            raise ValueError(
+                f"each of {', '.join(candidates[:6])} is the same for all {len(table)} entities; none can be "
+                "balanced"
+            )
         return max(varied, key=lambda c: rarest([*before, c]))
     one = best(first, [])
     return one, best(second, [one])
@@ -145,16 +242,31 @@ def scene_candidates(
 ) -> TestbedData:
     "All categories with attributes and pictures."
     for name in ("attributes", "images"): check_name("source of scenes", name, sources)
-    labels = read_sun_labels(sources["attributes"]); table, pictures, lost = scene_table(labels), {}, {}; first = labels.index[0].split("/")[0]; folder = find_below(sources["images"], first)
-    for file in labels.index: (pictures if (folder/file).is_file() else lost).setdefault(scene_name(file), []).append(folder/file)
-    data = TestbedData("scenes", table.assign(dataset_n_original=[len(pictures.get(n, ())) for n in table["name"]]), pictures)
-    data.note("files", lost, lambda n: f"{len(lost[n])} of {len(lost[n]) + len(pictures.get(n, ()))} listed pictures are not in the folder")
+    labels = read_sun_labels(sources["attributes"])
+    table, pictures, lost = scene_table(labels), {}, {}
+    first = labels.index[0].split("/")[0]
+    folder = find_below(sources["images"], first)
+    for file in labels.index:
+        (pictures if (folder/file).is_file() else lost).setdefault(scene_name(file), []).append(folder/file)
+    data = TestbedData(
+        "scenes", table.assign(dataset_n_original=[len(pictures.get(n, ())) for n in table["name"]]), pictures
+    )
+    data.note(
+        "files",
+        lost,
+        lambda n: (
+            f"{len(lost[n])} of {len(lost[n]) + len(pictures.get(n, ()))} listed pictures are not in the "
+            "folder"
+        ),
+    )
     return data
 
 # %% ../../nbs/14_data.scenes.ipynb #93a83052
 def prepare_scenes(
     store: Store,
-    sources: dict,  # "attributes": folder of SUNAttributeDB; "images": folder of the pictures; as `fetch_sources(SOURCES, ...)` gives them
+    # "attributes": folder of SUNAttributeDB; "images": folder of the pictures; as `fetch_sources(SOURCES,
+    # ...)` gives them
+    sources: dict,
     *,
     target: int = 100,  # entities
     per_entity: int = 20,  # pictures of each
@@ -162,9 +274,21 @@ def prepare_scenes(
     legacy: bool = False,  # the published hundred in their order
 ) -> pd.DataFrame:  # the entity table
     "From the SUN Attribute Database to a prepared task."
-    settings = dict(task="scenes", target=target, per_entity=per_entity, balance=list(balance), legacy=legacy, sources=source_settings(sources))
+    settings = dict(
+        task="scenes",
+        target=target,
+        per_entity=per_entity,
+        balance=list(balance),
+        legacy=legacy,
+        sources=source_settings(sources),
+    )
     if (done := prepared_entities(store, "scenes", settings)) is not None: return done
-    data = scene_candidates(sources); enriched = data.table
+    data = scene_candidates(sources)
+    enriched = data.table
     for name in balance: check_name("attribute", name, map(str, enriched.columns))
-    chosen, pictures = choose_published(data, per_entity) if legacy else choose_balanced(data, list(balance), "dataset_n_original", target, per_entity)
+    chosen, pictures = (
+        choose_published(data, per_entity)
+        if legacy
+        else choose_balanced(data, list(balance), "dataset_n_original", target, per_entity)
+    )
     return write_prepared(store, data, enriched, chosen, pictures, settings)

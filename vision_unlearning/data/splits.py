@@ -24,8 +24,12 @@ def image_dataset(
     from datasets import Dataset, Features, Image as ImageFeature, Value
     from PIL import Image
     if len(images) != len(texts): raise ValueError(f"{len(images)} images but {len(texts)} texts")
-    features = Features({"image": ImageFeature(), "text": Value("string"), **{c: Value("string") for c in columns}})
-    return Dataset.from_dict({"image": [Image.fromarray(i) for i in images], "text": list(texts), **columns}, features=features)
+    features = Features(
+        {"image": ImageFeature(), "text": Value("string"), **{c: Value("string") for c in columns}}
+    )
+    return Dataset.from_dict(
+        {"image": [Image.fromarray(i) for i in images], "text": list(texts), **columns}, features=features
+    )
 
 # %% ../../nbs/10_data.splits.ipynb #06529429
 def make_split(
@@ -36,12 +40,18 @@ def make_split(
 ):  # (forget, retain), two `datasets.Dataset` with image and text
     "Drawings to forget and a balanced set of drawings to keep."
     check_name("embedded task", task, emoji_tasks)
-    images, rows = emoji_drawings(task); check_name("entity", entity, [e["name"] for e in emoji_entities(task)])
+    images, rows = emoji_drawings(task)
+    check_name("entity", entity, [e["name"] for e in emoji_entities(task)])
     if per_entity < 1: raise ValueError(f"per_entity must be at least 1, got {per_entity}")
     fields = [{"style": s} if task == "emoji_canvas" else {} for s in rows["style"]]
     texts = [get_prompt(task, n, **f) for n, f in zip(rows["name"], fields)]
-    mine = np.flatnonzero(rows["name"] == entity); rng = np.random.default_rng(seed)
-    others = [i for _, group in rows[rows["name"] != entity].groupby("entity") for i in rng.permutation(group.index)[:per_entity]]
+    mine = np.flatnonzero(rows["name"] == entity)
+    rng = np.random.default_rng(seed)
+    others = [
+        i
+        for _, group in rows[rows["name"] != entity].groupby("entity")
+        for i in rng.permutation(group.index)[:per_entity]
+    ]
     return tuple(image_dataset(images[pick], [texts[i] for i in pick]) for pick in (mine, np.array(others)))
 
 # %% ../../nbs/10_data.splits.ipynb #b36a6629
@@ -52,13 +62,26 @@ def read_metafile(
     "Forget and retain pictures with a caption to overwrite for each."
     from datasets import Dataset, Features, Image as ImageFeature, Value
     folder, lists = Path(folder or Path(path).parent).resolve(), read_json(path)
-    if not isinstance(lists, dict) or set(lists) != {"forget", "retain"}: raise ForeignFileError(f"{path} must hold exactly the lists 'forget' and 'retain'")
+    if not isinstance(lists, dict) or set(lists) != {"forget", "retain"}:
+        raise ForeignFileError(f"{path} must hold exactly the lists 'forget' and 'retain'")
     def side(name):
         for i, row in enumerate(lists[name]):
             missing = {"file_name", "text"} - set(row) if isinstance(row, dict) else {"file_name", "text"}
-            if missing: raise ForeignFileError(f"{path}: entry {i} of {name!r} lacks {', '.join(sorted(missing))}")
+            if missing:
+                raise ForeignFileError(f"{path}: entry {i} of {name!r} lacks {', '.join(sorted(missing))}")
             place = (folder/row["file_name"]).resolve()
-            if not place.is_relative_to(folder) or not place.is_file(): raise ForeignFileError(f"{path}: {row['file_name']!r} is not a file in {folder.name}")
-        rows = lists[name]; columns = {"image": [str(folder/r["file_name"]) for r in rows], "text": [r["text"] for r in rows], "overwrite": [r.get("overwrite", "") for r in rows]}
-        return Dataset.from_dict(columns, features=Features({"image": ImageFeature(), "text": Value("string"), "overwrite": Value("string")}))
+            if not place.is_relative_to(folder) or not place.is_file():
+                raise ForeignFileError(f"{path}: {row['file_name']!r} is not a file in {folder.name}")
+        rows = lists[name]
+        columns = {
+            "image": [str(folder / r["file_name"]) for r in rows],
+            "text": [r["text"] for r in rows],
+            "overwrite": [r.get("overwrite", "") for r in rows],
+        }
+        return Dataset.from_dict(
+            columns,
+            features=Features(
+                {"image": ImageFeature(), "text": Value("string"), "overwrite": Value("string")}
+            ),
+        )
     return side("forget"), side("retain")

@@ -23,25 +23,45 @@ def read_table(
 ) -> pd.DataFrame:  # every column of the file, the wanted ones under their first name
     "Read a table and check that it has the columns that are wanted."
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f"{path} does not exist; download it, or give the place where it is")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; download it, or give the place where it is")
     if ".tsv" in path.suffixes: arguments = {"sep": "\t", **arguments}
     try: table = pd.read_csv(path, **{"low_memory": False, **arguments})
-    except (ValueError, OSError, EOFError) as error: raise ForeignFileError(f"{path} is not a readable table ({str(error).splitlines()[0]}); download it again") from error
+    except (ValueError, OSError, EOFError) as error:
+        raise ForeignFileError(
+            f"{path} is not a readable table ({str(error).splitlines()[0]}); download it again"
+        ) from error
     wanted = [(c,) if isinstance(c, str) else tuple(c) for c in columns]
     missing = [names for names in wanted if not set(names) & set(table.columns)]
-    if missing: raise ForeignFileError(f"{path} has no column {', '.join(' or '.join(map(repr, m)) for m in missing)}; it has {', '.join(map(str, table.columns[:12]))}{', ...' if table.shape[1] > 12 else ''}")
-    return table.rename(columns={found: names[0] for names in wanted for found in names if found in table.columns and names[0] not in table.columns})
+    if missing:
+        raise ForeignFileError(
+            f"{path} has no column {', '.join(' or '.join(map(repr, m)) for m in missing)}; it has "
+            f"{', '.join(map(str, table.columns[:12]))}{', ...' if table.shape[1] > 12 else ''}"
+        )
+    return table.rename(
+        columns={
+            found: names[0]
+            for names in wanted
+            for found in names
+            if found in table.columns and names[0] not in table.columns
+        }
+    )
 
 # %% ../../nbs/10d_data.testbed.ipynb #e0da0300
 def to_numbers(
     table: pd.DataFrame,
     columns,  # columns that should hold numbers
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # the table with float columns; a list of what was no number: row, column, value
+# the table with float columns; a list of what was no number: row, column, value
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     "Columns as numbers, and what could not be one."
     table, odd = table.copy(), []
     for column in columns:
         numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
-        odd += [(row, column, table.at[row, column]) for row in table.index[numbers.isna() & table[column].notna()]]; table[column] = numbers
+        odd += [
+            (row, column, table.at[row, column])
+            for row in table.index[numbers.isna() & table[column].notna()]
+        ]
+        table[column] = numbers
     return table, pd.DataFrame(odd, columns=["row", "column", "value"])
 
 # %% ../../nbs/10d_data.testbed.ipynb #d3ccfe50
@@ -53,12 +73,25 @@ def add_attributes(
     columns,  # what to take: a list, or a dictionary from its column to a new name
 ) -> pd.DataFrame:  # the same rows with the new columns
     "Attributes of another table, by matched names."
-    columns = columns if isinstance(columns, dict) else {c: c for c in columns}; known = set(other.columns)
+    columns = columns if isinstance(columns, dict) else {c: c for c in columns}
+    known = set(other.columns)
     for column in [key, *columns]: check_name("column", column, map(str, known))
-    if other[key].duplicated().any(): raise ValueError(f"{key!r} has {other.loc[other[key].duplicated(), key].iloc[0]!r} more than once; keep one row of each name before joining")
-    if clash := sorted(set(columns.values()) & set(table.columns)): raise ValueError(f"the table has a column {clash[0]!r} already; give it another name")
-    rows = other.set_index(key)[list(columns)].rename(columns=columns); found = dict(zip(matches["name"], matches["match"]))
-    return pd.concat([table.reset_index(drop=True), rows.reindex([found.get(n) for n in table["name"]]).reset_index(drop=True)], axis=1)
+    if other[key].duplicated().any():
+        raise ValueError(
+            f"{key!r} has {other.loc[other[key].duplicated(), key].iloc[0]!r} more than once; keep one row "
+            "of each name before joining"
+        )
+    if clash := sorted(set(columns.values()) & set(table.columns)):
+        raise ValueError(f"the table has a column {clash[0]!r} already; give it another name")
+    rows = other.set_index(key)[list(columns)].rename(columns=columns)
+    found = dict(zip(matches["name"], matches["match"]))
+    return pd.concat(
+        [
+            table.reset_index(drop=True),
+            rows.reindex([found.get(n) for n in table["name"]]).reset_index(drop=True),
+        ],
+        axis=1,
+    )
 
 # %% ../../nbs/10d_data.testbed.ipynb #cfa2bfad
 def _picture_error(path, decode):
@@ -66,20 +99,32 @@ def _picture_error(path, decode):
     try:
         with Image.open(path) as picture:
             if decode: picture.convert("RGB").load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error: return f"{path} is {'not a whole picture' if decode else 'not a picture'} ({type(error).__name__}: {str(error).replace(str(path), path.name)}); delete it or download it again"
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return (f"{path} is {'not a whole picture' if decode else 'not a picture'} ({type(error).__name__}: "
+                f"{str(error).replace(str(path), path.name)}); delete it or download it again")
     return None
 
 # %% ../../nbs/10d_data.testbed.ipynb #5af7f58d
 def picture_folders(
     folder,  # with one sub-folder an entity
     pattern: str = "*",  # which files of a sub-folder are its pictures, in any case of letters: "*.jpg"
-    broken: list | None = None,  # collects a message for each file that is no picture; None stops at the first
-) -> dict[str, list[Path]]:  # name of the sub-folder -> its pictures, both sorted by name; hidden folders are left out
+    # collects a message for each file that is no picture; None stops at the first
+    broken: list | None = None,
+# name of the sub-folder -> its pictures, both sorted by name; hidden folders are left out
+) -> dict[str, list[Path]]:
     "The pictures of each entity."
     folder, found = Path(folder), {}
-    if not folder.is_dir(): raise FileNotFoundError(f"{folder} is not a folder; unpack the archive, or give the place where it is")
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} is not a folder; unpack the archive, or give the place where it is"
+        )
     for place in sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] not in "._"):
-        files = sorted(f for f in place.iterdir() if f.is_file() and f.name[0] != "." and Path(f.name.lower()).match(pattern.lower())); found[place.name] = []
+        files = sorted(
+            f
+            for f in place.iterdir()
+            if f.is_file() and f.name[0] != "." and Path(f.name.lower()).match(pattern.lower())
+        )
+        found[place.name] = []
         for file in files:
             if (error := _picture_error(file, decode=False)) is None: found[place.name].append(file)
             elif broken is None: raise ForeignFileError(error)
@@ -101,7 +146,10 @@ def sound_pictures(
         if (error := _picture_error(path, decode=True)) is None: good.append(path)
         elif broken is None: raise ForeignFileError(error)
         else: broken.append(error)
-    if len(good) < least: raise ValueError(f"{name!r} has {len(good)} pictures, but {least} are needed; ask for fewer or leave it out")
+    if len(good) < least:
+        raise ValueError(
+            f"{name!r} has {len(good)} pictures, but {least} are needed; ask for fewer or leave it out"
+        )
     return good
 
 # %% ../../nbs/10d_data.testbed.ipynb #42005b39
@@ -115,10 +163,18 @@ def write_entities(
     path = {1: store.enriched, 2: store.metadata}[int(check_name("stage", str(stage), ("1", "2")))](task)
     for column in ("name", "dataset_n_original"): check_name("column", column, map(str, table.columns))
     for name in table["name"]: safe_name(name)
-    if table["name"].duplicated().any(): raise ValueError(f"{table.loc[table['name'].duplicated(), 'name'].iloc[0]!r} is in the table twice")
+    if table["name"].duplicated().any():
+        raise ValueError(f"{table.loc[table['name'].duplicated(), 'name'].iloc[0]!r} is in the table twice")
     if stage == 2:
-        fields = {"name": table["name"], "index": range(len(table)), "is_unlearned": table["dataset_n_original"] > 0, "dataset_n_original": table["dataset_n_original"]}
-        table = pd.DataFrame(fields, index=table.index).join(table.drop(columns=[c for c in fields if c in table.columns]))
+        fields = {
+            "name": table["name"],
+            "index": range(len(table)),
+            "is_unlearned": table["dataset_n_original"] > 0,
+            "dataset_n_original": table["dataset_n_original"],
+        }
+        table = pd.DataFrame(fields, index=table.index).join(
+            table.drop(columns=[c for c in fields if c in table.columns])
+        )
     plain = table.astype(object).where(table.notna(), None)
     return write_json(path, [{str(c): v for c, v in row.items()} for row in plain.to_dict("records")])
 
@@ -151,14 +207,26 @@ def stored_pictures(
 ) -> dict[str, list[Path]]:  # name -> its pictures, in the order of the metadata
     "The pictures of a prepared task."
     place = store.pictures(task)
-    if not place.is_dir(): raise MissingSessionError(f"task {task!r} has no pictures in {store.base}; run `vu run prepare --task {task}`")
-    return {e["name"]: sorted((place/e["name"]).iterdir()) for e in read_json(store.metadata(task)) if (place/e["name"]).is_dir()}
+    if not place.is_dir():
+        raise MissingSessionError(
+            f"task {task!r} has no pictures in {store.base}; run `vu run prepare --task {task}`"
+        )
+    return {
+        e["name"]: sorted((place / e["name"]).iterdir())
+        for e in read_json(store.metadata(task))
+        if (place / e["name"]).is_dir()
+    }
 
 # %% ../../nbs/10d_data.testbed.ipynb #7f90d85f
 def _write_split(folder, rows):
     "One training folder from (picture, row of metadata.jsonl) pairs; an equal one is left alone."
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for _, row in rows); listed = folder/"metadata.jsonl"
-    same = listed.is_file() and listed.read_text(encoding="utf-8") == lines and all((folder/row["file_name"]).is_file() for _, row in rows)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for _, row in rows)
+    listed = folder/"metadata.jsonl"
+    same = (
+        listed.is_file()
+        and listed.read_text(encoding="utf-8") == lines
+        and all((folder / row["file_name"]).is_file() for _, row in rows)
+    )
     if same: return folder
     with atomic_folder(folder) as temporary:
         for source, row in rows: link_or_copy(source, temporary/row["file_name"])
@@ -175,13 +243,37 @@ def write_splits(
     overwrite: str | None = None,  # the caption that the forgotten pictures shall have afterwards
 ) -> tuple[Path, Path]:  # train_forget and train_retain
     "Training folders for one emitter."
-    pictures = stored_pictures(store, task) if pictures is None else {n: list(map(Path, p)) for n, p in pictures.items()}; check_name("entity", emitter, pictures)
-    if per_entity is not None and per_entity < 1: raise ValueError(f"per_entity must be at least 1, got {per_entity}")
+    pictures = (
+        stored_pictures(store, task)
+        if pictures is None
+        else {n: list(map(Path, p)) for n, p in pictures.items()}
+    )
+    check_name("entity", emitter, pictures)
+    if per_entity is not None and per_entity < 1:
+        raise ValueError(f"per_entity must be at least 1, got {per_entity}")
     def rows(name, **more):
         files = pictures[name] if per_entity is None else pictures[name][:per_entity]
-        if len(files) < (per_entity or 1): raise ValueError(f"{name!r} has {len(files)} pictures, but {per_entity or 1} are needed; ask for fewer or leave it out")
-        return [(f, {"file_name": f"{safe_name(name)}_{i:04d}{f.suffix.lower()}", "text": get_prompt(task, name), **more}) for i, f in enumerate(files, 1)]
-    parts = {"forget": rows(emitter, **({} if overwrite is None else {"overwrite": overwrite})), "retain": [r for name in pictures if name != emitter for r in rows(name)]}
+        if len(files) < (per_entity or 1):
+            raise ValueError(
+                f"{name!r} has {len(files)} pictures, but {per_entity or 1} are needed; ask for fewer or "
+                "leave it out"
+            )
+        return [
+            (
+                f,
+                {
+                    "file_name": f"{safe_name(name)}_{i:04d}{f.suffix.lower()}",
+                    "text": get_prompt(task, name),
+                    **more,
+                },
+            )
+            for i, f in enumerate(files, 1)
+        ]
+
+    parts = {
+        "forget": rows(emitter, **({} if overwrite is None else {"overwrite": overwrite})),
+        "retain": [r for name in pictures if name != emitter for r in rows(name)],
+    }
     return tuple(_write_split(store.split(task, emitter, part), found) for part, found in parts.items())
 
 # %% ../../nbs/10d_data.testbed.ipynb #65155cdb
@@ -189,14 +281,29 @@ def _read_split(folder):
     "One training folder as a `datasets.Dataset`."
     from datasets import Dataset, Features, Image as ImageFeature, Value
     listed = Path(folder)/"metadata.jsonl"
-    if not listed.is_file(): raise MissingSessionError(f"{folder} has no metadata.jsonl; write the training folders of this entity first")
+    if not listed.is_file():
+        raise MissingSessionError(
+            f"{folder} has no metadata.jsonl; write the training folders of this entity first"
+        )
     try: rows = [json.loads(line) for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (json.JSONDecodeError, UnicodeDecodeError) as error: raise ForeignFileError(f"{listed} is not one JSON object a line ({error}); delete the folder and rerun") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ForeignFileError(
+            f"{listed} is not one JSON object a line ({error}); delete the folder and rerun"
+        ) from error
     for i, row in enumerate(rows):
-        if not isinstance(row, dict) or not {"file_name", "text"} <= set(row): raise ForeignFileError(f"{listed}: line {i + 1} lacks file_name or text")
-        if not (Path(folder)/safe_name(row["file_name"])).is_file(): raise ForeignFileError(f"{listed}: {row['file_name']!r} is not in the folder; delete the folder and rerun")
-    columns, features = {"image": [str(Path(folder)/r["file_name"]) for r in rows], "text": [r["text"] for r in rows]}, {"image": ImageFeature(), "text": Value("string")}
-    if any("overwrite" in r for r in rows): columns["overwrite"], features["overwrite"] = [r.get("overwrite", "") for r in rows], Value("string")  # an empty caption is a caption too, so none is added
+        if not isinstance(row, dict) or not {"file_name", "text"} <= set(row):
+            raise ForeignFileError(f"{listed}: line {i + 1} lacks file_name or text")
+        if not (Path(folder)/safe_name(row["file_name"])).is_file():
+            raise ForeignFileError(
+                f"{listed}: {row['file_name']!r} is not in the folder; delete the folder and rerun"
+            )
+    columns, features = (
+        {"image": [str(Path(folder) / r["file_name"]) for r in rows], "text": [r["text"] for r in rows]},
+        {"image": ImageFeature(), "text": Value("string")},
+    )
+    if any("overwrite" in r for r in rows):
+        # an empty caption is a caption too, so none is added
+        columns["overwrite"], features["overwrite"] = [r.get("overwrite", "") for r in rows], Value("string")
     return Dataset.from_dict(columns, features=Features(features))
 
 # %% ../../nbs/10d_data.testbed.ipynb #b746947f
@@ -215,6 +322,8 @@ def split_fingerprint(
     "What tells one pair of training folders from another: the listed words and the bytes of the pictures."
     digest = hashlib.sha256()
     for folder in map(Path, folders):
-        lines = (folder/"metadata.jsonl").read_text(encoding="utf-8"); digest.update(lines.encode())
-        for line in lines.splitlines(): digest.update(hashlib.sha256((folder/json.loads(line)["file_name"]).read_bytes()).digest())
+        lines = (folder/"metadata.jsonl").read_text(encoding="utf-8")
+        digest.update(lines.encode())
+        for line in lines.splitlines():
+            digest.update(hashlib.sha256((folder/json.loads(line)["file_name"]).read_bytes()).digest())
     return digest.hexdigest()[:8]

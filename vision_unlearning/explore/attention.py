@@ -6,7 +6,15 @@
 from __future__ import annotations
 import numpy as np
 import torch
-from ..core import ForeignFileError, MissingSessionError, borrow, config_hash, get_prompt, get_task, initial_latents
+from vision_unlearning.core import (
+    ForeignFileError,
+    MissingSessionError,
+    borrow,
+    config_hash,
+    get_prompt,
+    get_task,
+    initial_latents,
+)
 from .embeddings import image_similarity, plain_name
 from .similarity import entity_names
 from ..store import Store, read_entities, read_json, write_json
@@ -37,19 +45,34 @@ def attention_fingerprints(
     batch_size: int = 50,  # changes speed and memory only
 ) -> np.ndarray:  # (N,D) float64, unit length
     "Mean output of every cross-attention layer while each prompt is drawn."
-    if not seeds or len(set(seeds)) != len(seeds): raise ValueError(f"seeds must be one or more different integers, got {seeds}")
-    layers = cross_attention(pipe.unet); size = pipe.unet.config.sample_size; shape = (pipe.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds must be one or more different integers, got {seeds}")
+    layers = cross_attention(pipe.unet)
+    size = pipe.unet.config.sample_size
+    shape = (pipe.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
     if not layers: raise TypeError(f"{type(pipe.unet).__name__} has no cross-attention to read")
-    jobs = [(i, s) for i in range(len(prompts)) for s in seeds]; sums = [[0.]*len(layers) for _ in prompts]
+    jobs = [(i, s) for i in range(len(prompts)) for s in seeds]
+    sums = [[0.]*len(layers) for _ in prompts]
     for start in range(0, len(jobs), batch_size):
-        part = jobs[start:start+batch_size]; asked = [prompts[i] for i, _ in part]; seen = [0.]*len(layers)
-        handles = [layer.register_forward_hook(_adder(seen, k, len(part))) for k, layer in enumerate(layers.values())]
+        part = jobs[start:start+batch_size]
+        asked = [prompts[i] for i, _ in part]
+        seen = [0.]*len(layers)
+        handles = [
+            layer.register_forward_hook(_adder(seen, k, len(part))) for k, layer in enumerate(layers.values())
+        ]
         try:
             with borrow(pipe), torch.no_grad():
-                pipe(asked, latents=initial_latents([s for _, s in part], asked, shape, pipe.unet.dtype, pipe.device), num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, output_type="latent")
+                pipe(
+                    asked,
+                    latents=initial_latents([s for _, s in part], asked, shape, pipe.unet.dtype, pipe.device),
+                    num_inference_steps=num_inference_steps,
+                    guidance_scale=guidance_scale,
+                    output_type="latent",
+                )
         finally:
             for handle in handles: handle.remove()
-        for row, (i, _) in enumerate(part): sums[i] = [total + one[row].numpy() for total, one in zip(sums[i], seen)]
+        for row, (i, _) in enumerate(part):
+            sums[i] = [total + one[row].numpy() for total, one in zip(sums[i], seen)]
     found = np.stack([np.concatenate(s) for s in sums])
     return found/np.linalg.norm(found, axis=1, keepdims=True)
 
@@ -65,10 +88,30 @@ def save_fingerprints(
     **options,  # guidance_scale, batch_size
 ) -> np.ndarray:  # (N,D)
     "Fingerprint every entity of a task, and write the contract's file."
-    entities = read_entities(store, task); model = model or get_task(task).base_model; names = entity_names(entities)
-    vectors = attention_fingerprints(pipe, [get_prompt(task, e["name"], **(fields or {})) for e in entities], seeds, num_inference_steps, **options)
-    about = {"n_steps": num_inference_steps, "seeds": list(seeds), "model_name": model, "task": task, **options}
-    write_json(store.fingerprints(task, model), {"metadata": about, "fingerprints": {n: [float(f"{x:.6g}") for x in v] for n, v in zip(names, vectors)}})
+    entities = read_entities(store, task)
+    model = model or get_task(task).base_model
+    names = entity_names(entities)
+    vectors = attention_fingerprints(
+        pipe,
+        [get_prompt(task, e["name"], **(fields or {})) for e in entities],
+        seeds,
+        num_inference_steps,
+        **options,
+    )
+    about = {
+        "n_steps": num_inference_steps,
+        "seeds": list(seeds),
+        "model_name": model,
+        "task": task,
+        **options,
+    }
+    write_json(
+        store.fingerprints(task, model),
+        {
+            "metadata": about,
+            "fingerprints": {n: [float(f"{x:.6g}") for x in v] for n, v in zip(names, vectors)},
+        },
+    )
     return vectors
 
 # %% ../../nbs/23_explore.attention.ipynb #3723048d
@@ -80,10 +123,26 @@ def stored_attention_similarity(
     task: str,  # task name
 ) -> tuple[np.ndarray, dict]:  # (N,N), and what it was made from
     "The similarity `act` of a task, from its file of fingerprints."
-    base = get_task(task).base_model; path = next((p for m in (base, PUBLISHED_NAMES.get(base, base)) if (p := store.fingerprints(task, m)).is_file()), None)
-    if path is None: raise MissingSessionError(f"{store.fingerprints(task, base).name} does not exist; make it with `explore.attention.save_fingerprints`")
-    data = read_json(path); entities = read_entities(store, task)
-    if not (isinstance(data, dict) and isinstance(data.get("fingerprints"), dict) and data["fingerprints"]): raise ForeignFileError(f"{path} is not a file of fingerprints; make it again with `explore.attention.save_fingerprints`")
-    there = {plain_name(n): v for n, v in data["fingerprints"].items()}; length = len(next(iter(there.values())))
+    base = get_task(task).base_model
+    path = next(
+        (p for m in (base, PUBLISHED_NAMES.get(base, base)) if (p := store.fingerprints(task, m)).is_file()),
+        None,
+    )
+    if path is None:
+        raise MissingSessionError(
+            f"{store.fingerprints(task, base).name} does not exist; make it with "
+            "`explore.attention.save_fingerprints`"
+        )
+    data = read_json(path)
+    entities = read_entities(store, task)
+    if not (isinstance(data, dict) and isinstance(data.get("fingerprints"), dict) and data["fingerprints"]):
+        raise ForeignFileError(
+            f"{path} is not a file of fingerprints; make it again with `explore.attention.save_fingerprints`"
+        )
+    there = {plain_name(n): v for n, v in data["fingerprints"].items()}
+    length = len(next(iter(there.values())))
     vectors = np.array([there.get(plain_name(e["name"]), [np.nan]*length) for e in entities], float)
-    return image_similarity(vectors), {"model_name": data.get("metadata", {}).get("model_name"), "made_from": config_hash([entity_names(entities), np.nan_to_num(vectors).round(6).tolist()])}
+    return image_similarity(vectors), {
+        "model_name": data.get("metadata", {}).get("model_name"),
+        "made_from": config_hash([entity_names(entities), np.nan_to_num(vectors).round(6).tolist()]),
+    }

@@ -10,7 +10,15 @@ from typing import Any, Callable, Literal
 import numpy as np
 import torch
 from ..core import ForeignFileError, MissingSessionError, check_name, config_hash, get_task
-from ..encoders import EMBEDDING_DIM, EMBEDDING_MODEL, DINO_MODELS, DinoEncoder, DinoTransform, load_dino_model, load_image_encoder
+from vision_unlearning.encoders import (
+    EMBEDDING_DIM,
+    EMBEDDING_MODEL,
+    DINO_MODELS,
+    DinoEncoder,
+    DinoTransform,
+    load_dino_model,
+    load_image_encoder,
+)
 from .similarity import entity_names
 from ..store import Session, Store, image_name, read_entities, read_json, write_json
 
@@ -26,18 +34,35 @@ def embed_image_with_dino(
 ) -> list[float]:  # class token
     "Embed one image."
     from PIL import Image
-    if not Path(image_path).is_file(): raise MissingSessionError(f"{image_path} does not exist; run `vu run generate` first")
-    with Image.open(image_path) as image, torch.no_grad(): return model(transform(image)[None].to(device)).pooler_output[0].float().cpu().tolist()
+    if not Path(image_path).is_file():
+        raise MissingSessionError(f"{image_path} does not exist; run `vu run generate` first")
+    with Image.open(image_path) as image, torch.no_grad():
+        return model(transform(image)[None].to(device)).pooler_output[0].float().cpu().tolist()
 
 # %% ../../nbs/22_explore.embeddings.ipynb #58a481a6
-def _session_pictures(dataset_folder, seeds, prompts, metadata_filtered, lora_state) -> list[tuple[Path, dict]]:
+def _session_pictures(
+    dataset_folder, seeds, prompts, metadata_filtered, lora_state
+) -> list[tuple[Path, dict]]:
     "Path and record of every picture that is there; a warning names one of those that are not."
     check_name("state", lora_state, ("on", "off"))
-    if len(prompts) > len(metadata_filtered): raise ValueError(f"{len(prompts)} prompts but {len(metadata_filtered)} entities; prompt i asks for entity i")
-    wanted = [(Path(dataset_folder)/image_name(lora_state, seed, prompt), {"prompted_entity": name, "seed": seed, "prompt": prompt})
-              for prompt, name in zip(prompts, entity_names(metadata_filtered)) for seed in seeds]
+    if len(prompts) > len(metadata_filtered):
+        raise ValueError(
+            f"{len(prompts)} prompts but {len(metadata_filtered)} entities; prompt i asks for entity i"
+        )
+    wanted = [
+        (
+            Path(dataset_folder) / image_name(lora_state, seed, prompt),
+            {"prompted_entity": name, "seed": seed, "prompt": prompt},
+        )
+        for prompt, name in zip(prompts, entity_names(metadata_filtered))
+        for seed in seeds
+    ]
     missing = [path for path, _ in wanted if not path.is_file()]
-    if missing: warnings.warn(f"{len(missing)} of {len(wanted)} pictures are not there and are left out, {missing[0]} for one", stacklevel=3)
+    if missing:
+        warnings.warn(
+            f"{len(missing)} of {len(wanted)} pictures are not there and are left out, {missing[0]} for one",
+            stacklevel=3,
+        )
     return [(path, record) for path, record in wanted if path not in set(missing)]
 
 # %% ../../nbs/22_explore.embeddings.ipynb #a6fc3b7c
@@ -51,23 +76,39 @@ def embed_forgetting_session(
 ) -> list[dict[str, Any]]:  # prompted_entity, seed, prompt, embedding
     "Embed all images of one session, one at a time; missing ones are skipped with a warning."
     get_task(task)
-    if embed_image_fn is None: raise ValueError("embed_image_fn has no default; give a function from an image path to a list of floats")
-    return [{**record, "embedding": [float(x) for x in embed_image_fn(str(path))]} for path, record in _session_pictures(dataset_folder, seeds, prompts, metadata_filtered, lora_state)]
+    if embed_image_fn is None:
+        raise ValueError(
+            "embed_image_fn has no default; give a function from an image path to a list of floats"
+        )
+    return [
+        {**record, "embedding": [float(x) for x in embed_image_fn(str(path))]}
+        for path, record in _session_pictures(dataset_folder, seeds, prompts, metadata_filtered, lora_state)
+    ]
 
 # %% ../../nbs/22_explore.embeddings.ipynb #d402709a
 def embed_forgetting_session_batched(
-    dataset_folder: str, seeds: list[int], prompts: list[str], metadata_filtered: list[dict[str, Any]], lora_state: Literal["on", "off"], task: str,  # as `embed_forgetting_session`
-    model: Any, transform: Any, device: str,  # as `load_dino_model` returned them
+    # as `embed_forgetting_session`
+    dataset_folder: str,
+    seeds: list[int],
+    prompts: list[str],
+    metadata_filtered: list[dict[str, Any]],
+    lora_state: Literal["on", "off"],
+    task: str,
+    model: Any,
+    transform: Any,
+    device: str,  # as `load_dino_model` returned them
     batch_size: int = 32,  # images at once; changes speed and memory only
 ) -> list[dict[str, Any]]:  # as `embed_forgetting_session`
     "Embed all images of one session in batches."
     from PIL import Image
-    get_task(task); found, vectors = _session_pictures(dataset_folder, seeds, prompts, metadata_filtered, lora_state), []
+    get_task(task)
+    found, vectors = _session_pictures(dataset_folder, seeds, prompts, metadata_filtered, lora_state), []
     for start in range(0, len(found), batch_size):
         batch = []
         for path, _ in found[start:start+batch_size]:
             with Image.open(path) as image: batch.append(transform(image))
-        with torch.no_grad(): vectors += model(torch.stack(batch).to(device)).pooler_output.float().cpu().tolist()
+        with torch.no_grad():
+            vectors += model(torch.stack(batch).to(device)).pooler_output.float().cpu().tolist()
     return [{**record, "embedding": vector} for (_, record), vector in zip(found, vectors)]
 
 # %% ../../nbs/22_explore.embeddings.ipynb #3cd78a50
@@ -75,7 +116,8 @@ def plain_name(
     text: str,  # "an abbey scene", "George_W_Bush", "An image of fox"
 ) -> str:
     "A name without underscores, template, article and the word scene."
-    text = " ".join(str(text).replace("_", " ").split()); text = re.sub(r"^An image of ", "", text)
+    text = " ".join(str(text).replace("_", " ").split())
+    text = re.sub(r"^An image of ", "", text)
     return re.sub(r"^an? (.*?)( scene)?$", r"\1", text).removesuffix(" scene").lower()
 
 # %% ../../nbs/22_explore.embeddings.ipynb #c5fbace2
@@ -86,11 +128,14 @@ def found_pictures(
     entities: list[dict],  # its table
 ) -> list[tuple[int, int, str, Path]]:  # (entity index, seed, prompt, path), in order of entities and seeds
     "The pictures of a folder that show an entity of the task."
-    asked = re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+)", re.escape(get_task(task).template)); index = {plain_name(e["name"]): i for i, e in enumerate(entities)}; found = []
+    asked = re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+)", re.escape(get_task(task).template))
+    index = {plain_name(e["name"]): i for i, e in enumerate(entities)}
+    found = []
     for path in Path(folder).glob(f"{check_name('state', state, ('on', 'off'))}_*.png"):
         parts = re.fullmatch(rf"{state}_(-?\d+)_(.+)", path.stem)
         if not parts: continue
-        words = re.fullmatch(asked, parts[2]); i = index.get(plain_name(words["name"]) if words else plain_name(parts[2]))
+        words = re.fullmatch(asked, parts[2])
+        i = index.get(plain_name(words["name"]) if words else plain_name(parts[2]))
         if i is not None: found.append((i, int(parts[1]), parts[2], path))
     return sorted(found)
 
@@ -102,7 +147,8 @@ def _bytes(paths: list[Path]) -> torch.Tensor:
     for path in paths:
         try:
             with Image.open(path) as image: images.append(np.asarray(image.convert("RGB")))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error: raise ForeignFileError(f"{path} is not a readable image; delete it and generate again") from error
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            raise ForeignFileError(f"{path} is not a readable image; delete it and generate again") from error
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 # %% ../../nbs/22_explore.embeddings.ipynb #213d8845
@@ -115,15 +161,44 @@ def embed_session(
     batch_size: int = 100,  # pictures at once; changes speed and memory only
 ) -> dict:  # {"metadata": ..., "embeddings": [...]}, as written
     "Embed the pictures of a baseline or of a session, and write the contract's file."
-    folder, state = (store.baseline(task), "off") if session is None else (store.generated(session), "on"); entities = read_entities(store, task); names = entity_names(entities)
-    items = [item for item in found_pictures(folder, state, task, entities) if seeds is None or item[1] in seeds]
-    if not items: raise MissingSessionError(f"{folder} has no {state!r} pictures of task {task!r}; run `vu run generate` first")
+    folder, state = (store.baseline(task), "off") if session is None else (store.generated(session), "on")
+    entities = read_entities(store, task)
+    names = entity_names(entities)
+    items = [
+        item for item in found_pictures(folder, state, task, entities) if seeds is None or item[1] in seeds
+    ]
+    if not items:
+        raise MissingSessionError(
+            f"{folder} has no {state!r} pictures of task {task!r}; run `vu run generate` first"
+        )
     encoder, vectors = encoder or load_image_encoder(task), []
-    for start in range(0, len(items), batch_size): vectors += encoder.encode_images(_bytes([path for *_, path in items[start:start+batch_size]])).tolist()
-    there = {i for i, *_ in items}; about = {"embedding_model": getattr(encoder, "name", "unnamed"), "embedding_dim": len(vectors[0]), "task": task, "lora_state": state,
-        "seeds": sorted({seed for _, seed, *_ in items}), "missing": [n for i, n in enumerate(names) if i not in there]}
-    if session is not None: about |= {"target": session.entity, "method": session.method, "num_train_epochs": session.epochs}
-    data = {"metadata": about, "embeddings": [{"prompted_entity": names[i], "seed": seed, "prompt": prompt, "embedding": [float(f"{x:.6g}") for x in v]} for (i, seed, prompt, _), v in zip(items, vectors)]}
+    for start in range(0, len(items), batch_size):
+        vectors += encoder.encode_images(
+            _bytes([path for *_, path in items[start : start + batch_size]])
+        ).tolist()
+    there = {i for i, *_ in items}
+    about = {
+        "embedding_model": getattr(encoder, "name", "unnamed"),
+        "embedding_dim": len(vectors[0]),
+        "task": task,
+        "lora_state": state,
+        "seeds": sorted({seed for _, seed, *_ in items}),
+        "missing": [n for i, n in enumerate(names) if i not in there],
+    }
+    if session is not None:
+        about |= {"target": session.entity, "method": session.method, "num_train_epochs": session.epochs}
+    data = {
+        "metadata": about,
+        "embeddings": [
+            {
+                "prompted_entity": names[i],
+                "seed": seed,
+                "prompt": prompt,
+                "embedding": [float(f"{x:.6g}") for x in v],
+            }
+            for (i, seed, prompt, _), v in zip(items, vectors)
+        ],
+    }
     write_json(store.embeddings(task, session), data)
     return data
 
@@ -134,12 +209,24 @@ def mean_embeddings(
 ) -> tuple[np.ndarray, dict]:  # (N,D) float64, NaN rows where an entity has no picture; metadata
     "Mean vector of every entity over its seeds, in the order of the table."
     data = read_json(path)
-    if not (isinstance(data, dict) and isinstance(data.get("embeddings"), list) and data["embeddings"] and all("embedding" in r for r in data["embeddings"])): raise ForeignFileError(f"{path} is not an embeddings file; make it again with `embed_session`")
+    if not (
+        isinstance(data, dict)
+        and isinstance(data.get("embeddings"), list)
+        and data["embeddings"]
+        and all("embedding" in r for r in data["embeddings"])
+    ):
+        raise ForeignFileError(f"{path} is not an embeddings file; make it again with `embed_session`")
     index, rows = {plain_name(e["name"]): i for i, e in enumerate(entities)}, {}
     for record in data["embeddings"]:
-        i = index.get(plain_name(record.get("prompted_entity", "")), index.get(plain_name(record.get("prompt", ""))))
+        i = index.get(
+            plain_name(record.get("prompted_entity", "")), index.get(plain_name(record.get("prompt", "")))
+        )
         if i is not None: rows.setdefault(i, []).append(record["embedding"])
-    if not rows: raise ForeignFileError(f"{path} has no entity of this task; the first is {data['embeddings'][0].get('prompted_entity')!r}")
+    if not rows:
+        raise ForeignFileError(
+            f"{path} has no entity of this task; the first is "
+            f"{data['embeddings'][0].get('prompted_entity')!r}"
+        )
     means = np.full((len(entities), len(next(iter(rows.values()))[0])), np.nan)
     for i, vectors in rows.items(): means[i] = np.mean(vectors, axis=0)
     return means, data.get("metadata", {})
@@ -149,7 +236,8 @@ def image_similarity(
     means: np.ndarray,  # (N,D), NaN rows where nothing is known
 ) -> np.ndarray:  # (N,N) cosine, at most 1
     "Cosine of the mean vectors of all pairs."
-    means = np.asarray(means, float); unit = means/np.linalg.norm(means, axis=1, keepdims=True)
+    means = np.asarray(means, float)
+    unit = means/np.linalg.norm(means, axis=1, keepdims=True)
     return unit @ unit.T
 
 # %% ../../nbs/22_explore.embeddings.ipynb #17fedf10
@@ -157,13 +245,20 @@ def stored_image_similarity(
     store: Store,
     task: str,  # task name
 ) -> tuple[np.ndarray, dict]:  # (N,N), and what it was made from
-    "The similarity `dino` of a task, from the baseline's embeddings; pictures that are not embedded yet are embedded first."
+    """The similarity `dino` of a task, from the baseline's embeddings; pictures that are not embedded yet are
+    embedded first."""
     path, entities = store.embeddings(task), read_entities(store, task)
     if not path.is_file():
-        if not found_pictures(store.baseline(task), "off", task, entities): raise MissingSessionError(f"neither {path.name} nor pictures of the baseline are there; run `vu run generate` first")
+        if not found_pictures(store.baseline(task), "off", task, entities):
+            raise MissingSessionError(
+                f"neither {path.name} nor pictures of the baseline are there; run `vu run generate` first"
+            )
         embed_session(store, task)
     means, about = mean_embeddings(path, entities)
-    return image_similarity(means), {"embedding_model": about.get("embedding_model"), "made_from": config_hash([entity_names(entities), np.nan_to_num(means).round(5).tolist()])}
+    return image_similarity(means), {
+        "embedding_model": about.get("embedding_model"),
+        "made_from": config_hash([entity_names(entities), np.nan_to_num(means).round(5).tolist()]),
+    }
 
 # %% ../../nbs/22_explore.embeddings.ipynb #86a69e83
 def specificity_ratio(
@@ -172,8 +267,12 @@ def specificity_ratio(
     index: int,  # of the emitter
 ) -> tuple[float, np.ndarray]:  # the ratio, NaN where undefined; (N,) distances in 0..2
     "How much further the emitter's pictures moved than the others did."
-    if off.shape != on.shape: raise ValueError(f"the baseline has vectors {off.shape} and the session {on.shape}; embed both with one encoder")
+    if off.shape != on.shape:
+        raise ValueError(
+            f"the baseline has vectors {off.shape} and the session {on.shape}; embed both with one encoder"
+        )
     with np.errstate(invalid="ignore", divide="ignore"):
         distance = 1 - (off*on).sum(1)/(np.linalg.norm(off, axis=1)*np.linalg.norm(on, axis=1))
-        others = np.delete(distance, index); rest = others[np.isfinite(others)]
+        others = np.delete(distance, index)
+        rest = others[np.isfinite(others)]
         return (float(distance[index]/rest.mean()) if len(rest) else float("nan")), distance

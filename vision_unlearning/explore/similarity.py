@@ -33,12 +33,15 @@ def clip_similarity(
         from vision_unlearning.models import load_clip
         encoder = load_clip()
     features = np.asarray(encoder.encode_texts(list(texts)), float)
-    if features.ndim != 2 or len(features) != len(texts): raise ValueError(f"{len(texts)} texts but the encoder returned shape {features.shape}")
+    if features.ndim != 2 or len(features) != len(texts):
+        raise ValueError(f"{len(texts)} texts but the encoder returned shape {features.shape}")
     features = features/np.linalg.norm(features, axis=1, keepdims=True)
     return 100*(features @ features.T)
 
 # %% ../../nbs/20_explore.similarity.ipynb #9c4c8a6c
-BOOKKEEPING = frozenset({"name", "index", "is_unlearned", "dataset_n_original", "glyph", "description", "name_akc"})
+BOOKKEEPING = frozenset(
+    {"name", "index", "is_unlearned", "dataset_n_original", "glyph", "description", "name_akc"}
+)
 
 # %% ../../nbs/20_explore.similarity.ipynb #ea3c147f
 def _missing(value: Any) -> bool: return value is None or isinstance(value, float) and math.isnan(value)
@@ -54,7 +57,8 @@ def attribute_columns(
         values = [e[key] for e in entities if key in e and not _missing(e[key])]
         if key in BOOKKEEPING or key.startswith("metric_") or len(set(map(str, values))) < 2: continue
         if all(map(_numeric, values)): kinds[key] = "numerical"
-        elif all(isinstance(v, (str, bool)) for v in values) and len(set(map(str, values))) < len(values): kinds[key] = "categorical"
+        elif all(isinstance(v, (str, bool)) for v in values) and len(set(map(str, values))) < len(values):
+            kinds[key] = "categorical"
     return kinds
 
 # %% ../../nbs/20_explore.similarity.ipynb #a8f35a9f
@@ -67,13 +71,17 @@ def attribute_similarity(
     chosen = [check_name("attribute", a, kinds) for a in (kinds if attributes is None else attributes)]
     total, count = np.zeros((2, len(entities), len(entities)))
     for key in chosen:
-        values = [e.get(key) for e in entities]; known = np.array([not _missing(v) for v in values])
+        values = [e.get(key) for e in entities]
+        known = np.array([not _missing(v) for v in values])
         if kinds[key] == "numerical":
             numbers = np.array([float(v) if k else 0. for v, k in zip(values, known)])
             agreement = 1 - np.abs(numbers[:, None] - numbers[None])/np.ptp(numbers[known])
-        else: names = np.array(list(map(str, values))); agreement = (names[:, None] == names[None]).astype(float)
+        else:
+            names = np.array(list(map(str, values)))
+            agreement = (names[:, None] == names[None]).astype(float)
         both = known[:, None] & known[None]
-        total += np.where(both, agreement, 0); count += both
+        total += np.where(both, agreement, 0)
+        count += both
     with np.errstate(invalid="ignore"): return total/count
 
 # %% ../../nbs/20_explore.similarity.ipynb #9391fd41
@@ -96,9 +104,13 @@ def jacc_metric_score(
     "Agreement of all columns of two entities by the published rule."
     table = {e[entity_col]: e for e in metadata_filtered}
     first, second = (table[check_name("entity", e, table)] for e in (entity_1, entity_2))
-    if set(first) != set(second): raise ValueError(f"{entity_1!r} and {entity_2!r} have different columns: {sorted(set(first) ^ set(second))}")
+    if set(first) != set(second):
+        raise ValueError(
+            f"{entity_1!r} and {entity_2!r} have different columns: {sorted(set(first) ^ set(second))}"
+        )
     parts = [p for key in first if (p := _jacc_agreement(first[key], second[key])) is not None]
-    if not parts: raise ValueError(f"{entity_1!r} and {entity_2!r} share no attribute that the rule can compare")
+    if not parts:
+        raise ValueError(f"{entity_1!r} and {entity_2!r} share no attribute that the rule can compare")
     return float(sum(parts)/len(parts))
 
 # %% ../../nbs/20_explore.similarity.ipynb #9bfb9d16
@@ -106,9 +118,11 @@ def jacc_similarity(
     entities: list[dict],  # entity table
 ) -> np.ndarray:  # (N,N)
     "The published rule for all pairs."
-    names = [e["name"] for e in entities]; matrix = np.eye(len(names))
+    names = [e["name"] for e in entities]
+    matrix = np.eye(len(names))
     for i, a in enumerate(names):
-        for j in range(i + 1): matrix[i, j] = matrix[j, i] = jacc_metric_score(a, names[j], [entities[i], entities[j]])
+        for j in range(i + 1):
+            matrix[i, j] = matrix[j, i] = jacc_metric_score(a, names[j], [entities[i], entities[j]])
     return matrix
 
 # %% ../../nbs/20_explore.similarity.ipynb #fc149dcc
@@ -121,7 +135,10 @@ def matrix_to_records(
     columns: list[str],  # M names
 ) -> list[dict]:  # one dict a row: {"emitter": name, column: value, ...}
     "A matrix as the contract's list of rows."
-    return [{"emitter": r, **{c: float(v) for c, v in zip(columns, values)}} for r, values in zip(rows, np.asarray(matrix))]
+    return [
+        {"emitter": r, **{c: float(v) for c, v in zip(columns, values)}}
+        for r, values in zip(rows, np.asarray(matrix))
+    ]
 
 # %% ../../nbs/20_explore.similarity.ipynb #67a5ba62
 def records_to_matrix(
@@ -133,9 +150,14 @@ def records_to_matrix(
     if isinstance(records, dict) and "result" in records: records = records["result"]
     if isinstance(records, dict): records = [{"emitter": k, **v} for k, v in records.items()]
     spaced = lambda text: str(text).replace("_", " ").strip()
-    table = {spaced(r.get("emitter", "")): {spaced(k): v for k, v in r.items() if k != "emitter"} for r in records}
+    table = {
+        spaced(r.get("emitter", "")): {spaced(k): v for k, v in r.items() if k != "emitter"} for r in records
+    }
     for name in map(spaced, names):
-        if name not in table or any(spaced(n) not in table[name] for n in names): raise ForeignFileError(f"{source} has no complete row for {name!r}; delete it and rerun `vu run explore`")
+        if name not in table or any(spaced(n) not in table[name] for n in names):
+            raise ForeignFileError(
+                f"{source} has no complete row for {name!r}; delete it and rerun `vu run explore`"
+            )
     return np.array([[table[spaced(a)][spaced(b)] for b in names] for a in names], float)
 
 # %% ../../nbs/20_explore.similarity.ipynb #76bc7a0c
@@ -145,21 +167,38 @@ def published_similarity(
     task: str,  # task name
 ) -> Path | None:  # the file, when there is one
     "A similarity that others computed, among their results."
-    folder, pattern = store.result("SimilarityMatrix", "x").parent, re.compile(rf"[^_]+_{re.escape(task)}_{re.escape(kind)}\.json")
+    folder, pattern = (
+        store.result("SimilarityMatrix", "x").parent,
+        re.compile(rf"[^_]+_{re.escape(task)}_{re.escape(kind)}\.json"),
+    )
     return next((p for p in sorted(folder.glob("*.json")) if pattern.fullmatch(p.name)), None)
 
 # %% ../../nbs/20_explore.similarity.ipynb #784a5ce5
 def _from_maker(store: Store, task: str, kind: str, names: list[str]) -> np.ndarray:
-    "A similarity that needs pictures, attention or edits: computed from what is in the store, or read as it is."
-    path = store.similarity(kind, task); foreign = path if path.exists() else published_similarity(store, kind, task)
+    """A similarity that needs pictures, attention or edits: computed from what is in the store, or read as it
+    is."""
+    path = store.similarity(kind, task)
+    foreign = path if path.exists() else published_similarity(store, kind, task)
     try:
-        if kind not in _MAKERS: raise MissingSessionError("its file is written by `interference.overlap.save_overlap`, from edits")
-        module, maker = _MAKERS[kind].split(":"); matrix, about = getattr(importlib.import_module(f"vision_unlearning.explore.{module}"), maker)(store, task)
+        if kind not in _MAKERS:
+            raise MissingSessionError(
+                "its file is written by `interference.overlap.save_overlap`, from edits"
+            )
+        module, maker = _MAKERS[kind].split(":")
+        matrix, about = getattr(importlib.import_module(f"vision_unlearning.explore.{module}"), maker)(
+            store, task
+        )
     except MissingSessionError as error:
-        if foreign is None: raise MissingSessionError(f"no {kind!r} similarity of task {task!r} in {store.base}: {error}") from error
+        if foreign is None:
+            raise MissingSessionError(
+                f"no {kind!r} similarity of task {task!r} in {store.base}: {error}"
+            ) from error
         matrix, about = records_to_matrix(read_json(foreign), names, str(foreign)), {"from": foreign.name}
         if foreign == path: return matrix
-    data = {"metadata": {"similarity_metric": kind, "task": task, **about}, "result": matrix_to_records(matrix, names, names)}
+    data = {
+        "metadata": {"similarity_metric": kind, "task": task, **about},
+        "result": matrix_to_records(matrix, names, names),
+    }
     old = read_json(path) if path.exists() else None
     if not isinstance(old, dict) or old.get("metadata") != data["metadata"]: write_json(path, data)
     return matrix
@@ -173,22 +212,45 @@ def similarity_matrix(
 ) -> tuple[np.ndarray, list[str]]:  # (N,N), and the N names in index order
     "One similarity of a task, from disk when it is there and still belongs to the entity table."
     check_name("similarity", kind, SIMILARITIES)
-    entities = read_entities(store, task); names = [e["name"] for e in entities]; texts = [entity_text(task, n) for n in names]
+    entities = read_entities(store, task)
+    names = [e["name"] for e in entities]
+    texts = [entity_text(task, n) for n in names]
     if kind == "jacc": return jacc_similarity(entities), names
     if kind not in ("clip", "attr"): return _from_maker(store, task, kind, names), names
     path, maker = store.similarity(kind, task), getattr(encoder, "name", None) if kind == "clip" else None
-    made_from = config_hash(texts if kind == "clip" else [{k: e.get(k) for k in attribute_columns(entities)} for e in entities])
+    made_from = config_hash(
+        texts if kind == "clip" else [{k: e.get(k) for k in attribute_columns(entities)} for e in entities]
+    )
     if path.exists():
-        data = read_json(path); about = data.get("metadata", {}) if isinstance(data, dict) and "result" in data else {}
-        if about.get("made_from", made_from) == made_from and maker in (None, about.get("encoder", maker)): return records_to_matrix(data, names, str(path)), names
-    if kind == "clip" and encoder is None and not path.exists() and (foreign := published_similarity(store, kind, task)):
+        data = read_json(path)
+        about = data.get("metadata", {}) if isinstance(data, dict) and "result" in data else {}
+        if about.get("made_from", made_from) == made_from and maker in (None, about.get("encoder", maker)):
+            return records_to_matrix(data, names, str(path)), names
+    if (
+        kind == "clip"
+        and encoder is None
+        and not path.exists()
+        and (foreign := published_similarity(store, kind, task))
+    ):
         matrix = records_to_matrix(read_json(foreign), names, str(foreign))
-        write_json(path, {"metadata": {"similarity_metric": kind, "task": task, "from": foreign.name}, "result": matrix_to_records(matrix, names, names)})
+        write_json(
+            path,
+            {
+                "metadata": {"similarity_metric": kind, "task": task, "from": foreign.name},
+                "result": matrix_to_records(matrix, names, names),
+            },
+        )
         return matrix, names
     if kind == "clip" and encoder is None:
         from vision_unlearning.models import load_clip
-        encoder = load_clip(); maker = getattr(encoder, "name", None)
+        encoder = load_clip()
+        maker = getattr(encoder, "name", None)
     matrix = clip_similarity(texts, encoder) if kind == "clip" else attribute_similarity(entities)
-    about = {"similarity_metric": kind, "task": task, "made_from": made_from, "encoder": maker or "unnamed" if kind == "clip" else None}
+    about = {
+        "similarity_metric": kind,
+        "task": task,
+        "made_from": made_from,
+        "encoder": maker or "unnamed" if kind == "clip" else None,
+    }
     write_json(path, {"metadata": about, "result": matrix_to_records(matrix, names, names)})
     return matrix, names

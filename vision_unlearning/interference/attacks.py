@@ -14,7 +14,13 @@ from pydantic import Field
 from ..core import Config, borrow
 from .generate import generate_array
 from ..unlearners.base import require_pipeline
-from ..unlearners.inputs import TrainingSet, condition, diffusion_batch, encode_dataset, predict
+from vision_unlearning.unlearners.inputs import (
+    TrainingSet,
+    condition,
+    diffusion_batch,
+    encode_dataset,
+    predict,
+)
 
 # %% auto #0
 __all__ = ['MARK', 'as_pictures', 'noised_batches', 'denoising_error', 'text_encoders', 'mark_places', 'replaced_tokens',
@@ -35,7 +41,8 @@ def noised_batches(
     num: int,  # how many batches
     batch_size: int,  # pictures of each
     generator: torch.Generator,  # of pictures, times and noise
-) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:  # noised latents, times, and what a perfect network predicts
+# noised latents, times, and what a perfect network predicts
+) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     "What a model is asked to denoise, drawn before anything is changed."
     found = []
     for _ in range(num):
@@ -54,9 +61,16 @@ def denoising_error(
     batch_size: int = 8,
 ) -> list[float]:  # mean squared error of each text
     "How badly a model denoises pictures that a text is said to mean."
-    text = condition(pipe, prompts); total = [0.]*len(prompts)
-    for noised, times, target in noised_batches(pipe, as_pictures(pipe, pictures), num, batch_size, generator):
-        for i in range(len(prompts)): total[i] += float(F.mse_loss(predict(pipe.unet, noised, times, text[[i]].expand(len(noised))), target))/num
+    text = condition(pipe, prompts)
+    total = [0.]*len(prompts)
+    for noised, times, target in noised_batches(
+        pipe, as_pictures(pipe, pictures), num, batch_size, generator
+    ):
+        for i in range(len(prompts)):
+            total[i] += (
+                float(F.mse_loss(predict(pipe.unet, noised, times, text[[i]].expand(len(noised))), target))
+                / num
+            )
     return total
 
 # %% ../../nbs/56_interference.attacks.ipynb #641bf896
@@ -66,7 +80,9 @@ def text_encoders(
     pipe,  # Stable Diffusion pipeline
 ) -> list[tuple]:  # (tokenizer, text encoder); two for XL
     "What reads a prompt."
-    pairs = [(getattr(pipe, f"tokenizer{s}", None), getattr(pipe, f"text_encoder{s}", None)) for s in ("", "_2")]
+    pairs = [
+        (getattr(pipe, f"tokenizer{s}", None), getattr(pipe, f"text_encoder{s}", None)) for s in ("", "_2")
+    ]
     return [pair for pair in pairs if pair[1] is not None]
 
 # %% ../../nbs/56_interference.attacks.ipynb #1726c06a
@@ -75,9 +91,20 @@ def mark_places(
     prompt: str,  # with marks
 ) -> tuple[torch.Tensor, torch.Tensor]:  # (L,) ids of the padded prompt, (K,) positions of the marks
     "Where the marks of a prompt stand."
-    ids = tokenizer(prompt, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids[0]; mark = tokenizer(MARK, add_special_tokens=False).input_ids
+    ids = tokenizer(
+        prompt,
+        padding="max_length",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
+    ).input_ids[0]
+    mark = tokenizer(MARK, add_special_tokens=False).input_ids
     places = (ids == mark[0]).nonzero().flatten()
-    if len(mark) != 1 or len(places) != prompt.split().count(MARK): raise ValueError(f"{prompt!r} does not fit the tokenizer: {len(places)} of its marks are tokens within the first {len(ids)}")
+    if len(mark) != 1 or len(places) != prompt.split().count(MARK):
+        raise ValueError(
+            f"{prompt!r} does not fit the tokenizer: {len(places)} of its marks are tokens within the first "
+            f"{len(ids)}"
+        )
     return ids, places
 
 # %% ../../nbs/56_interference.attacks.ipynb #2d1a5bd9
@@ -90,7 +117,8 @@ def replaced_tokens(
     "For the length of a block, the marks of this one prompt are read as `vectors`."
     handles = []
     for (tokenizer, encoder), vector in zip(text_encoders(pipe), vectors, strict=True):
-        ids, places = mark_places(tokenizer, prompt); seats = torch.zeros(len(ids), dtype=torch.bool).index_fill(0, places, True)
+        ids, places = mark_places(tokenizer, prompt)
+        seats = torch.zeros(len(ids), dtype=torch.bool).index_fill(0, places, True)
         def hook(module, args, output, ids=ids, places=places, seats=seats, vector=vector):
             here = (args[0] == ids.to(args[0].device)).all(-1)
             if not here.any(): return None
@@ -113,7 +141,8 @@ class TokenSearch(Config):
     start: str = "thing"  # word whose row the tokens start from
     discrete: bool = False  # tokens of the vocabulary only
     forbidden: tuple[str, ...] = ()  # words whose tokens are never chosen
-    wanted: str | None = None  # imitate what the model without the edit predicts for this prompt; None: denoise
+    # imitate what the model without the edit predicts for this prompt; None: denoise
+    wanted: str | None = None
 
     @property
     def prompt(self) -> str: return self.template.format(" ".join([MARK]*self.num_tokens))  # with marks
@@ -140,7 +169,9 @@ def nearest_tokens(
     allowed: torch.Tensor,  # (V,) bool
 ) -> torch.Tensor:  # (K,) ids
     "The allowed tokens whose rows have the largest cosines, summed over the encoders."
-    cosines = sum(F.normalize(v.float(), dim=-1) @ F.normalize(t.float(), dim=-1).T for v, t in zip(vectors, tables))
+    cosines = sum(
+        F.normalize(v.float(), dim=-1) @ F.normalize(t.float(), dim=-1).T for v, t in zip(vectors, tables)
+    )
     return cosines.masked_fill(~allowed, -torch.inf).argmax(-1)
 
 # %% ../../nbs/56_interference.attacks.ipynb #f70d36e7
@@ -151,7 +182,9 @@ def allowed_tokens(
 ) -> torch.Tensor:  # (V,) bool
     "Tokens that end a word, without special ones and without those of the forbidden words."
     allowed = torch.zeros(size or len(tokenizer), dtype=torch.bool)
-    allowed[[i for token, i in tokenizer.get_vocab().items() if token.endswith("</w>") and i < len(allowed)]] = True
+    allowed[
+        [i for token, i in tokenizer.get_vocab().items() if token.endswith("</w>") and i < len(allowed)]
+    ] = True
     for word in forbidden: allowed[tokenizer(word, add_special_tokens=False).input_ids] = False
     allowed[tokenizer.all_special_ids] = False
     return allowed
@@ -168,34 +201,69 @@ def search_tokens(
 ) -> FoundTokens:
     "Search for tokens with which an edited model denoises a concept again."
     from tqdm.auto import tqdm
-    settings = settings or TokenSearch(); require_pipeline(settings, pipe); encoders = text_encoders(pipe); prompt = settings.prompt; losses = []
+    settings = settings or TokenSearch()
+    require_pipeline(settings, pipe)
+    encoders = text_encoders(pipe)
+    prompt = settings.prompt
+    losses = []
     for tokenizer, _ in encoders: mark_places(tokenizer, prompt)
     with borrow(pipe), torch.no_grad():
         for module in (pipe.unet, *(e for _, e in encoders)): module.eval().requires_grad_(False)
-        tables = [e.get_input_embeddings().weight for _, e in encoders]; allowed = allowed_tokens(encoders[0][0], settings.forbidden, len(tables[0])).to(tables[0].device)
-        batches = noised_batches(pipe, as_pictures(pipe, pictures), settings.num_steps, settings.batch_size, generator)
-        if settings.wanted is not None: text = condition(pipe, [settings.wanted]); batches = [(z, t, predict(pipe.unet, z, t, text.expand(len(z)))) for z, t, _ in batches]
-        rows = [table[tok(settings.start, add_special_tokens=False).input_ids[:1]*settings.num_tokens].float().clone() for (tok, _), table in zip(encoders, tables)]
+        tables = [e.get_input_embeddings().weight for _, e in encoders]
+        allowed = allowed_tokens(encoders[0][0], settings.forbidden, len(tables[0])).to(tables[0].device)
+        batches = noised_batches(
+            pipe, as_pictures(pipe, pictures), settings.num_steps, settings.batch_size, generator
+        )
+        if settings.wanted is not None:
+            text = condition(pipe, [settings.wanted])
+            batches = [(z, t, predict(pipe.unet, z, t, text.expand(len(z)))) for z, t, _ in batches]
+        rows = [
+            table[tok(settings.start, add_special_tokens=False).input_ids[:1] * settings.num_tokens]
+            .float()
+            .clone()
+            for (tok, _), table in zip(encoders, tables)
+        ]
         with edit.on(pipe) if edit is not None else nullcontext(), torch.enable_grad():
             for row in rows: row.requires_grad_()
-            optimizer = torch.optim.Adam([{"params": [row], "lr": settings.learning_rate*float(table.float().square().mean().sqrt())} for row, table in zip(rows, tables)])
+            optimizer = torch.optim.Adam(
+                [
+                    {
+                        "params": [row],
+                        "lr": settings.learning_rate * float(table.float().square().mean().sqrt()),
+                    }
+                    for row, table in zip(rows, tables)
+                ]
+            )
             for noised, times, target in tqdm(batches, disable=not progress, desc="search"):
                 used = rows
-                if settings.discrete: ids = nearest_tokens([r.detach() for r in rows], tables, allowed); used = [row + (table[ids] - row).detach() for row, table in zip(rows, tables)]
+                if settings.discrete:
+                    ids = nearest_tokens([r.detach() for r in rows], tables, allowed)
+                    used = [row + (table[ids] - row).detach() for row, table in zip(rows, tables)]
                 with replaced_tokens(pipe, prompt, used): text = condition(pipe, [prompt], gradient=True)
-                loss = F.mse_loss(predict(pipe.unet, noised, times, text.expand(len(noised))).float(), target.float())
+                loss = F.mse_loss(
+                    predict(pipe.unet, noised, times, text.expand(len(noised))).float(), target.float()
+                )
                 for row, gradient in zip(rows, torch.autograd.grad(loss, rows)): row.grad = gradient
-                optimizer.step(); losses.append(float(loss.detach()))
+                optimizer.step()
+                losses.append(float(loss.detach()))
         return _found(settings, encoders[0][0], [r.detach() for r in rows], tables, allowed, losses)
 
 # %% ../../nbs/56_interference.attacks.ipynb #c3445513
 def _found(settings, tokenizer, rows, tables, allowed, losses) -> FoundTokens:
     "The result of a search; discrete ones as text, too."
     about = settings.model_dump(mode="json")
-    if not settings.discrete: return FoundTokens(settings.prompt, [r.clone() for r in rows], losses, settings=about)
-    ids = nearest_tokens(rows, tables, allowed); whole, places = mark_places(tokenizer, settings.prompt); whole[places] = ids.cpu()
-    words = tokenizer.decode(whole, skip_special_tokens=True).strip(); again = tokenizer(words, padding="max_length", truncation=True, max_length=len(whole), return_tensors="pt").input_ids[0]
-    return FoundTokens(settings.prompt, [t[ids].clone() for t in tables], losses, words, torch.equal(again, whole), about)
+    if not settings.discrete:
+        return FoundTokens(settings.prompt, [r.clone() for r in rows], losses, settings=about)
+    ids = nearest_tokens(rows, tables, allowed)
+    whole, places = mark_places(tokenizer, settings.prompt)
+    whole[places] = ids.cpu()
+    words = tokenizer.decode(whole, skip_special_tokens=True).strip()
+    again = tokenizer(
+        words, padding="max_length", truncation=True, max_length=len(whole), return_tensors="pt"
+    ).input_ids[0]
+    return FoundTokens(
+        settings.prompt, [t[ids].clone() for t in tables], losses, words, torch.equal(again, whole), about
+    )
 
 # %% ../../nbs/56_interference.attacks.ipynb #2fac38e2
 def ask(
@@ -211,7 +279,13 @@ def ask(
 ) -> pd.DataFrame:  # way, prompt, seed, recognised 0 or 1, probability 0..1
     "Draw prompts and say whether the concept is in the pictures."
     rows = [(way, p, s) for p in prompts for s in seeds]
-    with edit.on(pipe) if edit is not None else nullcontext(), tokens.on(pipe) if tokens is not None else nullcontext():
+    with (
+        edit.on(pipe) if edit is not None else nullcontext(),
+        tokens.on(pipe) if tokens is not None else nullcontext(),
+    ):
         images = generate_array(pipe, [s for *_, s in rows], [p for _, p, _ in rows], **generation)
-    judge.reset(); judge.update(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), [concept]*len(rows))
-    return pd.DataFrame(rows, columns=["way", "prompt", "seed"]).assign(recognised=judge.per_item().numpy(), probability=judge.probabilities().numpy(), image=list(images))
+    judge.reset()
+    judge.update(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), [concept]*len(rows))
+    return pd.DataFrame(rows, columns=["way", "prompt", "seed"]).assign(
+        recognised=judge.per_item().numpy(), probability=judge.probabilities().numpy(), image=list(images)
+    )

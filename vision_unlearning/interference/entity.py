@@ -21,7 +21,11 @@ __all__ = ['find_worst_interfered', 'metric_of_worst_interfered', 'is_worst_inte
 # %% ../../nbs/52_interference.entity.ipynb #df09ab05
 def _values(interference_per_pair: dict, metric: str) -> dict[str, float]:
     "receiver -> value, without undefined ones."
-    check_name("metric of this table", metric, list(dict.fromkeys(m for row in interference_per_pair.values() for m in row)))
+    check_name(
+        "metric of this table",
+        metric,
+        list(dict.fromkeys(m for row in interference_per_pair.values() for m in row)),
+    )
     found = {r: row.get(metric) for r, row in interference_per_pair.items()}
     return {r: float(v) for r, v in found.items() if v is not None and v == v}
 
@@ -48,7 +52,9 @@ def is_worst_interfered_target(
     target: str,  # the unlearned entity
 ) -> bool:
     "Whether nobody was harmed more than the target itself."
-    return find_worst_interfered(interference_per_pair, metric, is_worst_biggest)[0] == check_name("receiver", target, interference_per_pair)
+    return find_worst_interfered(interference_per_pair, metric, is_worst_biggest)[0] == check_name(
+        "receiver", target, interference_per_pair
+    )
 
 # %% ../../nbs/52_interference.entity.ipynb #98baa3bc
 def number_of_interfered_worse_than_threshold(
@@ -57,7 +63,11 @@ def number_of_interfered_worse_than_threshold(
 ) -> int:  # NaN when no value is defined
     "How many receivers are strictly worse than a value."
     values = _values(interference_per_pair, metric)
-    return sum(v > threshold if is_worst_biggest else v < threshold for v in values.values()) if values else float("nan")
+    return (
+        sum(v > threshold if is_worst_biggest else v < threshold for v in values.values())
+        if values
+        else float("nan")
+    )
 
 # %% ../../nbs/52_interference.entity.ipynb #28138fac
 def number_of_interfered_worse_than_target(
@@ -65,8 +75,14 @@ def number_of_interfered_worse_than_target(
     target: str,  # the unlearned entity
 ) -> int:  # NaN when the target's value is undefined
     "How many receivers were harmed strictly more than the target itself."
-    own = _values(interference_per_pair, metric).get(check_name("receiver", target, interference_per_pair), float("nan"))
-    return number_of_interfered_worse_than_threshold(interference_per_pair, metric, is_worst_biggest, own) if own == own else own
+    own = _values(interference_per_pair, metric).get(
+        check_name("receiver", target, interference_per_pair), float("nan")
+    )
+    return (
+        number_of_interfered_worse_than_threshold(interference_per_pair, metric, is_worst_biggest, own)
+        if own == own
+        else own
+    )
 
 # %% ../../nbs/52_interference.entity.ipynb #9e89afad
 def average_metric(
@@ -85,7 +101,9 @@ def pair_matrix(
     "One metric between all pairs."
     import numpy as np
     rows = [[pairs.get(e, {}).get(r, {}).get(metric) for r in names] for e in names]
-    return np.array([[np.nan if v is None else v for v in row] for row in rows], dtype=float).reshape(len(names), len(names))
+    return np.array([[np.nan if v is None else v for v in row] for row in rows], dtype=float).reshape(
+        len(names), len(names)
+    )
 
 # %% ../../nbs/52_interference.entity.ipynb #f074d22e
 def summarise_rows(
@@ -96,13 +114,19 @@ def summarise_rows(
     "The four summaries of every row; NaN for a row without any value."
     import numpy as np
     there, harm = ~np.isnan(matrix), np.where(higher_is_better, -1., 1.)*matrix
-    n = there.sum(1); empty = np.where(n > 0, 0., np.nan)
+    n = there.sum(1)
+    empty = np.where(n > 0, 0., np.nan)
     count = lambda limit: (np.where(there, harm, -np.inf) > limit).sum(1) + empty
     worst = np.where(there, harm, -np.inf).max(1, initial=-np.inf)
-    return {"worst_interfered": np.where(n > 0, np.where(higher_is_better, -1., 1.)*worst, np.nan),
-            "average": np.where(there, matrix, 0.).sum(1)/np.where(n > 0, n, np.nan),
-            "number_of_interfered_worse_than_target": count(np.where(higher_is_better, -1., 1.)*np.where(np.isnan(own), 0., own)[:, None]) + np.where(np.isnan(own), np.nan, 0.),
-            "number_of_interfered_worse_than_zero": count(0.)}
+    return {
+        "worst_interfered": np.where(n > 0, np.where(higher_is_better, -1.0, 1.0) * worst, np.nan),
+        "average": np.where(there, matrix, 0.0).sum(1) / np.where(n > 0, n, np.nan),
+        "number_of_interfered_worse_than_target": count(
+            np.where(higher_is_better, -1.0, 1.0) * np.where(np.isnan(own), 0.0, own)[:, None]
+        )
+        + np.where(np.isnan(own), np.nan, 0.0),
+        "number_of_interfered_worse_than_zero": count(0.0),
+    }
 
 # %% ../../nbs/52_interference.entity.ipynb #2f8d283b
 def entity_table(
@@ -111,15 +135,23 @@ def entity_table(
 ):  # DataFrame: a row an entity, a column an entity metric
     "Every entity metric of every entity."
     import numpy as np, pandas as pd
-    metrics = list(dict.fromkeys(m for row in pairs.values() for receiver in row.values() for m in receiver)); columns = {}
+    metrics = list(dict.fromkeys(m for row in pairs.values() for receiver in row.values() for m in receiver))
+    columns = {}
     metrics = [m for m in metrics if m in HIGHER_IS_BETTER]
     for m in metrics:
         better = HIGHER_IS_BETTER[m]
-        matrix = pair_matrix(pairs, names, m); own = np.diag(matrix).copy(); others = np.where(np.eye(len(names), dtype=bool), np.nan, matrix)
+        matrix = pair_matrix(pairs, names, m)
+        own = np.diag(matrix).copy()
+        others = np.where(np.eye(len(names), dtype=bool), np.nan, matrix)
         for end, table in (("", matrix), ("_without_self", others)):
             caused, suffered = [summarise_rows(t, own, better) for t in (table, table.T)]
             for what in caused:
-                for who, values in (("emitter", caused[what]), ("receiver", suffered[what]), ("emitter_minus_receiver", caused[what] - suffered[what])): columns[f"{who}_{what}_{m}{end}"] = values
+                for who, values in (
+                    ("emitter", caused[what]),
+                    ("receiver", suffered[what]),
+                    ("emitter_minus_receiver", caused[what] - suffered[what]),
+                ):
+                    columns[f"{who}_{what}_{m}{end}"] = values
         columns |= {f"forget_{m}": own, f"retain_average_{m}": columns[f"emitter_average_{m}_without_self"]}
     return pd.DataFrame({name: columns[name] for name in entity_metrics(metrics)}, index=list(names))
 
@@ -140,8 +172,12 @@ def pair_sessions(
     "The pair files of a task."
     pattern, found = re.compile(rf"interferences_caused_by_{re.escape(task)}_(\d+)_(.+)_(\d+)\.json"), []
     for path in store.pair(task, 0, "", 0).parent.glob("interferences_caused_by_*.json"):
-        if match := pattern.fullmatch(path.name): found.append(((match[2], int(match[3])), int(match[1]), path))
-    return {key: {index: path for k, index, path in sorted(found) if k == key} for key in dict.fromkeys(k for k, _, _ in sorted(found))}
+        if match := pattern.fullmatch(path.name):
+            found.append(((match[2], int(match[3])), int(match[1]), path))
+    return {
+        key: {index: path for k, index, path in sorted(found) if k == key}
+        for key in dict.fromkeys(k for k, _, _ in sorted(found))
+    }
 
 # %% ../../nbs/52_interference.entity.ipynb #fa920d97
 def specificity_ratios(
@@ -153,13 +189,20 @@ def specificity_ratios(
     "How much further each emitter's pictures moved than the others did, from the embeddings in the store."
     from vision_unlearning.explore.embeddings import mean_embeddings, specificity_ratio
     if not store.embeddings(task).is_file(): return {}
-    before, about = mean_embeddings(store.embeddings(task), entities); found = {}
+    before, about = mean_embeddings(store.embeddings(task), entities)
+    found = {}
     for index, entity in enumerate(entities):
         path = store.embeddings(task, Session(task, entity["name"], index, method, epochs))
-        if not path.is_file(): path = path.with_name(f"embeddings_{task}_{entity['name']}_{method}_{epochs:03d}.json")  # published names keep underscores
+        if not path.is_file():
+            # published names keep underscores
+            path = path.with_name(f"embeddings_{task}_{entity['name']}_{method}_{epochs:03d}.json")
         if not path.is_file(): continue
         after, made = mean_embeddings(path, entities)
-        if made.get("embedding_model") != about.get("embedding_model"): raise ForeignFileError(f"{path.name} was made by {made.get('embedding_model')!r} and the baseline by {about.get('embedding_model')!r}; embed both with one encoder")
+        if made.get("embedding_model") != about.get("embedding_model"):
+            raise ForeignFileError(
+                f"{path.name} was made by {made.get('embedding_model')!r} and the baseline by "
+                f"{about.get('embedding_model')!r}; embed both with one encoder"
+            )
         found[entity["name"]] = specificity_ratio(before, after, index)[0]
     return found
 
@@ -172,24 +215,35 @@ class InterferencePerEntity(Config):
     save_outputs: bool = True  # write `interference_per_entity_{task}.json`
     recompute_if_exists: bool = False  # drop columns whose pair files are not here
 
-    def _get_data_path_local(self) -> str: return str(Store(self.base_folder).per_entity(get_task(self.task).name))
-    def _get_data_path_remote(self) -> str: return Store(self.base_folder).per_entity(get_task(self.task).name).name
+    def _get_data_path_local(self) -> str:
+        return str(Store(self.base_folder).per_entity(get_task(self.task).name))
+    def _get_data_path_remote(self) -> str:
+        return Store(self.base_folder).per_entity(get_task(self.task).name).name
 
     def _fetch(self) -> list[dict]:
         "The published table."
         from vision_unlearning.hub import huggingface_dataset_file_download
-        missing = f"no interference of task {self.task!r} in {self.base_folder}; run `vu run interference` first"
-        if get_task(self.task).base_model == "emoji-sd" or not self.remote_repository_name: raise MissingSessionError(missing)
+
+        missing = (
+            f"no interference of task {self.task!r} in {self.base_folder}; run `vu run interference` first"
+        )
+        if get_task(self.task).base_model == "emoji-sd" or not self.remote_repository_name:
+            raise MissingSessionError(missing)
         with tempfile.TemporaryDirectory() as folder:
-            try: huggingface_dataset_file_download(folder, self.remote_repository_name, self._get_data_path_remote(), None, None)
-            except (MissingSessionError, OSError) as error: raise MissingSessionError(f"{missing}, or fetch the published table ({error})") from error
+            try:
+                huggingface_dataset_file_download(
+                    folder, self.remote_repository_name, self._get_data_path_remote(), None, None
+                )
+            except (MissingSessionError, OSError) as error:
+                raise MissingSessionError(f"{missing}, or fetch the published table ({error})") from error
             table = read_json(Store(folder).per_entity(self.task))
         if self.save_outputs: write_json(self._get_data_path_local(), table)
         return table
 
     def compute(self) -> list[dict[str, Any]]:
         "One dict an entity: metadata and metrics, undefined ones None."
-        store = Store(self.base_folder); path, sessions = store.per_entity(get_task(self.task).name), pair_sessions(store, self.task)
+        store = Store(self.base_folder)
+        path, sessions = store.per_entity(get_task(self.task).name), pair_sessions(store, self.task)
         old = read_json(path) if path.is_file() and not (self.recompute_if_exists and sessions) else None
         if not sessions: return jsonable(self._fetch() if old is None else old)
         table = self._from_pairs(store, sessions, old)
@@ -199,19 +253,48 @@ class InterferencePerEntity(Config):
 # %% ../../nbs/52_interference.entity.ipynb #05ad5d14
 def _from_pairs(self, store: Store, sessions: dict, old: list | None) -> list[dict[str, Any]]:
     "Metadata, columns of an older table, and every metric of every method that has pair files."
-    entities = read_entities(store, self.task); names = [e["name"] for e in entities]; spaced = {n.replace("_", " "): n for n in names}; before = {e["name"]: e for e in old or []}
-    table = [{**e, **{k: v for k, v in before.get(e["name"], {}).items() if k.startswith(("metric_", "sessions_"))}} for e in entities]
+    entities = read_entities(store, self.task)
+    names = [e["name"] for e in entities]
+    spaced = {n.replace("_", " "): n for n in names}
+    before = {e["name"]: e for e in old or []}
+    table = [
+        {
+            **e,
+            **{k: v for k, v in before.get(e["name"], {}).items() if k.startswith(("metric_", "sessions_"))},
+        }
+        for e in entities
+    ]
     for (method, epochs), files in sessions.items():
         pairs = {}
         for index, file in files.items():
-            if index >= len(names): raise ForeignFileError(f"{file} is of entity {index}, but task {self.task!r} has {len(names)}")
-            pairs[names[index]] = {spaced.get(r.replace("_", " "), r): row for r, row in read_pair(file).items()}
-            if set(pairs[names[index]]) - set(names): raise ForeignFileError(f"{file} has receivers that task {self.task!r} does not have: {', '.join(sorted(set(pairs[names[index]]) - set(names))[:3])}")
-        numbers, ratios = entity_table(pairs, names), specificity_ratios(store, self.task, method, epochs, entities)
+            if index >= len(names):
+                raise ForeignFileError(
+                    f"{file} is of entity {index}, but task {self.task!r} has {len(names)}"
+                )
+            pairs[names[index]] = {
+                spaced.get(r.replace("_", " "), r): row for r, row in read_pair(file).items()
+            }
+            if set(pairs[names[index]]) - set(names):
+                raise ForeignFileError(
+                    f"{file} has receivers that task {self.task!r} does not have: "
+                    f"{', '.join(sorted(set(pairs[names[index]]) - set(names))[:3])}"
+                )
+        numbers, ratios = (
+            entity_table(pairs, names),
+            specificity_ratios(store, self.task, method, epochs, entities),
+        )
         if ratios: numbers[SPECIFICITY] = [ratios.get(n) for n in names]
         for row, values in zip(table, numbers.to_dict("records")):
-            for key in [k for k in row if (parts := parse_column(k)) and parts[:2] == (method, epochs) and parts[2] in values]: del row[key]  # the same column with padded epochs or another arrow
-            row |= {**{entity_column(method, epochs, name): v for name, v in values.items()}, f"sessions_{method}_{epochs}": len(files)}
+            for key in [
+                k
+                for k in row
+                if (parts := parse_column(k)) and parts[:2] == (method, epochs) and parts[2] in values
+            ]:
+                del row[key]  # the same column with padded epochs or another arrow
+            row |= {
+                **{entity_column(method, epochs, name): v for name, v in values.items()},
+                f"sessions_{method}_{epochs}": len(files),
+            }
     return jsonable(table)
 
 InterferencePerEntity._from_pairs = _from_pairs

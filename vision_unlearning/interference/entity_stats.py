@@ -18,7 +18,8 @@ def _patterns(
 ):  # yields (rows, columns): boolean (N,) and the indices of the columns that have just these rows
     "Columns grouped by which rows they have."
     patterns = {}
-    for j, there in enumerate((np.isfinite(y) & known[:, None]).T): patterns.setdefault(there.tobytes(), (there, []))[1].append(j)
+    for j, there in enumerate((np.isfinite(y) & known[:, None]).T):
+        patterns.setdefault(there.tobytes(), (there, []))[1].append(j)
     yield from patterns.values()
 
 # %% ../../nbs/53b_interference.entity_stats.ipynb #b5d71c68
@@ -28,14 +29,17 @@ def _as_columns(
 ) -> tuple[np.ndarray, bool]:  # (N,M) float, and whether it was one column
     "Values as columns; a wrong length is named."
     y = np.asarray(y, float)
-    if len(y) != n: raise ValueError(f"{n} attribute values but {len(y)} rows of metrics; give one of each for an entity")
+    if len(y) != n:
+        raise ValueError(f"{n} attribute values but {len(y)} rows of metrics; give one of each for an entity")
     return (y[:, None], True) if y.ndim == 1 else (y, False)
 
 # %% ../../nbs/53b_interference.entity_stats.ipynb #ba6d6014
 def _unit(values: np.ndarray) -> np.ndarray:
     "Columns centred and of length one; a constant column becomes NaN."
-    centred = values - values.mean(0); length = np.sqrt((centred**2).sum(0))
-    with np.errstate(invalid="ignore", divide="ignore"): return centred/np.where(length > 1e-12*(1 + np.abs(values).max(0, initial=0)), length, np.nan)
+    centred = values - values.mean(0)
+    length = np.sqrt((centred**2).sum(0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return centred/np.where(length > 1e-12*(1 + np.abs(values).max(0, initial=0)), length, np.nan)
 
 # %% ../../nbs/53b_interference.entity_stats.ipynb #48a559f2
 def permutation_correlation(
@@ -45,16 +49,24 @@ def permutation_correlation(
     method: str = "pearson",  # or "spearman"
     seed=0,  # anything `np.random.default_rng` takes
 ) -> dict:  # "statistic", "pvalue", "n": floats for one column, (M,) arrays for many
-    "Correlation of an attribute with every column, tested by permuting the attribute over the entities; two-sided."
-    if method not in ("pearson", "spearman"): raise ValueError(f"method must be 'pearson' or 'spearman', got {method!r}")
-    x = np.asarray(x, float); y, single = _as_columns(len(x), y)
-    found = {"statistic": np.full(y.shape[1], np.nan), "pvalue": np.full(y.shape[1], np.nan), "n": np.zeros(y.shape[1], int)}
+    """Correlation of an attribute with every column, tested by permuting the attribute over the entities;
+    two-sided."""
+    if method not in ("pearson", "spearman"):
+        raise ValueError(f"method must be 'pearson' or 'spearman', got {method!r}")
+    x = np.asarray(x, float)
+    y, single = _as_columns(len(x), y)
+    found = {
+        "statistic": np.full(y.shape[1], np.nan),
+        "pvalue": np.full(y.shape[1], np.nan),
+        "n": np.zeros(y.shape[1], int),
+    }
     for rows, columns in _patterns(np.isfinite(x), y):
         found["n"][columns] = n = int(rows.sum())
         if n < 4 or not np.ptp(x[rows]): continue
         a, b = x[rows], y[np.ix_(rows, columns)]
         if method == "spearman": a, b = stats.rankdata(a), stats.rankdata(b, axis=0)
-        a, b = _unit(a[:, None])[:, 0], _unit(b); observed = a @ b
+        a, b = _unit(a[:, None])[:, 0], _unit(b)
+        observed = a @ b
         orders = np.random.default_rng(seed).permuted(np.tile(np.arange(n), (n_permutations, 1)), axis=1)
         extreme = (np.abs(a[orders] @ b) >= np.abs(observed) - 1e-12).sum(0)
         found["statistic"][columns] = observed
@@ -62,7 +74,8 @@ def permutation_correlation(
     return {k: v[0].item() for k, v in found.items()} if single else found
 
 # %% ../../nbs/53b_interference.entity_stats.ipynb #ed1c19f9
-def _between(assigned: np.ndarray, y: np.ndarray, groups, sizes) -> np.ndarray:  # (B,N) groups, (N,M) centred values -> (B,M)
+# (B,N) groups, (N,M) centred values -> (B,M)
+def _between(assigned: np.ndarray, y: np.ndarray, groups, sizes) -> np.ndarray:
     "Sum of squares between groups, for each assignment and column."
     return sum(((assigned == g).astype(float) @ y)**2/size for g, size in zip(groups, sizes))
 
@@ -76,15 +89,23 @@ def permutation_groups(
 ) -> dict:  # "statistic" (eta squared), "pvalue", "n": floats for one column, (M,) arrays for many
     "Share of variance between groups for every column, tested by permuting the labels over the entities."
     if method not in ("mean", "rank"): raise ValueError(f"method must be 'mean' or 'rank', got {method!r}")
-    y, single = _as_columns(len(labels), y); known = np.array([label is not None and label == label for label in labels], bool)
+    y, single = _as_columns(len(labels), y)
+    known = np.array([label is not None and label == label for label in labels], bool)
     codes = np.unique(np.where(known, np.array(list(map(str, labels)), object), ""), return_inverse=True)[1]
-    found = {"statistic": np.full(y.shape[1], np.nan), "pvalue": np.full(y.shape[1], np.nan), "n": np.zeros(y.shape[1], int)}
+    found = {
+        "statistic": np.full(y.shape[1], np.nan),
+        "pvalue": np.full(y.shape[1], np.nan),
+        "n": np.zeros(y.shape[1], int),
+    }
     for rows, columns in _patterns(known, y):
-        found["n"][columns] = n = int(rows.sum()); groups, sizes = np.unique(codes[rows], return_counts=True)
+        found["n"][columns] = n = int(rows.sum())
+        groups, sizes = np.unique(codes[rows], return_counts=True)
         if n < 4 or len(groups) < 2: continue
-        b = y[np.ix_(rows, columns)]; b = _unit(stats.rankdata(b, axis=0) if method == "rank" else b)
+        b = y[np.ix_(rows, columns)]
+        b = _unit(stats.rankdata(b, axis=0) if method == "rank" else b)
         orders = np.random.default_rng(seed).permuted(np.tile(codes[rows], (n_permutations, 1)), axis=1)
-        observed = _between(codes[rows][None], b, groups, sizes)[0]; extreme = (_between(orders, b, groups, sizes) >= observed - 1e-12).sum(0)
+        observed = _between(codes[rows][None], b, groups, sizes)[0]
+        extreme = (_between(orders, b, groups, sizes) >= observed - 1e-12).sum(0)
         found["statistic"][columns] = observed
         found["pvalue"][columns] = np.where(np.isfinite(observed), (1 + extreme)/(1 + n_permutations), np.nan)
     return {k: v[0].item() for k, v in found.items()} if single else found
@@ -96,7 +117,9 @@ def omega_squared(
     n_groups: int,
 ):  # about 0 where groups do not differ, at most 1
     "Share of variance between groups without the part that chance gives."
-    eta = np.asarray(eta_squared, float); n = np.asarray(n, float); within = (1 - eta)/np.where(n > n_groups, n - n_groups, np.nan)
+    eta = np.asarray(eta_squared, float)
+    n = np.asarray(n, float)
+    within = (1 - eta)/np.where(n > n_groups, n - n_groups, np.nan)
     return (eta - (n_groups - 1)*within)/(1 + within)
 
 # %% ../../nbs/53b_interference.entity_stats.ipynb #c095dcea
@@ -107,7 +130,9 @@ def cliffs_delta(
     "Probability that one of the first exceeds one of the second, minus the reverse."
     first, second = (v[np.isfinite(v)] for v in (np.asarray(first, float), np.asarray(second, float)))
     if not len(first) or not len(second): return float("nan")
-    return float(2*stats.mannwhitneyu(first, second, method="asymptotic").statistic/(len(first)*len(second)) - 1)
+    return float(
+        2 * stats.mannwhitneyu(first, second, method="asymptotic").statistic / (len(first) * len(second)) - 1
+    )
 
 # %% ../../nbs/53b_interference.entity_stats.ipynb #0c9c10ec
 def hedges_g(
@@ -115,7 +140,8 @@ def hedges_g(
     second,  # numbers
 ) -> float:  # difference of the means in pooled standard deviations; NaN below two values each
     "Standardised mean difference, corrected for small samples."
-    first, second = (v[np.isfinite(v)] for v in (np.asarray(first, float), np.asarray(second, float))); free = len(first) + len(second) - 2
+    first, second = (v[np.isfinite(v)] for v in (np.asarray(first, float), np.asarray(second, float)))
+    free = len(first) + len(second) - 2
     if min(len(first), len(second)) < 2: return float("nan")
     pooled = np.sqrt(((len(first) - 1)*first.var(ddof=1) + (len(second) - 1)*second.var(ddof=1))/free)
     return float((first.mean() - second.mean())/pooled*(1 - 3/(4*free - 1))) if pooled else float("nan")
@@ -129,12 +155,17 @@ def bootstrap_pearson(
     seed=0,  # anything `np.random.default_rng` takes
 ) -> tuple[float, float]:  # low, high; NaN, NaN below four entities or without variation
     "Percentile interval of a correlation, entities resampled."
-    x, y = np.asarray(x, float), np.asarray(y, float); there = np.isfinite(x) & np.isfinite(y); x, y = x[there], y[there]
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    there = np.isfinite(x) & np.isfinite(y)
+    x, y = x[there], y[there]
     if len(x) < 4 or not np.ptp(x) or not np.ptp(y): return float("nan"), float("nan")
     x, y = x - x.mean(), y - y.mean()
-    weights = np.random.default_rng(seed).multinomial(len(x), np.full(len(x), 1/len(x)), size=n_resamples)/len(x)
+    weights = np.random.default_rng(seed).multinomial(
+        len(x), np.full(len(x), 1 / len(x)), size=n_resamples
+    ) / len(x)
     mx, my, xx, yy, xy = (weights @ v for v in (x, y, x*x, y*y, x*y))
-    vx, vy = xx - mx**2, yy - my**2; varies = (vx > 1e-9*vx.max()) & (vy > 1e-9*vy.max())  # a resample of equal values has no correlation
+    vx, vy = xx - mx**2, yy - my**2
+    varies = (vx > 1e-9*vx.max()) & (vy > 1e-9*vy.max())  # a resample of equal values has no correlation
     values = (xy - mx*my)[varies]/np.sqrt(vx[varies]*vy[varies])
     low, high = np.percentile(values, [50*(1 - level), 50*(1 + level)])
     return float(low), float(high)

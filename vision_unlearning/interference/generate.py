@@ -9,7 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
 import torch
-from ..core import ForeignFileError, MissingSessionError, borrow, config_hash, get_prompt, initial_latents
+from vision_unlearning.core import (
+    ForeignFileError,
+    MissingSessionError,
+    borrow,
+    config_hash,
+    get_prompt,
+    initial_latents,
+)
 from ..store import Session, Store, atomic_path, image_name, read_json, write_json
 
 # %% auto #0
@@ -35,17 +42,29 @@ def generate(
     "Yield pictures batch by batch; the pipeline comes back as it was."
     from tqdm.auto import tqdm
     from vision_unlearning.unlearners.inputs import condition, empty_condition
-    if len(seeds) != len(prompts): raise ValueError(f"{len(seeds)} seeds but {len(prompts)} prompts; give one seed an image")
+    if len(seeds) != len(prompts):
+        raise ValueError(f"{len(seeds)} seeds but {len(prompts)} prompts; give one seed an image")
     if batch_size < 1: raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    distinct = list(dict.fromkeys(prompts)); texts, nothing = condition(pipe, distinct or [""]), empty_condition(pipe); row = {p: i for i, p in enumerate(distinct)}
+    distinct = list(dict.fromkeys(prompts))
+    texts, nothing = condition(pipe, distinct or [""]), empty_condition(pipe)
+    row = {p: i for i, p in enumerate(distinct)}
     with tqdm(total=len(prompts), disable=not progress, desc="images") as bar:
         for start in range(0, len(prompts), batch_size):
-            part = slice(start, start + batch_size); asked = prompts[part]
+            part = slice(start, start + batch_size)
+            asked = prompts[part]
             with borrow(pipe):
-                images = pipe(**texts[[row[t] for t in asked]].pipeline_kwargs(), **nothing.expand(len(asked)).pipeline_kwargs("negative_"),
-                              latents=initial_latents(seeds[part], asked, latent_shape(pipe), pipe.unet.dtype, pipe.device),
-                              num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, output_type="np").images
-            bar.update(len(asked)); yield part, (images*255).round().astype(np.uint8)
+                images = pipe(
+                    **texts[[row[t] for t in asked]].pipeline_kwargs(),
+                    **nothing.expand(len(asked)).pipeline_kwargs("negative_"),
+                    latents=initial_latents(
+                        seeds[part], asked, latent_shape(pipe), pipe.unet.dtype, pipe.device
+                    ),
+                    num_inference_steps=num_inference_steps,
+                    guidance_scale=guidance_scale,
+                    output_type="np",
+                ).images
+            bar.update(len(asked))
+            yield part, (images*255).round().astype(np.uint8)
 
 # %% ../../nbs/50_interference.generate.ipynb #cb39e080
 def generate_array(
@@ -67,18 +86,32 @@ def fill_folder(
     **generation,  # num_inference_steps, guidance_scale, batch_size
 ) -> int:  # how many pictures were made
     "Make the pictures that are missing in `folder`."
-    batch_size = generation.pop("batch_size", 50); wanted = {"num_inference_steps": 12, "guidance_scale": 3., **generation, **(settings or {})}
-    folder = Path(folder); mark = folder/"settings.json"
-    if mark.exists() and read_json(mark) != wanted: raise ValueError(f"{folder} holds pictures made with {read_json(mark)}, now asked with {wanted}; use another base_folder or delete it")
+    batch_size = generation.pop("batch_size", 50)
+    wanted = {"num_inference_steps": 12, "guidance_scale": 3., **generation, **(settings or {})}
+    folder = Path(folder)
+    mark = folder/"settings.json"
+    if mark.exists() and read_json(mark) != wanted:
+        raise ValueError(
+            f"{folder} holds pictures made with {read_json(mark)}, now asked with {wanted}; use another "
+            "base_folder or delete it"
+        )
     if not mark.exists(): write_json(mark, wanted)
     todo = [(s, p) for p in prompts for s in seeds if not (folder/image_name(state, s, p)).exists()]
     if todo:
         pairs = list(zip(*todo))
-        for part, images in generate(pipe, list(pairs[0]), list(pairs[1]), batch_size=batch_size, progress=progress, **generation):
-            for (seed, prompt), image in zip(todo[part], images): _save_image(folder/image_name(state, seed, prompt), image)
+        for part, images in generate(
+            pipe, list(pairs[0]), list(pairs[1]), batch_size=batch_size, progress=progress, **generation
+        ):
+            for (seed, prompt), image in zip(todo[part], images):
+                _save_image(folder/image_name(state, seed, prompt), image)
     if todo or not (folder/"metadata.jsonl").exists():
-        lines = [json.dumps({"file_name": image_name(state, s, p), "text": p}, ensure_ascii=False) for s in seeds for p in prompts]
-        with atomic_path(folder/"metadata.jsonl") as path: path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        lines = [
+            json.dumps({"file_name": image_name(state, s, p), "text": p}, ensure_ascii=False)
+            for s in seeds
+            for p in prompts
+        ]
+        with atomic_path(folder/"metadata.jsonl") as path:
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return len(todo)
 
 # %% ../../nbs/50_interference.generate.ipynb #176a1165
@@ -115,9 +148,16 @@ def generate_on(
     **options,  # num_inference_steps, guidance_scale, batch_size, progress
 ) -> int:  # how many pictures were made
     "Pictures with the session's edit attached; nothing is attached when nothing is missing."
-    folder = store.generated(session); missing = any(not (folder/image_name("on", s, p)).exists() for p in prompts for s in seeds)
-    if not missing: return fill_folder(pipe, folder, "on", seeds, prompts, {"model": session.model, "session": session.key}, **options)
-    with edit.on(pipe): return fill_folder(pipe, folder, "on", seeds, prompts, {"model": session.model, "session": session.key}, **options)
+    folder = store.generated(session)
+    missing = any(not (folder/image_name("on", s, p)).exists() for p in prompts for s in seeds)
+    if not missing:
+        return fill_folder(
+            pipe, folder, "on", seeds, prompts, {"model": session.model, "session": session.key}, **options
+        )
+    with edit.on(pipe):
+        return fill_folder(
+            pipe, folder, "on", seeds, prompts, {"model": session.model, "session": session.key}, **options
+        )
 
 # %% ../../nbs/50_interference.generate.ipynb #ec1c1f54
 def read_images(
@@ -134,9 +174,12 @@ def read_images(
         if not path.exists(): raise MissingSessionError(f"{path} does not exist; run `vu run generate` first")
         try:
             with Image.open(path) as image: return np.asarray(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error: raise ForeignFileError(f"{path} is not a readable image; delete it and generate again") from error
-    pairs = list(zip(seeds, prompts, strict=True)); threads = threads or min(8, os.cpu_count() or 1)
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            raise ForeignFileError(f"{path} is not a readable image; delete it and generate again") from error
+    pairs = list(zip(seeds, prompts, strict=True))
+    threads = threads or min(8, os.cpu_count() or 1)
     if threads == 1: found = list(map(read, pairs))
     else:
-        with ThreadPoolExecutor(threads) as pool: found = list(pool.map(read, pairs))  # Pillow lets go of the interpreter while it decodes
+        with ThreadPoolExecutor(threads) as pool:
+            found = list(pool.map(read, pairs))  # Pillow lets go of the interpreter while it decodes
     return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous()

@@ -16,9 +16,16 @@ __all__ = ['WHO', 'WHAT', 'PUBLISHED_PAIRS', 'ZERO_IS_UNCHANGED', 'SPECIFICITY',
 
 # %% ../../nbs/52b_interference.names.ipynb #44f863a8
 WHO = ("emitter", "receiver", "emitter_minus_receiver")
-WHAT = ("worst_interfered", "number_of_interfered_worse_than_target", "number_of_interfered_worse_than_zero", "average")
-PUBLISHED_PAIRS = ("brisque_diff", "clip_diff", "rmse", "ssim", "dino_diff")  # pair metrics that published tables are made from
-ZERO_IS_UNCHANGED = ("clip_diff", "judge_diff", "judge_prob_diff")  # where zero means "no change" and less means harm
+WHAT = (
+    "worst_interfered",
+    "number_of_interfered_worse_than_target",
+    "number_of_interfered_worse_than_zero",
+    "average",
+)
+# pair metrics that published tables are made from
+PUBLISHED_PAIRS = ("brisque_diff", "clip_diff", "rmse", "ssim", "dino_diff")
+# where zero means "no change" and less means harm
+ZERO_IS_UNCHANGED = ("clip_diff", "judge_diff", "judge_prob_diff")
 SPECIFICITY = "embedding_specificity_ratio"
 
 # %% ../../nbs/52b_interference.names.ipynb #9d01d4e6
@@ -51,16 +58,30 @@ def _of_pair(pair: str) -> list[EntityMetric]:
         for what in WHAT:
             if what.endswith("zero") and pair not in ZERO_IS_UNCHANGED: continue
             for alone in (False, True)[:1 if what.endswith("target") else 2]:
-                made.append(EntityMetric(f"{who}_{what}_{pair}{'_without_self'*alone}", who, what, pair, alone))
-    return made + [EntityMetric(f"forget_{pair}", "emitter", "forget", pair), EntityMetric(f"retain_average_{pair}", "emitter", "retain_average", pair, True)]
+                made.append(
+                    EntityMetric(f"{who}_{what}_{pair}{'_without_self' * alone}", who, what, pair, alone)
+                )
+    return made + [
+        EntityMetric(f"forget_{pair}", "emitter", "forget", pair),
+        EntityMetric(f"retain_average_{pair}", "emitter", "retain_average", pair, True),
+    ]
 
 # %% ../../nbs/52b_interference.names.ipynb #32324bb2
 @lru_cache(None)
 def entity_metric_table() -> dict[str, EntityMetric]:
     "Every entity metric by name: the 51 published ones first, in the order of the published menu."
-    every = [m for pair in (*PUBLISHED_PAIRS, *(p for p in HIGHER_IS_BETTER if p not in PUBLISHED_PAIRS)) for m in _of_pair(pair)]
+    every = [
+        m
+        for pair in (*PUBLISHED_PAIRS, *(p for p in HIGHER_IS_BETTER if p not in PUBLISHED_PAIRS))
+        for m in _of_pair(pair)
+    ]
     every.append(EntityMetric(SPECIFICITY, "emitter", "specificity", None))
-    place = lambda m: (not m.published, m.what not in WHAT, WHO.index(m.who), WHAT.index(m.what) if m.what in WHAT else 0)
+    place = lambda m: (
+        not m.published,
+        m.what not in WHAT,
+        WHO.index(m.who),
+        WHAT.index(m.what) if m.what in WHAT else 0,
+    )
     return {m.name: m for m in sorted(every, key=place)}
 
 # %% ../../nbs/52b_interference.names.ipynb #a22d3f7e
@@ -72,7 +93,10 @@ def entity_metrics(
     return {m.name: m.higher_is_better for pair in pair_metrics for m in _of_pair(pair)}
 
 # %% ../../nbs/52b_interference.names.ipynb #f37be640
-_PUBLISHED_DOWN = ("emitter_minus_receiver_worst_interfered_clip_diff", "emitter_minus_receiver_worst_interfered_ssim")
+_PUBLISHED_DOWN = (
+    "emitter_minus_receiver_worst_interfered_clip_diff",
+    "emitter_minus_receiver_worst_interfered_ssim",
+)
 
 # %% ../../nbs/52b_interference.names.ipynb #18bcadc1
 def entity_column(
@@ -100,7 +124,18 @@ def choose_metric_column_interference_per_entity(
     metric_cols: list[str],  # columns of the table
 ) -> str:  # the one column of that method and metric, whatever its epochs
     "Find a column when the epochs are not known."
-    found = [c for c in metric_cols if (parts := parse_column(c)) and (parts[0], parts[2]) == (unlearning_algorithm, interference_entity)]
+    found = [
+        c
+        for c in metric_cols
+        if (parts := parse_column(c)) and (parts[0], parts[2]) == (unlearning_algorithm, interference_entity)
+    ]
     if len(found) == 1: return found[0]
-    if found: raise ValueError(f"{len(found)} columns of {interference_entity!r} by {unlearning_algorithm!r}: {', '.join(found)}; name the one you mean")
-    raise UnknownNameError(f"no column of {interference_entity!r} by {unlearning_algorithm!r} in this table; run `vu run interference` for that method")
+    if found:
+        raise ValueError(
+            f"{len(found)} columns of {interference_entity!r} by {unlearning_algorithm!r}: "
+            f"{', '.join(found)}; name the one you mean"
+        )
+    raise UnknownNameError(
+        f"no column of {interference_entity!r} by {unlearning_algorithm!r} in this table; run `vu run "
+        "interference` for that method"
+    )

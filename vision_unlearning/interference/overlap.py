@@ -20,13 +20,16 @@ def lora_products(
     edits: list,  # N `LoraEdit`s of one model
 ) -> np.ndarray:  # (N,N) float64 inner products of the changes
     "Inner products of low-rank changes, layer by layer, without forming them."
-    pairs = [lora_pairs(e.tensors) for e in edits]; total = np.zeros((len(edits),)*2)
+    pairs = [lora_pairs(e.tensors) for e in edits]
+    total = np.zeros((len(edits),)*2)
     scale = [e.info["adapter"]["lora_alpha"] for e in edits]
     for layer in dict.fromkeys(n for p in pairs for n in p):
-        there = [i for i, p in enumerate(pairs) if layer in p]; ranks = [len(pairs[i][layer]["A"]) for i in there]
+        there = [i for i, p in enumerate(pairs) if layer in p]
+        ranks = [len(pairs[i][layer]["A"]) for i in there]
         a = torch.cat([pairs[i][layer]["A"].double() for i in there])
         b = torch.cat([pairs[i][layer]["B"].double().T*(scale[i]/r) for i, r in zip(there, ranks)])
-        cells = ((b @ b.T)*(a @ a.T)).numpy(); starts = np.concatenate([[0], np.cumsum(ranks)[:-1]])
+        cells = ((b @ b.T)*(a @ a.T)).numpy()
+        starts = np.concatenate([[0], np.cumsum(ranks)[:-1]])
         total[np.ix_(there, there)] += np.add.reduceat(np.add.reduceat(cells, starts, 0), starts, 1)
     return total
 
@@ -38,8 +41,11 @@ def weight_products(
     "Inner products of the changes of replaced weights, tensor by tensor."
     base, total = dict(denoiser(model).named_parameters()), np.zeros((len(edits),)*2)
     for name in dict.fromkeys(n for e in edits for n in e.tensors):
-        there = [i for i, e in enumerate(edits) if name in e.tensors]; check_name("parameter of this model", name, base)
-        changes = torch.stack([(edits[i].tensors[name].double() - base[name].detach().cpu().double()).flatten() for i in there])
+        there = [i for i, e in enumerate(edits) if name in e.tensors]
+        check_name("parameter of this model", name, base)
+        changes = torch.stack(
+            [(edits[i].tensors[name].double() - base[name].detach().cpu().double()).flatten() for i in there]
+        )
         total[np.ix_(there, there)] += (changes @ changes.T).numpy()
     return total
 
@@ -50,10 +56,16 @@ def edit_overlap(
 ) -> np.ndarray:  # (N,N) cosine in -1..1; NaN for an edit that changes nothing
     "Cosine of the weight changes of all pairs of edits."
     kinds = sorted({e.kind for e in edits})
-    if len(kinds) != 1 or kinds[0] not in ("lora", "weights"): raise ValueError(f"overlap compares edits of one kind, lora or weights, got {', '.join(kinds) or 'none'}")
-    if kinds == ["weights"] and model is None: raise ValueError("edits that replace weights are compared with the base model; give model=")
-    products = lora_products(edits) if kinds == ["lora"] else weight_products(edits, model); length = np.sqrt(np.diag(products))
-    with np.errstate(invalid="ignore", divide="ignore"): return np.where(length[:, None]*length > 0, products/(length[:, None]*length), np.nan)
+    if len(kinds) != 1 or kinds[0] not in ("lora", "weights"):
+        raise ValueError(
+            f"overlap compares edits of one kind, lora or weights, got {', '.join(kinds) or 'none'}"
+        )
+    if kinds == ["weights"] and model is None:
+        raise ValueError("edits that replace weights are compared with the base model; give model=")
+    products = lora_products(edits) if kinds == ["lora"] else weight_products(edits, model)
+    length = np.sqrt(np.diag(products))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(length[:, None]*length > 0, products/(length[:, None]*length), np.nan)
 
 # %% ../../nbs/54_interference.overlap.ipynb #6b13225d
 def save_overlap(
@@ -64,10 +76,25 @@ def save_overlap(
     model=None,  # the base pipeline; needed for edits that replace weights
 ) -> np.ndarray:  # (N,N) cosine, NaN where there is no edit
     "Overlap of all edits of a method that are in the store, as the task's `weight_overlap`."
-    names = [e["name"] for e in read_entities(store, get_task(task).name)]; folders = [store.model(Session(task, n, i, method, epochs)) for i, n in enumerate(names)]
+    names = [e["name"] for e in read_entities(store, get_task(task).name)]
+    folders = [store.model(Session(task, n, i, method, epochs)) for i, n in enumerate(names)]
     there = [i for i, folder in enumerate(folders) if (folder/"edit.json").is_file()]
-    if len(there) < 2: raise MissingSessionError(f"{len(there)} edits of {method} on {task!r} after {epochs} epochs in {store.base}; run `vu run unlearn` for at least two entities")
-    matrix = np.full((len(names),)*2, np.nan); matrix[np.ix_(there, there)] = edit_overlap([load_edit(folders[i]) for i in there], model)
-    about = {"similarity_metric": "weight_overlap", "task": task, "unlearning_algorithm": method, "num_train_epochs": epochs, "n_edits": len(there)}
-    write_json(store.similarity("weight_overlap", task), {"metadata": about, "result": matrix_to_records(matrix, names, names)})
+    if len(there) < 2:
+        raise MissingSessionError(
+            f"{len(there)} edits of {method} on {task!r} after {epochs} epochs in {store.base}; run `vu run "
+            "unlearn` for at least two entities"
+        )
+    matrix = np.full((len(names),)*2, np.nan)
+    matrix[np.ix_(there, there)] = edit_overlap([load_edit(folders[i]) for i in there], model)
+    about = {
+        "similarity_metric": "weight_overlap",
+        "task": task,
+        "unlearning_algorithm": method,
+        "num_train_epochs": epochs,
+        "n_edits": len(there),
+    }
+    write_json(
+        store.similarity("weight_overlap", task),
+        {"metadata": about, "result": matrix_to_records(matrix, names, names)},
+    )
     return matrix

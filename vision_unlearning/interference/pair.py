@@ -61,7 +61,8 @@ class Encoded:
 
     def encode_images(self, images):
         "(N,D) of (N,3,H,W) uint8 images."
-        mark = images.data_ptr(), tuple(images.shape), images.stride(), images.device, images._version  # the batch is kept, so its place in memory cannot become another's
+        # the batch is kept, so its place in memory cannot become another's
+        mark = images.data_ptr(), tuple(images.shape), images.stride(), images.device, images._version
         for known, _, vectors in self._batches:
             if known == mark: return vectors
         vectors = self.encoder.encode_images(images)
@@ -79,12 +80,29 @@ class Scorers:
         batch_size: int = 100,  # changes speed and memory only
         device="cpu",  # where BRISQUE, RMSE and SSIM run; models run where they are
         encoder=None,  # of images, for `dino_diff`; None for the task's default
-    ): self.task, self.entities, self._clip, self._judge, self.batch_size, self.device, self._encoder = task, entities, clip, judge, batch_size, device, encoder
+    ):
+        self.task, self.entities, self._clip, self._judge, self.batch_size, self.device, self._encoder = (
+            task,
+            entities,
+            clip,
+            judge,
+            batch_size,
+            device,
+            encoder,
+        )
 
     @functools.cached_property
     def clip(self):
         from vision_unlearning.models import load_clip
-        return Encoded(self._clip or load_clip("emoji-clip" if get_task(self.task).base_model == "emoji-sd" else "openai/clip-vit-base-patch16"))
+
+        return Encoded(
+            self._clip
+            or load_clip(
+                "emoji-clip"
+                if get_task(self.task).base_model == "emoji-sd"
+                else "openai/clip-vit-base-patch16"
+            )
+        )
 
     @functools.cached_property
     def judge(self):
@@ -94,28 +112,63 @@ class Scorers:
     @functools.cached_property
     def encoder(self):
         from vision_unlearning.encoders import load_image_encoder
-        if self._encoder is not None and self._encoder is self._clip or self._encoder is self._clip is None and get_task(self.task).base_model == "emoji-sd": return self.clip
+
+        if (
+            self._encoder is not None
+            and self._encoder is self._clip
+            or self._encoder is self._clip is None
+            and get_task(self.task).base_model == "emoji-sd"
+        ):
+            return self.clip
         return Encoded(self._encoder or load_image_encoder(self.task))
 
     def features(self, scorer, images, receivers, prompts) -> dict[str, torch.Tensor]:
-        "feature -> (N,) float64 of (N,3,H,W) uint8 images that show `receivers` and were made from `prompts`."
-        if scorer == "clip": metric = ClipScore(self.clip, self.batch_size); metric.update(images, prompts)
-        elif scorer == "brisque": metric = BRISQUE(self.batch_size).to(self.device); metric.update(images)
-        elif scorer == "dino": return {f"dino_{i}": column for i, column in enumerate(self.encoder.encode_images(images).double().unbind(1))}
-        else: metric = JudgeAccuracy(self.task, self.entities, self.judge, self.batch_size); metric.update(images, receivers)
-        return {scorer: metric.per_item(), **({"judge_prob": metric.probabilities()} if scorer == "judge" else {})}
+        """feature -> (N,) float64 of (N,3,H,W) uint8 images that show `receivers` and were made from
+        `prompts`."""
+        if scorer == "clip":
+            metric = ClipScore(self.clip, self.batch_size)
+            metric.update(images, prompts)
+        elif scorer == "brisque":
+            metric = BRISQUE(self.batch_size).to(self.device)
+            metric.update(images)
+        elif scorer == "dino":
+            return {
+                f"dino_{i}": column
+                for i, column in enumerate(self.encoder.encode_images(images).double().unbind(1))
+            }
+        else:
+            metric = JudgeAccuracy(self.task, self.entities, self.judge, self.batch_size)
+            metric.update(images, receivers)
+        return {
+            scorer: metric.per_item(),
+            **({"judge_prob": metric.probabilities()} if scorer == "judge" else {}),
+        }
 
     def fingerprint(self, scorer, prompts: dict) -> tuple[str, tuple[str, ...]]:
-        "Hash of what the scorer says about four fixed pictures, and the names of its features; `prompts` is entity -> prompt."
-        pattern = torch.arange(4*3*64*64).mul(2654435761).remainder(4294967296).floor_divide(2**24).to(torch.uint8).view(4, 3, 64, 64)
+        """Hash of what the scorer says about four fixed pictures, and the names of its features; `prompts` is
+        entity -> prompt."""
+        pattern = (
+            torch.arange(4 * 3 * 64 * 64)
+            .mul(2654435761)
+            .remainder(4294967296)
+            .floor_divide(2**24)
+            .to(torch.uint8)
+            .view(4, 3, 64, 64)
+        )
         names = (list(prompts)*4)[:4]
         seen = self.features(scorer, pattern, names, [prompts[n] for n in names])
         return config_hash({k: [f"{x:.4g}" for x in v.tolist()] for k, v in seen.items()}), tuple(seen)
 
     def compare(self, metric: PairMetric, off, on) -> torch.Tensor:
         "(N,) float64 of two batches of images."
-        measure = metric.measure or {"rmse": RMSE, "ssim": SSIM}[metric.scorer](metric.name.endswith("_legacy"), self.batch_size)
-        measure.reset(); measure.to(self.device).update(on, off); values = measure.per_item(); measure.reset(); return values
+        measure = metric.measure or {"rmse": RMSE, "ssim": SSIM}[metric.scorer](
+            metric.name.endswith("_legacy"), self.batch_size
+        )
+        measure.reset()
+        measure.to(self.device).update(on, off)
+        values = measure.per_item()
+        measure.reset()
+        return values
 
 # %% ../../nbs/51_interference.pair.ipynb #ba23c3f7
 class FeatureCache:
@@ -130,7 +183,8 @@ class FeatureCache:
         if not path.is_file(): return
         try: found = load_file(path)
         except (SafetensorError, OSError): return
-        if set(found) == {"key", "values"} and found["values"].shape[1:] == (len(names),): self.rows = dict(zip(found["key"].tolist(), found["values"].tolist()))
+        if set(found) == {"key", "values"} and found["values"].shape[1:] == (len(names),):
+            self.rows = dict(zip(found["key"].tolist(), found["values"].tolist()))
 
     def get(self,
         images, receivers, prompts,  # N of each
@@ -138,20 +192,43 @@ class FeatureCache:
         compute,  # (images, receivers, prompts) -> {name: (N,)}, called for what is missing
     ) -> dict[str, torch.Tensor]:
         "feature -> (N,) float64."
-        parts = lambda i: (images[i].numpy().tobytes(), receivers[i].encode(), prompts[i].encode(), fingerprint.encode())
-        keys = [int.from_bytes(hashlib.sha256(b"\0".join(hashlib.sha256(p).digest() for p in parts(i))).digest()[:8], "big", signed=True) for i in range(len(images))]
+        parts = lambda i: (
+            images[i].numpy().tobytes(),
+            receivers[i].encode(),
+            prompts[i].encode(),
+            fingerprint.encode(),
+        )
+        keys = [
+            int.from_bytes(
+                hashlib.sha256(b"\0".join(hashlib.sha256(p).digest() for p in parts(i))).digest()[:8],
+                "big",
+                signed=True,
+            )
+            for i in range(len(images))
+        ]
         todo = [i for i, key in enumerate(keys) if key not in self.rows]
         if todo:
-            made = compute(images[todo], [receivers[i] for i in todo], [prompts[i] for i in todo]); self.new = True
-            self.rows.update(zip([keys[i] for i in todo], torch.stack([made[n] for n in self.names], 1).tolist()))
-        return dict(zip(self.names, torch.tensor([self.rows[k] for k in keys], dtype=torch.float64).unbind(1)))
+            made = compute(images[todo], [receivers[i] for i in todo], [prompts[i] for i in todo])
+            self.new = True
+            self.rows.update(
+                zip([keys[i] for i in todo], torch.stack([made[n] for n in self.names], 1).tolist())
+            )
+        return dict(
+            zip(self.names, torch.tensor([self.rows[k] for k in keys], dtype=torch.float64).unbind(1))
+        )
 
     def save(self):
         "Write what is new, whole or not at all."
         from safetensors.torch import save_file
         if not self.new: return
         with atomic_path(self.path) as temporary:
-            save_file({"key": torch.tensor(list(self.rows)), "values": torch.tensor(list(self.rows.values()), dtype=torch.float64)}, temporary)
+            save_file(
+                {
+                    "key": torch.tensor(list(self.rows)),
+                    "values": torch.tensor(list(self.rows.values()), dtype=torch.float64),
+                },
+                temporary,
+            )
         self.new = False
 
 # %% ../../nbs/51_interference.pair.ipynb #c13fe048
@@ -162,9 +239,25 @@ def choose_metrics(
 ) -> list[PairMetric]:
     "The metrics that will be computed, in the order of `PAIR_METRICS` or as asked."
     given = lambda m: PairMetric(m.name, "comparison", m.higher_is_better, m.name, default=False, measure=m)
-    if metrics: return list({c.name: c for c in (given(m) if isinstance(m, PairOfImages) else PAIR_METRICS[check_name("pair metric", m, PAIR_METRICS)] for m in metrics)}.values())
+    if metrics:
+        return list(
+            {
+                c.name: c
+                for c in (
+                    given(m)
+                    if isinstance(m, PairOfImages)
+                    else PAIR_METRICS[check_name("pair metric", m, PAIR_METRICS)]
+                    for m in metrics
+                )
+            }.values()
+        )
     from vision_unlearning.models import JUDGE_HEADS
-    return [m for m in PAIR_METRICS.values() if m.default and (m.scorer != "judge" or judge is not None or task in JUDGE_HEADS)]
+
+    return [
+        m
+        for m in PAIR_METRICS.values()
+        if m.default and (m.scorer != "judge" or judge is not None or task in JUDGE_HEADS)
+    ]
 
 # %% ../../nbs/51_interference.pair.ipynb #6183998e
 def check_twins(
@@ -174,8 +267,14 @@ def check_twins(
     "Refuse `on` and `off` pictures that were generated under different settings."
     marks = [folder/"settings.json" for folder in (store.baseline(session.task), store.generated(session))]
     if not all(m.is_file() for m in marks): return  # published folders have no such file
-    off, on = map(read_json, marks); other = {k: (off[k], on[k]) for k in off.keys() & on.keys() if off[k] != on[k]}
-    if other: raise ValueError(f"{session.slug}: off and on pictures differ by more than the edit: " + ", ".join(f"{k} {a!r} off, {b!r} on" for k, (a, b) in sorted(other.items())) + "; generate one of them again")
+    off, on = map(read_json, marks)
+    other = {k: (off[k], on[k]) for k in off.keys() & on.keys() if off[k] != on[k]}
+    if other:
+        raise ValueError(
+            f"{session.slug}: off and on pictures differ by more than the edit: "
+            + ", ".join(f"{k} {a!r} off, {b!r} on" for k, (a, b) in sorted(other.items()))
+            + "; generate one of them again"
+        )
 
 # %% ../../nbs/51_interference.pair.ipynb #a2eae991
 def ahead(
@@ -203,35 +302,64 @@ def score_session(
     device="cpu",  # where BRISQUE, RMSE and SSIM run
     progress: bool = False,  # show a bar
     encoder=None,  # image encoder for `dino_diff`; None for the task's default
-    scorers: Scorers | None = None,  # of an earlier call, instead of the four above: models and texts are then ready
+    # of an earlier call, instead of the four above: models and texts are then ready
+    scorers: Scorers | None = None,
     **fields,  # other fields of the prompt template, such as `style`
 ):  # DataFrame: receiver, seed, metric, off, on, value
     "Compare every picture with its twin; writes the tidy table and the contract's JSON."
     import pandas as pd
     from tqdm.auto import tqdm
     from vision_unlearning.interference.generate import read_images, task_prompts
-    if not seeds or len(set(seeds)) != len(seeds): raise ValueError(f"seeds must be one or more different integers, got {seeds}")
-    chosen, entities = choose_metrics(session.task, metrics, judge), read_entities(store, session.task); check_twins(store, session)
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds must be one or more different integers, got {seeds}")
+    chosen, entities = choose_metrics(session.task, metrics, judge), read_entities(store, session.task)
+    check_twins(store, session)
     prompts = dict(zip([e["name"] for e in entities], task_prompts(session.task, entities, **fields)))
-    scorers = scorers or Scorers(session.task, entities, clip, judge, batch_size, device, encoder); alone = list(dict.fromkeys(m.scorer for m in chosen if m.kind == "difference" or m.scorer == "dino"))
-    marks = {s: scorers.fingerprint(s, prompts) for s in alone}; caches = {s: FeatureCache(store.features(session.task, s), names) for s, (_, names) in marks.items()}
-    items = [(name, seed) for name in prompts for seed in seeds]; columns = {m.name: [] for m in chosen}; off_folder, on_folder = store.baseline(session.task), store.generated(session)
+    scorers = scorers or Scorers(session.task, entities, clip, judge, batch_size, device, encoder)
+    alone = list(dict.fromkeys(m.scorer for m in chosen if m.kind == "difference" or m.scorer == "dino"))
+    marks = {s: scorers.fingerprint(s, prompts) for s in alone}
+    caches = {s: FeatureCache(store.features(session.task, s), names) for s, (_, names) in marks.items()}
+    items = [(name, seed) for name in prompts for seed in seeds]
+    columns = {m.name: [] for m in chosen}
+    off_folder, on_folder = store.baseline(session.task), store.generated(session)
     def batch(start):
-        names, numbers = map(list, zip(*items[start:start+batch_size])); texts = [prompts[n] for n in names]
-        return names, texts, read_images(off_folder, "off", numbers, texts), read_images(on_folder, "on", numbers, texts)
-    for names, texts, off, on in tqdm(ahead(batch, range(0, len(items), batch_size)), total=-(-len(items)//batch_size), disable=not progress, desc=session.slug):
+        names, numbers = map(list, zip(*items[start:start+batch_size]))
+        texts = [prompts[n] for n in names]
+        return (
+            names,
+            texts,
+            read_images(off_folder, "off", numbers, texts),
+            read_images(on_folder, "on", numbers, texts),
+        )
+
+    for names, texts, off, on in tqdm(
+        ahead(batch, range(0, len(items), batch_size)),
+        total=-(-len(items) // batch_size),
+        disable=not progress,
+        desc=session.slug,
+    ):
         before, after = {}, {}
         for s in alone:
-            before |= caches[s].get(off, names, texts, marks[s][0], functools.partial(scorers.features, s)); after |= scorers.features(s, on, names, texts)
+            before |= caches[s].get(off, names, texts, marks[s][0], functools.partial(scorers.features, s))
+            after |= scorers.features(s, on, names, texts)
         for m in chosen:
-            if m.kind == "difference": a, b = before[m.feature], after[m.feature]; columns[m.name].append(torch.stack([a, b, b - a], 1)); continue
-            if m.scorer == "dino": value = cosines(*(torch.stack([side[n] for n in marks["dino"][1]], 1) for side in (after, before)))
+            if m.kind == "difference":
+                a, b = before[m.feature], after[m.feature]
+                columns[m.name].append(torch.stack([a, b, b - a], 1))
+                continue
+            if m.scorer == "dino":
+                value = cosines(
+                    *(torch.stack([side[n] for n in marks["dino"][1]], 1) for side in (after, before))
+                )
             else: value = scorers.compare(m, off, on)
             columns[m.name].append(torch.stack([value*float("nan")]*2 + [value], 1))
     for cache in caches.values(): cache.save()
-    values = torch.stack([torch.cat(columns[m.name]) for m in chosen], 1).flatten(0, 1).numpy()  # receiver, seed, metric
+    # receiver, seed, metric
+    values = torch.stack([torch.cat(columns[m.name]) for m in chosen], 1).flatten(0, 1).numpy()
     rows = [(name, seed, m.name) for name, seed in items for m in chosen]
-    frame = pd.DataFrame(rows, columns=["receiver", "seed", "metric"]).assign(off=values[:, 0], on=values[:, 1], value=values[:, 2])
+    frame = pd.DataFrame(rows, columns=["receiver", "seed", "metric"]).assign(
+        off=values[:, 0], on=values[:, 1], value=values[:, 2]
+    )
     with atomic_path(store.scores(session)) as temporary: frame.to_parquet(temporary, index=False)
     write_json(store.pair(session.task, session.index, session.method, session.epochs), pair_means(frame))
     return frame
@@ -249,10 +377,18 @@ def read_pair(
     path,  # `store.pair(task, index, method, epochs)`
 ) -> dict[str, dict[str, float]]:  # receiver -> metric -> value, NaN where undefined
     "One emitter's interference; a file of another shape is named."
-    pairs = read_json(path); number = lambda v: v is None or isinstance(v, (int, float)) and not isinstance(v, bool)
-    if not (isinstance(pairs, dict) and all(isinstance(row, dict) and all(map(number, row.values())) for row in pairs.values())):
-        raise ForeignFileError(f"{path} is not {{receiver: {{metric: number}}}}; delete it and run `vu run interference`")
-    return {r: {m: float("nan") if v is None else float(v) for m, v in row.items()} for r, row in pairs.items()}
+    pairs = read_json(path)
+    number = lambda v: v is None or isinstance(v, (int, float)) and not isinstance(v, bool)
+    if not (
+        isinstance(pairs, dict)
+        and all(isinstance(row, dict) and all(map(number, row.values())) for row in pairs.values())
+    ):
+        raise ForeignFileError(
+            f"{path} is not {{receiver: {{metric: number}}}}; delete it and run `vu run interference`"
+        )
+    return {
+        r: {m: float("nan") if v is None else float(v) for m, v in row.items()} for r, row in pairs.items()
+    }
 
 # %% ../../nbs/51_interference.pair.ipynb #24eebd0c
 def plot_receivers(
@@ -264,10 +400,29 @@ def plot_receivers(
 ):  # matplotlib Axes
     "Value of each receiver, the most harmed one first."
     from vision_unlearning.plotting import metric_label, new_axes
-    ax = new_axes((5, 2.8), ax); better = PAIR_METRICS[check_name("pair metric", metric, PAIR_METRICS)].higher_is_better
-    means = frame[frame["metric"] == metric].groupby("receiver", sort=False)["value"].mean().dropna().sort_values(ascending=better, kind="stable")
+    ax = new_axes((5, 2.8), ax)
+    better = PAIR_METRICS[check_name("pair metric", metric, PAIR_METRICS)].higher_is_better
+    means = (
+        frame[frame["metric"] == metric]
+        .groupby("receiver", sort=False)["value"]
+        .mean()
+        .dropna()
+        .sort_values(ascending=better, kind="stable")
+    )
     ax.plot(range(len(means)), means.to_numpy(), ".", ms=4, color="0.45")
-    if emitter in means.index: ax.plot(means.index.get_loc(emitter), means[emitter], "o", mfc="none", ms=8, color="C3", label=f"emitter: {emitter}"); ax.legend(fontsize=8, frameon=False, loc="lower right" if better else "upper right")
-    for i, (name, value) in enumerate(means.head(top).items()): ax.annotate(name, (i, value), (4, 0), textcoords="offset points", fontsize=7, va="center")
+    if emitter in means.index:
+        ax.plot(
+            means.index.get_loc(emitter),
+            means[emitter],
+            "o",
+            mfc="none",
+            ms=8,
+            color="C3",
+            label=f"emitter: {emitter}",
+        )
+        ax.legend(fontsize=8, frameon=False, loc="lower right" if better else "upper right")
+    for i, (name, value) in enumerate(means.head(top).items()):
+        ax.annotate(name, (i, value), (4, 0), textcoords="offset points", fontsize=7, va="center")
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set(xlabel="receivers, the most harmed first", ylabel=metric_label(metric)); return ax
+    ax.set(xlabel="receivers, the most harmed first", ylabel=metric_label(metric))
+    return ax

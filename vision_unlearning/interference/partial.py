@@ -5,7 +5,15 @@
 # %% ../../nbs/53c_interference.partial.ipynb #554ac2c7
 from __future__ import annotations
 import numpy as np
-from .stats import _check_test, _permutation_pvalue, _rank_pairs, _renamed, _renamings, _square, mantel
+from vision_unlearning.interference.stats import (
+    _check_test,
+    _permutation_pvalue,
+    _rank_pairs,
+    _renamed,
+    _renamings,
+    _square,
+    mantel,
+)
 
 # %% auto #0
 __all__ = ['partial_mantel']
@@ -14,16 +22,25 @@ __all__ = ['partial_mantel']
 def _complete(matrix, name: str, n: int) -> np.ndarray:
     "A square matrix of N entities without holes off the diagonal."
     matrix = _square(matrix, name)
-    if len(matrix) != n: raise ValueError(f"{name} has {len(matrix)} entities but y has {n}; bring all to the same entities")
+    if len(matrix) != n:
+        raise ValueError(f"{name} has {len(matrix)} entities but y has {n}; bring all to the same entities")
     holes = int((~np.isfinite(matrix) & ~np.eye(n, dtype=bool)).sum())
-    if holes: raise ValueError(f"{name} has {holes} missing cells; only y may have holes, so leave those entities out of all matrices")
+    if holes:
+        raise ValueError(
+            f"{name} has {holes} missing cells; only y may have holes, so leave those entities out of all "
+            "matrices"
+        )
     return matrix
 
 # %% ../../nbs/53c_interference.partial.ipynb #745d821b
 def _basis(columns: list[np.ndarray]) -> np.ndarray:
-    "Orthonormal basis of a constant and these vectors: (cells, K); a vector that the others explain adds nothing."
-    columns = [c - c.mean() for c in columns]; columns = [c/np.linalg.norm(c) for c in columns if np.linalg.norm(c) > 0]
-    left, size, _ = np.linalg.svd(np.stack([np.full(len(columns[0]), len(columns[0])**-.5), *columns], 1), full_matrices=False)
+    """Orthonormal basis of a constant and these vectors: (cells, K); a vector that the others explain adds
+    nothing."""
+    columns = [c - c.mean() for c in columns]
+    columns = [c/np.linalg.norm(c) for c in columns if np.linalg.norm(c) > 0]
+    left, size, _ = np.linalg.svd(
+        np.stack([np.full(len(columns[0]), len(columns[0]) ** -0.5), *columns], 1), full_matrices=False
+    )
     return left[:, size > 1e-10*size[0]]
 
 # %% ../../nbs/53c_interference.partial.ipynb #18940db0
@@ -37,23 +54,46 @@ def partial_mantel(
     seed=0,  # anything `np.random.default_rng` takes
 ) -> dict:  # statistic, pvalue, slope_per_sd, n_entities, n_pairs, n_permutations, method, alternative
     "Correlation of two matrices with others held fixed, tested by double semi-partialling."
-    y = _square(y, "y"); n = len(y); off = ~np.eye(n, dtype=bool)
-    x, *controls = [_complete(m, name, n) for m, name in [(x, "x"), *((c, f"controls[{i}]") for i, c in enumerate(controls))]]
-    if not controls: raise ValueError("controls is empty; use `mantel` for a correlation that holds nothing fixed")
+    y = _square(y, "y")
+    n = len(y)
+    off = ~np.eye(n, dtype=bool)
+    x, *controls = [
+        _complete(m, name, n)
+        for m, name in [(x, "x"), *((c, f"controls[{i}]") for i, c in enumerate(controls))]
+    ]
+    if not controls:
+        raise ValueError("controls is empty; use `mantel` for a correlation that holds nothing fixed")
     _check_test(method, alternative)
     if method == "spearman": x, y, *controls = map(_rank_pairs, (x, y, *controls))
-    cells = off & np.isfinite(y); e = np.zeros((n, n))
-    if cells.sum() < len(controls) + 3: raise ValueError(f"y has {cells.sum()} values, too few for {len(controls)} controls")
-    whole = _basis([c[off] for c in controls]); e[off] = x[off] - whole @ (whole.T @ x[off])
+    cells = off & np.isfinite(y)
+    e = np.zeros((n, n))
+    if cells.sum() < len(controls) + 3:
+        raise ValueError(f"y has {cells.sum()} values, too few for {len(controls)} controls")
+    whole = _basis([c[off] for c in controls])
+    e[off] = x[off] - whole @ (whole.T @ x[off])
     if np.linalg.norm(e[off]) <= 1e-9*np.linalg.norm(x[off] - x[off].mean()): e[:] = 0.
-    basis = _basis([c[cells] for c in controls]); rest = y[cells] - basis @ (basis.T @ y[cells])
-    rows = np.flatnonzero(cells.any(1)); weight = cells[rows].ravel().astype(float)
-    columns = np.zeros((len(weight), basis.shape[1] + 1)); columns[weight > 0] = np.column_stack([rest, basis])
+    basis = _basis([c[cells] for c in controls])
+    rest = y[cells] - basis @ (basis.T @ y[cells])
+    rows = np.flatnonzero(cells.any(1))
+    weight = cells[rows].ravel().astype(float)
+    columns = np.zeros((len(weight), basis.shape[1] + 1))
+    columns[weight > 0] = np.column_stack([rest, basis])
     def partial(orders):
-        moved = _renamed(e, orders, rows); along = moved @ columns; left = (moved**2) @ weight - (along[:, 1:]**2).sum(1)
-        with np.errstate(invalid="ignore", divide="ignore"): return along[:, 0]/np.sqrt(left*(rest**2).sum()), left
-    (observed,), (left,) = partial(np.arange(n)[None]); null = [partial(orders)[0] for orders in _renamings(n, n_permutations, seed)]
+        moved = _renamed(e, orders, rows)
+        along = moved @ columns
+        left = (moved**2) @ weight - (along[:, 1:]**2).sum(1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return along[:, 0]/np.sqrt(left*(rest**2).sum()), left
+    (observed,), (left,) = partial(np.arange(n)[None])
+    null = [partial(orders)[0] for orders in _renamings(n, n_permutations, seed)]
     slope = float(observed*np.sqrt((rest**2).sum()/left)*x[cells].std()) if left > 0 else float("nan")
-    return {"statistic": float(observed), "pvalue": _permutation_pvalue(observed,
-            np.concatenate(null) if null else np.empty(0), alternative), "slope_per_sd": slope,
-            "n_entities": n, "n_pairs": int(cells.sum()), "n_permutations": n_permutations, "method": method, "alternative": alternative}
+    return {
+        "statistic": float(observed),
+        "pvalue": _permutation_pvalue(observed, np.concatenate(null) if null else np.empty(0), alternative),
+        "slope_per_sd": slope,
+        "n_entities": n,
+        "n_pairs": int(cells.sum()),
+        "n_permutations": n_permutations,
+        "method": method,
+        "alternative": alternative,
+    }

@@ -28,15 +28,33 @@ def pair_holdings(
     for (method, epochs), files in pair_sessions(store, task).items():
         cells, count, foreign = {}, 0, set()
         for index, path in files.items():
-            if index >= len(names): problems.append(f"{path.name} is about entity {index}, but {task} has {len(names)}")
+            if index >= len(names):
+                problems.append(f"{path.name} is about entity {index}, but {task} has {len(names)}")
             try: table = read_pair(path)
-            except ForeignFileError as error: problems.append(str(error)); continue
-            count += len(table); foreign |= {r for r in table if plain_name(r) not in known}
+            except ForeignFileError as error:
+                problems.append(str(error))
+                continue
+            count += len(table)
+            foreign |= {r for r in table if plain_name(r) not in known}
             for row in table.values():
-                for metric, value in row.items(): cells[metric] = cells.get(metric, 0) + (not math.isnan(value))
-        if foreign: problems.append(f"{method} tables after {epochs} epochs have receivers that {task} does not have: {', '.join(sorted(foreign)[:3])}")
-        found.append({"method": method, "epochs": epochs, "n_emitters": len(files), "missing_emitters": [n for i, n in enumerate(names) if i not in files], "metrics": sorted(cells),
-                      "missing_metrics": [m for m in PUBLISHED_PAIRS if m not in cells], "undefined_values": {m: count - n for m, n in sorted(cells.items()) if n < count}})
+                for metric, value in row.items():
+                    cells[metric] = cells.get(metric, 0) + (not math.isnan(value))
+        if foreign:
+            problems.append(
+                f"{method} tables after {epochs} epochs have receivers that {task} does not have: "
+                f"{', '.join(sorted(foreign)[:3])}"
+            )
+        found.append(
+            {
+                "method": method,
+                "epochs": epochs,
+                "n_emitters": len(files),
+                "missing_emitters": [n for i, n in enumerate(names) if i not in files],
+                "metrics": sorted(cells),
+                "missing_metrics": [m for m in PUBLISHED_PAIRS if m not in cells],
+                "undefined_values": {m: count - n for m, n in sorted(cells.items()) if n < count},
+            }
+        )
     return found, problems
 
 # %% ../../nbs/55_interference.published.ipynb #5847b5ed
@@ -45,13 +63,27 @@ def entity_holdings(
     task: str,  # task name
 ) -> list[dict]:  # one dict a method and number of epochs
     "Which entity metrics the table of a task has."
-    path, wanted, held = store.per_entity(task), [n for n, m in entity_metric_table().items() if m.published], {}
+    path, wanted, held = (
+        store.per_entity(task),
+        [n for n, m in entity_metric_table().items() if m.published],
+        {},
+    )
     if not path.is_file(): return []
     rows = read_json(path)
-    if not (isinstance(rows, list) and all(isinstance(r, dict) for r in rows)): raise ForeignFileError(f"{path} is not a list of rows; delete it and run `vu run interference`")
+    if not (isinstance(rows, list) and all(isinstance(r, dict) for r in rows)):
+        raise ForeignFileError(f"{path} is not a list of rows; delete it and run `vu run interference`")
     for column in dict.fromkeys(k for r in rows for k in r):
         if parts := parse_column(column): held.setdefault(parts[:2], set()).add(parts[2])
-    return [{"method": m, "epochs": e, "n_metrics": len(names), "n_published": len(names & set(wanted)), "missing_published": [n for n in wanted if n not in names]} for (m, e), names in sorted(held.items())]
+    return [
+        {
+            "method": m,
+            "epochs": e,
+            "n_metrics": len(names),
+            "n_published": len(names & set(wanted)),
+            "missing_published": [n for n in wanted if n not in names],
+        }
+        for (m, e), names in sorted(held.items())
+    ]
 
 # %% ../../nbs/55_interference.published.ipynb #20029d45
 def similarity_holdings(
@@ -61,7 +93,11 @@ def similarity_holdings(
     "Which similarities of a task are there."
     found = {}
     for kind in SIMILARITIES:
-        path = store.similarity(kind, task) if store.similarity(kind, task).is_file() else published_similarity(store, kind, task)
+        path = (
+            store.similarity(kind, task)
+            if store.similarity(kind, task).is_file()
+            else published_similarity(store, kind, task)
+        )
         if kind in ("attr", "jacc"): found[kind] = "computed from the table"
         elif path is not None: found[kind] = path.relative_to(store.base).as_posix()
     return found
@@ -71,11 +107,14 @@ def read_results(
     store: Store,
     template: str | None = None,  # "InterferenceMatrix"; None for all
 ) -> dict[str, dict]:  # path below the base folder -> {"metadata": ..., "result": ...}
-    "Answers that are on disk, ours or somebody else's; a `plot` of the template draws them where their keys are those it knows."
-    root = store.result("x", "x").parents[1]; found = {}
+    """Answers that are on disk, ours or somebody else's; a `plot` of the template draws them where their keys
+    are those it knows."""
+    root = store.result("x", "x").parents[1]
+    found = {}
     for path in sorted(root.glob(f"{template or '*'}/*.json")):
         data = read_json(path)
-        if not (isinstance(data, dict) and {"metadata", "result"} <= set(data)): raise ForeignFileError(f"{path} is not an answer of a template: it has no metadata and result")
+        if not (isinstance(data, dict) and {"metadata", "result"} <= set(data)):
+            raise ForeignFileError(f"{path} is not an answer of a template: it has no metadata and result")
         found[path.relative_to(store.base).as_posix()] = jsonable(data)
     return found
 
@@ -85,13 +124,24 @@ def _missing(task: str, report: dict) -> list[str]:
     lines = []
     for p in report["pairs"]:
         who = f"{p['method']} after {p['epochs']} epochs"
-        if p["missing_emitters"]: lines.append(f"{who}: no table of {len(p['missing_emitters'])} of {report['n_entities']} emitters: {', '.join(p['missing_emitters'][:5])}{', ...' if len(p['missing_emitters']) > 5 else ''}")
-        if p["missing_metrics"]: lines.append(f"{who}: no {', '.join(p['missing_metrics'])} in the tables of pairs")
-        for metric, n in p["undefined_values"].items(): lines.append(f"{who}: {n} values of {metric} are undefined")
+        if p["missing_emitters"]:
+            lines.append(
+                f"{who}: no table of {len(p['missing_emitters'])} of {report['n_entities']} emitters: "
+                f"{', '.join(p['missing_emitters'][:5])}{', ...' if len(p['missing_emitters']) > 5 else ''}"
+            )
+        if p["missing_metrics"]:
+            lines.append(f"{who}: no {', '.join(p['missing_metrics'])} in the tables of pairs")
+        for metric, n in p["undefined_values"].items():
+            lines.append(f"{who}: {n} values of {metric} are undefined")
     for e in report["entities"]:
-        if e["missing_published"]: lines.append(f"{e['method']} after {e['epochs']} epochs: {len(e['missing_published'])} of 51 columns are not in the table of entities: {', '.join(e['missing_published'][:3])}, ...")
+        if e["missing_published"]:
+            lines.append(
+                f"{e['method']} after {e['epochs']} epochs: {len(e['missing_published'])} of 51 columns are "
+                f"not in the table of entities: {', '.join(e['missing_published'][:3])}, ..."
+            )
     if not report["pairs"]: lines.append("no table of pairs")
-    if not report["entities"]: lines.append("no table of entities; `InterferencePerEntity` computes it from the tables of pairs")
+    if not report["entities"]:
+        lines.append("no table of entities; `InterferencePerEntity` computes it from the tables of pairs")
     lines += [f"no {kind} similarity" for kind in SIMILARITIES if kind not in report["similarities"]]
     if not report["embeddings"]["baseline"]: lines.append("no embeddings of the baseline")
     if not report["pictures"]["baseline"]: lines.append("no pictures of the baseline")
@@ -101,15 +151,44 @@ def _missing(task: str, report: dict) -> list[str]:
 def holdings(
     base_folder,  # root of a folder in the published layout
     task: str,  # task name
-) -> dict[str, Any]:  # n_entities, attributes, pairs, entities, similarities, embeddings, pictures, results, problems, missing, answers
+# n_entities, attributes, pairs, entities, similarities, embeddings, pictures, results, problems, missing,
+# answers
+) -> dict[str, Any]:
     "What a folder holds for a task, what is missing, and which questions it can answer; nothing is changed."
-    store = Store(base_folder); table = read_entities(store, get_task(task).name); names = [e["name"] for e in table]; pairs, problems = pair_holdings(store, task, names)
+    store = Store(base_folder)
+    table = read_entities(store, get_task(task).name)
+    names = [e["name"] for e in table]
+    pairs, problems = pair_holdings(store, task, names)
     sessions = [Session(task, n, i, p["method"], p["epochs"]) for p in pairs for i, n in enumerate(names)]
-    report = {"task": task, "n_entities": len(names), "attributes": attribute_columns(table), "pairs": pairs, "entities": entity_holdings(store, task), "similarities": similarity_holdings(store, task),
-              "embeddings": {"baseline": store.embeddings(task).is_file(), "n_sessions": sum(store.embeddings(task, s).is_file() for s in sessions)},
-              "pictures": {"baseline": len(found_pictures(store.baseline(task), "off", task, table)), "n_sessions": sum(store.generated(s).is_dir() for s in sessions)},
-              "results": {}, "problems": problems}
-    for path in store.result("x", "x").parents[1].glob("*/*.json"): report["results"][path.parent.name] = report["results"].get(path.parent.name, 0) + 1
-    answers = {"matrices, alignment, rank, minimum cut, regression": pairs and report["similarities"], "relations of attributes and methods": report["entities"] or pairs,
-               "associations and embedding profiles": report["embeddings"]["baseline"] and report["embeddings"]["n_sessions"], "pictures": report["pictures"]["baseline"] and report["pictures"]["n_sessions"]}
-    return {**report, "missing": _missing(task, report), "answers": [a for a, there in answers.items() if there]}
+    report = {
+        "task": task,
+        "n_entities": len(names),
+        "attributes": attribute_columns(table),
+        "pairs": pairs,
+        "entities": entity_holdings(store, task),
+        "similarities": similarity_holdings(store, task),
+        "embeddings": {
+            "baseline": store.embeddings(task).is_file(),
+            "n_sessions": sum(store.embeddings(task, s).is_file() for s in sessions),
+        },
+        "pictures": {
+            "baseline": len(found_pictures(store.baseline(task), "off", task, table)),
+            "n_sessions": sum(store.generated(s).is_dir() for s in sessions),
+        },
+        "results": {},
+        "problems": problems,
+    }
+    for path in store.result("x", "x").parents[1].glob("*/*.json"):
+        report["results"][path.parent.name] = report["results"].get(path.parent.name, 0) + 1
+    answers = {
+        "matrices, alignment, rank, minimum cut, regression": pairs and report["similarities"],
+        "relations of attributes and methods": report["entities"] or pairs,
+        "associations and embedding profiles": report["embeddings"]["baseline"]
+        and report["embeddings"]["n_sessions"],
+        "pictures": report["pictures"]["baseline"] and report["pictures"]["n_sessions"],
+    }
+    return {
+        **report,
+        "missing": _missing(task, report),
+        "answers": [a for a, there in answers.items() if there],
+    }

@@ -39,23 +39,33 @@ def trainable_part(
 ):  # list of tensors
     "What may move, for the length of a block; the network is afterwards what it was."
     if settings.part == "lora":
-        with trainable_adapter(unet, settings.rank, float(settings.rank), generator) as (parameters, _): yield parameters
+        with trainable_adapter(unet, settings.rank, float(settings.rank), generator) as (parameters, _):
+            yield parameters
         return
-    unet.requires_grad_(False); parameters = [p.requires_grad_() for n, p in unet.named_parameters() if "attn2" in n]; before = [p.detach().clone() for p in parameters]
+    unet.requires_grad_(False)
+    parameters = [p.requires_grad_() for n, p in unet.named_parameters() if "attn2" in n]
+    before = [p.detach().clone() for p in parameters]
     try: yield parameters
     finally:
         with torch.no_grad():
-            for p, old in zip(parameters, before): p.copy_(old); p.grad = None
+            for p, old in zip(parameters, before):
+                p.copy_(old)
+                p.grad = None
 
 # %% ../../nbs/56b_interference.relearning.ipynb #28e241cd
 class Reading(Callback):
     "Ask the model at the chosen steps."
-    def __init__(self, measure, at, unet): self.measure, self.at, self.unet, self.rows = measure, set(at), unet, []
+    def __init__(self, measure, at, unet):
+        self.measure, self.at, self.unet, self.rows = measure, set(at), unet, []
     def read(self, step):
         if step not in self.at: return
-        training = self.unet.training; self.unet.eval()
+        training = self.unet.training
+        self.unet.eval()
         with torch.no_grad(): found = self.measure()
-        self.unet.train(training); self.rows.append({"step": step, **(found if isinstance(found, dict) else {"probability": float(found)})})
+        self.unet.train(training)
+        self.rows.append(
+            {"step": step, **(found if isinstance(found, dict) else {"probability": float(found)})}
+        )
     def before_fit(self, state): self.read(0)
     def after_step(self, state): self.read(state.step)
 
@@ -71,18 +81,35 @@ def relearning_curve(
     generator: torch.Generator,  # of pictures, times and noise
 ) -> list[dict]:  # one row for each step of `at`: step, and what `measure` said
     "What a model says while it relearns a concept."
-    settings = settings or Relearning(); require_pipeline(settings, pipe)
-    if not settings.at or min(settings.at) < 0: raise ValueError(f"at={settings.at} must name at least one step, none negative")
+    settings = settings or Relearning()
+    require_pipeline(settings, pipe)
+    if not settings.at or min(settings.at) < 0:
+        raise ValueError(f"at={settings.at} must name at least one step, none negative")
     with borrow(pipe), edit.on(pipe) if edit is not None else nullcontext(), torch.enable_grad():
-        sides = [(as_pictures(pipe, pictures), settings.train_batch_size)] + ([(as_pictures(pipe, retain), settings.retain_batch_size)] if retain is not None and settings.retain_batch_size else [])
+        sides = [(as_pictures(pipe, pictures), settings.train_batch_size)] + (
+            [(as_pictures(pipe, retain), settings.retain_batch_size)]
+            if retain is not None and settings.retain_batch_size
+            else []
+        )
         batches = [cycle(len(data), size, generator) for data, size in sides]
         def losses(step, micro):
-            index = [next(b) for b in batches]; z = torch.cat([data.latents(i, generator) for (data, _), i in zip(sides, index)]); text = sides[0][0].embeddings[index[0]]
+            index = [next(b) for b in batches]
+            z = torch.cat([data.latents(i, generator) for (data, _), i in zip(sides, index)])
+            text = sides[0][0].embeddings[index[0]]
             for (data, _), i in zip(sides[1:], index[1:]): text = text + data.embeddings[i]
             noised, times, target = diffusion_batch(pipe.scheduler, z, generator)
             return {"denoise": F.mse_loss(predict(pipe.unet, noised, times, text).float(), target.float())}
         reading = Reading(measure, settings.at, pipe.unet)
         with trainable_part(pipe.unet, settings, generator) as parameters:
             if max(settings.at) == 0: reading.read(0)
-            else: fit(parameters, losses, num_steps=max(settings.at), learning_rate=settings.learning_rate, weight_decay=0., generator=generator, callbacks=[reading])
+            else:
+                fit(
+                    parameters,
+                    losses,
+                    num_steps=max(settings.at),
+                    learning_rate=settings.learning_rate,
+                    weight_decay=0.0,
+                    generator=generator,
+                    callbacks=[reading],
+                )
     return reading.rows

@@ -15,8 +15,10 @@ __all__ = ['mantel', 'benjamini_hochberg', 'bootstrap_ci', 'bootstrap_correlatio
 def _square(matrix, name: str) -> np.ndarray:
     "A float copy of a square matrix."
     matrix = np.asarray(matrix, float)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]: raise ValueError(f"{name} must be a square matrix, got shape {matrix.shape}")
-    if len(matrix) < 4: raise ValueError(f"{name} has {len(matrix)} entities; a permutation test needs at least 4")
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"{name} must be a square matrix, got shape {matrix.shape}")
+    if len(matrix) < 4:
+        raise ValueError(f"{name} has {len(matrix)} entities; a permutation test needs at least 4")
     return matrix
 
 # %% ../../nbs/53_interference.stats.ipynb #eb50df6d
@@ -30,35 +32,48 @@ def _rank_pairs(matrix: np.ndarray) -> np.ndarray:
 # %% ../../nbs/53_interference.stats.ipynb #2a973f54
 def _check_test(method: str, alternative: str) -> None:
     "What a test of two matrices may be asked for."
-    if method not in ("pearson", "spearman"): raise ValueError(f"method must be 'pearson' or 'spearman', got {method!r}")
-    if alternative not in ("two-sided", "greater", "less"): raise ValueError(f"alternative must be 'two-sided', 'greater' or 'less', got {alternative!r}")
+    if method not in ("pearson", "spearman"):
+        raise ValueError(f"method must be 'pearson' or 'spearman', got {method!r}")
+    if alternative not in ("two-sided", "greater", "less"):
+        raise ValueError(f"alternative must be 'two-sided', 'greater' or 'less', got {alternative!r}")
 
 def _renamings(n: int, count: int, seed):  # yields (B,N) batches, `count` rows in all
     "Random orders of N entities, in batches whose renamed matrices take a few megabytes."
     generator, size = np.random.default_rng(seed), max(1, 500_000//n**2)
-    for start in range(0, count, size): yield generator.permuted(np.tile(np.arange(n), (min(size, count - start), 1)), axis=1)
+    for start in range(0, count, size):
+        yield generator.permuted(np.tile(np.arange(n), (min(size, count - start), 1)), axis=1)
 
 # %% ../../nbs/53_interference.stats.ipynb #5e322395
 def _renamed(matrix: np.ndarray, orders: np.ndarray, rows=slice(None)) -> np.ndarray:
     "The matrix under each renaming, or some rows of it, flattened: (P, R*N)."
     moved = np.empty((len(orders), *matrix[rows].shape))
-    for order, place in zip(orders, moved): np.take(np.take(matrix, order[rows], 0), order, 1, out=place, mode="clip")
+    for order, place in zip(orders, moved):
+        np.take(np.take(matrix, order[rows], 0), order, 1, out=place, mode="clip")
     return moved.reshape(len(orders), -1)
 
 # %% ../../nbs/53_interference.stats.ipynb #e2470e43
 def _correlations(x: np.ndarray, y: np.ndarray, orders: np.ndarray) -> np.ndarray:
     "Correlation of `x` with `y` under each of P renamings, over the cells that both have."
-    mask_x, mask_y = np.isfinite(x), np.isfinite(y); off_diagonal = ~np.eye(len(x), dtype=bool)
-    if not (mask_y == off_diagonal).all() and (mask_x == off_diagonal).all(): return _correlations(y, x, np.argsort(orders, 1))
-    x, y = (np.where(mask, m - m[mask].sum()/max(mask.sum(), 1), 0.) for m, mask in ((x, mask_x), (y, mask_y)))
-    rows = np.flatnonzero(mask_x.any(1)); x = x[rows]; moved = _renamed(y, orders, rows)
+    mask_x, mask_y = np.isfinite(x), np.isfinite(y)
+    off_diagonal = ~np.eye(len(x), dtype=bool)
+    if not (mask_y == off_diagonal).all() and (mask_x == off_diagonal).all():
+        return _correlations(y, x, np.argsort(orders, 1))
+    x, y = (
+        np.where(mask, m - m[mask].sum() / max(mask.sum(), 1), 0.0) for m, mask in ((x, mask_x), (y, mask_y))
+    )
+    rows = np.flatnonzero(mask_x.any(1))
+    x = x[rows]
+    moved = _renamed(y, orders, rows)
     cross = moved @ x.ravel()
     if (mask_x == off_diagonal).all():
         spread = np.sqrt((x**2).sum()*(y**2).sum())
         return cross/spread if spread > 0 else np.full(len(orders), np.nan)
-    weight = mask_x[rows].ravel().astype(float); sum_y, sum_yy = moved @ weight, (moved**2) @ weight
+    weight = mask_x[rows].ravel().astype(float)
+    sum_y, sum_yy = moved @ weight, (moved**2) @ weight
     if (mask_y == off_diagonal).all(): count, sum_x, sum_xx = weight.sum(), x.sum(), (x**2).sum()
-    else: mask = _renamed(mask_y.astype(float), orders, rows); count, sum_x, sum_xx = mask @ weight, mask @ x.ravel(), mask @ (x**2).ravel()
+    else:
+        mask = _renamed(mask_y.astype(float), orders, rows)
+        count, sum_x, sum_xx = mask @ weight, mask @ x.ravel(), mask @ (x**2).ravel()
     with np.errstate(invalid="ignore", divide="ignore"):
         return (cross - sum_x*sum_y/count)/np.sqrt((sum_xx - sum_x**2/count)*(sum_yy - sum_y**2/count))
 
@@ -73,23 +88,40 @@ def mantel(
 ) -> dict:  # statistic, pvalue, n_entities, n_pairs, n_permutations, method, alternative, null_std
     "Mantel/QAP test: is the correlation of two matrices larger than after renaming the entities?"
     x, y = _square(x, "x"), _square(y, "y")
-    if x.shape != y.shape: raise ValueError(f"x is {x.shape} but y is {y.shape}; bring both to the same entities")
-    _check_test(method, alternative); n = len(x); x, y = x.copy(), y.copy()
-    np.fill_diagonal(x, np.nan); np.fill_diagonal(y, np.nan)
+    if x.shape != y.shape:
+        raise ValueError(f"x is {x.shape} but y is {y.shape}; bring both to the same entities")
+    _check_test(method, alternative)
+    n = len(x)
+    x, y = x.copy(), y.copy()
+    np.fill_diagonal(x, np.nan)
+    np.fill_diagonal(y, np.nan)
     if method == "spearman": x, y = _rank_pairs(x), _rank_pairs(y)
     observed = _correlations(x, y, np.arange(n)[None])[0]
-    null = np.concatenate([_correlations(x, y, orders) for orders in _renamings(n, n_permutations, seed)] or [np.empty(0)])
+    null = np.concatenate(
+        [_correlations(x, y, orders) for orders in _renamings(n, n_permutations, seed)] or [np.empty(0)]
+    )
     spread = float(np.std(null[np.isfinite(null)])) if np.isfinite(null).any() else float("nan")
-    return {"statistic": float(observed), "pvalue": _permutation_pvalue(observed, null, alternative), "n_entities": n,
-            "n_pairs": int((np.isfinite(x) & np.isfinite(y)).sum()), "n_permutations": n_permutations, "method": method,
-            "alternative": alternative, "null_std": spread}
+    return {
+        "statistic": float(observed),
+        "pvalue": _permutation_pvalue(observed, null, alternative),
+        "n_entities": n,
+        "n_pairs": int((np.isfinite(x) & np.isfinite(y)).sum()),
+        "n_permutations": n_permutations,
+        "method": method,
+        "alternative": alternative,
+        "null_std": spread,
+    }
 
 # %% ../../nbs/53_interference.stats.ipynb #4200be66
 def _permutation_pvalue(observed: float, null: np.ndarray, alternative: str = "two-sided") -> float:
     "(1 + extreme)/(1 + all), with a little tolerance so that ties count as ties."
     null = null[np.isfinite(null)]
     if not np.isfinite(observed): return float("nan")
-    extreme = {"two-sided": np.abs(null) >= abs(observed) - 1e-12, "greater": null >= observed - 1e-12, "less": null <= observed + 1e-12}[alternative]
+    extreme = {
+        "two-sided": np.abs(null) >= abs(observed) - 1e-12,
+        "greater": null >= observed - 1e-12,
+        "less": null <= observed + 1e-12,
+    }[alternative]
     return float((1 + extreme.sum())/(1 + len(null)))
 
 # %% ../../nbs/53_interference.stats.ipynb #364bc66c
@@ -97,7 +129,9 @@ def benjamini_hochberg(
     pvalues: Iterable[float],  # p-values of one declared family
 ) -> np.ndarray:  # adjusted p-values in the same order; compare them with the wanted false discovery rate
     "Adjusted p-values that control the false discovery rate; NaN stays NaN and is not counted."
-    pvalues = np.asarray([np.nan if p is None else p for p in pvalues], float); adjusted = np.full(len(pvalues), np.nan); valid = np.isfinite(pvalues)
+    pvalues = np.asarray([np.nan if p is None else p for p in pvalues], float)
+    adjusted = np.full(len(pvalues), np.nan)
+    valid = np.isfinite(pvalues)
     if valid.any(): adjusted[valid] = stats.false_discovery_control(pvalues[valid], method="bh")
     return adjusted
 
@@ -114,7 +148,9 @@ def bootstrap_ci(
     values = values[np.isfinite(values).reshape(len(values), -1).all(1)] if len(values) else values
     if len(values) < 2: return float("nan"), float("nan")
     draws = np.random.default_rng(seed).integers(len(values), size=(n_resamples, len(values)))
-    results = values[draws].mean(axis=1) if statistic is np.mean else [statistic(values[d], axis=0) for d in draws]
+    results = (
+        values[draws].mean(axis=1) if statistic is np.mean else [statistic(values[d], axis=0) for d in draws]
+    )
     low, high = np.nanpercentile(results, [50*(1 - level), 50*(1 + level)])
     return float(low), float(high)
 
@@ -127,15 +163,21 @@ def bootstrap_correlation(
     seed=0,  # anything `np.random.default_rng` takes
 ) -> tuple[float, float]:  # low, high
     "Percentile interval of the correlation of two matrices, entities resampled."
-    x, y = _square(x, "x"), _square(y, "y"); n = len(x)
-    if x.shape != y.shape: raise ValueError(f"x is {x.shape} but y is {y.shape}; bring both to the same entities")
+    x, y = _square(x, "x"), _square(y, "y")
+    n = len(x)
+    if x.shape != y.shape:
+        raise ValueError(f"x is {x.shape} but y is {y.shape}; bring both to the same entities")
     valid = np.isfinite(x) & np.isfinite(y) & ~np.eye(n, dtype=bool)
     if not valid.any(): return float("nan"), float("nan")
     x, y = np.where(valid, x - x[valid].mean(), 0.), np.where(valid, y - y[valid].mean(), 0.)
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1/n), size=n_resamples).astype(float)
-    total, sx, sy, sxx, syy, sxy = (((weights @ part)*weights).sum(1) for part in (valid.astype(float), x, y, x*x, y*y, x*y))
-    with np.errstate(invalid="ignore", divide="ignore"): vx, vy, joint = sxx - sx**2/total, syy - sy**2/total, sxy - sx*sy/total
-    varies = (vx > 1e-9*np.nanmax(vx)) & (vy > 1e-9*np.nanmax(vy))  # a resample without any spread, or without a pair, has no correlation
+    total, sx, sy, sxx, syy, sxy = (
+        ((weights @ part) * weights).sum(1) for part in (valid.astype(float), x, y, x * x, y * y, x * y)
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        vx, vy, joint = sxx - sx**2/total, syy - sy**2/total, sxy - sx*sy/total
+    # a resample without any spread, or without a pair, has no correlation
+    varies = (vx > 1e-9*np.nanmax(vx)) & (vy > 1e-9*np.nanmax(vy))
     if not varies.any(): return float("nan"), float("nan")
     low, high = np.percentile(joint[varies]/np.sqrt(vx[varies]*vy[varies]), [50*(1 - level), 50*(1 + level)])
     return float(low), float(high)

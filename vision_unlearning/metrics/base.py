@@ -20,20 +20,30 @@ def as_images(
     if isinstance(images, Image.Image): images = [images]
     if isinstance(images, (list, tuple)) and images and all(isinstance(i, Image.Image) for i in images):
         rgba = [i.convert("RGBA") for i in images]
-        images = np.stack([Image.alpha_composite(Image.new("RGBA", i.size, "white"), i).convert("RGB") for i in rgba])
+        images = np.stack(
+            [Image.alpha_composite(Image.new("RGBA", i.size, "white"), i).convert("RGB") for i in rgba]
+        )
     if isinstance(images, np.ndarray):
         images = torch.from_numpy(np.array(images))  # a copy: PIL's arrays cannot be written to
         if images.ndim == 4: images = images.movedim(-1, 1)
-    if not isinstance(images, torch.Tensor): raise TypeError(f"images must be a uint8 tensor or array, or PIL images, got {type(images).__name__}")
-    if images.dtype != torch.uint8: raise ValueError(f"images must be uint8 in 0..255, got {images.dtype}; scale, round and convert them first")
-    if images.ndim != 4 or images.shape[1] != 3: raise ValueError(f"images must be (N,3,H,W) as a tensor or (N,H,W,3) as an array, got {tuple(images.shape)}")
+    if not isinstance(images, torch.Tensor):
+        raise TypeError(f"images must be a uint8 tensor or array, or PIL images, got {type(images).__name__}")
+    if images.dtype != torch.uint8:
+        raise ValueError(
+            f"images must be uint8 in 0..255, got {images.dtype}; scale, round and convert them first"
+        )
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(
+            f"images must be (N,3,H,W) as a tensor or (N,H,W,3) as an array, got {tuple(images.shape)}"
+        )
     return images
 
 # %% ../../nbs/40_metrics.base.ipynb #35f0b3b9
 class Metric(torchmetrics.Metric):
     "Base of all metrics: keeps one score an image."
     name: ClassVar[str] = "metric"
-    higher_is_better: ClassVar[bool | None] = None; bounds: ClassVar[tuple] = (None, None)
+    higher_is_better: ClassVar[bool | None] = None
+    bounds: ClassVar[tuple] = (None, None)
     is_differentiable, full_state_update = False, False
     cpu_pixels: ClassVar[int] = 2**22  # most pixels of a batch on a CPU; elsewhere it is 2**22
 
@@ -45,16 +55,34 @@ class Metric(torchmetrics.Metric):
         self.batch_size = batch_size
         self.add_state("scores", default=[], dist_reduce_fx="cat")
 
-    def score(self, images, *others): raise NotImplementedError(f"{type(self).__name__} does not define `score`")
-    def update(self, images, *others): "Score these images, and keep the scores."; self.add(as_images(images), *others)
+    def score(self, images, *others):
+        raise NotImplementedError(f"{type(self).__name__} does not define `score`")
+    def update(self, images, *others):
+        "Score these images, and keep the scores."
+        self.add(as_images(images), *others)
 
     def add(self, images, *others):
         "Score N images and the N things that go with each of them, in batches."
         for other in others:
-            if len(other) != len(images): raise ValueError(f"{self.name}: {len(images)} images but {len(other)} {'references' if isinstance(other, torch.Tensor) else 'texts'} to go with them")
-        step = max(1, min(self.batch_size, (self.cpu_pixels if self.device.type == "cpu" else 2**22)//max(1, images.shape[-1]*images.shape[-2])))
+            if len(other) != len(images):
+                raise ValueError(
+                    f"{self.name}: {len(images)} images but {len(other)} "
+                    f"{'references' if isinstance(other, torch.Tensor) else 'texts'} to go with them"
+                )
+        step = max(
+            1,
+            min(
+                self.batch_size,
+                (self.cpu_pixels if self.device.type == "cpu" else 2**22)
+                // max(1, images.shape[-1] * images.shape[-2]),
+            ),
+        )
         for i in range(0, len(images), step):
-            self.scores.append(self.score(images[i:i+step].to(self.device), *[o[i:i+step] for o in others]).to(self.device).double())
+            self.scores.append(
+                self.score(images[i : i + step].to(self.device), *[o[i : i + step] for o in others])
+                .to(self.device)
+                .double()
+            )
 
     def per_item(self) -> torch.Tensor:
         "(N,) float64: every score so far, in order of arrival."
@@ -82,11 +110,13 @@ def plot_scores(
     "Sorted scores and their mean."
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(4, 2.5), dpi=72)[1]
-    ax.plot(scores.sort().values, ".", ms=4); ax.axhline(scores.nanmean(), lw=1, color="0.4", label=f"mean {scores.nanmean():.3g}")
+    ax.plot(scores.sort().values, ".", ms=4)
+    ax.axhline(scores.nanmean(), lw=1, color="0.4", label=f"mean {scores.nanmean():.3g}")
     for bound in bounds:
         if bound is not None: ax.axhline(bound, lw=.8, ls=":", color="0.6")
     better = {True: " (higher is better)", False: " (lower is better)", None: ""}[higher_is_better]
-    ax.set(xlabel="images, sorted", ylabel=f"{name}{better}"); ax.legend(fontsize=8, frameon=False)
+    ax.set(xlabel="images, sorted", ylabel=f"{name}{better}")
+    ax.legend(fontsize=8, frameon=False)
     return ax
 
 # %% ../../nbs/40_metrics.base.ipynb #b9e74234
@@ -97,7 +127,11 @@ def share_interval(
 ) -> tuple[float, float]:  # low and high, 0..1
     "Wilson's interval of a share."
     from scipy.stats import norm
-    if not 0 <= successes <= trials or trials < 1: raise ValueError(f"{successes} successes in {trials} trials are no share; there must be at least one trial")
-    z = float(norm.ppf((1 + confidence)/2)); p, add = successes/trials, z*z/trials
+    if not 0 <= successes <= trials or trials < 1:
+        raise ValueError(
+            f"{successes} successes in {trials} trials are no share; there must be at least one trial"
+        )
+    z = float(norm.ppf((1 + confidence)/2))
+    p, add = successes/trials, z*z/trials
     half = z*(p*(1 - p)/trials + add/(4*trials))**.5
     return max(0., (p + add/2 - half)/(1 + add)), min(1., (p + add/2 + half)/(1 + add))

@@ -27,19 +27,34 @@ class JudgeAccuracy(Metric):
             from vision_unlearning.models import load_judge
             judge = load_judge()
         self.judge, self.task, self.entities = judge, task, entities
-        self.add_state("sure", default=[], dist_reduce_fx="cat"); self.add_state("chosen", default=[], dist_reduce_fx="cat")
+        self.add_state("sure", default=[], dist_reduce_fx="cat")
+        self.add_state("chosen", default=[], dist_reduce_fx="cat")
         self.column = {e["name"].replace("_", " "): i for i, e in enumerate(entities)}
 
     def score(self, images, columns):
-        p = self.judge.entity_probabilities(images, self.task, self.entities).to(self.device); choice = p.argmax(1)
+        p = self.judge.entity_probabilities(images, self.task, self.entities).to(self.device)
+        choice = p.argmax(1)
         wanted = torch.tensor(columns, device=self.device)
-        self.sure.append(p.gather(1, wanted[:, None])[:, 0].double()); self.chosen.append(choice)
+        self.sure.append(p.gather(1, wanted[:, None])[:, 0].double())
+        self.chosen.append(choice)
         return (choice == wanted).double()
 
     def update(self, images, names):
         "Judge images (N,3,H,W) uint8 that were asked to show N entities."
-        self.add(as_images(images), [self.column[check_name("entity", n.replace("_", " "), self.column)] for n in names])
+        self.add(
+            as_images(images),
+            [self.column[check_name("entity", n.replace("_", " "), self.column)] for n in names],
+        )
 
-    def probabilities(self) -> torch.Tensor: "(N,) float64: probability of the right entity."; return self._all(self.sure)
-    def answers(self) -> list[str]: "What each picture was taken for."; return [self.entities[int(i)]["name"] for i in self._all(self.chosen)]
-    def _all(self, state): return (state if isinstance(state, torch.Tensor) else torch.cat([torch.zeros(0, dtype=torch.float64, device=self.device), *state])).cpu()
+    def probabilities(self) -> torch.Tensor:
+        "(N,) float64: probability of the right entity."
+        return self._all(self.sure)
+    def answers(self) -> list[str]:
+        "What each picture was taken for."
+        return [self.entities[int(i)]["name"] for i in self._all(self.chosen)]
+    def _all(self, state):
+        return (
+            state
+            if isinstance(state, torch.Tensor)
+            else torch.cat([torch.zeros(0, dtype=torch.float64, device=self.device), *state])
+        ).cpu()

@@ -17,8 +17,12 @@ class TwoClassifiers:
     "One classifier a domain, as if they were one."
     def __init__(self,
         **networks,  # domain -> anything with `labels`, `name` and `probabilities(images)`
-    ): self.networks, self.classes = networks, {d: list(n.labels) for d, n in networks.items()}; self.name = "_".join(encoder_name(n) for n in networks.values())
-    def probabilities(self, images) -> dict: "domain -> (N,K)."; return {d: n.probabilities(images) for d, n in self.networks.items()}
+    ):
+        self.networks, self.classes = networks, {d: list(n.labels) for d, n in networks.items()}
+        self.name = "_".join(encoder_name(n) for n in networks.values())
+    def probabilities(self, images) -> dict:
+        "domain -> (N,K)."
+        return {d: n.probabilities(images) for d, n in self.networks.items()}
 
 # %% ../../nbs/48d_metrics.concepts.ipynb #2a35f01a
 class ConceptAccuracy(Metric):
@@ -34,28 +38,67 @@ class ConceptAccuracy(Metric):
         super().__init__(batch_size)
         if classifier is None:
             from vision_unlearning.models import load_judge
-            classifier = load_judge(); label = "emoji_judge"
+            classifier = load_judge()
+            label = "emoji_judge"
         else: label = encoder_name(classifier)
-        self.classifier, self.domains, self.name = classifier, tuple(check_name("domain of the classifier", d, classifier.classes) for d in domains), f"concepts_{label}"
+        self.classifier, self.domains, self.name = (
+            classifier,
+            tuple(check_name("domain of the classifier", d, classifier.classes) for d in domains),
+            f"concepts_{label}",
+        )
         for state in ("asked", "seen"): self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def update(self, images, **asked):
         "Classify images (N,3,H,W) uint8; `asked` is N labels for each domain."
         images = as_images(images)
-        if set(asked) != set(self.domains): raise ValueError(f"{self.name} needs labels of {', '.join(self.domains)}, got {', '.join(asked) or 'none'}")
+        if set(asked) != set(self.domains):
+            raise ValueError(
+                f"{self.name} needs labels of {', '.join(self.domains)}, got {', '.join(asked) or 'none'}"
+            )
         for d in self.domains:
-            if len(asked[d]) != len(images): raise ValueError(f"{self.name}: {len(images)} images but {len(asked[d])} labels of {d}")
-        self.add(images, list(zip(*[[self.classifier.classes[d].index(check_name(d, a, self.classifier.classes[d])) for a in asked[d]] for d in self.domains])))
+            if len(asked[d]) != len(images):
+                raise ValueError(f"{self.name}: {len(images)} images but {len(asked[d])} labels of {d}")
+        self.add(
+            images,
+            list(
+                zip(
+                    *[
+                        [
+                            self.classifier.classes[d].index(check_name(d, a, self.classifier.classes[d]))
+                            for a in asked[d]
+                        ]
+                        for d in self.domains
+                    ]
+                )
+            ),
+        )
 
     def score(self, images, rows):
-        p = self.classifier.probabilities(images); seen, asked = torch.stack([p[d].argmax(1).cpu() for d in self.domains], 1), torch.tensor(rows)
-        self.asked.append(asked.to(self.device)); self.seen.append(seen.to(self.device)); return (seen == asked).all(1).double()
+        p = self.classifier.probabilities(images)
+        seen, asked = torch.stack([p[d].argmax(1).cpu() for d in self.domains], 1), torch.tensor(rows)
+        self.asked.append(asked.to(self.device))
+        self.seen.append(seen.to(self.device))
+        return (seen == asked).all(1).double()
 
     def answers(self):  # pandas.DataFrame: a column a domain, and one `{domain}_seen`
         "What was asked for and what was seen, a row a picture."
         import pandas as pd
-        both = [(s if isinstance(s, torch.Tensor) else torch.cat([torch.zeros(0, len(self.domains), dtype=torch.long), *[t.cpu() for t in s]])).cpu() for s in (self.asked, self.seen)]
-        return pd.DataFrame({name + end: [self.classifier.classes[name][i] for i in rows[:, k].tolist()] for rows, end in zip(both, ("", "_seen")) for k, name in enumerate(self.domains)})
+
+        both = [
+            (
+                s
+                if isinstance(s, torch.Tensor)
+                else torch.cat([torch.zeros(0, len(self.domains), dtype=torch.long), *[t.cpu() for t in s]])
+            ).cpu()
+            for s in (self.asked, self.seen)
+        ]
+        return pd.DataFrame(
+            {
+                name + end: [self.classifier.classes[name][i] for i in rows[:, k].tolist()]
+                for rows, end in zip(both, ("", "_seen"))
+                for k, name in enumerate(self.domains)
+            }
+        )
 
 # %% ../../nbs/48d_metrics.concepts.ipynb #ac532a4f
 def mean_accuracy(
@@ -64,9 +107,11 @@ def mean_accuracy(
     level: float = .95,
 ) -> dict:  # value, low, high, n, concepts
     "Mean over the concepts of a domain of the share of right answers."
-    right = (answers[domain] == answers[f"{domain}_seen"]).groupby(answers[domain], sort=False); rates, counts = right.mean(), right.size()
+    right = (answers[domain] == answers[f"{domain}_seen"]).groupby(answers[domain], sort=False)
+    rates, counts = right.mean(), right.size()
     if not len(rates): return dict(value=float("nan"), low=float("nan"), high=float("nan"), n=0, concepts=0)
-    trials = len(counts)**2/float((1/counts).sum()); low, high = share_interval(float(rates.mean())*trials, trials, level)
+    trials = len(counts)**2/float((1/counts).sum())
+    low, high = share_interval(float(rates.mean())*trials, trials, level)
     return dict(value=float(rates.mean()), low=low, high=high, n=int(counts.sum()), concepts=len(rates))
 
 # %% ../../nbs/48d_metrics.concepts.ipynb #42c452d9
@@ -77,9 +122,20 @@ def unlearning_accuracy(
     other: str,  # the other domain, such as "object"
     level: float = .95,  # of the intervals
 ):  # pandas.DataFrame, rows UA, IRA, CRA, CRA_rest: value, low, high, n, concepts
-    "UA, IRA and CRA with intervals, higher is better; CRA_rest leaves out the pictures that ask for the target."
+    """UA, IRA and CRA with intervals, higher is better; CRA_rest leaves out the pictures that ask for the
+    target."""
     import pandas as pd
-    for column in (domain, other, f"{domain}_seen", f"{other}_seen"): check_name("column of the answers", column, list(answers.columns))
-    check_name(f"{domain} that was asked for", target, list(dict.fromkeys(answers[domain]))); own = answers[domain] == target
-    gone = mean_accuracy(answers[own], domain, level); gone.update(value=1 - gone["value"], low=1 - gone["high"], high=1 - gone["low"])
-    return pd.DataFrame({"UA": gone, "IRA": mean_accuracy(answers[~own], domain, level), "CRA": mean_accuracy(answers, other, level), "CRA_rest": mean_accuracy(answers[~own], other, level)}).T.astype({"n": int, "concepts": int})
+    for column in (domain, other, f"{domain}_seen", f"{other}_seen"):
+        check_name("column of the answers", column, list(answers.columns))
+    check_name(f"{domain} that was asked for", target, list(dict.fromkeys(answers[domain])))
+    own = answers[domain] == target
+    gone = mean_accuracy(answers[own], domain, level)
+    gone.update(value=1 - gone["value"], low=1 - gone["high"], high=1 - gone["low"])
+    return pd.DataFrame(
+        {
+            "UA": gone,
+            "IRA": mean_accuracy(answers[~own], domain, level),
+            "CRA": mean_accuracy(answers, other, level),
+            "CRA_rest": mean_accuracy(answers[~own], other, level),
+        }
+    ).T.astype({"n": int, "concepts": int})

@@ -13,7 +13,15 @@ from ..core import ForeignFileError, peak_memory, reset_peak_memory
 __all__ = ['COST_UNITS', 'Cost', 'Phases', 'latency', 'tensor_bytes', 'trainable_parameters', 'cost_table']
 
 # %% ../../nbs/49_metrics.cost.ipynb #f6be6f4a
-COST_UNITS = {"unlearn_seconds": "seconds", "generate_seconds": "seconds", "interference_seconds": "seconds", "seconds_per_image": "seconds an image", "peak_bytes": "bytes", "edit_bytes": "bytes", "trainable_parameters": "weights"}
+COST_UNITS = {
+    "unlearn_seconds": "seconds",
+    "generate_seconds": "seconds",
+    "interference_seconds": "seconds",
+    "seconds_per_image": "seconds an image",
+    "peak_bytes": "bytes",
+    "edit_bytes": "bytes",
+    "trainable_parameters": "weights",
+}
 
 # %% ../../nbs/49_metrics.cost.ipynb #3c2bab3e
 class Cost:
@@ -25,11 +33,17 @@ class Cost:
     def _wait(self):
         if self.device.type == "cuda": torch.cuda.synchronize(self.device)
     def __enter__(self):
-        self._wait(); self._reset = reset_peak_memory(self.device)
-        self._before = 0 if self.device.type == "cuda" else peak_memory(self.device)["bytes"]; self._start = time.perf_counter(); return self
+        self._wait()
+        self._reset = reset_peak_memory(self.device)
+        self._before = 0 if self.device.type == "cuda" else peak_memory(self.device)["bytes"]
+        self._start = time.perf_counter()
+        return self
 
     def __exit__(self, *error):
-        self._wait(); self.seconds = time.perf_counter() - self._start; peak = peak_memory(self.device, self._reset); self.bytes = peak["bytes"] - self._before
+        self._wait()
+        self.seconds = time.perf_counter() - self._start
+        peak = peak_memory(self.device, self._reset)
+        self.bytes = peak["bytes"] - self._before
         self.kind = peak["kind"] if self.device.type == "cuda" else f"increase of the {peak['kind']}"
 
 # %% ../../nbs/49_metrics.cost.ipynb #95fc439e
@@ -47,13 +61,22 @@ class Phases:
         try:
             with cost: yield cost
         finally:
-            old = self.costs.get(name, dict(seconds=0., bytes=0, times=0)); self._open = None
-            self.costs[name] = dict(seconds=old["seconds"] + cost.seconds, bytes=max(old["bytes"], cost.bytes), times=old["times"] + 1, kind=cost.kind)
+            old = self.costs.get(name, dict(seconds=0., bytes=0, times=0))
+            self._open = None
+            self.costs[name] = dict(
+                seconds=old["seconds"] + cost.seconds,
+                bytes=max(old["bytes"], cost.bytes),
+                times=old["times"] + 1,
+                kind=cost.kind,
+            )
 
     def table(self):  # pandas.DataFrame, a row a phase: seconds, bytes, times, kind
         "The phases in the order of their first entry."
         import pandas as pd
-        return pd.DataFrame.from_dict(self.costs, orient="index", columns=["seconds", "bytes", "times", "kind"])
+
+        return pd.DataFrame.from_dict(
+            self.costs, orient="index", columns=["seconds", "bytes", "times", "kind"]
+        )
 
 # %% ../../nbs/49_metrics.cost.ipynb #d38d96de
 def latency(
@@ -63,13 +86,23 @@ def latency(
     device="cpu",  # where the work is done
 ) -> dict:  # seconds_per_image, smallest, repeats, images, device
     "Seconds an image of a piece of work, median over repeats."
-    if images < 1 or repeats < 1 or warmup < 0: raise ValueError(f"latency needs images and repeats of at least 1 and warmup of at least 0, got {images}, {repeats} and {warmup}")
+    if images < 1 or repeats < 1 or warmup < 0:
+        raise ValueError(
+            f"latency needs images and repeats of at least 1 and warmup of at least 0, got {images}, "
+            f"{repeats} and {warmup}"
+        )
     for _ in range(warmup): work()
     seconds = []
     for _ in range(repeats):
         with Cost(device) as cost: work()
         seconds.append(cost.seconds/images)
-    return dict(seconds_per_image=statistics.median(seconds), smallest=min(seconds), repeats=repeats, images=images, device=str(device))
+    return dict(
+        seconds_per_image=statistics.median(seconds),
+        smallest=min(seconds),
+        repeats=repeats,
+        images=images,
+        device=str(device),
+    )
 
 # %% ../../nbs/49_metrics.cost.ipynb #03c4ecd1
 def _header_bytes(path) -> int:
@@ -77,7 +110,8 @@ def _header_bytes(path) -> int:
     try:
         with open(path, "rb") as file: header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
         ends = [t["data_offsets"] for name, t in header.items() if name != "__metadata__"]
-    except (struct.error, ValueError, KeyError, AttributeError, OverflowError, MemoryError) as error: raise ForeignFileError(f"{path} is not a safetensors file") from error
+    except (struct.error, ValueError, KeyError, AttributeError, OverflowError, MemoryError) as error:
+        raise ForeignFileError(f"{path} is not a safetensors file") from error
     return sum(end - start for start, end in ends)
 
 # %% ../../nbs/49_metrics.cost.ipynb #7622a3d2
@@ -86,8 +120,10 @@ def tensor_bytes(
 ) -> int:  # bytes
     "Bytes of the tensors, by themselves."
     if isinstance(what, (str, Path)):
-        path = Path(what); files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
-        if not files or not files[0].is_file(): raise FileNotFoundError(f"{path} has no safetensors file; give a saved edit or model")
+        path = Path(what)
+        files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+        if not files or not files[0].is_file():
+            raise FileNotFoundError(f"{path} has no safetensors file; give a saved edit or model")
         return sum(map(_header_bytes, files))
     if isinstance(what, torch.nn.Module): tensors = [*what.parameters(), *what.buffers()]
     else: tensors = list(getattr(what, "tensors", what).values())
@@ -98,7 +134,8 @@ def trainable_parameters(
     module: torch.nn.Module,
 ) -> dict:  # trainable, total (weights), share (0..1)
     "How many weights are trained, of how many; shared ones count once."
-    total = sum(p.numel() for p in module.parameters()); trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in module.parameters())
+    trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
     return dict(trainable=trainable, total=total, share=trainable/total if total else 0.)
 
 # %% ../../nbs/49_metrics.cost.ipynb #e5a2d389
@@ -110,10 +147,27 @@ def cost_table(
     import pandas as pd
     rows = []
     for r in records:
-        stages = r.get("stages", {}); unlearn, generate = stages.get("unlearn", {}), stages.get("generate", {}); made = generate.get("images")
-        rows.append({"method": r["session"]["method"], "entity": r["session"]["entity"], **{f"{s}_seconds": stages.get(s, {}).get("seconds") for s in ("unlearn", "generate", "interference")},
-                     "seconds_per_image": generate["seconds"]/made if made and "seconds" in generate else None, "peak_bytes": unlearn.get("peak_memory", {}).get("bytes"), "edit_bytes": unlearn.get("edit_bytes"), "memory": unlearn.get("peak_memory", {}).get("kind")})
-    numbers = [c for c in COST_UNITS if c != "trainable_parameters"]; table = pd.DataFrame(rows, columns=["method", "entity", *numbers, "memory"]); table[numbers] = table[numbers].astype(float)
+        stages = r.get("stages", {})
+        unlearn, generate = stages.get("unlearn", {}), stages.get("generate", {})
+        made = generate.get("images")
+        rows.append(
+            {
+                "method": r["session"]["method"],
+                "entity": r["session"]["entity"],
+                **{
+                    f"{s}_seconds": stages.get(s, {}).get("seconds")
+                    for s in ("unlearn", "generate", "interference")
+                },
+                "seconds_per_image": generate["seconds"] / made if made and "seconds" in generate else None,
+                "peak_bytes": unlearn.get("peak_memory", {}).get("bytes"),
+                "edit_bytes": unlearn.get("edit_bytes"),
+                "memory": unlearn.get("peak_memory", {}).get("kind"),
+            }
+        )
+    numbers = [c for c in COST_UNITS if c != "trainable_parameters"]
+    table = pd.DataFrame(rows, columns=["method", "entity", *numbers, "memory"])
+    table[numbers] = table[numbers].astype(float)
     if not by_method: return table
-    by = table.groupby("method", sort=False); kinds = by["memory"].agg(lambda k: " and ".join(dict.fromkeys(k.dropna())) or None)
+    by = table.groupby("method", sort=False)
+    kinds = by["memory"].agg(lambda k: " and ".join(dict.fromkeys(k.dropna())) or None)
     return pd.concat([by.size().rename("sessions"), by[numbers].median(), kinds], axis=1).reset_index()

@@ -18,64 +18,126 @@ class HubNetwork(torch.nn.Module):
     "An image classifier of the hub or of a folder: labels and probabilities."
     def __init__(self,
         model: str,  # hub id or folder
-        revision: str | None = None,  # commit of a hub model; None for the newest, whose commit is then looked up
+        # commit of a hub model; None for the newest, whose commit is then looked up
+        revision: str | None = None,
         device="cpu",
     ):
         from transformers import AutoImageProcessor, AutoModelForImageClassification
         from vision_unlearning.models import quiet_loading
         super().__init__()
         with quiet_loading():
-            self.network = AutoModelForImageClassification.from_pretrained(model, revision=revision, dtype=torch.float32).eval().requires_grad_(False).to(device)
+            self.network = (
+                AutoModelForImageClassification.from_pretrained(model, revision=revision, dtype=torch.float32)
+                .eval()
+                .requires_grad_(False)
+                .to(device)
+            )
             self.processor = AutoImageProcessor.from_pretrained(model, revision=revision)
-        config = self.network.config; self.name, self.revision = model, revision or getattr(config, "_commit_hash", None)
-        self.labels, self.several = [config.id2label[i] for i in range(config.num_labels)], config.problem_type == "multi_label_classification"
+        config = self.network.config
+        self.name, self.revision = model, revision or getattr(config, "_commit_hash", None)
+        self.labels, self.several = (
+            [config.id2label[i] for i in range(config.num_labels)],
+            config.problem_type == "multi_label_classification",
+        )
 
     @torch.no_grad()
     def probabilities(self, images, batch_size: int = 32) -> torch.Tensor:
         "(N,K) float64 of (N,3,H,W) uint8."
-        device, found = next(self.network.parameters()).device, [torch.zeros(0, len(self.labels), dtype=torch.float64)]
+        device, found = (
+            next(self.network.parameters()).device,
+            [torch.zeros(0, len(self.labels), dtype=torch.float64)],
+        )
         for part in images.cpu().split(batch_size) if len(images) else ():
-            pixels = self.processor(images=[i.permute(1, 2, 0).numpy() for i in part], return_tensors="pt").pixel_values; logits = self.network(pixel_values=pixels.to(device)).logits.double()
+            pixels = self.processor(
+                images=[i.permute(1, 2, 0).numpy() for i in part], return_tensors="pt"
+            ).pixel_values
+            logits = self.network(pixel_values=pixels.to(device)).logits.double()
             found.append((logits.sigmoid() if self.several else logits.softmax(-1)).cpu())
         return torch.cat(found)
 
 # %% ../../nbs/48_metrics.detectors.ipynb #bd59fbcf
 class HubClassifier(Metric):
     "Share of pictures to which a classifier gives the wanted label."
-    kind: ClassVar[str] = "classifier"; name, higher_is_better, bounds = "classifier", None, (0., 1.)
-    default_model: ClassVar[str | None] = None; default_label: ClassVar[str | None] = None
+    kind: ClassVar[str] = "classifier"
+    name, higher_is_better, bounds = "classifier", None, (0., 1.)
+    default_model: ClassVar[str | None] = None
+    default_label: ClassVar[str | None] = None
 
     def __init__(self,
-        model=None,  # hub id, folder, or anything with `labels`, `name` and `probabilities`; None for the class's own
+        # hub id, folder, or anything with `labels`, `name` and `probabilities`; None for the class's own
+        model=None,
         label: str | None = None,  # wanted of every picture; None if `update` says it for each
         top_k: int = 1,  # right when the label is among so many
         revision: str | None = None,  # commit of a hub model
         device="cpu",  # of the network, when it is loaded here
         batch_size: int = 32,  # most pictures at once
     ):
-        super().__init__(batch_size); model = model or self.default_model
-        if model is None: raise ValueError(f"{type(self).__name__} has no model of its own; give a hub id, a folder, or a network")
-        self.network = HubNetwork(model, revision, device) if isinstance(model, str) else model; self.top_k, label = top_k, label or self.default_label
-        self.name = f"{self.kind}_{encoder_name(self.network)}"; self.label = label if label is None else check_name(f"label of {self.network.name}", label, self.network.labels)
-        if not 1 <= top_k <= len(self.network.labels): raise ValueError(f"top_k must be from 1 to {len(self.network.labels)}, the number of labels, got {top_k}")
+        super().__init__(batch_size)
+        model = model or self.default_model
+        if model is None:
+            raise ValueError(
+                f"{type(self).__name__} has no model of its own; give a hub id, a folder, or a network"
+            )
+        self.network = HubNetwork(model, revision, device) if isinstance(model, str) else model
+        self.top_k, label = top_k, label or self.default_label
+        self.name = f"{self.kind}_{encoder_name(self.network)}"
+        self.label = (
+            label
+            if label is None
+            else check_name(f"label of {self.network.name}", label, self.network.labels)
+        )
+        if not 1 <= top_k <= len(self.network.labels):
+            raise ValueError(
+                f"top_k must be from 1 to {len(self.network.labels)}, the number of labels, got {top_k}"
+            )
         for state in ("seen", "wanted"): self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def update(self, images, labels=None):
         "Classify images (N,3,H,W) uint8; N wanted labels, or one for all, or None for the metric's own."
-        images = as_images(images); labels = self.label if labels is None else labels
-        if labels is None: raise ValueError(f"{self.name}: no label; give one a picture to update, or one to the metric")
+        images = as_images(images)
+        labels = self.label if labels is None else labels
+        if labels is None:
+            raise ValueError(f"{self.name}: no label; give one a picture to update, or one to the metric")
         labels = [labels]*len(images) if isinstance(labels, str) else list(labels)
-        self.add(images, [self.network.labels.index(check_name(f"label of {self.network.name}", n, self.network.labels)) for n in labels])
+        self.add(
+            images,
+            [
+                self.network.labels.index(check_name(f"label of {self.network.name}", n, self.network.labels))
+                for n in labels
+            ],
+        )
 
     def score(self, images, columns):
-        p, wanted = self.network.probabilities(images).to(self.device).double(), torch.tensor(columns, device=self.device)
-        self.seen.append(p); self.wanted.append(wanted); return self.judge(p, wanted)
+        p, wanted = (
+            self.network.probabilities(images).to(self.device).double(),
+            torch.tensor(columns, device=self.device),
+        )
+        self.seen.append(p)
+        self.wanted.append(wanted)
+        return self.judge(p, wanted)
     def judge(self, p, wanted): return (p.topk(self.top_k, 1).indices == wanted[:, None]).any(1).double()
 
-    def _all(self, state): return (state if isinstance(state, torch.Tensor) else torch.cat([s.cpu() for s in state]) if state else torch.zeros(0, len(self.network.labels), dtype=torch.float64)).cpu()
-    def probabilities(self) -> torch.Tensor: "(N,K) float64 of every label."; return self._all(self.seen)
-    def confidence(self) -> torch.Tensor: "(N,) float64 of the wanted label."; p = self.probabilities(); return p.gather(1, self._all(self.wanted).long()[:, None])[:, 0] if len(p) else p[:, 0]
-    def answers(self, k: int = 1) -> list: "What each picture was taken for: a label, or the `k` best."; best = [[self.network.labels[i] for i in row] for row in self.probabilities().topk(k, 1).indices.tolist()]; return [b[0] for b in best] if k == 1 else best
+    def _all(self, state):
+        return (
+            state
+            if isinstance(state, torch.Tensor)
+            else torch.cat([s.cpu() for s in state])
+            if state
+            else torch.zeros(0, len(self.network.labels), dtype=torch.float64)
+        ).cpu()
+    def probabilities(self) -> torch.Tensor:
+        "(N,K) float64 of every label."
+        return self._all(self.seen)
+    def confidence(self) -> torch.Tensor:
+        "(N,) float64 of the wanted label."
+        p = self.probabilities()
+        return p.gather(1, self._all(self.wanted).long()[:, None])[:, 0] if len(p) else p[:, 0]
+    def answers(self, k: int = 1) -> list:
+        "What each picture was taken for: a label, or the `k` best."
+        best = [
+            [self.network.labels[i] for i in row] for row in self.probabilities().topk(k, 1).indices.tolist()
+        ]
+        return [b[0] for b in best] if k == 1 else best
 
 # %% ../../nbs/48_metrics.detectors.ipynb #c890953d
 class PaintingStyle(HubClassifier):
@@ -84,12 +146,24 @@ class PaintingStyle(HubClassifier):
 
     def records(self, k: int = 5) -> list[dict]:
         "A picture each: is_desired_style, desired_style_confidence, styles (the `k` best)."
-        best = self.answers(min(k, len(self.network.labels))); best = [[b] if isinstance(b, str) else b for b in best]
-        return [dict(is_desired_style=bool(h), desired_style_confidence=float(c), styles=b) for h, c, b in zip(self.per_item(), self.confidence(), best)]
+        best = self.answers(min(k, len(self.network.labels)))
+        best = [[b] if isinstance(b, str) else b for b in best]
+        return [
+            dict(is_desired_style=bool(h), desired_style_confidence=float(c), styles=b)
+            for h, c, b in zip(self.per_item(), self.confidence(), best)
+        ]
 
 # %% ../../nbs/48_metrics.detectors.ipynb #91e4265b
 class NSFW(HubClassifier):
     "Probability that a picture is not safe for work."
-    kind, higher_is_better, default_model, default_label = "nsfw", False, "Falconsai/nsfw_image_detection", "nsfw"
+
+    kind, higher_is_better, default_model, default_label = (
+        "nsfw",
+        False,
+        "Falconsai/nsfw_image_detection",
+        "nsfw",
+    )
     def judge(self, p, wanted): return p.gather(1, wanted[:, None])[:, 0]
-    def flagged(self, threshold: float = .5) -> float: "Share of pictures at or above `threshold`."; return float((self.per_item() >= threshold).double().mean())
+    def flagged(self, threshold: float = .5) -> float:
+        "Share of pictures at or above `threshold`."
+        return float((self.per_item() >= threshold).double().mean())

@@ -19,7 +19,9 @@ __all__ = ['INCEPTION_SHA256', 'DistributionMetric', 'FeatureList', 'frechet_dis
 # %% ../../nbs/44_metrics.distribution.ipynb #2af0ab10
 class DistributionMetric(torchmetrics.Metric):
     "Base: a distance between the real and the generated pictures, seen through one encoder."
-    kind: ClassVar[str] = "distance"; bounds: ClassVar[tuple] = (0., None); source: ClassVar[str] = ""
+    kind: ClassVar[str] = "distance"
+    bounds: ClassVar[tuple] = (0., None)
+    source: ClassVar[str] = ""
     higher_is_better, is_differentiable, full_state_update = False, False, False
 
     def __init__(self,
@@ -35,32 +37,57 @@ class DistributionMetric(torchmetrics.Metric):
     def update(self, images, real: bool):
         "Encode images (N,3,H,W) uint8 of one side, and keep what the distance needs."
         images = as_images(images)
-        for i in range(0, len(images), self.batch_size): self.update_features(self.encoder.encode_images(images[i:i+self.batch_size]), real)
+        for i in range(0, len(images), self.batch_size):
+            self.update_features(self.encoder.encode_images(images[i:i+self.batch_size]), real)
 
     def update_features(self, features, real: bool):
         "Take vectors (N,D) of one side instead of pictures."
-        side, features = "real" if real else "generated", torch.as_tensor(features).detach().to(self.device).double(); known = self.dimension()
-        if features.ndim != 2 or (known and features.shape[1] != known): raise ValueError(f"{self.name}: features must be (N,{known or 'D'}), got {tuple(features.shape)}")
-        if not torch.isfinite(features).all(): raise ValueError(f"{self.name}: {int((~torch.isfinite(features)).any(1).sum())} of {len(features)} pictures have features that are not finite")
-        self._computed, self._update_count = None, max(1, self._update_count); setattr(self, f"{side}_n", getattr(self, f"{side}_n") + len(features)); self.keep(features, side)
+        side, features = (
+            "real" if real else "generated",
+            torch.as_tensor(features).detach().to(self.device).double(),
+        )
+        known = self.dimension()
+        if features.ndim != 2 or (known and features.shape[1] != known):
+            raise ValueError(f"{self.name}: features must be (N,{known or 'D'}), got {tuple(features.shape)}")
+        if not torch.isfinite(features).all():
+            raise ValueError(
+                f"{self.name}: {int((~torch.isfinite(features)).any(1).sum())} of {len(features)} pictures "
+                "have features that are not finite"
+            )
+        self._computed, self._update_count = None, max(1, self._update_count)
+        setattr(self, f"{side}_n", getattr(self, f"{side}_n") + len(features))
+        self.keep(features, side)
 
-    def counts(self) -> tuple[int, int]: "How many real and generated pictures there are."; return int(self.real_n), int(self.generated_n)
+    def counts(self) -> tuple[int, int]:
+        "How many real and generated pictures there are."
+        return int(self.real_n), int(self.generated_n)
     def need(self, least: int, why: str):
         "Refuse fewer than `least` pictures on a side."
-        if min(self.counts()) < least: raise ValueError(f"{self.name}: {self.counts()[0]} real and {self.counts()[1]} generated pictures; {why}")
-    def compute(self) -> torch.Tensor: "The distance, float64."; return torch.tensor(self.result()["value"], dtype=torch.float64)
+        if min(self.counts()) < least:
+            raise ValueError(
+                f"{self.name}: {self.counts()[0]} real and {self.counts()[1]} generated pictures; {why}"
+            )
+    def compute(self) -> torch.Tensor:
+        "The distance, float64."
+        return torch.tensor(self.result()["value"], dtype=torch.float64)
 
 # %% ../../nbs/44_metrics.distribution.ipynb #f8616299
 class FeatureList(DistributionMetric):
     "Base of the kernel distances: every feature is kept."
     def __init__(self, encoder=None, batch_size: int = 100):
         super().__init__(encoder, batch_size)
-        for side in ("real", "generated"): self.add_state(f"{side}_features", default=[], dist_reduce_fx="cat")
+        for side in ("real", "generated"):
+            self.add_state(f"{side}_features", default=[], dist_reduce_fx="cat")
 
     def keep(self, features, side): getattr(self, f"{side}_features").append(features)
-    def dimension(self) -> int | None: return next((f.shape[1] for side in ("real", "generated") for f in self.kept(side)[:1]), None)
-    def kept(self, side) -> list: found = getattr(self, f"{side}_features"); return [found] if isinstance(found, torch.Tensor) else found
-    def features(self) -> tuple[torch.Tensor, torch.Tensor]: "Real and generated, (N,D) and (M,D) float64."; return torch.cat(self.kept("real")), torch.cat(self.kept("generated"))
+    def dimension(self) -> int | None:
+        return next((f.shape[1] for side in ("real", "generated") for f in self.kept(side)[:1]), None)
+    def kept(self, side) -> list:
+        found = getattr(self, f"{side}_features")
+        return [found] if isinstance(found, torch.Tensor) else found
+    def features(self) -> tuple[torch.Tensor, torch.Tensor]:
+        "Real and generated, (N,D) and (M,D) float64."
+        return torch.cat(self.kept("real")), torch.cat(self.kept("generated"))
 
 # %% ../../nbs/44_metrics.distribution.ipynb #17401cc5
 def frechet_distance(
@@ -68,9 +95,14 @@ def frechet_distance(
     other_mean, other_covariance,  # of the other
 ) -> float:  # at least 0
     "Squared Fréchet distance of two Gaussians."
-    values, vectors = torch.linalg.eigh(covariance); root = (vectors*values.clamp(min=0).sqrt()) @ vectors.T
+    values, vectors = torch.linalg.eigh(covariance)
+    root = (vectors*values.clamp(min=0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root @ other_covariance @ root).clamp(min=0).sqrt().sum()
-    return float(((mean - other_mean).square().sum() + covariance.trace() + other_covariance.trace() - 2*cross).clamp(min=0))
+    return float(
+        (
+            (mean - other_mean).square().sum() + covariance.trace() + other_covariance.trace() - 2 * cross
+        ).clamp(min=0)
+    )
 
 # %% ../../nbs/44_metrics.distribution.ipynb #3eb3b2f4
 class FID(DistributionMetric):
@@ -83,12 +115,15 @@ class FID(DistributionMetric):
     ):
         super().__init__(encoder, batch_size)
         for side in ("real", "generated"):
-            for moment in ("sum", "outer"): self.add_state(f"{side}_{moment}", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+            for moment in ("sum", "outer"):
+                self.add_state(f"{side}_{moment}", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def published_encoder(self): return InceptionEncoder()
-    def dimension(self) -> int | None: return next((len(s) for s in (self.real_sum, self.generated_sum) if s.ndim), None)
+    def dimension(self) -> int | None:
+        return next((len(s) for s in (self.real_sum, self.generated_sum) if s.ndim), None)
     def keep(self, features, side):
-        for moment, value in (("sum", features.sum(0)), ("outer", features.T @ features)): setattr(self, f"{side}_{moment}", getattr(self, f"{side}_{moment}") + value)
+        for moment, value in (("sum", features.sum(0)), ("outer", features.T @ features)):
+            setattr(self, f"{side}_{moment}", getattr(self, f"{side}_{moment}") + value)
 
     def moments(self, side) -> tuple[torch.Tensor, torch.Tensor]:
         "Mean (D,) and unbiased covariance (D,D) of a side."
@@ -97,10 +132,30 @@ class FID(DistributionMetric):
 
     def result(self) -> dict:
         "name, value, n_real, n_generated, dimension, bias_at_least, note."
-        size = self.dimension() or 1; self.need(size + 1, f"a covariance of {size} features needs at least {size + 1} of each, better {5*size}; give more, an encoder with fewer features, or take KID or CMMD")
-        real, generated = self.moments("real"), self.moments("generated"); n, m = self.counts()
-        bias = float(real[1].trace()/n + generated[1].trace()/m); note = "" if min(n, m) >= 5*size else f"fewer than {5*size} pictures: the bias is larger than bias_at_least; compare with the same counts only"
-        return dict(name=self.name, value=frechet_distance(*real, *generated), n_real=n, n_generated=m, dimension=size, bias_at_least=bias, note=note)
+        size = self.dimension() or 1
+        self.need(
+            size + 1,
+            f"a covariance of {size} features needs at least {size + 1} of each, better {5 * size}; give "
+            "more, an encoder with fewer features, or take KID or CMMD",
+        )
+        real, generated = self.moments("real"), self.moments("generated")
+        n, m = self.counts()
+        bias = float(real[1].trace()/n + generated[1].trace()/m)
+        note = (
+            ""
+            if min(n, m) >= 5 * size
+            else f"fewer than {5 * size} pictures: the bias is larger than bias_at_least; compare with the "
+                 "same counts only"
+        )
+        return dict(
+            name=self.name,
+            value=frechet_distance(*real, *generated),
+            n_real=n,
+            n_generated=m,
+            dimension=size,
+            bias_at_least=bias,
+            note=note,
+        )
 
 # %% ../../nbs/44_metrics.distribution.ipynb #22d37c4f
 def polynomial_mmd(
@@ -109,7 +164,9 @@ def polynomial_mmd(
     degree: int = 3,
 ) -> torch.Tensor:  # scalar, unbiased; can be negative
     "Unbiased squared MMD with the polynomial kernel."
-    kernel = lambda a, b: (a @ b.T/a.shape[1] + 1)**degree; n, m = len(x), len(y); xx, yy = kernel(x, x), kernel(y, y)
+    kernel = lambda a, b: (a @ b.T/a.shape[1] + 1)**degree
+    n, m = len(x), len(y)
+    xx, yy = kernel(x, x), kernel(y, y)
     return (xx.sum() - xx.trace())/(n*(n - 1)) + (yy.sum() - yy.trace())/(m*(m - 1)) - 2*kernel(x, y).mean()
 
 # %% ../../nbs/44_metrics.distribution.ipynb #e3920db3
@@ -124,17 +181,35 @@ class KID(FeatureList):
         seed: int = 0,  # of the subsets
         batch_size: int = 100,  # most pictures encoded at once
     ):
-        super().__init__(encoder, batch_size); self.subset_size, self.subsets, self.seed = subset_size, subsets, seed
-        if subset_size < 2 or subsets < 1: raise ValueError(f"kid needs subset_size of at least 2 and subsets of at least 1, got {subset_size} and {subsets}")
+        super().__init__(encoder, batch_size)
+        self.subset_size, self.subsets, self.seed = subset_size, subsets, seed
+        if subset_size < 2 or subsets < 1:
+            raise ValueError(
+                f"kid needs subset_size of at least 2 and subsets of at least 1, got {subset_size} and "
+                f"{subsets}"
+            )
 
     def published_encoder(self): return InceptionEncoder()
     def result(self) -> dict:
         "name, value, spread, n_real, n_generated, dimension, subset_size, subsets."
-        self.need(self.subset_size, f"subset_size is {self.subset_size}: give more pictures, or a smaller subset_size and compare with the same only")
+        self.need(
+            self.subset_size,
+            f"subset_size is {self.subset_size}: give more pictures, or a smaller subset_size and compare "
+            "with the same only",
+        )
         generator, (x, y) = torch.Generator().manual_seed(self.seed), self.features()
         pick = lambda s: s[torch.randperm(len(s), generator=generator)[:self.subset_size].to(s.device)]
         values = torch.stack([polynomial_mmd(pick(x), pick(y)) for _ in range(self.subsets)])
-        return dict(name=self.name, value=float(values.mean()), spread=float(values.std(correction=0)), n_real=len(x), n_generated=len(y), dimension=x.shape[1], subset_size=self.subset_size, subsets=self.subsets)
+        return dict(
+            name=self.name,
+            value=float(values.mean()),
+            spread=float(values.std(correction=0)),
+            n_real=len(x),
+            n_generated=len(y),
+            dimension=x.shape[1],
+            subset_size=self.subset_size,
+            subsets=self.subsets,
+        )
 
 # %% ../../nbs/44_metrics.distribution.ipynb #f5fb2ffa
 def gaussian_mmd(
@@ -145,7 +220,15 @@ def gaussian_mmd(
     block: int = 1024,  # rows at once; changes memory only
 ) -> float:
     "Squared MMD with the Gaussian kernel."
-    total = lambda a, b: sum(float(torch.exp(-torch.cdist(part, b, compute_mode="donot_use_mm_for_euclid_dist").square()/(2*sigma**2)).sum()) for part in a.split(block)); n, m = len(x), len(y)
+    total = lambda a, b: sum(
+        float(
+            torch.exp(
+                -torch.cdist(part, b, compute_mode="donot_use_mm_for_euclid_dist").square() / (2 * sigma**2)
+            ).sum()
+        )
+        for part in a.split(block)
+    )
+    n, m = len(x), len(y)
     inner = (lambda s, k: s/k**2) if biased else (lambda s, k: (s - k)/(k*(k - 1)))
     return inner(total(x, x), n) + inner(total(y, y), m) - 2*total(x, y)/(n*m)
 
@@ -155,12 +238,14 @@ class CMMD(FeatureList):
     kind, source = "cmmd", "Jayasumana et al. 2024, arXiv:2401.09603"
 
     def __init__(self,
-        encoder=None,  # an encoder whose vectors are made unit length here; None for CLIP ViT-L/14 at 336 pixels
+        # an encoder whose vectors are made unit length here; None for CLIP ViT-L/14 at 336 pixels
+        encoder=None,
         sigma: float = 10., scale: float = 1000.,  # width of the kernel, and what the result is multiplied by
         biased: bool = True,  # the published program's form; False can be negative
         batch_size: int = 100,  # most pictures encoded at once
     ):
-        super().__init__(encoder, batch_size); self.sigma, self.scale, self.biased = sigma, scale, biased
+        super().__init__(encoder, batch_size)
+        self.sigma, self.scale, self.biased = sigma, scale, biased
         if sigma <= 0: raise ValueError(f"sigma must be above 0, got {sigma}")
 
     def published_encoder(self):
@@ -170,8 +255,18 @@ class CMMD(FeatureList):
     def keep(self, features, side): super().keep(torch.nn.functional.normalize(features, dim=1), side)
     def result(self) -> dict:
         "name, value, n_real, n_generated, dimension, sigma, scale, biased."
-        self.need(2, "a spread needs at least 2 of each"); x, y = self.features()
-        return dict(name=self.name, value=self.scale*gaussian_mmd(x, y, self.sigma, self.biased), n_real=len(x), n_generated=len(y), dimension=x.shape[1], sigma=self.sigma, scale=self.scale, biased=self.biased)
+        self.need(2, "a spread needs at least 2 of each")
+        x, y = self.features()
+        return dict(
+            name=self.name,
+            value=self.scale * gaussian_mmd(x, y, self.sigma, self.biased),
+            n_real=len(x),
+            n_generated=len(y),
+            dimension=x.shape[1],
+            sigma=self.sigma,
+            scale=self.scale,
+            biased=self.biased,
+        )
 
 # %% ../../nbs/44_metrics.distribution.ipynb #c593cca3
 INCEPTION_SHA256 = "6726825d"  # first digits, as in the name of torch-fidelity's file
@@ -181,18 +276,26 @@ class InceptionEncoder(torch.nn.Module):
     "The Inception of published FIDs, as an encoder."
     def __init__(self,
         weights=None,  # torch-fidelity's weights as a file; None lets it download them
-        network=None,  # (N,3,H,W) uint8 to (N,D) or to a tuple that begins with it; None loads torch-fidelity's
+        # (N,3,H,W) uint8 to (N,D) or to a tuple that begins with it; None loads torch-fidelity's
+        network=None,
         name: str | None = None,  # of a network that was given
     ):
-        super().__init__(); self.name = name or (type(network).__name__ if network is not None else "inception")
+        super().__init__()
+        self.name = name or (type(network).__name__ if network is not None else "inception")
         if network is None: network, self.name = load_inception(weights)
         self.network = network
 
     @torch.no_grad()
     def encode_images(self, images, batch_size: int = 50) -> torch.Tensor:
         "(N,D) float32 on the CPU, of (N,3,H,W) uint8."
-        device = next((p.device for p in self.network.parameters()), torch.device("cpu")); first = lambda out: out[0] if isinstance(out, tuple) else out
-        return torch.cat([first(self.network(part.to(device))).flatten(1).float().cpu() for part in images.split(batch_size)])
+        device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
+        first = lambda out: out[0] if isinstance(out, tuple) else out
+        return torch.cat(
+            [
+                first(self.network(part.to(device))).flatten(1).float().cpu()
+                for part in images.split(batch_size)
+            ]
+        )
 
 # %% ../../nbs/44_metrics.distribution.ipynb #cd7bf9bf
 def load_inception(
@@ -201,11 +304,25 @@ def load_inception(
     "torch-fidelity's Inception through torchmetrics."
     name = "inception"
     if weights is not None:
-        if not Path(weights).is_file(): raise FileNotFoundError(f"{weights} does not exist; give torch-fidelity's weights-inception-2015-12-05-{INCEPTION_SHA256}.pth, or None to download it")
+        if not Path(weights).is_file():
+            raise FileNotFoundError(
+                f"{weights} does not exist; give torch-fidelity's "
+                f"weights-inception-2015-12-05-{INCEPTION_SHA256}.pth, or None to download it"
+            )
         with open(weights, "rb") as file: digest = hashlib.file_digest(file, "sha256").hexdigest()
         if not digest.startswith(INCEPTION_SHA256): name = f"inception_{digest[:8]}"
     try: import torch_fidelity  # noqa: F401
-    except ImportError as error: raise ImportError('the Inception of FID and KID needs the extra: pip install "vision_unlearning[quality]"; or give an encoder, whose name the metric then carries') from error
+    except ImportError as error:
+        raise ImportError(
+            'the Inception of FID and KID needs the extra: pip install "vision_unlearning[quality]"; or give '
+            'an encoder, whose name the metric then carries'
+        ) from error
     from torchmetrics.image.fid import NoTrainInceptionV3
-    try: return NoTrainInceptionV3("inception-v3-compat", ["2048"], None if weights is None else str(weights), antialias=False), name
-    except (RuntimeError, KeyError, EOFError) as error: raise ForeignFileError(f"{weights} does not hold the weights of torch-fidelity's Inception: {error}") from error
+    try:
+        return NoTrainInceptionV3(
+            "inception-v3-compat", ["2048"], None if weights is None else str(weights), antialias=False
+        ), name
+    except (RuntimeError, KeyError, EOFError) as error:
+        raise ForeignFileError(
+            f"{weights} does not hold the weights of torch-fidelity's Inception: {error}"
+        ) from error

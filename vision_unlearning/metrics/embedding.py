@@ -22,10 +22,14 @@ class EmbeddingSimilarity(Metric):
         batch_size: int = 100,  # most pairs encoded at once
     ):
         super().__init__(batch_size)
-        self.encoder = DinoEncoder() if encoder is None else encoder; self.name = f"cosine_{encoder_name(self.encoder)}"
+        self.encoder = DinoEncoder() if encoder is None else encoder
+        self.name = f"cosine_{encoder_name(self.encoder)}"
 
-    def score(self, images, others): return cosines(*[self.encoder.encode_images(i) for i in (images, others)])
-    def update(self, images, others): "Compare images (N,3,H,W) uint8 with N others, such as `on` with `off`."; self.add(as_images(images), as_images(others))
+    def score(self, images, others):
+        return cosines(*[self.encoder.encode_images(i) for i in (images, others)])
+    def update(self, images, others):
+        "Compare images (N,3,H,W) uint8 with N others, such as `on` with `off`."
+        self.add(as_images(images), as_images(others))
 
 # %% ../../nbs/46_metrics.embedding.ipynb #4d4cdd41
 def cosines(
@@ -33,5 +37,6 @@ def cosines(
     others,  # (N,D)
 ) -> torch.Tensor:  # (N,) float64, -1..1; NaN where a vector is zero
     "Cosine row by row."
-    a, b = torch.as_tensor(vectors).double(), torch.as_tensor(others).double(); lengths = a.norm(dim=-1)*b.norm(dim=-1)
+    a, b = torch.as_tensor(vectors).double(), torch.as_tensor(others).double()
+    lengths = a.norm(dim=-1)*b.norm(dim=-1)
     return torch.where(lengths > 0, ((a*b).sum(-1)/lengths).clamp(-1, 1), float("nan"))

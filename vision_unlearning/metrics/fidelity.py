@@ -25,13 +25,16 @@ class SRE(PairOfImages):
     name, higher_is_better = "sre", True
 
     def score(self, images, references):
-        b = references.to(images.device).double(); signal, squared = b.mean((2, 3))**2, (images.double() - b)**2
+        b = references.to(images.device).double()
+        signal, squared = b.mean((2, 3))**2, (images.double() - b)**2
         if self.legacy: return 10*torch.log10((signal/(squared.sum((2, 3)).sqrt()/b[0, 0].numel())).mean(1))
-        error = squared.mean((2, 3)); return torch.where(error == 0, float("inf"), 10*torch.log10(signal/error)).mean(1)
+        error = squared.mean((2, 3))
+        return torch.where(error == 0, float("inf"), 10*torch.log10(signal/error)).mean(1)
 
 # %% ../../nbs/42b_metrics.fidelity.ipynb #87989826
 class SAM(PairOfImages):
-    "Mean angle between the colours of two pictures, 0..90 degrees, one a pair; NaN if nothing but black is left."
+    """Mean angle between the colours of two pictures, 0..90 degrees, one a pair; NaN if nothing but black is
+    left."""
     name, higher_is_better, bounds = "sam", False, (0., 90.)
 
     def score(self, images, references):
@@ -47,11 +50,16 @@ class UIQ(PairOfImages):
     name, higher_is_better, bounds = "uiq", True, (-1., 1.)
 
     def score(self, images, references):
-        if min(images.shape[2:]) < 8: raise ValueError(f"uiq: {min(images.shape[2:])} pixels a side are fewer than its window of 8")
+        if min(images.shape[2:]) < 8:
+            raise ValueError(f"uiq: {min(images.shape[2:])} pixels a side are fewer than its window of 8")
         a, b = images.double(), references.to(images.device).double()
-        mean_a, mean_b, squares, product = [torch.nn.functional.avg_pool2d(x, 8, 1) for x in (a, b, a*a + b*b, a*b)]
-        both, cross = mean_a**2 + mean_b**2, mean_a*mean_b; variances = squares - both
-        light = torch.where(both > 0, 2*cross/both, 1.); index = torch.where(variances > 0, light*2*(product - cross)/variances, light)
+        mean_a, mean_b, squares, product = [
+            torch.nn.functional.avg_pool2d(x, 8, 1) for x in (a, b, a * a + b * b, a * b)
+        ]
+        both, cross = mean_a**2 + mean_b**2, mean_a*mean_b
+        variances = squares - both
+        light = torch.where(both > 0, 2*cross/both, 1.)
+        index = torch.where(variances > 0, light*2*(product - cross)/variances, light)
         if self.legacy: return torch.where(variances > 0, index, float("nan")).nanmean((1, 2, 3)).abs()
         return index.mean((1, 2, 3))
 
@@ -65,15 +73,23 @@ class MSSSIM(PairOfImages):
         scales: int = 5,  # how often the picture is looked at, halved in between
         batch_size: int = 100,  # most pairs compared at once
     ):
-        super().__init__(batch_size=batch_size); self.scales = scales
+        super().__init__(batch_size=batch_size)
+        self.scales = scales
         if not 1 <= scales <= 5: raise ValueError(f"ms_ssim: scales must be 1 to 5, got {scales}")
         if scales < 5: self.name = f"ms_ssim_{scales}"
 
     def score(self, images, references):
-        if min(images.shape[2:]) < (least := 11*2**(self.scales - 1)): raise ValueError(f"{self.name}: {min(images.shape[2:])} pixels a side are fewer than the {least} that {self.scales} scales need; MSSSIM(scales=3) takes 44")
-        a, b = images.double(), references.to(images.device).double(); result = 1.
+        if min(images.shape[2:]) < (least := 11*2**(self.scales - 1)):
+            raise ValueError(
+                f"{self.name}: {min(images.shape[2:])} pixels a side are fewer than the {least} that "
+                f"{self.scales} scales need; MSSSIM(scales=3) takes 44"
+            )
+        a, b = images.double(), references.to(images.device).double()
+        result = 1.
         for scale, weight in enumerate(self.weights[:self.scales], 1):
             mean = ssim_means(a, b)[0 if scale == self.scales else 1]
-            result = result*mean.clamp(min=0)**(weight if self.scales == 5 else weight/sum(self.weights[:self.scales]))
+            result = result * mean.clamp(min=0) ** (
+                weight if self.scales == 5 else weight / sum(self.weights[: self.scales])
+            )
             if scale < self.scales: a, b = (torch.nn.functional.avg_pool2d(x, 2) for x in (a, b))
         return result

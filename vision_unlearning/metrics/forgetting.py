@@ -23,27 +23,38 @@ class Fact(NamedTuple):
 
 # %% ../../nbs/45b_metrics.forgetting.ipynb #a3876a53
 FORGETTING_FACTS = {
-    "retain": Fact(True, (0., 1.), "fraction", "accuracy on training pictures that stay"),
-    "forget": Fact(None, (0., 1.), "fraction", "accuracy on training pictures to forget"),
-    "test": Fact(True, (0., 1.), "fraction", "accuracy on test pictures of what stays"),
-    "test_forget": Fact(None, (0., 1.), "fraction", "accuracy on test pictures of the forgotten kind"),
-    "gap": Fact(False, (0., 1.), "fraction", "mean absolute difference from the oracle"),
-    "zrf": Fact(None, (0., 1.), "fraction", "agreement with a model that has learned nothing"),
-    "js_divergence": Fact(False, (0., 0.6931471805599453), "nats", "divergence of the answers from the oracle's"),
-    "activation_distance": Fact(False, (0., 2**.5), "probability", "distance of the answers from the oracle's"),
-    "weight_distance": Fact(None, (0., None), "weights", "Euclidean distance of the weights from another model's"),
-    "mia_confidence_svc": Fact(None, (0., 1.), "fraction", "forget pictures that an attack takes for strangers"),
-    "mia_entropy_lr": Fact(None, (0., 1.), "fraction", "forget pictures that an attack takes for members"),
-    "mia_loss_lr_neurips23": Fact(None, (0., 1.), "fraction", "accuracy of telling forget from test pictures"),
-    "lira_auc": Fact(None, (0., 1.), "area", "ranking of forget above unseen pictures by likelihood ratio"),
-    "relearn_steps": Fact(None, (0., None), "updates", "updates until the forgotten is known again"),
-    "linear_probe": Fact(None, (0., 1.), "fraction", "accuracy of a new last layer on the old features"),
-    "mask_explained": Fact(False, (0., 1.), "fraction", "share of the change that is one shift a class"),
-    "noise": Fact(True, (0., 1.), "fraction", "accuracy under Gaussian noise"),
-    "fgsm": Fact(True, (0., 1.), "fraction", "accuracy under one signed gradient step"),
-    "pgd": Fact(True, (0., 1.), "fraction", "accuracy under projected gradient ascent"),
-    "seconds": Fact(False, (0., None), "seconds", "time that unlearning took"),
-    "bytes": Fact(False, (0., None), "bytes", "peak memory that unlearning took")}
+    "retain": Fact(True, (0.0, 1.0), "fraction", "accuracy on training pictures that stay"),
+    "forget": Fact(None, (0.0, 1.0), "fraction", "accuracy on training pictures to forget"),
+    "test": Fact(True, (0.0, 1.0), "fraction", "accuracy on test pictures of what stays"),
+    "test_forget": Fact(None, (0.0, 1.0), "fraction", "accuracy on test pictures of the forgotten kind"),
+    "gap": Fact(False, (0.0, 1.0), "fraction", "mean absolute difference from the oracle"),
+    "zrf": Fact(None, (0.0, 1.0), "fraction", "agreement with a model that has learned nothing"),
+    "js_divergence": Fact(
+        False, (0.0, 0.6931471805599453), "nats", "divergence of the answers from the oracle's"
+    ),
+    "activation_distance": Fact(
+        False, (0.0, 2**0.5), "probability", "distance of the answers from the oracle's"
+    ),
+    "weight_distance": Fact(
+        None, (0.0, None), "weights", "Euclidean distance of the weights from another model's"
+    ),
+    "mia_confidence_svc": Fact(
+        None, (0.0, 1.0), "fraction", "forget pictures that an attack takes for strangers"
+    ),
+    "mia_entropy_lr": Fact(None, (0.0, 1.0), "fraction", "forget pictures that an attack takes for members"),
+    "mia_loss_lr_neurips23": Fact(
+        None, (0.0, 1.0), "fraction", "accuracy of telling forget from test pictures"
+    ),
+    "lira_auc": Fact(None, (0.0, 1.0), "area", "ranking of forget above unseen pictures by likelihood ratio"),
+    "relearn_steps": Fact(None, (0.0, None), "updates", "updates until the forgotten is known again"),
+    "linear_probe": Fact(None, (0.0, 1.0), "fraction", "accuracy of a new last layer on the old features"),
+    "mask_explained": Fact(False, (0.0, 1.0), "fraction", "share of the change that is one shift a class"),
+    "noise": Fact(True, (0.0, 1.0), "fraction", "accuracy under Gaussian noise"),
+    "fgsm": Fact(True, (0.0, 1.0), "fraction", "accuracy under one signed gradient step"),
+    "pgd": Fact(True, (0.0, 1.0), "fraction", "accuracy under projected gradient ascent"),
+    "seconds": Fact(False, (0.0, None), "seconds", "time that unlearning took"),
+    "bytes": Fact(False, (0.0, None), "bytes", "peak memory that unlearning took"),
+}
 
 # %% ../../nbs/45b_metrics.forgetting.ipynb #70094a0f
 def accuracies(
@@ -62,7 +73,9 @@ def oracle_gap(
     "Absolute differences from the oracle and their mean."
     names = list(names if names is not None else oracle)
     if not names: raise ValueError("no names to compare; give at least one")
-    for name in names: check_name("number of the oracle", name, oracle); check_name("number of the unlearned model", name, values)
+    for name in names:
+        check_name("number of the oracle", name, oracle)
+        check_name("number of the unlearned model", name, values)
     gaps = {n: abs(values[n] - oracle[n]) for n in names}
     return {**gaps, "average": sum(gaps.values())/len(gaps)}
 
@@ -74,9 +87,13 @@ def gaps_over_seeds(
 ):  # pandas.DataFrame, one row a number: value, oracle, gap, gap_std
     "Mean and spread of the gap; each seed is compared with its own oracle."
     import pandas as pd
-    if len(values) != len(oracles) or not values: raise ValueError(f"{len(values)} results but {len(oracles)} oracles; give one oracle a seed")
-    gaps = pd.DataFrame([oracle_gap(v, o, names) for v, o in zip(values, oracles)]); mean = lambda rows: pd.DataFrame(rows).reindex(columns=gaps.columns).mean()
-    return pd.DataFrame({"value": mean(values), "oracle": mean(oracles), "gap": gaps.mean(), "gap_std": gaps.std(ddof=1)})
+    if len(values) != len(oracles) or not values:
+        raise ValueError(f"{len(values)} results but {len(oracles)} oracles; give one oracle a seed")
+    gaps = pd.DataFrame([oracle_gap(v, o, names) for v, o in zip(values, oracles)])
+    mean = lambda rows: pd.DataFrame(rows).reindex(columns=gaps.columns).mean()
+    return pd.DataFrame(
+        {"value": mean(values), "oracle": mean(oracles), "gap": gaps.mean(), "gap_std": gaps.std(ddof=1)}
+    )
 
 # %% ../../nbs/45b_metrics.forgetting.ipynb #61d7ef0e
 def check_pair(
@@ -84,7 +101,11 @@ def check_pair(
     other: torch.Tensor,  # (N,K)
 ):
     "Refuse answers of different data or of different classes."
-    if logits.shape != other.shape or logits.ndim != 2: raise ValueError(f"two models must answer the same items: logits are {tuple(logits.shape)} and {tuple(other.shape)}")
+    if logits.shape != other.shape or logits.ndim != 2:
+        raise ValueError(
+            f"two models must answer the same items: logits are {tuple(logits.shape)} and "
+            f"{tuple(other.shape)}"
+        )
 
 # %% ../../nbs/45b_metrics.forgetting.ipynb #f437669b
 def js_divergence(
@@ -92,7 +113,9 @@ def js_divergence(
     other: torch.Tensor,  # (N,K) of another model, on the same items
 ) -> torch.Tensor:  # (N,) float64, 0..ln 2
     "Jensen-Shannon divergence of two predictive distributions, item by item."
-    check_pair(logits, other); p, q = logits.double().log_softmax(1), other.double().log_softmax(1); middle = torch.logaddexp(p, q) - torch.log(torch.tensor(2., dtype=torch.float64))
+    check_pair(logits, other)
+    p, q = logits.double().log_softmax(1), other.double().log_softmax(1)
+    middle = torch.logaddexp(p, q) - torch.log(torch.tensor(2., dtype=torch.float64))
     kl = lambda a: (a.exp()*(a - middle).masked_fill(a.exp() == 0, 0)).sum(1)
     return ((kl(p) + kl(q))/2).clamp(min=0)
 
@@ -122,11 +145,18 @@ def weight_distance(
 ) -> dict[str, float]:  # layer -> Euclidean distance, and "all"
     "Distance of the weights, layer by layer."
     layers = weight_layers(model)
-    if layers != weight_layers(other): raise ValueError(f"the models have different layers: {len(layers)} and {len(weight_layers(other))}")
-    flat = lambda m, n: torch.cat([p.detach().cpu().double().flatten() for p in m.get_submodule(n).parameters(recurse=False)])
+    if layers != weight_layers(other):
+        raise ValueError(f"the models have different layers: {len(layers)} and {len(weight_layers(other))}")
+    flat = lambda m, n: torch.cat(
+        [p.detach().cpu().double().flatten() for p in m.get_submodule(n).parameters(recurse=False)]
+    )
     pairs = {n: (flat(model, n), flat(other, n)) for n in layers}
     for n, (x, y) in pairs.items():
-        if x.shape != y.shape: raise ValueError(f"layer {n!r} has {len(x)} weights in one model and {len(y)} in the other")
-    moved, norm = {n: float((x - y).square().sum()) for n, (x, y) in pairs.items()}, {n: float(y.square().sum()) for n, (_, y) in pairs.items()}
+        if x.shape != y.shape:
+            raise ValueError(f"layer {n!r} has {len(x)} weights in one model and {len(y)} in the other")
+    moved, norm = (
+        {n: float((x - y).square().sum()) for n, (x, y) in pairs.items()},
+        {n: float(y.square().sum()) for n, (_, y) in pairs.items()},
+    )
     moved["all"], norm["all"] = sum(moved.values()), sum(norm.values())
     return {n: (d/norm[n] if relative and norm[n] else d)**.5 for n, d in moved.items()}

@@ -21,26 +21,55 @@ def crop_faces(
     size: int = 112,  # side of the crops
 ) -> tuple[torch.Tensor, list[int]]:  # (M,3,size,size) uint8, and which pictures they are from
     "Cut the faces out, and bring them to one size."
-    if len(boxes) != len(images): raise ValueError(f"{len(images)} images but {len(boxes)} boxes; give None where there is no face")
-    height, width = images.shape[-2:]; crops, rows = [torch.zeros(0, 3, size, size, dtype=torch.uint8, device=images.device)], []
+    if len(boxes) != len(images):
+        raise ValueError(f"{len(images)} images but {len(boxes)} boxes; give None where there is no face")
+    height, width = images.shape[-2:]
+    crops, rows = [torch.zeros(0, 3, size, size, dtype=torch.uint8, device=images.device)], []
     for i, box in enumerate(boxes):
         if box is None: continue
-        left, top, right, bottom = max(0, int(box[0])), max(0, int(box[1])), min(width, math.ceil(box[2])), min(height, math.ceil(box[3]))
-        if right <= left or bottom <= top: raise ValueError(f"box {tuple(float(b) for b in box)} of picture {i} is empty inside {width}x{height}; boxes are (left, top, right, bottom)")
-        face = torch.nn.functional.interpolate(images[i:i+1, :, top:bottom, left:right].float(), (size, size), mode="bicubic", antialias=True, align_corners=False)
-        crops.append(face.round().clamp(0, 255).to(torch.uint8)); rows.append(i)
+        left, top, right, bottom = (
+            max(0, int(box[0])),
+            max(0, int(box[1])),
+            min(width, math.ceil(box[2])),
+            min(height, math.ceil(box[3])),
+        )
+        if right <= left or bottom <= top:
+            raise ValueError(
+                f"box {tuple(float(b) for b in box)} of picture {i} is empty inside {width}x{height}; boxes "
+                "are (left, top, right, bottom)"
+            )
+        face = torch.nn.functional.interpolate(
+            images[i : i + 1, :, top:bottom, left:right].float(),
+            (size, size),
+            mode="bicubic",
+            antialias=True,
+            align_corners=False,
+        )
+        crops.append(face.round().clamp(0, 255).to(torch.uint8))
+        rows.append(i)
     return torch.cat(crops), rows
 
 # %% ../../nbs/48c_metrics.identity.ipynb #3980ca82
 def match_threshold(
-    similar,  # (N,P) float64: cosine of each picture to each person's reference, NaN rows where no face was found
+    # (N,P) float64: cosine of each picture to each person's reference, NaN rows where no face was found
+    similar,
     wanted,  # (N,) whose picture it is
     false_matches: float = .01,  # share of the pairs with a stranger that may pass
 ) -> dict:  # threshold, true_matches (share of the right pairs that pass), n_pairs (with strangers)
     "The threshold at which strangers pass at a given rate."
-    ok = ~similar.isnan().any(1); s, wanted = similar[ok], wanted[ok].long(); own = torch.zeros_like(s, dtype=torch.bool).scatter_(1, wanted[:, None], True); strangers = s[~own]
-    if len(strangers)*false_matches < 1: raise ValueError(f"{len(strangers)} pairs with a stranger cannot settle a rate of {false_matches}; give at least {-(-1//false_matches):.0f}, or a larger rate")
-    threshold = float(torch.quantile(strangers, 1 - false_matches)); return dict(threshold=threshold, true_matches=float((s[own] >= threshold).double().mean()), n_pairs=len(strangers))
+    ok = ~similar.isnan().any(1)
+    s, wanted = similar[ok], wanted[ok].long()
+    own = torch.zeros_like(s, dtype=torch.bool).scatter_(1, wanted[:, None], True)
+    strangers = s[~own]
+    if len(strangers)*false_matches < 1:
+        raise ValueError(
+            f"{len(strangers)} pairs with a stranger cannot settle a rate of {false_matches}; give at least "
+            f"{-(-1 // false_matches):.0f}, or a larger rate"
+        )
+    threshold = float(torch.quantile(strangers, 1 - false_matches))
+    return dict(
+        threshold=threshold, true_matches=float((s[own] >= threshold).double().mean()), n_pairs=len(strangers)
+    )
 
 # %% ../../nbs/48c_metrics.identity.ipynb #d394fd8f
 class FaceIdentity(Metric):
@@ -55,12 +84,17 @@ class FaceIdentity(Metric):
         crop_size: int = 112,  # side of the crops, when there is `find`
         batch_size: int = 100,  # most pictures at once
     ):
-        super().__init__(batch_size); self.encoder, self.find, self.threshold, self.crop_size = encoder, find, threshold, crop_size; self.name, self.names = f"identity_{encoder_name(encoder)}", list(references)
-        if not references: raise ValueError("no references; give a name and a few pictures of at least one person")
+        super().__init__(batch_size)
+        self.encoder, self.find, self.threshold, self.crop_size = encoder, find, threshold, crop_size
+        self.name, self.names = f"identity_{encoder_name(encoder)}", list(references)
+        if not references:
+            raise ValueError("no references; give a name and a few pictures of at least one person")
         means = []
         for name, pictures in references.items():
-            vectors = self.embed(as_images(pictures)); seen = ~vectors.isnan().any(1)
-            if not seen.any(): raise ValueError(f"no face was found in the {len(vectors)} reference pictures of {name!r}")
+            vectors = self.embed(as_images(pictures))
+            seen = ~vectors.isnan().any(1)
+            if not seen.any():
+                raise ValueError(f"no face was found in the {len(vectors)} reference pictures of {name!r}")
             means.append(torch.nn.functional.normalize(vectors[seen], dim=1).mean(0))
         self.references = torch.nn.functional.normalize(torch.stack(means), dim=1)
         for state in ("similar", "wanted"): self.add_state(state, default=[], dist_reduce_fx="cat")
@@ -68,28 +102,51 @@ class FaceIdentity(Metric):
     def embed(self, images) -> torch.Tensor:
         "(N,D) float64, NaN where no face was found."
         if self.find is None: return self.encoder.encode_images(images).double().cpu()
-        crops, rows = crop_faces(images, self.find(images), self.crop_size); found = self.encoder.encode_images(crops).double().cpu() if rows else torch.zeros(0, self.references.shape[1] if hasattr(self, "references") else 1, dtype=torch.float64)
-        out = torch.full((len(images), found.shape[1]), float("nan"), dtype=torch.float64); out[rows] = found; return out
+        crops, rows = crop_faces(images, self.find(images), self.crop_size)
+        found = (
+            self.encoder.encode_images(crops).double().cpu()
+            if rows
+            else torch.zeros(
+                0, self.references.shape[1] if hasattr(self, "references") else 1, dtype=torch.float64
+            )
+        )
+        out = torch.full((len(images), found.shape[1]), float("nan"), dtype=torch.float64)
+        out[rows] = found
+        return out
 
     def update(self, images, names):
         "Compare images (N,3,H,W) uint8 with N people."
         self.add(as_images(images), [self.names.index(check_name("person", n, self.names)) for n in names])
 
     def score(self, images, columns):
-        vectors, wanted = self.embed(images), torch.tensor(columns); all_ = torch.stack([cosines(vectors, r.expand_as(vectors)) for r in self.references], 1)
-        self.similar.append(all_.to(self.device)); self.wanted.append(wanted.to(self.device)); return all_.gather(1, wanted[:, None])[:, 0]
+        vectors, wanted = self.embed(images), torch.tensor(columns)
+        all_ = torch.stack([cosines(vectors, r.expand_as(vectors)) for r in self.references], 1)
+        self.similar.append(all_.to(self.device))
+        self.wanted.append(wanted.to(self.device))
+        return all_.gather(1, wanted[:, None])[:, 0]
 
     def _all(self, state): return (state if isinstance(state, torch.Tensor) else torch.cat(state)).cpu()
-    def answers(self) -> list: "The nearest person of each picture, None where no face was found."; s = self._all(self.similar); return [None if row.isnan().any() else self.names[int(row.argmax())] for row in s]
-    def missing(self) -> int: "Pictures in which no face was found."; return int(self.per_item().isnan().sum())
+    def answers(self) -> list:
+        "The nearest person of each picture, None where no face was found."
+        s = self._all(self.similar)
+        return [None if row.isnan().any() else self.names[int(row.argmax())] for row in s]
+    def missing(self) -> int:
+        "Pictures in which no face was found."
+        return int(self.per_item().isnan().sum())
 
     def matched(self) -> float:
         "Share of all pictures that pass for the person; one without a face does not."
-        if self.threshold is None: raise ValueError(f"{self.name} has no threshold; give one, or call calibrate after an update with pictures of the references' own kind")
+        if self.threshold is None:
+            raise ValueError(
+                f"{self.name} has no threshold; give one, or call calibrate after an update with pictures of "
+                "the references' own kind"
+            )
         return float((self.per_item() >= self.threshold).double().mean())
 
     def calibrate(self,
         false_matches: float = .01,  # share of the pairs with a stranger that may pass
     ) -> dict:  # threshold, true_matches, n_pairs
         "Set the threshold from the pictures so far, which must be real ones of people with references."
-        found = match_threshold(self._all(self.similar), self._all(self.wanted), false_matches); self.threshold = found["threshold"]; return found
+        found = match_threshold(self._all(self.similar), self._all(self.wanted), false_matches)
+        self.threshold = found["threshold"]
+        return found

@@ -18,12 +18,17 @@ class PairOfImages(Metric):
         legacy: bool = False,  # the published definition, with its 4095 scale
         batch_size: int = 100,  # most pairs compared at once
     ):
-        super().__init__(batch_size); self.legacy = legacy
+        super().__init__(batch_size)
+        self.legacy = legacy
 
     def update(self, images, references):
         "Compare images (N,3,H,W) uint8 with as many references."
         images, references = as_images(images), as_images(references)
-        if images.shape[1:] != references.shape[1:]: raise ValueError(f"{self.name}: images of {tuple(images.shape[2:])} but references of {tuple(references.shape[2:])}; compare pictures of one size")
+        if images.shape[1:] != references.shape[1:]:
+            raise ValueError(
+                f"{self.name}: images of {tuple(images.shape[2:])} but references of "
+                f"{tuple(references.shape[2:])}; compare pictures of one size"
+            )
         self.add(images, references)
 
 # %% ../../nbs/42_metrics.image_image.ipynb #8227ff4a
@@ -41,7 +46,11 @@ def ssim_window(
     device="cpu",
 ) -> torch.Tensor:  # (K,) float64, sums to 1
     "The window along one axis."
-    window = torch.ones(7, dtype=torch.float64) if legacy else torch.exp(-torch.arange(-5, 6, dtype=torch.float64)**2/(2*1.5**2))
+    window = (
+        torch.ones(7, dtype=torch.float64)
+        if legacy
+        else torch.exp(-(torch.arange(-5, 6, dtype=torch.float64) ** 2) / (2 * 1.5**2))
+    )
     return (window/window.sum()).to(device)
 
 # %% ../../nbs/42_metrics.image_image.ipynb #9b0e12df
@@ -51,9 +60,13 @@ def windowed(
 ) -> torch.Tensor:  # (...,H-K+1,W-K+1)
     "Weighted means in all windows that fit into the picture."
     weights = window.tolist()
-    if min(x.shape[-2:]) < len(weights): raise ValueError(f"ssim: {min(x.shape[-2:])} pixels a side are fewer than its window of {len(weights)}")
+    if min(x.shape[-2:]) < len(weights):
+        raise ValueError(
+            f"ssim: {min(x.shape[-2:])} pixels a side are fewer than its window of {len(weights)}"
+        )
     for axis in (-1, -2):
-        n = x.shape[axis] - len(weights) + 1; total = x.narrow(axis, 0, n)*weights[0]
+        n = x.shape[axis] - len(weights) + 1
+        total = x.narrow(axis, 0, n)*weights[0]
         for i, weight in enumerate(weights[1:], 1): total.add_(x.narrow(axis, i, n), alpha=weight)
         x = total
     return x
@@ -64,9 +77,11 @@ def ssim_maps(
     legacy: bool = False,  # the published window and constants
 ) -> tuple[torch.Tensor, torch.Tensor]:  # luminance, and contrast with structure: (...,h,w) float64
     "The two factors of SSIM in each window."
-    window = ssim_window(legacy); a, b = images.double(), references.double()
+    window = ssim_window(legacy)
+    a, b = images.double(), references.double()
     mean_a, mean_b, squares, product = [windowed(x, window) for x in (a, b, a*a + b*b, a*b)]
-    unbiased, top = (49/48, 4095) if legacy else (1, 255); c1, c2 = (.01*top)**2, (.03*top)**2
+    unbiased, top = (49/48, 4095) if legacy else (1, 255)
+    c1, c2 = (.01*top)**2, (.03*top)**2
     both, cross = mean_a**2 + mean_b**2, mean_a*mean_b
     return (2*cross + c1)/(both + c1), (2*unbiased*(product - cross) + c2)/(unbiased*(squares - both) + c2)
 
@@ -77,7 +92,9 @@ def ssim_means(
     piece: int = 2**17,  # pixels at once on a CPU
 ) -> torch.Tensor:  # (2,N) float64: mean of the product of both factors, and mean of the right one alone
     "SSIM, and its contrast and structure."
-    (h, w), k, cpu = images.shape[2:], len(ssim_window(legacy)), images.device.type == "cpu"; sides = [x.to(images.device).flatten(0, 1) for x in (images, references)]; found = []
+    (h, w), k, cpu = images.shape[2:], len(ssim_window(legacy)), images.device.type == "cpu"
+    sides = [x.to(images.device).flatten(0, 1) for x in (images, references)]
+    found = []
     many, rows = (max(1, piece//(h*w)), max(k, piece//w)) if cpu else (len(sides[0]), h)
     for a, b in zip(*(x.split(many) for x in sides)):
         total = 0.

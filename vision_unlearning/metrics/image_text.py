@@ -12,18 +12,29 @@ from .base import Metric, as_images
 __all__ = ['CLIP_NAMES', 'PUBLISHED_CLIP', 'clip_encoder', 'clip_metric_name', 'check_lengths', 'ClipScore', 'TextSimilarity']
 
 # %% ../../nbs/41_metrics.image_text.ipynb #5efe8eac
-CLIP_NAMES = {"openai/clip-vit-base-patch16": "b16", "openai/clip-vit-base-patch32": "b32", "openai/clip-vit-large-patch14": "l14", "emoji-clip": "emoji"}  # name for `load_clip` -> end of the metric's name
+# name for `load_clip` -> end of the metric's name
+CLIP_NAMES = {
+    "openai/clip-vit-base-patch16": "b16",
+    "openai/clip-vit-base-patch32": "b32",
+    "openai/clip-vit-large-patch14": "l14",
+    "emoji-clip": "emoji",
+}
 PUBLISHED_CLIP = "openai/clip-vit-base-patch16"
 
 # %% ../../nbs/41_metrics.image_text.ipynb #82fbf2be
 def clip_encoder(
-    clip=None,  # an encoder with `encode_texts`, a name for `models.load_clip`, or None for the published ViT-B/16
+    # an encoder with `encode_texts`, a name for `models.load_clip`, or None for the published ViT-B/16
+    clip=None,
 ):  # the encoder
     "The CLIP that was asked for, and no other."
     if clip is not None and not isinstance(clip, str): return clip
     from vision_unlearning.models import load_clip
     try: return load_clip(clip or PUBLISHED_CLIP)
-    except OSError as error: raise FileNotFoundError(f"no CLIP {clip or PUBLISHED_CLIP!r}: not embedded, not a folder, and the hub gave none ({type(error).__name__}); offline, name a folder or 'emoji-clip'") from error
+    except OSError as error:
+        raise FileNotFoundError(
+            f"no CLIP {clip or PUBLISHED_CLIP!r}: not embedded, not a folder, and the hub gave none "
+            f"({type(error).__name__}); offline, name a folder or 'emoji-clip'"
+        ) from error
 
 # %% ../../nbs/41_metrics.image_text.ipynb #892ac58b
 def clip_metric_name(
@@ -48,7 +59,11 @@ def check_lengths(
     for text in texts:
         if len(text) + 2 <= most: continue  # a token has at least one character
         length = len(tokenizer(text, truncation=False, verbose=False).input_ids)
-        if length > most: raise ValueError(f"{name}: {text[:40]!r}... has {length} tokens, and this CLIP reads {most}; shorten it, or give truncate=True to score its beginning")
+        if length > most:
+            raise ValueError(
+                f"{name}: {text[:40]!r}... has {length} tokens, and this CLIP reads {most}; shorten it, or "
+                "give truncate=True to score its beginning"
+            )
 
 # %% ../../nbs/41_metrics.image_text.ipynb #3f158075
 class ClipScore(Metric):
@@ -56,13 +71,19 @@ class ClipScore(Metric):
     name, higher_is_better, bounds = "clip", True, (0., 100.)
 
     def __init__(self,
-        clip=None,  # encoder with `encode_images` and `encode_texts`, a name for `load_clip`, or None for the published ViT-B/16 from the hub
+        # encoder with `encode_images` and `encode_texts`, a name for `load_clip`, or None for the published
+        # ViT-B/16 from the hub
+        clip=None,
         batch_size: int = 100,  # most images encoded at once
         truncate: bool = False,  # score the beginning of prompts that are too long, instead of refusing them
-    ): super().__init__(batch_size); self.clip, self.truncate = clip_encoder(clip), truncate; self.name = clip_metric_name(self.clip)
+    ):
+        super().__init__(batch_size)
+        self.clip, self.truncate = clip_encoder(clip), truncate
+        self.name = clip_metric_name(self.clip)
 
     def score(self, images, prompts):
-        texts = list(dict.fromkeys(prompts)); row = [texts.index(p) for p in prompts]
+        texts = list(dict.fromkeys(prompts))
+        row = [texts.index(p) for p in prompts]
         cosine = (self.clip.encode_images(images)*self.clip.encode_texts(texts)[row]).sum(1)
         return 100*cosine.clamp(min=0)
 
@@ -78,19 +99,31 @@ class TextSimilarity(Metric):
     name, higher_is_better, bounds = "clip_text", True, (-100., 100.)
 
     def __init__(self,
-        clip=None,  # encoder with `encode_texts`, a name for `load_clip`, or None for the published ViT-B/16 from the hub
+        # encoder with `encode_texts`, a name for `load_clip`, or None for the published ViT-B/16 from the hub
+        clip=None,
         batch_size: int = 256,  # most texts encoded at once
         truncate: bool = False,  # compare the beginnings of texts that are too long, instead of refusing them
-    ): super().__init__(batch_size); self.clip, self.truncate = clip_encoder(clip), truncate; self.name = clip_metric_name(self.clip, "clip_text")
+    ):
+        super().__init__(batch_size)
+        self.clip, self.truncate = clip_encoder(clip), truncate
+        self.name = clip_metric_name(self.clip, "clip_text")
 
     def update(self, texts, others):
         "Compare N texts with N others."
-        if isinstance(texts, str) or isinstance(others, str): raise TypeError(f"{self.name}: texts must be lists of strings; put one text into a list")
+        if isinstance(texts, str) or isinstance(others, str):
+            raise TypeError(f"{self.name}: texts must be lists of strings; put one text into a list")
         texts, others = list(texts), list(others)
-        if len(texts) != len(others): raise ValueError(f"{self.name}: {len(texts)} texts but {len(others)} others to go with them")
-        distinct = list(dict.fromkeys(texts + others)); row = {t: i for i, t in enumerate(distinct)}
+        if len(texts) != len(others):
+            raise ValueError(f"{self.name}: {len(texts)} texts but {len(others)} others to go with them")
+        distinct = list(dict.fromkeys(texts + others))
+        row = {t: i for i, t in enumerate(distinct)}
         if not self.truncate: check_lengths(self.clip, distinct, self.name)
         if not texts: return
-        vectors = torch.cat([self.clip.encode_texts(distinct[i:i+self.batch_size]) for i in range(0, len(distinct), self.batch_size)]).double()
+        vectors = torch.cat(
+            [
+                self.clip.encode_texts(distinct[i : i + self.batch_size])
+                for i in range(0, len(distinct), self.batch_size)
+            ]
+        ).double()
         left, right = ([row[t] for t in side] for side in (texts, others))
         self.scores.append(100*(vectors[left]*vectors[right]).sum(1).to(self.device))

@@ -44,7 +44,8 @@ def margin(
     labels: torch.Tensor,  # (N,) int64
 ) -> np.ndarray:  # (N,) float64
     "Log-odds of the right label, LiRA's score."
-    z = logits.double(); right = F.one_hot(labels, z.shape[1]).bool()
+    z = logits.double()
+    right = F.one_hot(labels, z.shape[1]).bool()
     return (z.gather(1, labels[:, None])[:, 0] - z.masked_fill(right, -torch.inf).logsumexp(1)).numpy()
 
 # %% ../../nbs/45c_metrics.membership.ipynb #1bac50f4
@@ -54,8 +55,12 @@ def balanced(
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:  # (2n,1) scores, and (2n,) labels, 1 for members
     "The same number of each, as features and labels of an attack."
-    n = min(len(members), len(strangers)); random = np.random.default_rng(seed)
-    if n < 2: raise ValueError(f"{len(members)} members and {len(strangers)} strangers; an attack needs at least two of each")
+    n = min(len(members), len(strangers))
+    random = np.random.default_rng(seed)
+    if n < 2:
+        raise ValueError(
+            f"{len(members)} members and {len(strangers)} strangers; an attack needs at least two of each"
+        )
     pick = lambda scores: scores[np.sort(random.permutation(len(scores))[:n])]
     return np.concatenate([pick(members), pick(strangers)])[:, None], np.repeat([1, 0], n)
 
@@ -78,9 +83,13 @@ def mia_entropy_lr(
     test: tuple,  # the same of unseen pictures: the strangers
     seed: int = 0,  # of the balancing
 ) -> float:  # 0..1
-    "Share of forget pictures taken for members by their entropy; a logistic regression learned from retain and test."
+    """Share of forget pictures taken for members by their entropy; a logistic regression learned from retain
+    and test."""
     from sklearn.linear_model import LogisticRegression
-    attack = LogisticRegression(class_weight="balanced").fit(*balanced(entropy(*retain), entropy(*test), seed))
+
+    attack = LogisticRegression(class_weight="balanced").fit(
+        *balanced(entropy(*retain), entropy(*test), seed)
+    )
     return float(attack.predict(entropy(*forget)[:, None]).mean())
 
 # %% ../../nbs/45c_metrics.membership.ipynb #ec5f9272
@@ -94,11 +103,26 @@ def mia_loss_lr_neurips23(
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
     x, y = balanced(cross_entropy(*forget), cross_entropy(*test), seed)
-    if len(y) < 20: raise ValueError(f"{len(y)//2} forget or unseen pictures; the cross-validated attack needs at least 10 of each")
-    return float(cross_val_score(LogisticRegression(), x, y, cv=StratifiedShuffleSplit(n_splits=10, random_state=seed), scoring="accuracy").mean())
+    if len(y) < 20:
+        raise ValueError(
+            f"{len(y) // 2} forget or unseen pictures; the cross-validated attack needs at least 10 of each"
+        )
+    return float(
+        cross_val_score(
+            LogisticRegression(),
+            x,
+            y,
+            cv=StratifiedShuffleSplit(n_splits=10, random_state=seed),
+            scoring="accuracy",
+        ).mean()
+    )
 
 # %% ../../nbs/45c_metrics.membership.ipynb #4eab881a
-MEMBERSHIP = {"mia_confidence_svc": mia_confidence_svc, "mia_entropy_lr": mia_entropy_lr, "mia_loss_lr_neurips23": mia_loss_lr_neurips23}
+MEMBERSHIP = {
+    "mia_confidence_svc": mia_confidence_svc,
+    "mia_entropy_lr": mia_entropy_lr,
+    "mia_loss_lr_neurips23": mia_loss_lr_neurips23,
+}
 
 # %% ../../nbs/45c_metrics.membership.ipynb #f856ddf2
 def membership(
@@ -110,7 +134,8 @@ def membership(
 ) -> float:  # 0..1
     "An attack by its name."
     for side, pair in (("forget", forget), ("retain", retain), ("test", test)):
-        if pair is not None and len(pair[0]) != len(pair[1]): raise ValueError(f"{side}: {len(pair[0])} answers but {len(pair[1])} labels")
+        if pair is not None and len(pair[0]) != len(pair[1]):
+            raise ValueError(f"{side}: {len(pair[0])} answers but {len(pair[1])} labels")
     return MEMBERSHIP[check_name("membership attack", name, MEMBERSHIP)](forget, retain, test, seed)
 
 # %% ../../nbs/45c_metrics.membership.ipynb #7dc7cc47
@@ -123,9 +148,14 @@ def lira(
     "Likelihood-ratio attack on each picture."
     margins, inside, outside = (np.asarray(a, float) for a in (margins, inside, outside))
     for name, shadow in (("inside", inside), ("outside", outside)):
-        if shadow.ndim != 2 or shadow.shape[1] != len(margins) or len(shadow) < 2: raise ValueError(f"{name} must be (S,{len(margins)}) with at least two shadow models, got {shadow.shape}")
+        if shadow.ndim != 2 or shadow.shape[1] != len(margins) or len(shadow) < 2:
+            raise ValueError(
+                f"{name} must be (S,{len(margins)}) with at least two shadow models, got {shadow.shape}"
+            )
     def log_density(shadow):
-        variance = shadow.var(0, ddof=1); variance = np.full_like(variance, variance.mean()) if fixed_variance else variance; variance = variance.clip(1e-12)
+        variance = shadow.var(0, ddof=1)
+        variance = np.full_like(variance, variance.mean()) if fixed_variance else variance
+        variance = variance.clip(1e-12)
         return -.5*((margins - shadow.mean(0))**2/variance + np.log(2*np.pi*variance))
     return log_density(inside) - log_density(outside)
 
@@ -136,6 +166,8 @@ def lira_auc(
 ) -> float:  # 0..1; one half where nothing remains
     "Area under the curve of likelihood ratios."
     from scipy.stats import rankdata
-    if not len(forget) or not len(unseen): raise ValueError(f"{len(forget)} forget and {len(unseen)} unseen pictures; both sides must have some")
-    ranks = rankdata(np.concatenate([forget, unseen])); n, m = len(forget), len(unseen)
+    if not len(forget) or not len(unseen):
+        raise ValueError(f"{len(forget)} forget and {len(unseen)} unseen pictures; both sides must have some")
+    ranks = rankdata(np.concatenate([forget, unseen]))
+    n, m = len(forget), len(unseen)
     return float((ranks[:n].sum() - n*(n + 1)/2)/(n*m))

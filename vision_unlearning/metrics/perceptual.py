@@ -20,23 +20,53 @@ class LPIPS(PairOfImages):
     name, higher_is_better, bounds = "lpips", False, (0., None)
 
     def __init__(self,
-        network="alex",  # "alex", "vgg" (published weights), "judge" (embedded), or anything with `features`, `weights` and `name`
+        # "alex", "vgg" (published weights), "judge" (embedded), or anything with `features`, `weights` and
+        # `name`
+        network="alex",
         batch_size: int = 100,  # most pairs compared at once
-    ): super().__init__(batch_size=batch_size); self.network = lpips_network(network) if isinstance(network, str) else network; self.name = f"lpips_{self.network.name}"
+    ):
+        super().__init__(batch_size=batch_size)
+        self.network = lpips_network(network) if isinstance(network, str) else network
+        self.name = f"lpips_{self.network.name}"
 
     @torch.no_grad()
     def score(self, images, references):
         distance = torch.zeros(len(images), dtype=torch.float64)
-        for a, b, weight in zip(self.network.features(images), self.network.features(references), self.network.weights):
-            squared = (nn.functional.normalize(a.float(), dim=1, eps=1e-10) - nn.functional.normalize(b.float(), dim=1, eps=1e-10))**2
+        for a, b, weight in zip(
+            self.network.features(images), self.network.features(references), self.network.weights
+        ):
+            squared = (
+                nn.functional.normalize(a.float(), dim=1, eps=1e-10)
+                - nn.functional.normalize(b.float(), dim=1, eps=1e-10)
+            ) ** 2
             distance += (squared*weight.to(squared)[:, None, None]).sum(1).mean((1, 2)).double().cpu()
         return distance
 
 # %% ../../nbs/42d_metrics.perceptual.ipynb #daed0802
-LPIPS_SHAPES = {  # channels, kernel, stride, padding of each convolution, "M" for pooling, "|" after a layer that counts
-    "alex": [(64, 11, 4, 2), "|", "M", (192, 5, 1, 2), "|", "M", (384, 3, 1, 1), "|", (256, 3, 1, 1), "|", (256, 3, 1, 1), "|"],
-    "vgg": [s for block in ([64]*2, [128]*2, [256]*3, [512]*3, [512]*3) for s in (["M"] if block[0] != 64 else []) + [(c, 3, 1, 1) for c in block] + ["|"]]}
-LPIPS_SOURCES = {"alex": "AlexNet_Weights", "vgg": "VGG16_Weights"}  # of torchvision.models; version IMAGENET1K_V1, which LPIPS was fitted on
+# channels, kernel, stride, padding of each convolution, "M" for pooling, "|" after a layer that counts
+LPIPS_SHAPES = {
+    "alex": [
+        (64, 11, 4, 2),
+        "|",
+        "M",
+        (192, 5, 1, 2),
+        "|",
+        "M",
+        (384, 3, 1, 1),
+        "|",
+        (256, 3, 1, 1),
+        "|",
+        (256, 3, 1, 1),
+        "|",
+    ],
+    "vgg": [
+        s
+        for block in ([64] * 2, [128] * 2, [256] * 3, [512] * 3, [512] * 3)
+        for s in (["M"] if block[0] != 64 else []) + [(c, 3, 1, 1) for c in block] + ["|"]
+    ],
+}
+# of torchvision.models; version IMAGENET1K_V1, which LPIPS was fitted on
+LPIPS_SOURCES = {"alex": "AlexNet_Weights", "vgg": "VGG16_Weights"}
 
 # %% ../../nbs/42d_metrics.perceptual.ipynb #88b983f3
 class ConvolutionalFeatures(nn.Module):
@@ -45,18 +75,25 @@ class ConvolutionalFeatures(nn.Module):
         name: str,  # "alex" or "vgg"
         weights,  # one vector a layer
     ):
-        super().__init__(); self.name, self.weights, self.ends, channels, layers = name, weights, [], 3, []
+        super().__init__()
+        self.name, self.weights, self.ends, channels, layers = name, weights, [], 3, []
         for part in LPIPS_SHAPES[check_name("LPIPS network", name, LPIPS_SHAPES)]:
             if part == "|": self.ends.append(len(layers) - 1)
             elif part == "M": layers.append(nn.MaxPool2d(3 if name == "alex" else 2, 2))
-            else: layers += [nn.Conv2d(channels, *part), nn.ReLU()]; channels = part[0]
+            else:
+                layers += [nn.Conv2d(channels, *part), nn.ReLU()]
+                channels = part[0]
         self.layers = nn.Sequential(*layers)
-        self.register_buffer("mean", torch.tensor([-.030, -.088, -.188])[:, None, None]); self.register_buffer("std", torch.tensor([.458, .448, .450])[:, None, None])
+        self.register_buffer("mean", torch.tensor([-.030, -.088, -.188])[:, None, None])
+        self.register_buffer("std", torch.tensor([.458, .448, .450])[:, None, None])
 
     def features(self, images) -> list[torch.Tensor]:
         "Layers of (N,3,H,W) uint8 images."
         least = 31 if self.name == "alex" else 16
-        if min(images.shape[2:]) < least: raise ValueError(f"lpips_{self.name}: {min(images.shape[2:])} pixels a side are too few; {least} are the least")
+        if min(images.shape[2:]) < least:
+            raise ValueError(
+                f"lpips_{self.name}: {min(images.shape[2:])} pixels a side are too few; {least} are the least"
+            )
         x, found = (images.to(self.mean.device).float()/127.5 - 1 - self.mean)/self.std, []
         for i, layer in enumerate(self.layers):
             x = layer(x)
@@ -69,7 +106,19 @@ def lpips_weights(
 ) -> list[torch.Tensor]:  # one vector a layer, none negative
     "The fitted weights that torchmetrics ships."
     from importlib.resources import files
-    found = torch.load(str(files("torchmetrics").joinpath("functional", "image", "lpips_models", f"{check_name('LPIPS network', name, LPIPS_SHAPES)}.pth")), map_location="cpu", weights_only=True)
+
+    found = torch.load(
+        str(
+            files("torchmetrics").joinpath(
+                "functional",
+                "image",
+                "lpips_models",
+                f"{check_name('LPIPS network', name, LPIPS_SHAPES)}.pth",
+            )
+        ),
+        map_location="cpu",
+        weights_only=True,
+    )
     return [found[f"lin{i}.model.1.weight"].flatten().float() for i in range(5)]
 
 # %% ../../nbs/42d_metrics.perceptual.ipynb #a85fa4ec
@@ -78,8 +127,14 @@ def torchvision_weights(
 ) -> dict:  # parameter -> tensor
     "The published weights, by way of torchvision."
     try: import torchvision.models
-    except ImportError as error: raise ImportError(f'lpips_{name} fetches its weights through torchvision: pip install "vision_unlearning[quality]", or give `lpips_network` their file, or take the embedded "judge"') from error
-    return getattr(torchvision.models, LPIPS_SOURCES[name]).IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
+    except ImportError as error:
+        raise ImportError(
+            f'lpips_{name} fetches its weights through torchvision: pip install '
+            '"vision_unlearning[quality]", or give `lpips_network` their file, or take the embedded "judge"'
+        ) from error
+    return getattr(torchvision.models, LPIPS_SOURCES[name]).IMAGENET1K_V1.get_state_dict(
+        progress=False, check_hash=True, map_location="cpu", weights_only=True
+    )
 
 # %% ../../nbs/42d_metrics.perceptual.ipynb #2f5d4d27
 def lpips_network(
@@ -88,11 +143,23 @@ def lpips_network(
 ):  # a network for `LPIPS`, in evaluation mode
     "A network by name, and never another one."
     if check_name("LPIPS network", name, [*LPIPS_SHAPES, "judge"]) == "judge": return JudgeFeatures()
-    network, source = ConvolutionalFeatures(name, lpips_weights(name)), file or f"torchvision's {LPIPS_SOURCES[name]}"
-    try: state = torch.load(file, map_location="cpu", weights_only=True) if file else torchvision_weights(name)
-    except OSError as error: raise FileNotFoundError(f"no weights for lpips_{name}: {source} could not be read ({type(error).__name__}); give their file as `file`, or take the embedded 'judge'") from error
-    try: network.layers.load_state_dict({k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")})
-    except RuntimeError as error: raise ForeignFileError(f"{source} does not hold the features of {name}") from error
+    network, source = (
+        ConvolutionalFeatures(name, lpips_weights(name)),
+        file or f"torchvision's {LPIPS_SOURCES[name]}",
+    )
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True) if file else torchvision_weights(name)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"no weights for lpips_{name}: {source} could not be read ({type(error).__name__}); give their "
+            "file as `file`, or take the embedded 'judge'"
+        ) from error
+    try:
+        network.layers.load_state_dict(
+            {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
+        )
+    except RuntimeError as error:
+        raise ForeignFileError(f"{source} does not hold the features of {name}") from error
     return network.eval().requires_grad_(False)
 
 # %% ../../nbs/42d_metrics.perceptual.ipynb #b018b56c
@@ -103,11 +170,15 @@ class JudgeFeatures:
         judge=None,  # None for `load_judge()`
     ):
         from vision_unlearning.models import load_judge
-        self.judge = judge or load_judge(); widths = self.judge.widths
+        self.judge = judge or load_judge()
+        widths = self.judge.widths
         self.weights = [torch.full((w,), 1/len(widths)) for w in widths]
 
     def features(self, images) -> list[torch.Tensor]:
         "Stem and stages for (N,3,H,W) uint8 images, resized to 64x64 when they are not."
         x = images.to(next(self.judge.parameters()).device).float()
-        if x.shape[-2:] != (64, 64): x = nn.functional.interpolate(x, (64, 64), mode="bicubic", antialias=True, align_corners=False).clamp(0, 255)
+        if x.shape[-2:] != (64, 64):
+            x = nn.functional.interpolate(
+                x, (64, 64), mode="bicubic", antialias=True, align_corners=False
+            ).clamp(0, 255)
         return list(self.judge.trunk(x/127.5 - 1, output_hidden_states=True).hidden_states)

@@ -18,16 +18,26 @@ def luma(
     images,  # (N,3,H,W) uint8
 ) -> torch.Tensor:  # (N,H,W) float64, whole numbers 0..255
     "Rounded grey values."
-    return (images.double()*torch.tensor([.299, .587, .114], dtype=torch.float64, device=images.device)[:, None, None]).sum(1).round()
+    return (
+        (
+            images.double()
+            * torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64, device=images.device)[:, None, None]
+        )
+        .sum(1)
+        .round()
+    )
 
 # %% ../../nbs/43_metrics.quality.ipynb #5170e4a6
 def normalised(
     grey,  # (N,H,W) float64, 0..255
 ) -> torch.Tensor:  # (N,H,W), about -3..3
-    "Mean-subtracted, contrast-normalised values (equation 1); rounding errors of flat areas become exact zeros."
-    axis = torch.exp(-torch.arange(-3, 4, dtype=torch.float64, device=grey.device)**2/(2*(7/6)**2)); axis = axis/axis.sum()
+    """Mean-subtracted, contrast-normalised values (equation 1); rounding errors of flat areas become exact
+    zeros."""
+    axis = torch.exp(-torch.arange(-3, 4, dtype=torch.float64, device=grey.device)**2/(2*(7/6)**2))
+    axis = axis/axis.sum()
     blur = lambda x: windowed(torch.nn.functional.pad(x, (3, 3, 3, 3)), axis)
-    mean = blur(grey); deviation = (blur(grey**2) - mean**2).abs().sqrt()
+    mean = blur(grey)
+    deviation = (blur(grey**2) - mean**2).abs().sqrt()
     values = (grey - mean)/(deviation + 1)
     return torch.where(values.abs() < 1e-9, 0., values)
 
@@ -45,9 +55,12 @@ def nearest_shape(
 ) -> torch.Tensor:  # (N,) shapes on the grid, NaN for a NaN ratio
     "The shape whose ratio is nearest."
     alpha, table = _shapes(str(ratio.device))
-    right = torch.searchsorted(table, ratio.nan_to_num(1.)).clamp(1, len(table) - 1); left = right - 1
+    right = torch.searchsorted(table, ratio.nan_to_num(1.)).clamp(1, len(table) - 1)
+    left = right - 1
     distance = (lambda i: (1/table[i] - 1/ratio).abs()) if inverse else (lambda i: (table[i] - ratio).abs())
-    return torch.where(ratio.isnan(), ratio, alpha[torch.where(distance(left) <= distance(right), left, right)])
+    return torch.where(
+        ratio.isnan(), ratio, alpha[torch.where(distance(left) <= distance(right), left, right)]
+    )
 
 # %% ../../nbs/43_metrics.quality.ipynb #d2052165
 def symmetric_fit(
@@ -66,7 +79,9 @@ def asymmetric_fit(
     gamma = (torch.minimum(left, right)/torch.maximum(left, right)).sqrt()
     ratio = x.abs().mean(1)**2/(x**2).mean(1)
     alpha = nearest_shape(ratio*(gamma**3 + 1)*(gamma + 1)/(gamma**2 + 1)**2)
-    mean = (right.sqrt() - left.sqrt())*torch.exp(torch.lgamma(2/alpha) - (torch.lgamma(1/alpha) + torch.lgamma(3/alpha))/2)
+    mean = (right.sqrt() - left.sqrt()) * torch.exp(
+        torch.lgamma(2 / alpha) - (torch.lgamma(1 / alpha) + torch.lgamma(3 / alpha)) / 2
+    )
     return [alpha, mean, left, right]
 
 # %% ../../nbs/43_metrics.quality.ipynb #11bb1ff9
@@ -75,9 +90,13 @@ def halve(
 ) -> torch.Tensor:  # (N,ceil(H/2),ceil(W/2))
     "Half size, by the antialiased cubic filter (a = -0.5) with mirrored borders."
     t = (torch.arange(-4, 4, dtype=torch.float64, device=grey.device) + .5).abs()/2
-    taps = torch.where(t <= 1, 1.5*t**3 - 2.5*t**2 + 1, -.5*t**3 + 2.5*t**2 - 4*t + 2); taps = (taps/taps.sum()).tolist()
+    taps = torch.where(t <= 1, 1.5*t**3 - 2.5*t**2 + 1, -.5*t**3 + 2.5*t**2 - 4*t + 2)
+    taps = (taps/taps.sum()).tolist()
     for axis in (1, 2):
-        n = grey.shape[axis]; where = 2*torch.arange((n + 1)//2, device=grey.device)[:, None] + torch.arange(-3, 5, device=grey.device)
+        n = grey.shape[axis]
+        where = 2 * torch.arange((n + 1) // 2, device=grey.device)[:, None] + torch.arange(
+            -3, 5, device=grey.device
+        )
         where = torch.where(where < 0, -1 - where, torch.where(where >= n, 2*n - 1 - where, where))
         grey = sum(grey.index_select(axis, where[:, i])*tap for i, tap in enumerate(taps))
     return grey
@@ -89,7 +108,8 @@ def brisque_features(
     "Natural scene statistics at two scales (table I of the paper)."
     found = []
     for scale in range(2):
-        values = normalised(grey); found += symmetric_fit(values.flatten(1))
+        values = normalised(grey)
+        found += symmetric_fit(values.flatten(1))
         for step in ((0, 1), (1, 0), (1, 1), (-1, 1)):
             found += asymmetric_fit((values*torch.roll(values, step, (1, 2))).flatten(1))
         if scale == 0: grey = halve(grey)
@@ -111,8 +131,12 @@ class BRISQUE(Metric):
     cpu_pixels = 2**18
 
     def score(self, images):
-        if min(images.shape[2:]) < 16: raise ValueError(f"brisque: images of {tuple(images.shape[2:])} are too small; 16 pixels a side is the least")
-        svm = _regressor(str(images.device)); features = brisque_features(luma(images))
+        if min(images.shape[2:]) < 16:
+            raise ValueError(
+                f"brisque: images of {tuple(images.shape[2:])} are too small; 16 pixels a side is the least"
+            )
+        svm = _regressor(str(images.device))
+        features = brisque_features(luma(images))
         scaled = 2*(features - svm["minimum"])/(svm["maximum"] - svm["minimum"]) - 1
         squared = torch.cdist(scaled, svm["support_vectors"], compute_mode="donot_use_mm_for_euclid_dist")**2
         return torch.exp(-svm["gamma"]*squared) @ svm["coefficients"] - svm["rho"]

@@ -26,16 +26,29 @@ def relearn_curve(
     momentum: float = 0.,
 ) -> list[dict]:  # num_steps + 1 rows: "step", and an accuracy in 0..1 for each loader
     "Accuracies while a copy of the model relearns."
-    student = copy.deepcopy(model).requires_grad_(True).eval(); optimizer = torch.optim.SGD(student.parameters(), lr=learning_rate, momentum=momentum); device = next(student.parameters()).device
-    loaders = evaluate or getattr(loader, "loaders", {"forget": loader}); read = lambda step: {"step": step, **{name: accuracy(student, l) for name, l in loaders.items()}}; rows, step = [read(0)], 0
+    student = copy.deepcopy(model).requires_grad_(True).eval()
+    optimizer = torch.optim.SGD(student.parameters(), lr=learning_rate, momentum=momentum)
+    device = next(student.parameters()).device
+    loaders = evaluate or getattr(loader, "loaders", {"forget": loader})
+    read = lambda step: {"step": step, **{name: accuracy(student, l) for name, l in loaders.items()}}
+    rows, step = [read(0)], 0
     if hasattr(loader, "set_epoch"): loader.set_epoch(0)
     with borrow(student), torch.enable_grad():
         while step < num_steps:
             before = step
             for batch in loader:
                 if step == num_steps: break
-                x, y = (torch.cat(part).to(device) for part in zip(*batch.values())) if isinstance(batch, dict) else (part.to(device) for part in batch)
-                loss = F.cross_entropy(student(x), y); optimizer.zero_grad(); loss.backward(); optimizer.step(); step += 1; rows.append(read(step))
+                x, y = (
+                    (torch.cat(part).to(device) for part in zip(*batch.values()))
+                    if isinstance(batch, dict)
+                    else (part.to(device) for part in batch)
+                )
+                loss = F.cross_entropy(student(x), y)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                step += 1
+                rows.append(read(step))
             if step == before: raise ValueError("the loader is empty: there is nothing to relearn")
     return rows
 
@@ -62,9 +75,22 @@ def linear_probe(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     x, y = features(model, train, layer)
-    if len(y.unique()) < 2: raise ValueError(f"the probe saw one class only, {int(y[0])}; let it learn from forget and retain pictures together")
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000)).fit(x.double().numpy(), y.numpy())
-    score = lambda loader: float(probe.score(*(part.double().numpy() if part.is_floating_point() else part.numpy() for part in features(model, loader, layer))))
+    if len(y.unique()) < 2:
+        raise ValueError(
+            f"the probe saw one class only, {int(y[0])}; let it learn from forget and retain pictures "
+            "together"
+        )
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000)).fit(
+        x.double().numpy(), y.numpy()
+    )
+    score = lambda loader: float(
+        probe.score(
+            *(
+                part.double().numpy() if part.is_floating_point() else part.numpy()
+                for part in features(model, loader, layer)
+            )
+        )
+    )
     return {name: score(l) for name, l in tests.items()} if isinstance(tests, dict) else score(tests)
 
 # %% ../../nbs/45d_metrics.recovery.ipynb #6e50fcbd
@@ -93,12 +119,26 @@ def logit_mask_report(
     changes, moved, length = [], 0., 0.
     for loader in (forget, retain):
         (z, labels), (before, _) = logits(model, loader), logits(original, loader)
-        if z.shape != before.shape: raise ValueError(f"the models have {z.shape[1]} and {before.shape[1]} classes; compare a model with its original")
-        z, before = (a.double().clamp(-1e4, 1e4) for a in (z, before)); change = z - before; changes.append((z, before, labels, change - change.mean(1, keepdim=True)))
-        f, g = features(model, loader)[0].double(), features(original, loader)[0].double(); moved += float((f - g).square().sum()); length += float(g.square().sum())
-    (z, before, labels, gone), (*_, kept) = changes; shift = (gone.mean(0) + kept.mean(0))/2; each = lambda function: sum(float(function(c).square().sum(1).mean()) for c in (gone, kept))
-    size = each(lambda c: c); explained = 1 - each(lambda c: c - shift)/size if size > 0 else 0.; right = lambda scores: float((scores.argmax(1) == labels).double().mean())
-    return MaskReport(explained, right(z - kept.mean(0)), right(before), right(z), (moved/max(length, 1e-24))**.5)
+        if z.shape != before.shape:
+            raise ValueError(
+                f"the models have {z.shape[1]} and {before.shape[1]} classes; compare a model with its "
+                "original"
+            )
+        z, before = (a.double().clamp(-1e4, 1e4) for a in (z, before))
+        change = z - before
+        changes.append((z, before, labels, change - change.mean(1, keepdim=True)))
+        f, g = features(model, loader)[0].double(), features(original, loader)[0].double()
+        moved += float((f - g).square().sum())
+        length += float(g.square().sum())
+    (z, before, labels, gone), (*_, kept) = changes
+    shift = (gone.mean(0) + kept.mean(0))/2
+    each = lambda function: sum(float(function(c).square().sum(1).mean()) for c in (gone, kept))
+    size = each(lambda c: c)
+    explained = 1 - each(lambda c: c - shift)/size if size > 0 else 0.
+    right = lambda scores: float((scores.argmax(1) == labels).double().mean())
+    return MaskReport(
+        explained, right(z - kept.mean(0)), right(before), right(z), (moved / max(length, 1e-24)) ** 0.5
+    )
 
 # %% ../../nbs/45d_metrics.recovery.ipynb #559684b6
 def pgd(
@@ -111,10 +151,12 @@ def pgd(
     start: torch.Tensor | None = None,  # noise to begin with, clipped to the ball
 ) -> torch.Tensor:  # (B,C,H,W) in 0..1, within epsilon of x
     "Pictures within a ball that raise the loss."
-    low, high = (x - epsilon).clamp(0, 1), (x + epsilon).clamp(0, 1); found = x if start is None else (x + start).clamp(low, high)
+    low, high = (x - epsilon).clamp(0, 1), (x + epsilon).clamp(0, 1)
+    found = x if start is None else (x + start).clamp(low, high)
     with torch.enable_grad():
         for _ in range(num_steps):
-            found = found.detach().requires_grad_(True); gradient, = torch.autograd.grad(F.cross_entropy(model(found), y, reduction="sum"), found)
+            found = found.detach().requires_grad_(True)
+            gradient, = torch.autograd.grad(F.cross_entropy(model(found), y, reduction="sum"), found)
             found = (found + step_size*gradient.sign()).clamp(low, high)
     return found.detach()
 
@@ -138,15 +180,28 @@ def perturbed_accuracy(
     **settings,  # of `pgd`: step_size, num_steps
 ) -> float:  # 0..1
     "Accuracy on pictures with noise or under an attack."
-    check_name("perturbation", kind, ("noise", "fgsm", "pgd")); right, count, device = 0, 0, next(model.parameters()).device
-    if settings and kind != "pgd": raise ValueError(f"{kind} has no settings besides size, got {sorted(settings)}")
+    check_name("perturbation", kind, ("noise", "fgsm", "pgd"))
+    right, count, device = 0, 0, next(model.parameters()).device
+    if settings and kind != "pgd":
+        raise ValueError(f"{kind} has no settings besides size, got {sorted(settings)}")
     with borrow(model):
         model.eval().requires_grad_(False)
         for batch, (x, y) in enumerate(plain_loader(loader)):
-            x, y = x.to(device), y.to(device); generator = image_generator(seed, f"batch {batch}")
+            x, y = x.to(device), y.to(device)
+            generator = image_generator(seed, f"batch {batch}")
             if kind == "noise": x = (x + size*torch.randn(x.shape, generator=generator).to(x)).clamp(0, 1)
             elif kind == "fgsm": x = fgsm(model, x, y, size)
-            else: x = pgd(model, x, y, size, start=(2*torch.rand(x.shape, generator=generator).to(x) - 1)*size, **settings)
-            with torch.no_grad(): right += int((model(x).argmax(1) == y).sum()); count += len(y)
+            else:
+                x = pgd(
+                    model,
+                    x,
+                    y,
+                    size,
+                    start=(2 * torch.rand(x.shape, generator=generator).to(x) - 1) * size,
+                    **settings,
+                )
+            with torch.no_grad():
+                right += int((model(x).argmax(1) == y).sum())
+                count += len(y)
     if not count: raise ValueError("the loader is empty: there is nothing to evaluate")
     return right/count

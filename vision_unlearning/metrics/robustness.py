@@ -15,15 +15,29 @@ __all__ = ['ways_table', 'worst_way', 'relearned_area']
 def ways_table(
     rows: pd.DataFrame,  # way, prompt, recognised 0 or 1, and optionally probability 0..1: one row a picture
     confidence: float = .95,
-) -> pd.DataFrame:  # indexed by way in order of appearance: prompts, pictures, recognised, broken, low, high, and mean probability
+# indexed by way in order of appearance: prompts, pictures, recognised, broken, low, high, and mean
+# probability
+) -> pd.DataFrame:
     "How often each way of asking brings the concept back."
     missing = {"way", "prompt", "recognised"} - set(rows.columns)
-    if missing: raise ValueError(f"the rows have no column {sorted(missing)[0]!r}; they have {', '.join(map(str, rows.columns))}")
-    if not rows["recognised"].isin([0, 1]).all(): raise ValueError("recognised must be 0 or 1; a probability has a column of its own")
+    if missing:
+        raise ValueError(
+            f"the rows have no column {sorted(missing)[0]!r}; they have {', '.join(map(str, rows.columns))}"
+        )
+    if not rows["recognised"].isin([0, 1]).all():
+        raise ValueError("recognised must be 0 or 1; a probability has a column of its own")
     found = {}
     for way, part in rows.groupby("way", sort=False):
-        hit = part.groupby("prompt")["recognised"].max(); low, high = share_interval(int(hit.sum()), len(hit), confidence)
-        found[way] = dict(prompts=len(hit), pictures=len(part), recognised=float(part["recognised"].mean()), broken=float(hit.mean()), low=low, high=high)
+        hit = part.groupby("prompt")["recognised"].max()
+        low, high = share_interval(int(hit.sum()), len(hit), confidence)
+        found[way] = dict(
+            prompts=len(hit),
+            pictures=len(part),
+            recognised=float(part["recognised"].mean()),
+            broken=float(hit.mean()),
+            low=low,
+            high=high,
+        )
         if "probability" in part: found[way]["probability"] = float(part["probability"].mean())
     return pd.DataFrame.from_dict(found, orient="index").rename_axis("way")
 
@@ -42,7 +56,14 @@ def relearned_area(
     name: str = "probability",
 ) -> float:  # 0: nothing came back; 1: everything, at once
     "How much, and how soon, training brings back."
-    steps, values = np.array([row["step"] for row in curve], float), np.array([row[name] for row in curve], float)
-    if len(steps) < 2 or (np.diff(steps) <= 0).any(): raise ValueError("a curve needs at least two rows, in order of their steps")
-    if before <= values[0]: raise ValueError(f"nothing was unlearned: {name} was {before:g} before and is {values[0]:g} at step {steps[0]:g}")
+    steps, values = (
+        np.array([row["step"] for row in curve], float),
+        np.array([row[name] for row in curve], float),
+    )
+    if len(steps) < 2 or (np.diff(steps) <= 0).any():
+        raise ValueError("a curve needs at least two rows, in order of their steps")
+    if before <= values[0]:
+        raise ValueError(
+            f"nothing was unlearned: {name} was {before:g} before and is {values[0]:g} at step {steps[0]:g}"
+        )
     return float(np.trapezoid(values - values[0], steps)/((steps[-1] - steps[0])*(before - values[0])))

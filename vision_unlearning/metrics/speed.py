@@ -20,7 +20,10 @@ __all__ = ['processor', 'machine', 'measure', 'work', 'matmul_peak', 'share', 'f
 def processor() -> str:
     "The name of the processor."
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor() or platform.machine())
+    return next(
+        (line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor() or platform.machine(),
+    )
 
 # %% ../../nbs/49b_metrics.speed.ipynb #825a0ec9
 def machine(
@@ -30,7 +33,18 @@ def machine(
     import pandas as pd
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     load = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
-    return pd.Series({"command": command, "cpu": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "load": load, "gpu": gpu, **versions()}, name="").to_frame()
+    return pd.Series(
+        {
+            "command": command,
+            "cpu": processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "load": load,
+            "gpu": gpu,
+            **versions(),
+        },
+        name="",
+    ).to_frame()
 
 # %% ../../nbs/49b_metrics.speed.ipynb #29b45b75
 def measure(
@@ -40,9 +54,19 @@ def measure(
     parts: int = 1,  # equal parts of one call: pictures, steps
 ) -> dict:  # what, seconds and iqr (of a part), runs
     "Median seconds of a part of a call, their interquartile range, and the number of runs."
-    if parts < 1 or not seconds > 0: raise ValueError(f"measure needs at least one part and some time, got parts={parts} and seconds={seconds}")
-    found = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads()).blocked_autorange(min_run_time=seconds)
-    return {"what": what, "seconds": found.median/parts, "iqr": found.iqr/parts, "runs": len(found.times)*found.number_per_run}
+    if parts < 1 or not seconds > 0:
+        raise ValueError(
+            f"measure needs at least one part and some time, got parts={parts} and seconds={seconds}"
+        )
+    found = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads()).blocked_autorange(
+        min_run_time=seconds
+    )
+    return {
+        "what": what,
+        "seconds": found.median / parts,
+        "iqr": found.iqr / parts,
+        "runs": len(found.times) * found.number_per_run,
+    }
 
 # %% ../../nbs/49b_metrics.speed.ipynb #9981ee3f
 def work(
@@ -60,7 +84,9 @@ def matmul_peak(
     seconds: float = .1,  # least time to spend
 ) -> float:  # operations a second
     "What the machine does at best: the product of two square matrices."
-    a, b = (torch.randn(size, size, generator=torch.Generator().manual_seed(i)).to(device, dtype) for i in (0, 1))
+    a, b = (
+        torch.randn(size, size, generator=torch.Generator().manual_seed(i)).to(device, dtype) for i in (0, 1)
+    )
     return 2*size**3/measure("peak", lambda: a @ b, seconds)["seconds"]
 
 # %% ../../nbs/49b_metrics.speed.ipynb #eaef1222
@@ -72,8 +98,16 @@ def share(
     parts: int = 1,  # equal parts of one call: pictures, steps
 ) -> dict:  # what, per second, runs, 10^9 operations a second, measured peak, share
     "Parts a second, and the share of the measured peak."
-    row = measure(what, call, seconds, parts); done = work(call)/parts/row["seconds"]
-    return {"what": what, "per second": 1/row["seconds"], "runs": row["runs"], "10^9 operations a second": done/1e9, "measured peak": peak/1e9, "share": done/peak}
+    row = measure(what, call, seconds, parts)
+    done = work(call)/parts/row["seconds"]
+    return {
+        "what": what,
+        "per second": 1 / row["seconds"],
+        "runs": row["runs"],
+        "10^9 operations a second": done / 1e9,
+        "measured peak": peak / 1e9,
+        "share": done / peak,
+    }
 
 # %% ../../nbs/49b_metrics.speed.ipynb #664cea90
 def fitting_batch_size(
@@ -87,17 +121,35 @@ def fitting_batch_size(
 ) -> dict:  # batch_size, fixed_bytes (m_0), picture_bytes (m_1), memory (M)
     "The largest batch that fits, from the peaks of two small ones."
     device = torch.device(device)
-    if memory is None and device.type != "cuda": raise ValueError(f"{device} does not say how much memory is free; give memory= in bytes")
-    if not 0 < probes[0] < probes[1] <= largest: raise ValueError(f"probes must be two rising batch sizes up to {largest}, got {probes}")
-    memory = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) if memory is None else memory; peaks = []
+    if memory is None and device.type != "cuda":
+        raise ValueError(f"{device} does not say how much memory is free; give memory= in bytes")
+    if not 0 < probes[0] < probes[1] <= largest:
+        raise ValueError(f"probes must be two rising batch sizes up to {largest}, got {probes}")
+    memory = (
+        torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) if memory is None else memory
+    )
+    peaks = []
     for batch in (probes[0], *probes):  # the first call also pays for what is loaded once
         with Cost(device) as cost: call(batch)
         peaks.append(cost.bytes)
-    if "start" in cost.kind: raise ValueError("this system only knows the peak of a process since its start, which says nothing of one batch; choose the batch size by hand")
-    per_picture = max((peaks[2] - peaks[1])/(probes[1] - probes[0]), 1.); fixed = max(peaks[1] - probes[0]*per_picture, 0.)
+    if "start" in cost.kind:
+        raise ValueError(
+            "this system only knows the peak of a process since its start, which says nothing of one batch; "
+            "choose the batch size by hand"
+        )
+    per_picture = max((peaks[2] - peaks[1])/(probes[1] - probes[0]), 1.)
+    fixed = max(peaks[1] - probes[0]*per_picture, 0.)
     batch = min(largest, math.floor((fill*memory - fixed)/per_picture))
-    if batch < 1: raise ValueError(f"one picture needs {(fixed + per_picture)/1e9:.1f} GB and {memory/1e9:.1f} are free; use a smaller model or half precision")
+    if batch < 1:
+        raise ValueError(
+            f"one picture needs {(fixed + per_picture) / 1e9:.1f} GB and {memory / 1e9:.1f} are free; use a "
+            "smaller model or half precision"
+        )
     while tried and batch > probes[1]:
-        try: call(batch); break
-        except torch.OutOfMemoryError: torch.cuda.empty_cache(); batch //= 2
+        try:
+            call(batch)
+            break
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            batch //= 2
     return dict(batch_size=batch, fixed_bytes=int(fixed), picture_bytes=int(per_picture), memory=int(memory))

@@ -20,10 +20,14 @@ def log_gabor(
     device: str = "cpu",
 ) -> torch.Tensor:  # (4,4,H,W) float64: orientation, scale, frequencies in the order of fft2
     "The filter bank of FSIM, in the frequency domain."
-    y, x = [torch.fft.fftfreq(n, dtype=torch.float64, device=device) for n in (height, width)]; y = y[:, None]
-    radius = (x**2 + y**2).sqrt(); radius[0, 0] = 1; turn = torch.atan2(-y, x.expand(height, -1))
+    y, x = [torch.fft.fftfreq(n, dtype=torch.float64, device=device) for n in (height, width)]
+    y = y[:, None]
+    radius = (x**2 + y**2).sqrt()
+    radius[0, 0] = 1
+    turn = torch.atan2(-y, x.expand(height, -1))
     low = 1/(1 + (radius/.45)**30)  # Butterworth of order 15: no corners of the square
-    bands = torch.stack([low*torch.exp(-(radius*6*2**s).log()**2/(2*math.log(.55)**2)) for s in range(4)]); bands[:, 0, 0] = 0
+    bands = torch.stack([low*torch.exp(-(radius*6*2**s).log()**2/(2*math.log(.55)**2)) for s in range(4)])
+    bands[:, 0, 0] = 0
     fans = []
     for o in range(4):
         away = torch.atan2(torch.sin(turn - o*math.pi/4), torch.cos(turn - o*math.pi/4)).abs()
@@ -35,15 +39,20 @@ def phase_congruency(
     grey,  # (N,H,W) float64
 ) -> torch.Tensor:  # (N,H,W), 0..1; 0 where there is nothing at all
     "Agreement of phases over scales, noise subtracted."
-    bank, energies, amplitudes = log_gabor(*grey.shape[1:], str(grey.device)), 0., 0.; spectrum = torch.fft.fft2(grey)[:, None]
+    bank, energies, amplitudes = log_gabor(*grey.shape[1:], str(grey.device)), 0., 0.
+    spectrum = torch.fft.fft2(grey)[:, None]
     for filters in bank:
-        answers = torch.fft.ifft2(spectrum*filters); total = answers.sum(1, keepdim=True); size = answers.abs()
-        turned = answers*(total/(total.abs() + 1e-4)).conj(); energy = (turned.real - turned.imag.abs()).sum(1)
+        answers = torch.fft.ifft2(spectrum*filters)
+        total = answers.sum(1, keepdim=True)
+        size = answers.abs()
+        turned = answers*(total/(total.abs() + 1e-4)).conj()
+        energy = (turned.real - turned.imag.abs()).sum(1)
         power = (size[:, 0]**2).flatten(1).median(1).values/math.log(2)/(filters[0]**2).sum()  # of the noise
         spread = torch.fft.ifft2(filters).real*math.sqrt(filters[0].numel())
         tau = (power*(spread.sum(0)**2).sum()).sqrt()  # all scales together: squares and cross terms
         noise = tau*(math.sqrt(math.pi/2) + 2*math.sqrt(2 - math.pi/2))/1.7
-        energies = energies + (energy - noise[:, None, None]).clamp(min=0); amplitudes = amplitudes + size.sum(1)
+        energies = energies + (energy - noise[:, None, None]).clamp(min=0)
+        amplitudes = amplitudes + size.sum(1)
     return torch.where(amplitudes > 1e-6, energies/amplitudes.clamp(min=1e-6), 0.)
 
 # %% ../../nbs/42c_metrics.structure.ipynb #e1c1d412
@@ -54,14 +63,27 @@ class FSIM(PairOfImages):
 
     def features(self, images):
         "Phase congruency and gradient of (N,3,H,W) uint8, at the size where FSIM looks."
-        grey = (images.double()*torch.tensor([.299, .587, .114], dtype=torch.float64, device=images.device)[:, None, None]).sum(1)
-        shrink = max(1, math.floor(min(grey.shape[1:])/256 + .5)); grey = avg_pool2d(grey[:, None], shrink)
-        across = torch.tensor([[3., 0, -3], [10, 0, -10], [3, 0, -3]], dtype=torch.float64, device=grey.device)/16
-        return phase_congruency(grey[:, 0]), (conv2d(grey, torch.stack([across, across.T])[:, None], padding=1)**2).sum(1).sqrt()
+        grey = (
+            images.double()
+            * torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64, device=images.device)[:, None, None]
+        ).sum(1)
+        shrink = max(1, math.floor(min(grey.shape[1:])/256 + .5))
+        grey = avg_pool2d(grey[:, None], shrink)
+        across = (
+            torch.tensor([[3.0, 0, -3], [10, 0, -10], [3, 0, -3]], dtype=torch.float64, device=grey.device)
+            / 16
+        )
+        return phase_congruency(grey[:, 0]), (
+            conv2d(grey, torch.stack([across, across.T])[:, None], padding=1) ** 2
+        ).sum(1).sqrt()
 
     def score(self, images, references):
-        if min(images.shape[2:]) < 8: raise ValueError(f"fsim: {min(images.shape[2:])} pixels a side are too few for its filters; 8 are the least")
-        (p, g), (q, h) = self.features(images), self.features(references.to(images.device)); weight = torch.maximum(p, q)
+        if min(images.shape[2:]) < 8:
+            raise ValueError(
+                f"fsim: {min(images.shape[2:])} pixels a side are too few for its filters; 8 are the least"
+            )
+        (p, g), (q, h) = self.features(images), self.features(references.to(images.device))
+        weight = torch.maximum(p, q)
         alike = (2*p*q + .85)/(p**2 + q**2 + .85)*(2*g*h + 160)/(g**2 + h**2 + 160)
         return (alike*weight).sum((1, 2))/weight.sum((1, 2))
 
@@ -72,25 +94,45 @@ def canny(
 ) -> torch.Tensor:  # (N,H,W) bool
     "Edges with hysteresis."
     sobel = torch.tensor([[-1., 0, 1], [-2, 0, 2], [-1, 0, 1]], dtype=grey.dtype, device=grey.device)
-    x, y = conv2d(pad(grey[:, None], (1, 1, 1, 1), mode="replicate"), torch.stack([sobel, sobel.T])[:, None]).unbind(1); size = x.abs() + y.abs()
-    around = pad(size, (1, 1, 1, 1)); h, w = grey.shape[1:]; at = lambda i, j: around[:, 1+i:1+i+h, 1+j:1+j+w]
+    x, y = conv2d(
+        pad(grey[:, None], (1, 1, 1, 1), mode="replicate"), torch.stack([sobel, sobel.T])[:, None]
+    ).unbind(1)
+    size = x.abs() + y.abs()
+    around = pad(size, (1, 1, 1, 1))
+    h, w = grey.shape[1:]
+    at = lambda i, j: around[:, 1+i:1+i+h, 1+j:1+j+w]
     flat, steep = y.abs() < math.tan(math.pi/8)*x.abs(), y.abs() > math.tan(3*math.pi/8)*x.abs()
-    slope = torch.where((x < 0) == (y < 0), (size > at(-1, -1)) & (size > at(1, 1)), (size > at(-1, 1)) & (size > at(1, -1)))
-    ridge = torch.where(flat, (size > at(0, -1)) & (size >= at(0, 1)), torch.where(steep, (size > at(-1, 0)) & (size >= at(1, 0)), slope))
-    weak = ridge & (size > low); edges, before = ridge & (size > high), None
+    slope = torch.where(
+        (x < 0) == (y < 0), (size > at(-1, -1)) & (size > at(1, 1)), (size > at(-1, 1)) & (size > at(1, -1))
+    )
+    ridge = torch.where(
+        flat,
+        (size > at(0, -1)) & (size >= at(0, 1)),
+        torch.where(steep, (size > at(-1, 0)) & (size >= at(1, 0)), slope),
+    )
+    weak = ridge & (size > low)
+    edges, before = ridge & (size > high), None
     while before is None or not torch.equal(edges, before):
-        before = edges; edges = weak & (max_pool2d(edges[:, None].float(), 3, 1, 1)[:, 0] > 0)
+        before = edges
+        edges = weak & (max_pool2d(edges[:, None].float(), 3, 1, 1)[:, 0] > 0)
     return edges
 
 # %% ../../nbs/42c_metrics.structure.ipynb #f241edb4
 class ISSM(PairOfImages):
-    "Edge correlation with a trace of entropy and SSIM, about -4..1, one a pair; NaN if a picture has no edge."
+    """Edge correlation with a trace of entropy and SSIM, about -4..1, one a pair; NaN if a picture has no
+    edge."""
     name, higher_is_better = "issm", True
     def __init__(self, batch_size: int = 100): super().__init__(batch_size=batch_size)
 
     def score(self, images, references):
-        greys = [luma(x.to(images.device)) for x in (images, references)]; first, second = [canny(g).double().flatten(1) for g in greys]
-        a, b = (x - x.mean(1, keepdim=True) for x in (first, second)); r = (a*b).sum(1)/((a*a).sum(1)*(b*b).sum(1)).sqrt()
-        cells = sum((g*10/256).long().flatten(1)*k for g, k in zip(greys, (10, 1))) + 100*torch.arange(len(images), device=images.device)[:, None]
-        n = torch.bincount(cells.flatten(), minlength=100*len(images)).view(-1, 100).double(); e = -torch.special.xlogy(n, n).sum(1)/math.log(2)
+        greys = [luma(x.to(images.device)) for x in (images, references)]
+        first, second = [canny(g).double().flatten(1) for g in greys]
+        a, b = (x - x.mean(1, keepdim=True) for x in (first, second))
+        r = (a*b).sum(1)/((a*a).sum(1)*(b*b).sum(1)).sqrt()
+        cells = (
+            sum((g * 10 / 256).long().flatten(1) * k for g, k in zip(greys, (10, 1)))
+            + 100 * torch.arange(len(images), device=images.device)[:, None]
+        )
+        n = torch.bincount(cells.flatten(), minlength=100*len(images)).view(-1, 100).double()
+        e = -torch.special.xlogy(n, n).sum(1)/math.log(2)
         return (.8*r*e + math.e)/(.3*r*e + .5*e + .7*SSIM().score(images, references) + math.e)

@@ -11,8 +11,22 @@ from scipy import stats
 from ..core import check_name
 from ..explore.similarity import SIMILARITIES
 from ..interference.stats import bootstrap_correlation, mantel
-from ..plotting import HIGHER_IS_BETTER, method_color, method_label, metric_label, scatter, similarity_label
-from .base import PairTable, ResultTemplate, pair_files, read_pairs, read_similarity, similarity_files
+from vision_unlearning.plotting import (
+    HIGHER_IS_BETTER,
+    method_color,
+    method_label,
+    metric_label,
+    scatter,
+    similarity_label,
+)
+from vision_unlearning.results.base import (
+    PairTable,
+    ResultTemplate,
+    pair_files,
+    read_pairs,
+    read_similarity,
+    similarity_files,
+)
 from ..store import read_entities
 
 # %% auto #0
@@ -27,21 +41,39 @@ def alignment(
     seed: int = 42,
 ) -> dict:  # published keys and sound ones
     "Correlation of two matrices off the diagonal, tested both ways."
-    valid = np.isfinite(harm) & np.isfinite(similarity) & ~np.eye(len(harm), dtype=bool); x, y = harm[valid], similarity[valid]
+    valid = np.isfinite(harm) & np.isfinite(similarity) & ~np.eye(len(harm), dtype=bool)
+    x, y = harm[valid], similarity[valid]
     if len(x) < 3 or not np.ptp(x) or not np.ptp(y): pearson = spearman = (float("nan"), float("nan"))
     else: pearson, spearman = stats.pearsonr(x, y), stats.spearmanr(x, y)
-    sound, ranks = (mantel(harm, similarity, n_permutations, method, seed=seed) for method in ("pearson", "spearman"))
+    sound, ranks = (
+        mantel(harm, similarity, n_permutations, method, seed=seed) for method in ("pearson", "spearman")
+    )
     low, high = bootstrap_correlation(harm, similarity, seed=seed)
-    return {"pearson_statistic": float(pearson[0]), "pearson_pvalue": float(pearson[1]), "spearman_statistic": float(spearman[0]), "spearman_pvalue": float(spearman[1]),
-            "significant_naive": bool(pearson[1] < threshold or spearman[1] < threshold),
-            "mantel_statistic": sound["statistic"], "mantel_pvalue": sound["pvalue"], "mantel_spearman_statistic": ranks["statistic"], "mantel_spearman_pvalue": ranks["pvalue"],
-            "mantel_n_permutations": n_permutations, "ci_low": low, "ci_high": high, "n_pairs": len(x), "significant": bool(sound["pvalue"] < threshold),
-            "significance_rule": f"mantel_pvalue < {threshold}: entities permuted, Pearson correlation, two-sided; pearson_pvalue and spearman_pvalue treat pairs as independent"}
+    return {
+        "pearson_statistic": float(pearson[0]),
+        "pearson_pvalue": float(pearson[1]),
+        "spearman_statistic": float(spearman[0]),
+        "spearman_pvalue": float(spearman[1]),
+        "significant_naive": bool(pearson[1] < threshold or spearman[1] < threshold),
+        "mantel_statistic": sound["statistic"],
+        "mantel_pvalue": sound["pvalue"],
+        "mantel_spearman_statistic": ranks["statistic"],
+        "mantel_spearman_pvalue": ranks["pvalue"],
+        "mantel_n_permutations": n_permutations,
+        "ci_low": low,
+        "ci_high": high,
+        "n_pairs": len(x),
+        "significant": bool(sound["pvalue"] < threshold),
+        "significance_rule": f"mantel_pvalue < {threshold}: entities permuted, Pearson correlation, "
+                             "two-sided; pearson_pvalue and spearman_pvalue treat pairs as independent",
+    }
 
 # %% ../../nbs/64_results.alignment.ipynb #ac281952
 class ResultTemplateMetricSimilarityAlignment(ResultTemplate):
     "To what degree similar entities interfere more with each other."
-    model: str = "sd1.4"; task: str = "people"; unlearning_algorithm: str
+    model: str = "sd1.4"
+    task: str = "people"
+    unlearning_algorithm: str
     interference_pair: str
     similarity_metric: str
     significance_threshold: float = .05
@@ -51,26 +83,45 @@ class ResultTemplateMetricSimilarityAlignment(ResultTemplate):
     random_state: int = 42  # of the permutations and of the bootstrap
 
     def _check(self):
-        super()._check(); check_name("similarity", self.similarity_metric, SIMILARITIES)
+        super()._check()
+        check_name("similarity", self.similarity_metric, SIMILARITIES)
 
     def _matrices(self) -> tuple[PairTable, np.ndarray, np.ndarray]:
         table = read_pairs(self.store, self.task, self.unlearning_algorithm, self.epochs)
-        return table, table.matrix(self.interference_pair), read_similarity(self.store, self.task, self.similarity_metric)
+        return (
+            table,
+            table.matrix(self.interference_pair),
+            read_similarity(self.store, self.task, self.similarity_metric),
+        )
 
     def inputs(self) -> list[Path]:
         pairs = pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1]
-        return [self.store.metadata(self.task), *pairs.values(), *similarity_files(self.store, self.task, [self.similarity_metric])]
+        return [
+            self.store.metadata(self.task),
+            *pairs.values(),
+            *similarity_files(self.store, self.task, [self.similarity_metric]),
+        ]
 
 # %% ../../nbs/64_results.alignment.ipynb #4ebc3d11
 def _compute_alignment(self) -> dict:
     table, harm, similarity = self._matrices()
-    valid = np.isfinite(harm) & np.isfinite(similarity) & ~np.eye(len(harm), dtype=bool); emitters, receivers = np.nonzero(valid)
+    valid = np.isfinite(harm) & np.isfinite(similarity) & ~np.eye(len(harm), dtype=bool)
+    emitters, receivers = np.nonzero(valid)
     numbers = alignment(harm, similarity, self.significance_threshold, self.n_permutations, self.random_state)
     sign = -1 if HIGHER_IS_BETTER[self.interference_pair] else 1
-    result = {"x": harm[valid], "y": similarity[valid], **numbers, "harm_correlation": sign*numbers["pearson_statistic"], "emitters": emitters, "receivers": receivers}
+    result = {
+        "x": harm[valid],
+        "y": similarity[valid],
+        **numbers,
+        "harm_correlation": sign * numbers["pearson_statistic"],
+        "emitters": emitters,
+        "receivers": receivers,
+    }
     if self.colouring_attribute is not None:
         entities = read_entities(self.store, self.task)
-        check_name(f"attribute of {self.task!r}", self.colouring_attribute, sorted({k for e in entities for k in e}))
+        check_name(
+            f"attribute of {self.task!r}", self.colouring_attribute, sorted({k for e in entities for k in e})
+        )
         result["colors"] = [str(entities[i].get(self.colouring_attribute)) for i in emitters]
     return result
 
@@ -82,13 +133,23 @@ def _plot_alignment(cls,
     ax: Axes | None = None,
 ) -> Axes:
     "Similarity across, harm up, one point a pair, the sound numbers in the title."
-    about, r = data["metadata"], data["result"]; method = about["unlearning_algorithm"]
-    ax = scatter(r["y"], r["x"], ax, similarity_label(about["similarity_metric"]), metric_label(about["interference_pair"]), r.get("colors"),
-                 color=method_color(method))
+    about, r = data["metadata"], data["result"]
+    method = about["unlearning_algorithm"]
+    ax = scatter(
+        r["y"],
+        r["x"],
+        ax,
+        similarity_label(about["similarity_metric"]),
+        metric_label(about["interference_pair"]),
+        r.get("colors"),
+        color=method_color(method),
+    )
     if r["mantel_statistic"] is None: text = "no correlation: one of the two does not vary"
     else:
         interval = "" if r["ci_low"] is None else f" [{r['ci_low']:.2f}, {r['ci_high']:.2f}]"
-        text = f"r = {r['mantel_statistic']:.2f}{interval}, Mantel p = {r['mantel_pvalue']:.2g}".replace("-", "−")
+        text = f"r = {r['mantel_statistic']:.2f}{interval}, Mantel p = {r['mantel_pvalue']:.2g}".replace(
+            "-", "−"
+        )
     ax.set_title(f"{method_label(method)} on {about['task']}\n{text}", fontsize=9)
     return ax
 

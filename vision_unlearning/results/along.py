@@ -13,7 +13,11 @@ from ..interference.partial import partial_mantel
 from ..interference.stats import mantel
 from ..plotting import HIGHER_IS_BETTER, method_color, method_label, metric_label, new_axes
 from .base import ResultTemplate, pair_files, read_pairs
-from .relationship import InsufficientSamplesError, InvalidAttributeTypeError, attribute_values
+from vision_unlearning.results.relationship import (
+    InsufficientSamplesError,
+    InvalidAttributeTypeError,
+    attribute_values,
+)
 from ..store import read_entities
 
 # %% auto #0
@@ -23,16 +27,25 @@ __all__ = ['attribute_matrices', 'ResultTemplateInterferenceAlongAttribute']
 def attribute_matrices(
     entities: list[dict],  # entity table of N
     attributes: list[str],
-) -> tuple[np.ndarray, list[np.ndarray]]:  # (K,) indices of the entities that have all of them, and a (K,K) matrix for each attribute
+# (K,) indices of the entities that have all of them, and a (K,K) matrix for each attribute
+) -> tuple[np.ndarray, list[np.ndarray]]:
     "Likeness of entities by each of several attributes."
-    known = np.array([all(v is not None for v in row) for row in zip(*(attribute_values(entities, a) for a in attributes))])
-    kept = np.flatnonzero(known); there = [entities[i] for i in kept]
-    return kept, [attribute_similarity(there, [a]) if a in attribute_columns(there) else np.ones((len(kept), len(kept))) for a in attributes]
+    known = np.array(
+        [all(v is not None for v in row) for row in zip(*(attribute_values(entities, a) for a in attributes))]
+    )
+    kept = np.flatnonzero(known)
+    there = [entities[i] for i in kept]
+    return kept, [
+        attribute_similarity(there, [a]) if a in attribute_columns(there) else np.ones((len(kept), len(kept)))
+        for a in attributes
+    ]
 
 # %% ../../nbs/65d_results.along.ipynb #22bfb3e9
 class ResultTemplateInterferenceAlongAttribute(ResultTemplate):
     "Whether those who share an attribute with the emitter suffer more, other attributes held fixed."
-    model: str = "sd1.4"; task: str = "people"; unlearning_algorithm: str
+    model: str = "sd1.4"
+    task: str = "people"
+    unlearning_algorithm: str
     interference_pair: str
     attribute: str
     controls: list[str] | None = None  # attributes held fixed; None means all others that describe entities
@@ -43,35 +56,81 @@ class ResultTemplateInterferenceAlongAttribute(ResultTemplate):
 
     def _check(self):
         super()._check()
-        if self.attribute in (self.controls or []): raise ValueError(f"{self.attribute!r} is the attribute in question and cannot be held fixed; take it out of controls")
+        if self.attribute in (self.controls or []):
+            raise ValueError(
+                f"{self.attribute!r} is the attribute in question and cannot be held fixed; take it out of "
+                "controls"
+            )
 
-    def inputs(self) -> list[Path]: return [self.store.metadata(self.task), *pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1].values()]
+    def inputs(self) -> list[Path]:
+        return [
+            self.store.metadata(self.task),
+            *pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1].values(),
+        ]
 
-    def _matrices(self) -> tuple[list[str], np.ndarray, list[np.ndarray], list[str]]:  # names, harm, likeness by the attribute and by each control, controls
-        entities = read_entities(self.store, self.task); kinds = attribute_columns(entities)
+    # names, harm, likeness by the attribute and by each control, controls
+    def _matrices(self) -> tuple[list[str], np.ndarray, list[np.ndarray], list[str]]:
+        entities = read_entities(self.store, self.task)
+        kinds = attribute_columns(entities)
         for a in (self.attribute, *(self.controls or [])):
             attribute_values(entities, a)
-            if a not in kinds: raise InvalidAttributeTypeError(f"{a!r} is neither groups nor amounts among the entities of {self.task!r}, so nobody is alike by it")
+            if a not in kinds:
+                raise InvalidAttributeTypeError(
+                    f"{a!r} is neither groups nor amounts among the entities of {self.task!r}, so nobody is "
+                    "alike by it"
+                )
         controls = [a for a in kinds if a != self.attribute] if self.controls is None else self.controls
-        kept, likeness = attribute_matrices(entities, [self.attribute, *controls]); sign = -1 if HIGHER_IS_BETTER[self.interference_pair] else 1
-        harm = sign*read_pairs(self.store, self.task, self.unlearning_algorithm, self.epochs).matrix(self.interference_pair)[np.ix_(kept, kept)]
-        if len(kept) < 4: raise InsufficientSamplesError(f"{len(kept)} entities of {self.task!r} have a value of {', '.join([self.attribute, *controls])}; name fewer controls")
+        kept, likeness = attribute_matrices(entities, [self.attribute, *controls])
+        sign = -1 if HIGHER_IS_BETTER[self.interference_pair] else 1
+        harm = (
+            sign
+            * read_pairs(self.store, self.task, self.unlearning_algorithm, self.epochs).matrix(
+                self.interference_pair
+            )[np.ix_(kept, kept)]
+        )
+        if len(kept) < 4:
+            raise InsufficientSamplesError(
+                f"{len(kept)} entities of {self.task!r} have a value of "
+                f"{', '.join([self.attribute, *controls])}; name fewer controls"
+            )
         return [entities[i]["name"] for i in kept], harm, likeness, controls
 
 # %% ../../nbs/65d_results.along.ipynb #3d4b2dbf
 def _compute_along(self) -> dict:
-    names, harm, (x, *fixed), controls = self._matrices(); off = ~np.eye(len(x), dtype=bool)
+    names, harm, (x, *fixed), controls = self._matrices()
+    off = ~np.eye(len(x), dtype=bool)
     options = dict(n_permutations=self.n_permutations, seed=self.random_state)
     measured = int((np.isfinite(harm) & ~np.eye(len(harm), dtype=bool)).sum())
-    if measured < len(fixed) + 3: raise InsufficientSamplesError(f"{measured} pairs were measured, too few to hold {len(fixed)} attributes fixed; unlearn more emitters or name fewer controls")
+    if measured < len(fixed) + 3:
+        raise InsufficientSamplesError(
+            f"{measured} pairs were measured, too few to hold {len(fixed)} attributes fixed; unlearn more "
+            "emitters or name fewer controls"
+        )
     sound = partial_mantel(x, harm, fixed, **options) if fixed else mantel(x, harm, **options)
-    level = np.nanmedian(np.where(off, x, np.nan), axis=1, keepdims=True) if set(np.unique(x[off])) - {0., 1.} else .5
-    rows = np.flatnonzero((np.isfinite(harm) & off).any(1)); near, there = x >= level, off & np.isfinite(harm)
-    mean = lambda i, chosen: float(harm[i, chosen & there[i]].mean()) if (chosen & there[i]).any() else float("nan")
-    return {"harm_correlation": sound["statistic"], "permutation_pvalue": sound["pvalue"], "plain_correlation": mantel(x, harm, 0)["statistic"],
-            "controls": controls, "n_entities": len(names), "n_pairs": sound["n_pairs"], "significant": bool(sound["pvalue"] < self.significance_threshold),
-            "significance_rule": f"permutation_pvalue < {self.significance_threshold}: entities renamed, two-sided, {len(controls)} attributes held fixed",
-            "emitters": [names[i] for i in rows], "alike": [mean(i, near[i]) for i in rows], "others": [mean(i, ~near[i]) for i in rows]}
+    level = (
+        np.nanmedian(np.where(off, x, np.nan), axis=1, keepdims=True)
+        if set(np.unique(x[off])) - {0.0, 1.0}
+        else 0.5
+    )
+    rows = np.flatnonzero((np.isfinite(harm) & off).any(1))
+    near, there = x >= level, off & np.isfinite(harm)
+    mean = lambda i, chosen: (
+        float(harm[i, chosen & there[i]].mean()) if (chosen & there[i]).any() else float("nan")
+    )
+    return {
+        "harm_correlation": sound["statistic"],
+        "permutation_pvalue": sound["pvalue"],
+        "plain_correlation": mantel(x, harm, 0)["statistic"],
+        "controls": controls,
+        "n_entities": len(names),
+        "n_pairs": sound["n_pairs"],
+        "significant": bool(sound["pvalue"] < self.significance_threshold),
+        "significance_rule": f"permutation_pvalue < {self.significance_threshold}: entities renamed, "
+                             f"two-sided, {len(controls)} attributes held fixed",
+        "emitters": [names[i] for i in rows],
+        "alike": [mean(i, near[i]) for i in rows],
+        "others": [mean(i, ~near[i]) for i in rows],
+    }
 
 ResultTemplateInterferenceAlongAttribute._compute_from_scratch = _compute_along
 
@@ -81,14 +140,23 @@ def _plot_along(cls,
     ax: Axes | None = None,
 ) -> Axes:
     "One point an emitter: harm to its like against harm to the others."
-    about, r = data["metadata"], data["result"]; ax = new_axes((3.4, 3.4), ax)
-    points = np.array([r["others"], r["alike"]], float); ax.scatter(*points, s=14, alpha=.7, color=method_color(about["unlearning_algorithm"]))
-    low, high = np.nanmin(points), np.nanmax(points); ax.plot([low, high], [low, high], color="#888888", lw=.8, zorder=0)
+    about, r = data["metadata"], data["result"]
+    ax = new_axes((3.4, 3.4), ax)
+    points = np.array([r["others"], r["alike"]], float)
+    ax.scatter(*points, s=14, alpha=.7, color=method_color(about["unlearning_algorithm"]))
+    low, high = np.nanmin(points), np.nanmax(points)
+    ax.plot([low, high], [low, high], color="#888888", lw=.8, zorder=0)
     word = lambda v: "none" if v is None else f"{v:.2f}".replace("-", "−")
-    ax.set_xlabel(f"mean harm to others ({metric_label(about['interference_pair']).rstrip(' ↑↓')})", fontsize=8)
+    ax.set_xlabel(
+        f"mean harm to others ({metric_label(about['interference_pair']).rstrip(' ↑↓')})", fontsize=8
+    )
     ax.set_ylabel(f"mean harm to those alike by {about['attribute'].replace('_', ' ')}", fontsize=8)
     p = "" if r["permutation_pvalue"] is None else f", p = {r['permutation_pvalue']:.2g}"
-    ax.set_title(f"{method_label(about['unlearning_algorithm'])} along {about['attribute'].replace('_', ' ')}\nr = {word(r['harm_correlation'])}{p}; nothing fixed: {word(r['plain_correlation'])}", fontsize=9)
+    ax.set_title(
+        f"{method_label(about['unlearning_algorithm'])} along {about['attribute'].replace('_', ' ')}\nr = "
+        f"{word(r['harm_correlation'])}{p}; nothing fixed: {word(r['plain_correlation'])}",
+        fontsize=9,
+    )
     return ax
 
 ResultTemplateInterferenceAlongAttribute.plot = classmethod(_plot_along)

@@ -24,7 +24,8 @@ def association(
     pairs: np.ndarray,  # (N,N) bool: pairs that count
 ) -> np.ndarray:  # (P,Q) mean likeness; NaN where no pair is left
     "Mean likeness between the groups of two attributes."
-    pairs = pairs & np.isfinite(likeness); count = first.T @ pairs.astype(float) @ second
+    pairs = pairs & np.isfinite(likeness)
+    count = first.T @ pairs.astype(float) @ second
     return first.T @ np.where(pairs, likeness, 0.) @ second/np.where(count > 0, count, np.nan)
 
 # %% ../../nbs/69c_results.association.ipynb #4c6be000
@@ -34,7 +35,10 @@ def sign_flip_pvalue(
     seed: int = 42,
 ) -> float:
     "Is the mean change zero? Frobenius norm of the mean against random signs of the edits."
-    flat = deltas.reshape(len(deltas), -1); there = np.isfinite(flat); count = there.sum(0); flat = np.where(there, flat, 0.)[:, count > 0]
+    flat = deltas.reshape(len(deltas), -1)
+    there = np.isfinite(flat)
+    count = there.sum(0)
+    flat = np.where(there, flat, 0.)[:, count > 0]
     signs = np.random.default_rng(seed).choice([-1., 1.], size=(n_permutations, len(flat)))
     norm = lambda s: np.linalg.norm(s @ flat/count[count > 0], axis=1)
     return float((1 + (norm(signs) >= norm(np.ones((1, len(flat))))[0] - 1e-12).sum())/(1 + n_permutations))
@@ -48,11 +52,18 @@ def label_test(
     seed: int = 42,
 ) -> tuple[float, np.ndarray]:  # p-value of the whole pattern, and (P,Q) of each cell
     "Has the change to do with the groups? Variance between cells against renamed entities."
-    n = len(change); off = ~np.eye(n, dtype=bool); count = first.T @ off.astype(float) @ second
-    centred = np.where(off, change - change[off].mean(), 0.); safe = np.where(count > 0, count, 1.)
-    cells = lambda orders: np.einsum("bnp,bnq->bpq", first[orders].astype(float), centred @ second[orders].astype(float))/safe
-    observed = cells(np.arange(n)[None])[0]; null = [cells(orders) for orders in _renamings(n, n_permutations, seed)]
-    null = np.concatenate(null); spread = lambda b: (count*b**2).sum((-2, -1))
+    n = len(change)
+    off = ~np.eye(n, dtype=bool)
+    count = first.T @ off.astype(float) @ second
+    centred = np.where(off, change - change[off].mean(), 0.)
+    safe = np.where(count > 0, count, 1.)
+    cells = lambda orders: (
+        np.einsum("bnp,bnq->bpq", first[orders].astype(float), centred @ second[orders].astype(float)) / safe
+    )
+    observed = cells(np.arange(n)[None])[0]
+    null = [cells(orders) for orders in _renamings(n, n_permutations, seed)]
+    null = np.concatenate(null)
+    spread = lambda b: (count*b**2).sum((-2, -1))
     p = (1 + (spread(null) >= spread(observed) - 1e-12).sum())/(1 + n_permutations)
     each = (1 + (np.abs(null) >= np.abs(observed) - 1e-12).sum(0))/(1 + n_permutations)
     return float(p), np.where(count > 0, each, np.nan)
@@ -69,46 +80,84 @@ class ResultTemplateImplicitAssociationTest(EmbeddingTemplate):
     include_emitter: bool = False  # count the emitter's own pictures, as published
 
     def _check(self):
-        super()._check(); check_name("latent embedding", self.latent_embedding, ("dino_embedding", "clip_embedding"))
+        super()._check()
+        check_name("latent embedding", self.latent_embedding, ("dino_embedding", "clip_embedding"))
 
     def _indicators(self, attribute: str) -> tuple[list[str], np.ndarray]:  # G values, and (N,G) 0 or 1
-        values = [None if v is None else str(v) for v in attribute_values(read_entities(self.store, self.task), attribute)]
+        values = [
+            None if v is None else str(v)
+            for v in attribute_values(read_entities(self.store, self.task), attribute)
+        ]
         kinds = sorted({v for v in values if v is not None})
-        if len(kinds) < 2 or len(kinds) > len(values)//2: raise InsufficientSamplesError(f"attribute {attribute!r} has {len(kinds)} values among {len(values)} entities; an association needs groups of two or more")
+        if len(kinds) < 2 or len(kinds) > len(values)//2:
+            raise InsufficientSamplesError(
+                f"attribute {attribute!r} has {len(kinds)} values among {len(values)} entities; an "
+                "association needs groups of two or more"
+            )
         return kinds, np.array([[v == k for k in kinds] for v in values], float)
 
     def _likeness(self, path) -> np.ndarray:  # (N,N) cosines
-        vectors = self._vectors(path); vectors = vectors/np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = self._vectors(path)
+        vectors = vectors/np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors @ vectors.T
 
 # %% ../../nbs/69c_results.association.ipynb #336d5371
 def _compute_association(self) -> dict:
     base = self.store.embeddings(self.task)
-    (one, first), (two, second) = map(self._indicators, (self.attribute_1, self.attribute_2)); model = self._encoder(base)
-    if self.latent_embedding == "clip_embedding" and "clip" not in model.lower(): raise ValueError(f"{base.name} was made with {model}, not with a CLIP; embed again with one, or ask for 'dino_embedding'")
-    files, names = self._files(), self.names; before = self._likeness(base); n = len(before); off = ~np.eye(n, dtype=bool)
-    deltas, afters = [], []; total, count = np.zeros((2, n, n))
+    (one, first), (two, second) = map(self._indicators, (self.attribute_1, self.attribute_2))
+    model = self._encoder(base)
+    if self.latent_embedding == "clip_embedding" and "clip" not in model.lower():
+        raise ValueError(
+            f"{base.name} was made with {model}, not with a CLIP; embed again with one, or ask for "
+            "'dino_embedding'"
+        )
+    files, names = self._files(), self.names
+    before = self._likeness(base)
+    n = len(before)
+    off = ~np.eye(n, dtype=bool)
+    deltas, afters = [], []
+    total, count = np.zeros((2, n, n))
     for i, path in files.items():
-        after = self._likeness(path); pairs = off & np.isfinite(after) & np.isfinite(before)
+        after = self._likeness(path)
+        pairs = off & np.isfinite(after) & np.isfinite(before)
         if not self.include_emitter: pairs[i] = pairs[:, i] = False
         afters.append(association(after, first, second, pairs))
-        deltas.append(association(before, first, second, pairs) - afters[-1]); total += np.where(pairs, before - after, 0.)
+        deltas.append(association(before, first, second, pairs) - afters[-1])
+        total += np.where(pairs, before - after, 0.)
         count += pairs
-    def mean(stack): there = np.isfinite(stack); return np.where(there, stack, 0.).sum(0)/np.where(there.any(0), there.sum(0), np.nan)
+    def mean(stack):
+        there = np.isfinite(stack)
+        return np.where(there, stack, 0.).sum(0)/np.where(there.any(0), there.sum(0), np.nan)
     deltas, afters = np.stack(deltas), np.stack(afters)
-    change = np.where(count > 0, total/np.maximum(count, 1), np.nan); common = float(np.nanmean(change[off]))
-    kept = np.flatnonzero((count > 0).any(1)); whole = np.where(np.isnan(change), common, change)[np.ix_(kept, kept)]
+    change = np.where(count > 0, total/np.maximum(count, 1), np.nan)
+    common = float(np.nanmean(change[off]))
+    kept = np.flatnonzero((count > 0).any(1))
+    whole = np.where(np.isnan(change), common, change)[np.ix_(kept, kept)]
     p, cells = float("nan"), np.full(deltas.shape[1:], np.nan)
-    if len(kept) > 3: p, cells = label_test(whole, first[kept], second[kept], self.n_permutations, self.random_state)
-    middle = mean(deltas); spread = np.sqrt(mean((deltas - middle)**2))
-    return {"B_original": association(before, first, second, off), "B_unlearned_mean": mean(afters), "delta_B_mean": middle,
-            "delta_B_std": spread, "delta_B_per_entity": {names[i]: d for i, d in zip(files, deltas)}, "n_unlearned_entities": len(files),
-            "iat_effect_size": float(np.nanmean(np.abs(middle))),
-            "permutation_pvalue": sign_flip_pvalue(deltas, self.n_permutations, self.random_state), "label_pvalue": p,
-            "significant": bool(p < self.significance_threshold),
-            "cell_pvalues": benjamini_hochberg(cells.ravel()).reshape(cells.shape), "overall_change": common,
-            "groups_1": dict(zip(one, first.sum(0))), "groups_2": dict(zip(two, second.sum(0))), "embedding_model": model,
-            "significance_rule": f"label_pvalue < {self.significance_threshold}: entities renamed, pattern of change between groups; permutation_pvalue is the published one: is the mean change zero, signs flipped"}
+    if len(kept) > 3:
+        p, cells = label_test(whole, first[kept], second[kept], self.n_permutations, self.random_state)
+    middle = mean(deltas)
+    spread = np.sqrt(mean((deltas - middle)**2))
+    return {
+        "B_original": association(before, first, second, off),
+        "B_unlearned_mean": mean(afters),
+        "delta_B_mean": middle,
+        "delta_B_std": spread,
+        "delta_B_per_entity": {names[i]: d for i, d in zip(files, deltas)},
+        "n_unlearned_entities": len(files),
+        "iat_effect_size": float(np.nanmean(np.abs(middle))),
+        "permutation_pvalue": sign_flip_pvalue(deltas, self.n_permutations, self.random_state),
+        "label_pvalue": p,
+        "significant": bool(p < self.significance_threshold),
+        "cell_pvalues": benjamini_hochberg(cells.ravel()).reshape(cells.shape),
+        "overall_change": common,
+        "groups_1": dict(zip(one, first.sum(0))),
+        "groups_2": dict(zip(two, second.sum(0))),
+        "embedding_model": model,
+        "significance_rule": f"label_pvalue < {self.significance_threshold}: entities renamed, pattern of "
+                             "change between groups; permutation_pvalue is the published one: is the mean "
+                             "change zero, signs flipped",
+    }
 
 ResultTemplateImplicitAssociationTest._compute_from_scratch = _compute_association
 
@@ -123,14 +172,27 @@ def _plot_association(cls,
     keys = {"delta": "delta_B_mean", "original": "B_original", "unlearned": "B_unlearned_mean"}
     matrix = np.array(r[keys[check_name("panel", panel, keys)]], float)
     rows, columns = list(r["groups_1"]), list(r["groups_2"])
-    ax = heatmap(-(matrix - r["overall_change"]) if panel == "delta" else matrix, [f"{n} " for n in rows], ax, columns,
-         signed=panel == "delta", harm_is_low=False, label="more alike, less the overall change"
-        if panel == "delta" else "mean cosine")
+    ax = heatmap(
+        -(matrix - r["overall_change"]) if panel == "delta" else matrix,
+        [f"{n} " for n in rows],
+        ax,
+        columns,
+        signed=panel == "delta",
+        harm_is_low=False,
+        label="more alike, less the overall change" if panel == "delta" else "mean cosine",
+    )
     if panel == "delta":
-        for i, j in zip(*np.nonzero(np.array(r["cell_pvalues"], float) < about["significance_threshold"])): ax.text(j, i, "*", ha="center", va="center", fontsize=14)
+        for i, j in zip(*np.nonzero(np.array(r["cell_pvalues"], float) < about["significance_threshold"])):
+            ax.text(j, i, "*", ha="center", va="center", fontsize=14)
     ax.set(xlabel=about["attribute_2"], ylabel=about["attribute_1"])
     p = "undefined" if r["label_pvalue"] is None else f"{r['label_pvalue']:.2g}"
-    ax.set_title(f"{method_label(about['unlearning_algorithm'])} on {about['task']}, {r['n_unlearned_entities']} edits\noverall {-r['overall_change']:+.3f}, renamed entities p = {p}".replace("-", "−"), fontsize=9)
+    ax.set_title(
+        f"{method_label(about['unlearning_algorithm'])} on {about['task']}, {r['n_unlearned_entities']} "
+        f"edits\noverall {-r['overall_change']:+.3f}, renamed entities p = {p}".replace(
+            "-", "−"
+        ),
+        fontsize=9,
+    )
     return ax
 
 ResultTemplateImplicitAssociationTest.plot = classmethod(_plot_association)

@@ -12,14 +12,29 @@ import numpy as np
 from ..core import Config, UnknownNameError, check_name, config_hash, get_task, versions
 from ..explore.similarity import similarity_matrix
 from ..plotting import HIGHER_IS_BETTER, METHOD_COLORS
-from ..store import MissingSessionError, Session, Store, atomic_path, image_name, jsonable, read_entities, read_json, write_json
+from vision_unlearning.store import (
+    MissingSessionError,
+    Session,
+    Store,
+    atomic_path,
+    image_name,
+    jsonable,
+    read_entities,
+    read_json,
+    write_json,
+)
 
 # %% auto #0
 __all__ = ['MODELS', 'default_model', 'ResultTemplate', 'read_table', 'fingerprint', 'pair_files', 'PairTable', 'read_pairs',
            'read_similarity', 'similarity_files', 'simulate_harm', 'simulate_store']
 
 # %% ../../nbs/60_results.base.ipynb #d279fdb0
-MODELS = {"sd1.4": "CompVis/stable-diffusion-v1-4", "emoji-sd": "emoji-sd", "tiny": "tiny", "lenet5": "lenet5"}
+MODELS = {
+    "sd1.4": "CompVis/stable-diffusion-v1-4",
+    "emoji-sd": "emoji-sd",
+    "tiny": "tiny",
+    "lenet5": "lenet5",
+}
 
 def default_model(
     task: str,  # task name
@@ -30,16 +45,21 @@ def default_model(
 # %% ../../nbs/60_results.base.ipynb #2aa0db99
 class ResultTemplate(Config):
     "One question about tables of a store."
-    how: ClassVar = frozenset({"recompute_if_exists", "save_outputs", "base_folder", "remote_repository_name"})
+
+    how: ClassVar = frozenset(
+        {"recompute_if_exists", "save_outputs", "base_folder", "remote_repository_name"}
+    )
     recompute_if_exists: bool = False  # answer again although the answer is on disk
     save_outputs: bool = True  # write the answer
     base_folder: str = "assets"  # root of the store
-    remote_repository_name: str = "LeonardoBenitez/VisionUnlearningEvaluationTestbeds"  # where published tables come from; nothing is fetched here
+    # where published tables come from; nothing is fetched here
+    remote_repository_name: str = "LeonardoBenitez/VisionUnlearningEvaluationTestbeds"
 
     def __init__(self, **settings):
         fields = type(self).model_fields
         if "base_folder" in settings: settings["base_folder"] = str(settings["base_folder"])
-        if "model" in fields and "task" in fields: settings.setdefault("model", default_model(settings.get("task", fields["task"].default)))
+        if "model" in fields and "task" in fields:
+            settings.setdefault("model", default_model(settings.get("task", fields["task"].default)))
         super().__init__(**settings)
         self._check()
 
@@ -47,20 +67,29 @@ class ResultTemplate(Config):
         "Names are checked when the question is asked, not when it is answered."
         if hasattr(self, "model") and "/" not in self.model: check_name("model", self.model, MODELS)
         if hasattr(self, "task"): get_task(self.task)
-        if not 0 < getattr(self, "significance_threshold", .5) < 1: raise ValueError(f"significance_threshold must be between 0 and 1, got {self.significance_threshold}")
-        for method in getattr(self, "unlearning_algorithm_list", [getattr(self, "unlearning_algorithm", "none")]): check_name("method", method, METHOD_COLORS)
-        if hasattr(self, "interference_pair"): check_name("pair metric", self.interference_pair, HIGHER_IS_BETTER)
+        if not 0 < getattr(self, "significance_threshold", .5) < 1:
+            raise ValueError(
+                f"significance_threshold must be between 0 and 1, got {self.significance_threshold}"
+            )
+        for method in getattr(
+            self, "unlearning_algorithm_list", [getattr(self, "unlearning_algorithm", "none")]
+        ):
+            check_name("method", method, METHOD_COLORS)
+        if hasattr(self, "interference_pair"):
+            check_name("pair metric", self.interference_pair, HIGHER_IS_BETTER)
 
     @property
     def store(self) -> Store: return Store(self.base_folder)
     @property
-    def arguments(self) -> dict: return {k: v for k, v in self.model_dump(mode="json").items() if k not in self.how}
+    def arguments(self) -> dict:
+        return {k: v for k, v in self.model_dump(mode="json").items() if k not in self.how}
 
 # %% ../../nbs/60_results.base.ipynb #586cdc7b
 def _signature(path: Path) -> tuple:  # path, inode, nanoseconds of the last change, bytes
     "What changes when a file changes; every writer of this library makes a new inode."
     path = Path(path)
-    if not path.is_file(): raise MissingSessionError(f"{path} does not exist; run the step that makes it first")
+    if not path.is_file():
+        raise MissingSessionError(f"{path} does not exist; run the step that makes it first")
     about = path.stat()
     return str(path), about.st_ino, about.st_mtime_ns, about.st_size
 
@@ -98,14 +127,27 @@ def _compute_from_scratch(self) -> dict | list:
 def _serialize_parameters(self) -> str:
     "Readable words and the hash of every argument that can change a number."
     words = [str(v) for v in self.arguments.values() if isinstance(v, (str, int)) and not isinstance(v, bool)]
-    return re.sub(r"[^a-z0-9.\-]+", "_", "_".join(words).lower())[:120].strip("_.") + "_" + config_hash(self.arguments)
+    return (
+        re.sub(r"[^a-z0-9.\-]+", "_", "_".join(words).lower())[:120].strip("_.")
+        + "_"
+        + config_hash(self.arguments)
+    )
 
-ResultTemplate.inputs, ResultTemplate._compute_from_scratch, ResultTemplate._serialize_parameters = _inputs, _compute_from_scratch, _serialize_parameters
+ResultTemplate.inputs, ResultTemplate._compute_from_scratch, ResultTemplate._serialize_parameters = (
+    _inputs,
+    _compute_from_scratch,
+    _serialize_parameters,
+)
 
 # %% ../../nbs/60_results.base.ipynb #54c737cb
 def _local(self) -> str:
     "Path of the cached answer."
-    return str(self.store.result(type(self).__name__.removeprefix("ResultTemplate"), f"{self._serialize_parameters()}_{fingerprint(self.inputs())}"))
+    return str(
+        self.store.result(
+            type(self).__name__.removeprefix("ResultTemplate"),
+            f"{self._serialize_parameters()}_{fingerprint(self.inputs())}",
+        )
+    )
 
 def _describe(self) -> dict:
     "Further metadata of a subclass."
@@ -116,13 +158,22 @@ def _compute(self) -> dict:  # {"metadata": ..., "result": ...}
     path = Path(self._get_data_path_local())
     if path.exists() and not self.recompute_if_exists: return read_json(path)
     inputs = self.inputs()
-    about = {"template": type(self).__name__.removeprefix("ResultTemplate"), **self.arguments, **self._describe(),
-             "inputs": {"files": len(inputs), "fingerprint": fingerprint(inputs)}, "versions": versions()}
+    about = {
+        "template": type(self).__name__.removeprefix("ResultTemplate"),
+        **self.arguments,
+        **self._describe(),
+        "inputs": {"files": len(inputs), "fingerprint": fingerprint(inputs)},
+        "versions": versions(),
+    }
     data = jsonable({"metadata": about, "result": self._compute_from_scratch()})
     if self.save_outputs: write_json(path, data)
     return data
 
-ResultTemplate._get_data_path_local, ResultTemplate._describe, ResultTemplate.compute = _local, _describe, _compute
+ResultTemplate._get_data_path_local, ResultTemplate._describe, ResultTemplate.compute = (
+    _local,
+    _describe,
+    _compute,
+)
 
 # %% ../../nbs/60_results.base.ipynb #e56a867e
 def pair_files(
@@ -132,12 +183,26 @@ def pair_files(
     epochs: int | None = None,  # None: the only one on disk
 ) -> tuple[int, dict[int, Path]]:  # epochs, and emitter index -> file
     "The pair tables of one task and method."
-    folder, pattern = store.pair(task, 0, method, 0).parent, re.compile(rf"interferences_caused_by_{re.escape(task)}_(\d+)_{re.escape(method)}_(\d+)\.json")
-    found = sorted((int(m[2]), int(m[1]), p) for p in (folder.iterdir() if folder.is_dir() else []) if (m := pattern.fullmatch(p.name)))
+    folder, pattern = (
+        store.pair(task, 0, method, 0).parent,
+        re.compile(rf"interferences_caused_by_{re.escape(task)}_(\d+)_{re.escape(method)}_(\d+)\.json"),
+    )
+    found = sorted(
+        (int(m[2]), int(m[1]), p)
+        for p in (folder.iterdir() if folder.is_dir() else [])
+        if (m := pattern.fullmatch(p.name))
+    )
     kinds = sorted({e for e, _, _ in found})
-    if epochs is None and len(kinds) > 1: raise ValueError(f"{task} has {method} tables for {kinds} epochs in {store.base}; choose one with epochs=")
+    if epochs is None and len(kinds) > 1:
+        raise ValueError(
+            f"{task} has {method} tables for {kinds} epochs in {store.base}; choose one with epochs="
+        )
     chosen = {i: p for e, i, p in found if e == (kinds[0] if epochs is None and kinds else epochs)}
-    if not chosen: raise MissingSessionError(f"no {method} interference of task {task!r}{'' if epochs is None else f' after {epochs} epochs'} in {store.base}; run `vu run interference`")
+    if not chosen:
+        raise MissingSessionError(
+            f"no {method} interference of task {task!r}{'' if epochs is None else f' after {epochs} epochs'} "
+            f"in {store.base}; run `vu run interference`"
+        )
     return (kinds[0] if epochs is None else epochs), chosen
 
 # %% ../../nbs/60_results.base.ipynb #544c7f33
@@ -158,7 +223,11 @@ class PairTable:
             for receiver, values in row.items():
                 j = place.get(receiver.replace("_", " "))
                 for metric, value in values.items():
-                    matrix = found[metric] if metric in found else found.setdefault(metric, np.full((len(spaced),)*2, np.nan))
+                    matrix = (
+                        found[metric]
+                        if metric in found
+                        else found.setdefault(metric, np.full((len(spaced),) * 2, np.nan))
+                    )
                     if j is not None and value is not None: matrix[i, j] = value
         return found
 
@@ -173,7 +242,8 @@ class PairTable:
 
 # %% ../../nbs/60_results.base.ipynb #0c40f563
 @functools.lru_cache(maxsize=12)
-def _read_table(names: tuple[str, ...], epochs: int, signatures: tuple) -> PairTable:  # signatures: (index, signature of the file)
+# signatures: (index, signature of the file)
+def _read_table(names: tuple[str, ...], epochs: int, signatures: tuple) -> PairTable:
     return PairTable(list(names), epochs, {i: read_json(signature[0]) for i, signature in signatures})
 
 def read_pairs(
@@ -183,14 +253,19 @@ def read_pairs(
     epochs: int | None = None,  # None: the only one on disk
 ) -> PairTable:
     "Read every pair table of one task and method."
-    names = [e["name"] for e in read_entities(store, task)]; epochs, files = pair_files(store, task, method, epochs)
-    if max(files) >= len(names): raise UnknownNameError(f"{files[max(files)]} is about entity {max(files)}, but task {task!r} has {len(names)}")
+    names = [e["name"] for e in read_entities(store, task)]
+    epochs, files = pair_files(store, task, method, epochs)
+    if max(files) >= len(names):
+        raise UnknownNameError(
+            f"{files[max(files)]} is about entity {max(files)}, but task {task!r} has {len(names)}"
+        )
     return _read_table(tuple(names), epochs, tuple((i, _signature(path)) for i, path in files.items()))
 
 # %% ../../nbs/60_results.base.ipynb #1672ef16
 @functools.lru_cache(maxsize=32)
 def _similarity(base: str, task: str, kind: str, signatures: tuple) -> np.ndarray:
-    matrix, _ = similarity_matrix(Store(base), task, kind); matrix.setflags(write=False)
+    matrix, _ = similarity_matrix(Store(base), task, kind)
+    matrix.setflags(write=False)
     return matrix
 
 def read_similarity(
@@ -219,7 +294,8 @@ def simulate_harm(
     seed=0,
 ) -> np.ndarray:  # (N,N) change of the CLIP score, negative is harm
     "Interference that depends on similarity, and on how fragile the receiver is."
-    generator, n = np.random.default_rng(seed), len(similarity); off = ~np.eye(n, dtype=bool)
+    generator, n = np.random.default_rng(seed), len(similarity)
+    off = ~np.eye(n, dtype=bool)
     z = (similarity - similarity[off].mean())/similarity[off].std()
     harm = -1 - effect*z + .5*generator.normal(size=n)[None] + .6*generator.normal(size=(n, n))
     harm[~off] = -12 + generator.normal(size=n)
@@ -228,13 +304,26 @@ def simulate_harm(
 # %% ../../nbs/60_results.base.ipynb #7b666c81
 def _pair_row(names, harm) -> dict:
     "All pair metrics of one emitter, derived from the change of the CLIP score."
-    return {n: {"clip_diff": h, "brisque_diff": -.8*h + np.sin(7.*i), "rmse": 20 - 5*h, "ssim": float(np.clip(.9 + .05*h, 0, 1)), "judge_diff": float(np.clip(.1*(h + 2), -1, 0))}
-            for i, (n, h) in enumerate(zip(names, harm))}
+    return {
+        n: {
+            "clip_diff": h,
+            "brisque_diff": -0.8 * h + np.sin(7.0 * i),
+            "rmse": 20 - 5 * h,
+            "ssim": float(np.clip(0.9 + 0.05 * h, 0, 1)),
+            "judge_diff": float(np.clip(0.1 * (h + 2), -1, 0)),
+        }
+        for i, (n, h) in enumerate(zip(names, harm))
+    }
 
 def _score_rows(row, seeds) -> list[tuple]:
     "The same per seed, with the values before and after."
     before = {"clip_diff": 28., "brisque_diff": 30., "judge_diff": 1.}
-    return [(r, s, m, before.get(m, np.nan), before.get(m, np.nan) + v, v) for r, values in row.items() for s in seeds for m, v in values.items()]
+    return [
+        (r, s, m, before.get(m, np.nan), before.get(m, np.nan) + v, v)
+        for r, values in row.items()
+        for s in seeds
+        for m, v in values.items()
+    ]
 
 # %% ../../nbs/60_results.base.ipynb #09cf6b42
 def simulate_store(
@@ -249,17 +338,29 @@ def simulate_store(
     import pandas as pd
     from vision_unlearning.data.emoji import emoji_entities
     from vision_unlearning.explore.similarity import attribute_similarity
-    entities = emoji_entities(task); names = [e["name"] for e in entities]; write_json(store.metadata(task), entities)
+    entities = emoji_entities(task)
+    names = [e["name"] for e in entities]
+    write_json(store.metadata(task), entities)
     for k, (method, effect) in enumerate((effects or {"uce": .8}).items()):
         harm = simulate_harm(attribute_similarity(entities), effect, seed=k)
         for i in range(len(names)) if emitters is None else emitters:
-            row, session = _pair_row(names, harm[i].tolist()), Session(task, names[i], i, method, 0, default_model(task))
+            row, session = (
+                _pair_row(names, harm[i].tolist()),
+                Session(task, names[i], i, method, 0, default_model(task)),
+            )
             write_json(store.pair(task, i, method, 0), row)
             with atomic_path(store.scores(session)) as path:
-                pd.DataFrame(_score_rows(row, seeds), columns=["receiver", "seed", "metric", "off", "on", "value"]).to_parquet(path)
+                pd.DataFrame(
+                    _score_rows(row, seeds), columns=["receiver", "seed", "metric", "off", "on", "value"]
+                ).to_parquet(path)
             if i in pictures: _simulate_pictures(store, session, harm[i], seeds)
         for entity, caused, suffered in zip(entities, harm.mean(1), harm.mean(0)):
-            entity.update({f"metric_{method}_0_emitter_average_clip_diff (↑)": caused, f"metric_{method}_0_receiver_average_clip_diff (↑)": suffered})
+            entity.update(
+                {
+                    f"metric_{method}_0_emitter_average_clip_diff (↑)": caused,
+                    f"metric_{method}_0_receiver_average_clip_diff (↑)": suffered,
+                }
+            )
     write_json(store.per_entity(task), entities)
     return store
 
@@ -269,12 +370,19 @@ def _simulate_pictures(store: Store, session: Session, harm, seeds) -> None:
     from PIL import Image
     from vision_unlearning.data.emoji import emoji_drawings
     from vision_unlearning.interference.generate import task_prompts
-    images, rows = emoji_drawings(session.task); generator = np.random.default_rng(session.index)
+    images, rows = emoji_drawings(session.task)
+    generator = np.random.default_rng(session.index)
     for i, prompt in enumerate(task_prompts(session.task, read_entities(store, session.task))):
         mine = images[(rows.entity == i).to_numpy()]
         for k, seed in enumerate(seeds):
-            off = mine[k % len(mine)].astype(float); fade = float(np.clip(-harm[i]/12, 0, 1))
+            off = mine[k % len(mine)].astype(float)
+            fade = float(np.clip(-harm[i]/12, 0, 1))
             on = (1 - fade)*off + fade*(235 + 12*generator.normal(size=off.shape))
-            for state, folder, image in [("off", store.baseline(session.task), off), ("on", store.generated(session), on)]:
+            for state, folder, image in [
+                ("off", store.baseline(session.task), off),
+                ("on", store.generated(session), on),
+            ]:
                 folder.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder/image_name(state, seed, prompt), compress_level=1)
+                Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(
+                    folder / image_name(state, seed, prompt), compress_level=1
+                )

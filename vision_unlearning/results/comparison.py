@@ -27,12 +27,23 @@ def find_column(
     epochs: int | None = None,  # None: the only one in the table
 ) -> str:
     "The one column that holds a metric of a method."
-    pattern = re.compile(rf"metric_{re.escape(method)}_{r'[0-9]+' if epochs is None else f'0*{epochs}'}_([a-z0-9_]+)(?: \(.\))?")
+    pattern = re.compile(
+        rf"metric_{re.escape(method)}_{r'[0-9]+' if epochs is None else f'0*{epochs}'}_([a-z0-9_]+)(?: "
+        r"\(.\))?"
+    )
     found = {c: m[1] for c in columns if (m := pattern.fullmatch(c))}
-    if not found: raise MissingSessionError(f"the per-entity table has no column of method {method!r}{'' if epochs is None else f' after {epochs} epochs'}; run `vu run interference`")
+    if not found:
+        raise MissingSessionError(
+            "the per-entity table has no column of method "
+            f"{method!r}{'' if epochs is None else f' after {epochs} epochs'}; run `vu run interference`"
+        )
     check_name(f"entity metric of {method!r}", metric, sorted(set(found.values())))
     matching = [c for c, m in found.items() if m == metric]
-    if len(matching) > 1: raise ValueError(f"{metric} of {method} is in {len(matching)} columns ({', '.join(matching)}); choose one with epochs=")
+    if len(matching) > 1:
+        raise ValueError(
+            f"{metric} of {method} is in {len(matching)} columns ({', '.join(matching)}); choose one with "
+            "epochs="
+        )
     return matching[0]
 
 # %% ../../nbs/63_results.comparison.ipynb #2776313b
@@ -40,9 +51,20 @@ def summarize(
     values: dict[str, float],  # entity -> value, without missing ones
 ) -> dict:
     "Numbers of one method."
-    numbers = np.array(list(values.values()), float); n = len(numbers); low, high = bootstrap_ci(numbers)
+    numbers = np.array(list(values.values()), float)
+    n = len(numbers)
+    low, high = bootstrap_ci(numbers)
     of = lambda f: float(f(numbers)) if n else float("nan")
-    return {"values": numbers.tolist(), "mean": of(np.mean), "median": of(np.median), "std": of(np.std), "n": n, "mean_ci_low": low, "mean_ci_high": high, "entity_names": list(values)}
+    return {
+        "values": numbers.tolist(),
+        "mean": of(np.mean),
+        "median": of(np.median),
+        "std": of(np.std),
+        "n": n,
+        "mean_ci_low": low,
+        "mean_ci_high": high,
+        "entity_names": list(values),
+    }
 
 # %% ../../nbs/63_results.comparison.ipynb #74137161
 def paired_differences(
@@ -51,33 +73,54 @@ def paired_differences(
     "Mean difference on shared entities, interval, and Wilcoxon's signed-rank p-values."
     rows = []
     for a, b in combinations(values, 2):
-        shared = [n for n in values[a] if n in values[b]]; difference = np.array([values[a][n] - values[b][n] for n in shared])
+        shared = [n for n in values[a] if n in values[b]]
+        difference = np.array([values[a][n] - values[b][n] for n in shared])
         low, high = bootstrap_ci(difference)
         p = float(stats.wilcoxon(difference).pvalue) if len(shared) > 1 and difference.any() else float("nan")
-        rows.append({"first": a, "second": b, "n_shared": len(shared), "mean_difference": float(difference.mean()) if len(shared) else float("nan"),
-                     "ci_low": low, "ci_high": high, "wilcoxon_pvalue": p})
-    for row, adjusted in zip(rows, benjamini_hochberg([r["wilcoxon_pvalue"] for r in rows])): row["wilcoxon_pvalue_adjusted"] = float(adjusted)
+        rows.append(
+            {
+                "first": a,
+                "second": b,
+                "n_shared": len(shared),
+                "mean_difference": float(difference.mean()) if len(shared) else float("nan"),
+                "ci_low": low,
+                "ci_high": high,
+                "wilcoxon_pvalue": p,
+            }
+        )
+    for row, adjusted in zip(rows, benjamini_hochberg([r["wilcoxon_pvalue"] for r in rows])):
+        row["wilcoxon_pvalue_adjusted"] = float(adjusted)
     return rows
 
 # %% ../../nbs/63_results.comparison.ipynb #73fcf586
 class ResultTemplateMethodComparisonByMetricEntity(ResultTemplate):
     "Distribution of one entity metric for several methods."
-    model: str = "sd1.4"; task: str = "people"
+    model: str = "sd1.4"
+    task: str = "people"
     interference_entity: str
     unlearning_algorithm_list: list[str]
     epochs: dict[str, int] = {}  # method -> epochs, for methods that the table has with several
 
     def _check(self):
         super()._check()
-        if not self.unlearning_algorithm_list or len(set(self.unlearning_algorithm_list)) < len(self.unlearning_algorithm_list):
-            raise ValueError(f"unlearning_algorithm_list must name different methods, got {self.unlearning_algorithm_list}")
-        for method in self.epochs: check_name("method of unlearning_algorithm_list", method, self.unlearning_algorithm_list)
+        if not self.unlearning_algorithm_list or len(set(self.unlearning_algorithm_list)) < len(
+            self.unlearning_algorithm_list
+        ):
+            raise ValueError(
+                f"unlearning_algorithm_list must name different methods, got {self.unlearning_algorithm_list}"
+            )
+        for method in self.epochs:
+            check_name("method of unlearning_algorithm_list", method, self.unlearning_algorithm_list)
 
     def inputs(self) -> list[Path]: return [self.store.per_entity(self.task)]
 
     def _values(self) -> dict[str, dict[str, float]]:
-        rows = read_table(self.store.per_entity(self.task)); columns = list(dict.fromkeys(k for r in rows for k in r))
-        chosen = {m: find_column(columns, m, self.interference_entity, self.epochs.get(m)) for m in self.unlearning_algorithm_list}
+        rows = read_table(self.store.per_entity(self.task))
+        columns = list(dict.fromkeys(k for r in rows for k in r))
+        chosen = {
+            m: find_column(columns, m, self.interference_entity, self.epochs.get(m))
+            for m in self.unlearning_algorithm_list
+        }
         finite = lambda v: v is not None and np.isfinite(v)
         return {m: {r["name"]: float(r[c]) for r in rows if finite(r.get(c))} for m, c in chosen.items()}
 
@@ -90,16 +133,43 @@ def _plot_comparison(cls,
     ax: Axes | None = None,
 ) -> Axes:
     "Every value as a dot, a box over them, and a diamond with its interval for the mean."
-    result = data["result"]; known = list(METHOD_COLORS)
+    result = data["result"]
+    known = list(METHOD_COLORS)
     methods = sorted(result, key=lambda m: known.index(m) if m in known else len(known))
-    ax = new_axes((1.8 + .9*len(methods), 3.6), ax); jitter = np.random.default_rng(0)
+    ax = new_axes((1.8 + .9*len(methods), 3.6), ax)
+    jitter = np.random.default_rng(0)
     for k, method in enumerate(methods):
-        r, color = result[method], method_color(method); values = np.array(r["values"], float)
-        ax.scatter(k + jitter.uniform(-.16, .16, len(values)), values, s=10, color=color, alpha=.55, linewidths=0)
-        if len(values): ax.boxplot(values, positions=[k], widths=.5, showfliers=False, manage_ticks=False, medianprops=dict(color="black"), boxprops=dict(color="#555555"), whiskerprops=dict(color="#555555"), capprops=dict(color="#555555"))
+        r, color = result[method], method_color(method)
+        values = np.array(r["values"], float)
+        ax.scatter(
+            k + jitter.uniform(-0.16, 0.16, len(values)), values, s=10, color=color, alpha=0.55, linewidths=0
+        )
+        if len(values):
+            ax.boxplot(
+                values,
+                positions=[k],
+                widths=0.5,
+                showfliers=False,
+                manage_ticks=False,
+                medianprops=dict(color="black"),
+                boxprops=dict(color="#555555"),
+                whiskerprops=dict(color="#555555"),
+                capprops=dict(color="#555555"),
+            )
         if r["mean"] is not None:
-            low, high = (r["mean"] if r[f"mean_ci_{e}"] is None else r[f"mean_ci_{e}"] for e in ("low", "high"))
-            ax.errorbar(k + .36, r["mean"], [[r["mean"] - low], [high - r["mean"]]], fmt="D", color=color, mec="black", ms=5, capsize=3)
+            low, high = (
+                r["mean"] if r[f"mean_ci_{e}"] is None else r[f"mean_ci_{e}"] for e in ("low", "high")
+            )
+            ax.errorbar(
+                k + 0.36,
+                r["mean"],
+                [[r["mean"] - low], [high - r["mean"]]],
+                fmt="D",
+                color=color,
+                mec="black",
+                ms=5,
+                capsize=3,
+            )
     ax.set_xticks(range(len(methods)), [f"{method_label(m)}\nn = {result[m]['n']}" for m in methods])
     ax.set(ylabel=metric_label(data["metadata"]["interference_entity"]), xlim=(-.6, len(methods) - .4))
     return ax

@@ -10,12 +10,20 @@ from matplotlib.axes import Axes
 from scipy import stats
 from ..core import check_name
 from ..explore.similarity import attribute_columns
-from ..interference.entity_stats import omega_squared, permutation_correlation, permutation_groups
+from vision_unlearning.interference.entity_stats import (
+    omega_squared,
+    permutation_correlation,
+    permutation_groups,
+)
 from ..interference.stats import benjamini_hochberg
 from ..plotting import METHOD_COLORS, method_label, metric_label, new_axes
 from .base import ResultTemplate, read_table
 from .comparison import find_column
-from .relationship import InsufficientSamplesError, attribute_values, check_categories
+from vision_unlearning.results.relationship import (
+    InsufficientSamplesError,
+    attribute_values,
+    check_categories,
+)
 
 # %% auto #0
 __all__ = ['attribute_tests', 'ResultTemplateCountSignificantRelationship']
@@ -23,10 +31,18 @@ __all__ = ['attribute_tests', 'ResultTemplateCountSignificantRelationship']
 # %% ../../nbs/65c_results.counting.ipynb #eb6c8813
 def _naive(groups_or_x, y: np.ndarray, numerical: bool) -> np.ndarray:  # (2,M) p-values
     "The two textbook p-values of every column of (N,M) values without holes."
-    flat = np.ptp(y, axis=0) == 0; safe = np.where(flat, np.arange(len(y))[:, None], y)
-    if numerical: found = [stats.pearsonr(groups_or_x[:, None], safe, axis=0).pvalue, stats.spearmanr(groups_or_x, safe).pvalue]
-    else: parts = [safe[groups_or_x == g] for g in np.unique(groups_or_x)]; found = [stats.f_oneway(*parts).pvalue, stats.kruskal(*parts).pvalue]
-    spearman = np.asarray(found[1]); found[1] = spearman[0, 1:] if spearman.ndim == 2 else np.atleast_1d(spearman)
+    flat = np.ptp(y, axis=0) == 0
+    safe = np.where(flat, np.arange(len(y))[:, None], y)
+    if numerical:
+        found = [
+            stats.pearsonr(groups_or_x[:, None], safe, axis=0).pvalue,
+            stats.spearmanr(groups_or_x, safe).pvalue,
+        ]
+    else:
+        parts = [safe[groups_or_x == g] for g in np.unique(groups_or_x)]
+        found = [stats.f_oneway(*parts).pvalue, stats.kruskal(*parts).pvalue]
+    spearman = np.asarray(found[1])
+    found[1] = spearman[0, 1:] if spearman.ndim == 2 else np.atleast_1d(spearman)
     return np.where(flat, np.nan, np.stack([np.atleast_1d(f) for f in found]))
 
 # %% ../../nbs/65c_results.counting.ipynb #e8a537a8
@@ -38,25 +54,35 @@ def attribute_tests(
     seed: int = 42,
 ) -> dict[str, np.ndarray]:  # "n", "effect_size", "permutation_pvalue", "naive_pvalue": (M,)
     "Every column against one attribute; `naive_pvalue` is the smaller of the two textbook ones."
-    known = np.array([v is not None for v in values]); naive = np.full(y.shape[1], np.nan)
+    known = np.array([v is not None for v in values])
+    naive = np.full(y.shape[1], np.nan)
     if kind == "numerical":
         x = np.array([np.nan if v is None else float(v) for v in values])
-        found = permutation_correlation(x, y, n_permutations, seed=seed); effect = found["statistic"]
+        found = permutation_correlation(x, y, n_permutations, seed=seed)
+        effect = found["statistic"]
     else:
         x = np.array([None if v is None else str(v) for v in values], object)
         found = permutation_groups(list(x), y, n_permutations, seed=seed)
         effect = omega_squared(found["statistic"], found["n"], len({v for v in x if v is not None}))
     holes = {}
-    for j, there in enumerate((np.isfinite(y) & known[:, None]).T): holes.setdefault(there.tobytes(), (there, []))[1].append(j)
+    for j, there in enumerate((np.isfinite(y) & known[:, None]).T):
+        holes.setdefault(there.tobytes(), (there, []))[1].append(j)
     for rows, columns in holes.values():
         mine = x[rows].astype(float if kind == "numerical" else str)
-        if rows.sum() > 3 and len(np.unique(mine)) > 1: naive[columns] = _naive(mine, y[np.ix_(rows, columns)], kind == "numerical").min(0)
-    return {"n": found["n"], "effect_size": effect, "permutation_pvalue": found["pvalue"], "naive_pvalue": naive}
+        if rows.sum() > 3 and len(np.unique(mine)) > 1:
+            naive[columns] = _naive(mine, y[np.ix_(rows, columns)], kind == "numerical").min(0)
+    return {
+        "n": found["n"],
+        "effect_size": effect,
+        "permutation_pvalue": found["pvalue"],
+        "naive_pvalue": naive,
+    }
 
 # %% ../../nbs/65c_results.counting.ipynb #c5228ce0
 class ResultTemplateCountSignificantRelationship(ResultTemplate):
     "Number of significant relationships over methods, entity metrics and attributes."
-    model: str = "sd1.4"; task: str = "people"
+    model: str = "sd1.4"
+    task: str = "people"
     unlearning_algorithm_list: list[str]
     interference_entity_list: list[str]
     attribute_list: list[str]
@@ -71,41 +97,81 @@ class ResultTemplateCountSignificantRelationship(ResultTemplate):
         super()._check()
         for name in ("unlearning_algorithm_list", "interference_entity_list", "attribute_list"):
             given = getattr(self, name)
-            if not given or len(set(given)) < len(given): raise ValueError(f"{name} must have one or more different names, got {given}")
-        for method in self.epochs: check_name("method of unlearning_algorithm_list", method, self.unlearning_algorithm_list)
+            if not given or len(set(given)) < len(given):
+                raise ValueError(f"{name} must have one or more different names, got {given}")
+        for method in self.epochs:
+            check_name("method of unlearning_algorithm_list", method, self.unlearning_algorithm_list)
 
     def inputs(self) -> list[Path]: return [self.store.per_entity(self.task)]
 
     def _test_one(self, rows: list[dict], method: str, attribute: str, kind: str | None) -> list[dict]:
         columns = list(dict.fromkeys(k for r in rows for k in r))
-        names = [find_column(columns, method, m, self.epochs.get(method)) for m in self.interference_entity_list]
+        names = [
+            find_column(columns, method, m, self.epochs.get(method)) for m in self.interference_entity_list
+        ]
         y = np.array([[np.nan if r.get(c) is None else r[c] for c in names] for r in rows], float)
-        values = attribute_values(rows, attribute); reason = None
+        values = attribute_values(rows, attribute)
+        reason = None
         if kind is None: reason = "not an attribute that describes groups or amounts"
         elif kind == "categorical":
-            try: check_categories([str(v) for v in values if v is not None], attribute, self.min_samples_per_category)
+            try:
+                check_categories(
+                    [str(v) for v in values if v is not None], attribute, self.min_samples_per_category
+                )
             except InsufficientSamplesError as error: reason = str(error)
         keys = ("n", "effect_size", "permutation_pvalue", "naive_pvalue")
-        found = {k: np.full(len(names), np.nan) for k in keys} if reason else attribute_tests(values, kind, y, self.n_permutations, self.random_state)
+        found = (
+            {k: np.full(len(names), np.nan) for k in keys}
+            if reason
+            else attribute_tests(values, kind, y, self.n_permutations, self.random_state)
+        )
         about = {"unlearning_algorithm": method, "attribute": attribute, "kind": kind, "reason": reason}
-        return [{**about, "interference_entity": m, **{k: found[k][j] for k in keys}} for j, m in enumerate(self.interference_entity_list)]
+        return [
+            {**about, "interference_entity": m, **{k: found[k][j] for k in keys}}
+            for j, m in enumerate(self.interference_entity_list)
+        ]
 
 # %% ../../nbs/65c_results.counting.ipynb #aff55fa7
 def _compute_count(self) -> dict:
-    rows = read_table(self.store.per_entity(self.task)); kinds = attribute_columns(rows)
+    rows = read_table(self.store.per_entity(self.task))
+    kinds = attribute_columns(rows)
     for attribute in self.attribute_list: attribute_values(rows, attribute)
-    tests = [t for method in self.unlearning_algorithm_list for a in self.attribute_list for t in self._test_one(rows, method, a, kinds.get(a))]
+    tests = [
+        t
+        for method in self.unlearning_algorithm_list
+        for a in self.attribute_list
+        for t in self._test_one(rows, method, a, kinds.get(a))
+    ]
     for t, adjusted in zip(tests, benjamini_hochberg([t["permutation_pvalue"] for t in tests])):
-        t |= {"adjusted_pvalue": adjusted, "significant": bool(adjusted < self.significance_threshold), "significant_naive": bool(t["naive_pvalue"] < self.significance_threshold)}
+        t |= {
+            "adjusted_pvalue": adjusted,
+            "significant": bool(adjusted < self.significance_threshold),
+            "significant_naive": bool(t["naive_pvalue"] < self.significance_threshold),
+        }
     done = [t for t in tests if np.isfinite(t["permutation_pvalue"])]
-    def summary(part): n, k = len(part), sum(t["significant"] for t in part); return {"count": k, "total": n,
+    def summary(part):
+        n, k = len(part), sum(t["significant"] for t in part)
+        return {"count": k, "total": n,
         "fraction": k/n if n else float("nan"), "count_naive": sum(t["significant_naive"] for t in part)}
-    grouped = {f"grouped_by_{key}": {v: summary([t for t in done if t[key] == v])
-        for v in dict.fromkeys(t[key] for t in tests)} for key in ("unlearning_algorithm", "attribute", "interference_entity")}
-    whole = summary(done); strongest = sorted(done, key=lambda t: (t["adjusted_pvalue"], -abs(t["effect_size"])))[:self.top_n]
-    return {"total_count": whole["count"], "total": whole["total"], "total_count_naive": whole["count_naive"], **grouped,
-            "top": strongest, "rows": tests,
-            "significance_rule": f"adjusted_pvalue < {self.significance_threshold}: permutations over entities, Benjamini-Hochberg over all {whole['total']} tests; naive: either textbook p-value below it"}
+    grouped = {
+        f"grouped_by_{key}": {
+            v: summary([t for t in done if t[key] == v]) for v in dict.fromkeys(t[key] for t in tests)
+        }
+        for key in ("unlearning_algorithm", "attribute", "interference_entity")
+    }
+    whole = summary(done)
+    strongest = sorted(done, key=lambda t: (t["adjusted_pvalue"], -abs(t["effect_size"])))[:self.top_n]
+    return {
+        "total_count": whole["count"],
+        "total": whole["total"],
+        "total_count_naive": whole["count_naive"],
+        **grouped,
+        "top": strongest,
+        "rows": tests,
+        "significance_rule": f"adjusted_pvalue < {self.significance_threshold}: permutations over entities, "
+                             f"Benjamini-Hochberg over all {whole['total']} tests; naive: either textbook "
+                             "p-value below it",
+    }
 
 ResultTemplateCountSignificantRelationship._compute_from_scratch = _compute_count
 
@@ -118,16 +184,36 @@ def _plot_count(cls,
     "Bars for the share that survives the correction, a mark for the published count."
     check_name("grouping", group_by, ("attribute", "unlearning_algorithm", "interference_entity"))
     groups = data["result"][f"grouped_by_{group_by}"]
-    words = {"unlearning_algorithm": method_label, "interference_entity": metric_label}.get(group_by, lambda a: a.replace("_", " "))
+    words = {"unlearning_algorithm": method_label, "interference_entity": metric_label}.get(
+        group_by, lambda a: a.replace("_", " ")
+    )
     ax = new_axes((5, 1 + .34*len(groups)), ax)
     for k, g in enumerate(groups.values()):
         ax.barh(k, g["fraction"] or 0, color=METHOD_COLORS["uce"], height=.62)
-        ax.text(1.02, k, f"{g['count']} of {g['total']}", va="center", fontsize=8, transform=ax.get_yaxis_transform())
-        if g["total"]: ax.plot([g["count_naive"]/g["total"]]*2, [k - .36, k + .36], color=METHOD_COLORS["distil"], lw=2, ls=":")
-    ax.set_yticks(range(len(groups)), map(words, groups)); ax.invert_yaxis()
+        ax.text(
+            1.02,
+            k,
+            f"{g['count']} of {g['total']}",
+            va="center",
+            fontsize=8,
+            transform=ax.get_yaxis_transform(),
+        )
+        if g["total"]:
+            ax.plot(
+                [g["count_naive"] / g["total"]] * 2,
+                [k - 0.36, k + 0.36],
+                color=METHOD_COLORS["distil"],
+                lw=2,
+                ls=":",
+            )
+    ax.set_yticks(range(len(groups)), map(words, groups))
+    ax.invert_yaxis()
     ax.set_xlim(0, None)
     ax.set_xlabel("share of significant relationships; dotted: the published rule")
-    ax.set_title(f"{data['metadata']['task']}: {data['result']['total_count']} of {data['result']['total']}", fontsize=9)
+    ax.set_title(
+        f"{data['metadata']['task']}: {data['result']['total_count']} of {data['result']['total']}",
+        fontsize=9,
+    )
     return ax
 
 ResultTemplateCountSignificantRelationship.plot = classmethod(_plot_count)

@@ -17,7 +17,8 @@ from ..store import MissingSessionError, find_entity, read_entities
 __all__ = ['UNCHANGED', 'harm_capacity', 'minimum_cut', 'ResultTemplateMinimumCutInterference']
 
 # %% ../../nbs/69_results.cut.ipynb #718df411
-UNCHANGED = {"ssim": 1., "ssim_legacy": 1., "dino_diff": 1.}  # value of a metric where the edit changed nothing; 0 for all others
+# value of a metric where the edit changed nothing; 0 for all others
+UNCHANGED = {"ssim": 1., "ssim_legacy": 1., "dino_diff": 1.}
 
 def harm_capacity(
     matrix: np.ndarray,  # (N,N) values of a pair metric
@@ -25,7 +26,9 @@ def harm_capacity(
 ) -> np.ndarray:  # (N,N) at least 0; NaN stays NaN
     "How much harm each pair carries."
     change = np.asarray(matrix, float) - UNCHANGED.get(metric, 0.)
-    return np.where(np.isnan(change), np.nan, np.maximum(0., -change if HIGHER_IS_BETTER[metric] else change) + 0.)
+    return np.where(
+        np.isnan(change), np.nan, np.maximum(0.0, -change if HIGHER_IS_BETTER[metric] else change) + 0.0
+    )
 
 # %% ../../nbs/69_results.cut.ipynb #1f5178af
 def minimum_cut(
@@ -35,16 +38,22 @@ def minimum_cut(
 ) -> tuple[float, np.ndarray]:  # value, and (N,) bool: the source's side
     "Least capacity whose removal leaves no path from the source to the sink."
     if source == sink: raise ValueError(f"source and sink are both {source}; a cut needs two nodes")
-    weight = np.where(np.isfinite(capacity) & ~np.eye(len(capacity), dtype=bool), capacity, 0.); graph = nx.DiGraph()
+    weight = np.where(np.isfinite(capacity) & ~np.eye(len(capacity), dtype=bool), capacity, 0.)
+    graph = nx.DiGraph()
     graph.add_nodes_from(range(len(weight)))
-    graph.add_weighted_edges_from(((int(i), int(j), float(weight[i, j])) for i, j in zip(*np.nonzero(weight))), weight="capacity")
-    _, (side, _) = nx.minimum_cut(graph, source, sink, flow_func=preflow_push); near = np.isin(np.arange(len(weight)), list(side))
+    graph.add_weighted_edges_from(
+        ((int(i), int(j), float(weight[i, j])) for i, j in zip(*np.nonzero(weight))), weight="capacity"
+    )
+    _, (side, _) = nx.minimum_cut(graph, source, sink, flow_func=preflow_push)
+    near = np.isin(np.arange(len(weight)), list(side))
     return float(weight[np.ix_(near, ~near)].sum()), near
 
 # %% ../../nbs/69_results.cut.ipynb #b705cb89
 class ResultTemplateMinimumCutInterference(ResultTemplate):
     "The smallest interference whose removal parts two entities."
-    model: str = "sd1.4"; task: str = "people"; unlearning_algorithm: str
+    model: str = "sd1.4"
+    task: str = "people"
+    unlearning_algorithm: str
     interference_pair: str
     entity_1: str  # the emitter
     entity_2: str  # the entity to protect
@@ -54,37 +63,70 @@ class ResultTemplateMinimumCutInterference(ResultTemplate):
 
     def _check(self):
         super()._check()
-        if not 0 <= self.lambda_quantile < 1: raise ValueError(f"lambda_quantile must be at least 0 and below 1, got {self.lambda_quantile}")
-        if self.lambda_value is not None and self.lambda_quantile: raise ValueError("give lambda_quantile or lambda_value, not both")
+        if not 0 <= self.lambda_quantile < 1:
+            raise ValueError(f"lambda_quantile must be at least 0 and below 1, got {self.lambda_quantile}")
+        if self.lambda_value is not None and self.lambda_quantile:
+            raise ValueError("give lambda_quantile or lambda_value, not both")
 
-    def inputs(self) -> list[Path]: return [self.store.metadata(self.task), *pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1].values()]
+    def inputs(self) -> list[Path]:
+        return [
+            self.store.metadata(self.task),
+            *pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1].values(),
+        ]
 
     def _capacity(self, table) -> tuple[np.ndarray, float]:
         "Capacities with small ones dropped, and the threshold."
         w = harm_capacity(table.matrix(self.interference_pair), self.interference_pair)
-        w[np.eye(len(w), dtype=bool) | np.isnan(w)] = 0.; positive = w[w > 0]
-        limit = self.lambda_value if self.lambda_value is not None else float(np.quantile(positive, self.lambda_quantile)) if len(positive) else 0.
+        w[np.eye(len(w), dtype=bool) | np.isnan(w)] = 0.
+        positive = w[w > 0]
+        limit = (
+            self.lambda_value
+            if self.lambda_value is not None
+            else float(np.quantile(positive, self.lambda_quantile))
+            if len(positive)
+            else 0.0
+        )
         return np.where(w >= limit, w, 0.), limit
 
 # %% ../../nbs/69_results.cut.ipynb #5e607536
 def _compute_cut(self) -> dict:
-    entities, table = read_entities(self.store, self.task), read_pairs(self.store, self.task, self.unlearning_algorithm, self.epochs)
+    entities, table = (
+        read_entities(self.store, self.task),
+        read_pairs(self.store, self.task, self.unlearning_algorithm, self.epochs),
+    )
     names = table.names
     i, j = (entities.index(find_entity(entities, e)) for e in (self.entity_1, self.entity_2))
-    if i not in table.rows: raise MissingSessionError(f"{names[i]!r} has no {self.unlearning_algorithm} table in {self.base_folder}; run `vu run interference`")
-    w, limit = self._capacity(table); value, near = minimum_cut(w, i, j)
+    if i not in table.rows:
+        raise MissingSessionError(
+            f"{names[i]!r} has no {self.unlearning_algorithm} table in {self.base_folder}; run `vu run "
+            "interference`"
+        )
+    w, limit = self._capacity(table)
+    value, near = minimum_cut(w, i, j)
     at = [(a, b) for a, b in zip(*np.nonzero(w)) if near[a] and not near[b]]
-    edges = sorted(({"from": names[a], "to": names[b], "weight": float(w[a, b])} for a, b in at), key=lambda e: -e["weight"])
+    edges = sorted(
+        ({"from": names[a], "to": names[b], "weight": float(w[a, b])} for a, b in at),
+        key=lambda e: -e["weight"],
+    )
     bound = min(w[i].sum(), w[:, j].sum())
-    return {"cut_value": value, "emitter_set": [n for n, s in zip(names, near) if s],
-            "sink_set": [n for n, s in zip(names, near) if not s], "cut_edges": edges, "n_emitter": int(near.sum()),
-            "n_sink": int((~near).sum()),
-            "no_path": not edges, "direct_edge_weight": float(w[i, j]),
-            "direct_is_min_cut": [(e["from"], e["to"]) for e in edges] == [(names[i], names[j])],
-            "out_strength": float(w[i].sum()), "in_strength": float(w[:, j].sum()),
-            "relative_cut": value/bound if bound > 0 else float("nan"),
-            "trivial": bool(edges and (near.sum() == 1 or (~near).sum() == 1)), "lambda_used": limit,
-            "n_edges": int((w > 0).sum()), "n_emitters_measured": len(table.rows)}
+    return {
+        "cut_value": value,
+        "emitter_set": [n for n, s in zip(names, near) if s],
+        "sink_set": [n for n, s in zip(names, near) if not s],
+        "cut_edges": edges,
+        "n_emitter": int(near.sum()),
+        "n_sink": int((~near).sum()),
+        "no_path": not edges,
+        "direct_edge_weight": float(w[i, j]),
+        "direct_is_min_cut": [(e["from"], e["to"]) for e in edges] == [(names[i], names[j])],
+        "out_strength": float(w[i].sum()),
+        "in_strength": float(w[:, j].sum()),
+        "relative_cut": value / bound if bound > 0 else float("nan"),
+        "trivial": bool(edges and (near.sum() == 1 or (~near).sum() == 1)),
+        "lambda_used": limit,
+        "n_edges": int((w > 0).sum()),
+        "n_emitters_measured": len(table.rows),
+    }
 
 ResultTemplateMinimumCutInterference._compute_from_scratch = _compute_cut
 
@@ -92,8 +134,11 @@ ResultTemplateMinimumCutInterference._compute_from_scratch = _compute_cut
 def _cut_title(about: dict, r: dict) -> str:
     "What the cut says, in one line."
     if r["no_path"]: return "no path: nothing measured leads from one to the other"
-    if r["trivial"]: return f"no bottleneck: the cut only isolates {about['entity_1'] if r['n_emitter'] == 1 else about['entity_2']}"
-    return f"{r['n_emitter']} | {r['n_sink']} entities, cut {r['cut_value']:.3g} = {100*r['relative_cut']:.0f} % of what could flow"
+    if r["trivial"]:
+        return ("no bottleneck: the cut only isolates "
+                f"{about['entity_1'] if r['n_emitter'] == 1 else about['entity_2']}")
+    return (f"{r['n_emitter']} | {r['n_sink']} entities, cut {r['cut_value']:.3g} = "
+            f"{100 * r['relative_cut']:.0f} % of what could flow")
 
 def _plot_cut(cls,
     data: dict,  # what `compute` returned
@@ -102,11 +147,19 @@ def _plot_cut(cls,
 ) -> Axes:
     "The thickest edges of the cut between its two sides."
     about, r = data["metadata"], data["result"]
-    first, second = (next(n for n in r[side] if n.replace("_", " ") == about[key].replace("_", " ")) for side, key in (("emitter_set", "entity_1"), ("sink_set", "entity_2")))
-    shown = r["cut_edges"][:top]; direct = [e for e in r["cut_edges"][top:] if (e["from"], e["to"]) == (first, second)]
+    first, second = (
+        next(n for n in r[side] if n.replace("_", " ") == about[key].replace("_", " "))
+        for side, key in (("emitter_set", "entity_1"), ("sink_set", "entity_2"))
+    )
+    shown = r["cut_edges"][:top]
+    direct = [e for e in r["cut_edges"][top:] if (e["from"], e["to"]) == (first, second)]
     shown = shown + direct
-    sides = [list(dict.fromkeys([chief, *(e[end] for e in shown)])) for chief, end in ((first, "from"), (second, "to"))]
-    n = max(map(len, sides)); ax = new_axes((6.4, 1.3 + .27*n), ax, frame=False)
+    sides = [
+        list(dict.fromkeys([chief, *(e[end] for e in shown)]))
+        for chief, end in ((first, "from"), (second, "to"))
+    ]
+    n = max(map(len, sides))
+    ax = new_axes((6.4, 1.3 + .27*n), ax, frame=False)
     place = [{name: (n - len(side))/2 + k for k, name in enumerate(side)} for side in sides]
     widest = max((e["weight"] for e in shown), default=1.)
     for e in shown:
@@ -114,14 +167,43 @@ def _plot_cut(cls,
         ax.annotate("", (.97, place[1][e["to"]]), (.03, place[0][e["from"]]),
              arrowprops=dict(arrowstyle="-|>", lw=.4 + 3.6*e["weight"]/widest,
             color=METHOD_COLORS["distil" if mine else "uce"], alpha=.75, shrinkA=0, shrinkB=0))
-    for x, align, side, where, chief in ((0, "right", sides[0], place[0], first), (1, "left", sides[1], place[1], second)):
-        for name in side: ax.text(x, where[name], name, ha=align, va="center", fontsize=8, weight="bold" if name == chief else "normal")
-    rest = r["cut_edges"][top:]; rest = [e for e in rest if e not in direct]
-    if rest: ax.text(.5, n - .1, f"and {len(rest)} thinner edges, together {sum(e['weight'] for e in rest):.3g}", ha="center", va="top", fontsize=8, style="italic")
-    for x, text in ((0, f"emitter's side ({r['n_emitter']})"), (1, f"protected side ({r['n_sink']})")): ax.text(x, -1., text,
+    for x, align, side, where, chief in (
+        (0, "right", sides[0], place[0], first),
+        (1, "left", sides[1], place[1], second),
+    ):
+        for name in side:
+            ax.text(
+                x,
+                where[name],
+                name,
+                ha=align,
+                va="center",
+                fontsize=8,
+                weight="bold" if name == chief else "normal",
+            )
+    rest = r["cut_edges"][top:]
+    rest = [e for e in rest if e not in direct]
+    if rest:
+        ax.text(
+            0.5,
+            n - 0.1,
+            f"and {len(rest)} thinner edges, together {sum(e['weight'] for e in rest):.3g}",
+            ha="center",
+            va="top",
+            fontsize=8,
+            style="italic",
+        )
+    for x, text in ((0, f"emitter's side ({r['n_emitter']})"), (1, f"protected side ({r['n_sink']})")):
+        ax.text(x, -1., text,
         ha=("right", "left")[x], va="center", fontsize=8, color="#666666")
-    ax.set(xlim=(-.45, 1.45), ylim=(n + .4, -1.5)); ax.set_xticks([]); ax.set_yticks([])
-    ax.set_title(f"{method_label(about['unlearning_algorithm'])} on {about['task']}, {metric_label(about['interference_pair'])}\n{_cut_title(about, r)}", fontsize=9)
+    ax.set(xlim=(-.45, 1.45), ylim=(n + .4, -1.5))
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.set_title(
+        f"{method_label(about['unlearning_algorithm'])} on {about['task']}, "
+        f"{metric_label(about['interference_pair'])}\n{_cut_title(about, r)}",
+        fontsize=9,
+    )
     return ax
 
 ResultTemplateMinimumCutInterference.plot = classmethod(_plot_cut)

@@ -10,7 +10,14 @@ from matplotlib.axes import Axes
 from ..core import check_name
 from ..plotting import HIGHER_IS_BETTER, method_color, method_label, metric_label
 from .base import ResultTemplate, pair_files, read_pairs
-from .relationship import InsufficientSamplesError, attribute_values, check_categories, compare_groups, draw_groups, sound_title
+from vision_unlearning.results.relationship import (
+    InsufficientSamplesError,
+    attribute_values,
+    check_categories,
+    compare_groups,
+    draw_groups,
+    sound_title,
+)
 from ..store import read_entities
 
 # %% auto #0
@@ -21,18 +28,26 @@ def received(
     matrix: np.ndarray,  # (N,N) pair metric, rows are emitters; NaN where nothing was measured
     source: np.ndarray,  # (N,) bool: the emitters of the group
     exclude_diagonal: bool = True,
-) -> tuple[np.ndarray, np.ndarray]:  # (N,) mean from the group, (N,) the same minus the mean from all others; NaN where undefined
+# (N,) mean from the group, (N,) the same minus the mean from all others; NaN where undefined
+) -> tuple[np.ndarray, np.ndarray]:
     "What every receiver suffers from a group of emitters, plainly and in contrast to the other emitters."
-    matrix = np.where(np.eye(len(matrix), dtype=bool), np.nan, matrix) if exclude_diagonal else np.asarray(matrix, float)
+    matrix = (
+        np.where(np.eye(len(matrix), dtype=bool), np.nan, matrix)
+        if exclude_diagonal
+        else np.asarray(matrix, float)
+    )
     def mean(rows):
-        there = np.isfinite(matrix[rows]); n = there.sum(0)
+        there = np.isfinite(matrix[rows])
+        n = there.sum(0)
         return np.where(there, matrix[rows], 0.).sum(0)/np.where(n > 0, n, np.nan)
     return mean(source), mean(source) - mean(~source)
 
 # %% ../../nbs/65b_results.directional.ipynb #ad6eef0f
 class ResultTemplateSignificantRelationshipCategoricalDirectional(ResultTemplate):
     "Whether the harm from one group of emitters falls on some groups of receivers more than on others."
-    model: str = "sd1.4"; task: str = "people"; unlearning_algorithm: str
+    model: str = "sd1.4"
+    task: str = "people"
+    unlearning_algorithm: str
     interference_pair: str
     attribute: str
     source_attribute_value: str | int
@@ -43,26 +58,51 @@ class ResultTemplateSignificantRelationshipCategoricalDirectional(ResultTemplate
     n_permutations: int = 10_000
     random_state: int = 42
 
-    def inputs(self) -> list[Path]: return [self.store.metadata(self.task), *pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1].values()]
+    def inputs(self) -> list[Path]:
+        return [
+            self.store.metadata(self.task),
+            *pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1].values(),
+        ]
 
     def _part(self, labels, y, names) -> dict:
-        kept = [i for i, label in enumerate(labels) if label is not None and np.isfinite(y[i])]; mine = [labels[i] for i in kept]
+        kept = [i for i, label in enumerate(labels) if label is not None and np.isfinite(y[i])]
+        mine = [labels[i] for i in kept]
         check_categories(mine, self.attribute, self.min_samples_per_category)
-        return {"x": mine, "y": y[kept], "entity_names": [names[i] for i in kept], **compare_groups(mine, y[kept], self.significance_threshold, self.n_permutations, self.random_state)}
+        return {
+            "x": mine,
+            "y": y[kept],
+            "entity_names": [names[i] for i in kept],
+            **compare_groups(
+                mine, y[kept], self.significance_threshold, self.n_permutations, self.random_state
+            ),
+        }
 
     def _compute_from_scratch(self) -> dict:
-        entities = read_entities(self.store, self.task); values = attribute_values(entities, self.attribute)
+        entities = read_entities(self.store, self.task)
+        values = attribute_values(entities, self.attribute)
         labels = [None if v is None else str(v) for v in values]
-        check_name(f"value of {self.attribute!r}", str(self.source_attribute_value), sorted({v for v in labels if v is not None}))
+        check_name(
+            f"value of {self.attribute!r}",
+            str(self.source_attribute_value),
+            sorted({v for v in labels if v is not None}),
+        )
         table = read_pairs(self.store, self.task, self.unlearning_algorithm, self.epochs)
         source = np.array([v == str(self.source_attribute_value) for v in labels])
         run = np.isin(np.arange(len(labels)), list(table.rows))
-        if not (source & run).any(): raise InsufficientSamplesError(f"no emitter with {self.attribute} = {self.source_attribute_value!r} was unlearned; run `vu run interference` for one")
+        if not (source & run).any():
+            raise InsufficientSamplesError(
+                f"no emitter with {self.attribute} = {self.source_attribute_value!r} was unlearned; run `vu "
+                "run interference` for one"
+            )
         plain, contrast = received(table.matrix(self.interference_pair), source, self.exclude_diagonal)
         other = self._part(labels, contrast, table.names) if (~source & run).any() else None
-        return {**self._part(labels, plain, table.names), "contrast": other, "n_source_emitters": int((source & run).sum()),
-                "n_other_emitters": int((~source & run).sum()),
-                "is_worst_biggest": not HIGHER_IS_BETTER[self.interference_pair]}
+        return {
+            **self._part(labels, plain, table.names),
+            "contrast": other,
+            "n_source_emitters": int((source & run).sum()),
+            "n_other_emitters": int((~source & run).sum()),
+            "is_worst_biggest": not HIGHER_IS_BETTER[self.interference_pair],
+        }
 
 # %% ../../nbs/65b_results.directional.ipynb #d5ba6d1f
 def _plot_directional(cls,
@@ -71,11 +111,24 @@ def _plot_directional(cls,
     contrast: bool = True,  # draw the contrast where there is one; else the plain means
 ) -> Axes:
     "Receivers by group: how much more they suffer from the source than from others."
-    about, r = data["metadata"], data["result"]; contrast = contrast and r["contrast"] is not None
-    part = r["contrast"] if contrast else r; method = about["unlearning_algorithm"]
-    ax = draw_groups(part["x"], part["y"], part["groups"], ax, metric_label(about["interference_pair"]) + (", minus that from other emitters" if contrast else ""), method_color(method))
+    about, r = data["metadata"], data["result"]
+    contrast = contrast and r["contrast"] is not None
+    part = r["contrast"] if contrast else r
+    method = about["unlearning_algorithm"]
+    ax = draw_groups(
+        part["x"],
+        part["y"],
+        part["groups"],
+        ax,
+        metric_label(about["interference_pair"]) + (", minus that from other emitters" if contrast else ""),
+        method_color(method),
+    )
     if contrast: ax.axvline(0, color="black", lw=.8, ls=":")
-    ax.set_title(f"{method_label(method)} on {about['task']}: from {about['attribute']} = {about['source_attribute_value']} to …\n{sound_title(part, 'ω²')}", fontsize=9)
+    ax.set_title(
+        f"{method_label(method)} on {about['task']}: from {about['attribute']} = "
+        f"{about['source_attribute_value']} to …\n{sound_title(part, 'ω²')}",
+        fontsize=9,
+    )
     return ax
 
 ResultTemplateSignificantRelationshipCategoricalDirectional.plot = classmethod(_plot_directional)

@@ -12,9 +12,23 @@ from sklearn.decomposition import PCA
 from ..explore.embeddings import mean_embeddings, specificity_ratio
 from ..interference.entity_stats import permutation_correlation
 from ..interference.stats import bootstrap_ci
-from ..plotting import METHOD_COLORS, method_color, method_label, metric_label, new_axes, scatter
+from vision_unlearning.plotting import (
+    METHOD_COLORS,
+    method_color,
+    method_label,
+    metric_label,
+    new_axes,
+    scatter,
+)
 from .base import ResultTemplate, _signature, pair_files, read_pairs
-from ..store import MissingSessionError, Session, Store, find_entity, read_entities, write_json
+from vision_unlearning.store import (
+    MissingSessionError,
+    Session,
+    Store,
+    find_entity,
+    read_entities,
+    write_json,
+)
 
 # %% auto #0
 __all__ = ['EmbeddingTemplate', 'simulate_embeddings', 'ResultTemplateEmbeddingUnlearningProfile',
@@ -23,23 +37,37 @@ __all__ = ['EmbeddingTemplate', 'simulate_embeddings', 'ResultTemplateEmbeddingU
 # %% ../../nbs/69b_results.displacement.ipynb #2de81278
 @functools.lru_cache(maxsize=512)
 def _means(signature: tuple, names: tuple[str, ...]) -> tuple[np.ndarray, str]:
-    means, about = mean_embeddings(signature[0], [{"name": n} for n in names]); means.setflags(write=False)
+    means, about = mean_embeddings(signature[0], [{"name": n} for n in names])
+    means.setflags(write=False)
     return means, str(about.get("embedding_model"))
 
 # %% ../../nbs/69b_results.displacement.ipynb #210ed945
 class EmbeddingTemplate(ResultTemplate):
     "A question about embeddings before and after the edits of one method."
-    model: str = "sd1.4"; task: str = "people"; unlearning_algorithm: str
+    model: str = "sd1.4"
+    task: str = "people"
+    unlearning_algorithm: str
     epochs: int | None = None  # None: the only one on disk
 
     @property
     def names(self) -> tuple[str, ...]: return tuple(e["name"] for e in read_entities(self.store, self.task))
 
     def _files(self) -> dict[int, Path]:  # emitter index -> file, for those that have embeddings
-        epochs, pairs = pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs); names = self.names
-        found = {i: self.store.embeddings(self.task, Session(self.task, names[i], i, self.unlearning_algorithm, epochs, self.model)) for i in sorted(pairs) if i < len(names)}
+        epochs, pairs = pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)
+        names = self.names
+        found = {
+            i: self.store.embeddings(
+                self.task, Session(self.task, names[i], i, self.unlearning_algorithm, epochs, self.model)
+            )
+            for i in sorted(pairs)
+            if i < len(names)
+        }
         there = {i: p for i, p in found.items() if p.is_file()}
-        if not there: raise MissingSessionError(f"{next(iter(found.values()))} does not exist, nor that of any other emitter; embed a session first (`explore.embeddings.embed_session`)")
+        if not there:
+            raise MissingSessionError(
+                f"{next(iter(found.values()))} does not exist, nor that of any other emitter; embed a "
+                "session first (`explore.embeddings.embed_session`)"
+            )
         return there
 
     def inputs(self) -> list[Path]:
@@ -47,8 +75,15 @@ class EmbeddingTemplate(ResultTemplate):
             *pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1].values()]
 
     def _vectors(self, path: Path) -> np.ndarray:  # (N,D), NaN rows without pictures
-        (means, model), (_, first) = _means(_signature(path), self.names), _means(_signature(self.store.embeddings(self.task)), self.names)
-        if model != first: raise ValueError(f"{path.name} was embedded with {model}, the baseline with {first}; embed both with one encoder")
+        (means, model), (_, first) = (
+            _means(_signature(path), self.names),
+            _means(_signature(self.store.embeddings(self.task)), self.names),
+        )
+        if model != first:
+            raise ValueError(
+                f"{path.name} was embedded with {model}, the baseline with {first}; embed both with one "
+                "encoder"
+            )
         return means
 
     def _encoder(self, path: Path) -> str: return _means(_signature(path), self.names)[1]
@@ -64,11 +99,23 @@ def simulate_embeddings(
     noise: float = .01,  # of a single picture; the mean over seeds is exact
 ) -> Path:
     "Write an embeddings file whose means are known."
-    generator = np.random.default_rng(0); rows = []
+    generator = np.random.default_rng(0)
+    rows = []
     for entity, vector in zip(read_entities(store, task), vectors):
-        wobble = noise*generator.normal(size=(len(seeds), len(vector))); wobble -= wobble.mean(0)
-        rows += [{"prompted_entity": entity["name"], "seed": s, "prompt": f"An image of {entity['name']}", "embedding": (vector + w).tolist()} for s, w in zip(seeds, wobble)]
-    return write_json(store.embeddings(task, session), {"metadata": {"embedding_model": "simulated"}, "embeddings": rows})
+        wobble = noise*generator.normal(size=(len(seeds), len(vector)))
+        wobble -= wobble.mean(0)
+        rows += [
+            {
+                "prompted_entity": entity["name"],
+                "seed": s,
+                "prompt": f"An image of {entity['name']}",
+                "embedding": (vector + w).tolist(),
+            }
+            for s, w in zip(seeds, wobble)
+        ]
+    return write_json(
+        store.embeddings(task, session), {"metadata": {"embedding_model": "simulated"}, "embeddings": rows}
+    )
 
 # %% ../../nbs/69b_results.displacement.ipynb #c0407b82
 class ResultTemplateEmbeddingUnlearningProfile(EmbeddingTemplate):
@@ -76,30 +123,59 @@ class ResultTemplateEmbeddingUnlearningProfile(EmbeddingTemplate):
     entity: str
     n_pca_components: int = 2
 
-    def _index(self) -> int: entities = read_entities(self.store, self.task); return entities.index(find_entity(entities, self.entity))
+    def _index(self) -> int:
+        entities = read_entities(self.store, self.task)
+        return entities.index(find_entity(entities, self.entity))
 
     def inputs(self) -> list[Path]:
         index, files = self._index(), self._files()
-        if index not in files: raise MissingSessionError(f"{self.entity!r} has no {self.unlearning_algorithm} embeddings in {self.base_folder}; embed its session first")
-        return [self.store.metadata(self.task), self.store.embeddings(self.task), files[index], pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1][index]]
+        if index not in files:
+            raise MissingSessionError(
+                f"{self.entity!r} has no {self.unlearning_algorithm} embeddings in {self.base_folder}; embed "
+                "its session first"
+            )
+        return [
+            self.store.metadata(self.task),
+            self.store.embeddings(self.task),
+            files[index],
+            pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1][index],
+        ]
 
     def _compute_from_scratch(self) -> dict:
-        index = self._index(); off, on = (self._vectors(p) for p in self.inputs()[1:3])
-        names, table = self.names, self._table(); there = np.isfinite(off).all(1) & np.isfinite(on).all(1)
-        if not there[index]: raise MissingSessionError(f"{self.entity!r} has no pictures among the embeddings; generate them and embed again")
+        index = self._index()
+        off, on = (self._vectors(p) for p in self.inputs()[1:3])
+        names, table = self.names, self._table()
+        there = np.isfinite(off).all(1) & np.isfinite(on).all(1)
+        if not there[index]:
+            raise MissingSessionError(
+                f"{self.entity!r} has no pictures among the embeddings; generate them and embed again"
+            )
         kept = np.flatnonzero(there)
         pca = PCA(min(self.n_pca_components, len(kept), off.shape[1]), random_state=0).fit(off[kept])
-        moved = np.linalg.norm(on - off, axis=1); others = [i for i in kept if i != index]
+        moved = np.linalg.norm(on - off, axis=1)
+        others = [i for i in kept if i != index]
         ratio, _ = specificity_ratio(off, on, index)
-        clip = table.matrix("clip_diff")[index] if "clip_diff" in table.metrics else np.full(len(names), np.nan)
+        clip = (
+            table.matrix("clip_diff")[index] if "clip_diff" in table.metrics else np.full(len(names), np.nan)
+        )
         further = int((moved[others] > moved[index]).sum())
-        return {"entity_labels": [names[i] for i in kept], "forgotten_entity_index": int(np.flatnonzero(kept == index)[0]),
-                "pca_off": pca.transform(off[kept]), "pca_on": pca.transform(on[kept]), "clip_diffs": clip[kept],
-                "mp_clip_diffs": clip[kept],
-                "self_displacement_magnitude": float(moved[index]), "retained_displacement_magnitudes": moved[others],
-                "mean_retained_displacement": float(moved[others].mean()) if others else float("nan"), "embedding_specificity_ratio": ratio,
-                "ratio_source": "embeddings", "targeted": bool(ratio > 1), "displacement_rank": further + 1,
-                "n_moved_further": further, "pca_explained_variance_ratio": pca.explained_variance_ratio_}
+        return {
+            "entity_labels": [names[i] for i in kept],
+            "forgotten_entity_index": int(np.flatnonzero(kept == index)[0]),
+            "pca_off": pca.transform(off[kept]),
+            "pca_on": pca.transform(on[kept]),
+            "clip_diffs": clip[kept],
+            "mp_clip_diffs": clip[kept],
+            "self_displacement_magnitude": float(moved[index]),
+            "retained_displacement_magnitudes": moved[others],
+            "mean_retained_displacement": float(moved[others].mean()) if others else float("nan"),
+            "embedding_specificity_ratio": ratio,
+            "ratio_source": "embeddings",
+            "targeted": bool(ratio > 1),
+            "displacement_rank": further + 1,
+            "n_moved_further": further,
+            "pca_explained_variance_ratio": pca.explained_variance_ratio_,
+        }
 
 # %% ../../nbs/69b_results.displacement.ipynb #dd9d247c
 def _plot_profile(cls,
@@ -108,28 +184,61 @@ def _plot_profile(cls,
     panel: str = "components",  # or "displacements"
 ) -> Axes:
     "Arrows from before to after in the plane of two components, or how far everybody moved."
-    about, r = data["metadata"], data["result"]; method, k = about["unlearning_algorithm"], r["forgotten_entity_index"]
+    about, r = data["metadata"], data["result"]
+    method, k = about["unlearning_algorithm"], r["forgotten_entity_index"]
     ratio = r["embedding_specificity_ratio"]
     if panel == "displacements":
-        ax = new_axes((4.6, 2.8), ax); ax.hist(r["retained_displacement_magnitudes"], bins=25, color="#999999")
+        ax = new_axes((4.6, 2.8), ax)
+        ax.hist(r["retained_displacement_magnitudes"], bins=25, color="#999999")
         ax.axvline(r["self_displacement_magnitude"], color=METHOD_COLORS["distil"], lw=2)
         ax.set(xlabel="distance moved", ylabel="entities")
-        ax.text(r["self_displacement_magnitude"], ax.get_ylim()[1], f" {about['entity']}", color=METHOD_COLORS["distil"], va="top", fontsize=8)
+        ax.text(
+            r["self_displacement_magnitude"],
+            ax.get_ylim()[1],
+            f" {about['entity']}",
+            color=METHOD_COLORS["distil"],
+            va="top",
+            fontsize=8,
+        )
     elif panel == "components":
         off, on = (np.array(r[key], float) for key in ("pca_off", "pca_on"))
         off, on = (np.pad(v, ((0, 0), (0, max(0, 2 - v.shape[1])))) for v in (off, on))
-        harm = np.array([np.nan if v is None else v for v in r["clip_diffs"]], float); ax = new_axes((5.6, 4), ax)
-        rest = np.arange(len(off)) != k; known = rest & np.isfinite(harm); limit = np.abs(harm[known]).max() if known.any() else 1.
-        for i in np.flatnonzero(rest): ax.plot([off[i, 0], on[i, 0]], [off[i, 1], on[i, 1]], color="#bbbbbb", lw=.8, zorder=1)
+        harm = np.array([np.nan if v is None else v for v in r["clip_diffs"]], float)
+        ax = new_axes((5.6, 4), ax)
+        rest = np.arange(len(off)) != k
+        known = rest & np.isfinite(harm)
+        limit = np.abs(harm[known]).max() if known.any() else 1.
+        for i in np.flatnonzero(rest):
+            ax.plot([off[i, 0], on[i, 0]], [off[i, 1], on[i, 1]], color="#bbbbbb", lw=.8, zorder=1)
         ax.scatter(*off[rest, :2].T, s=8, color="#999999", zorder=2)
-        shown = ax.scatter(*on[known, :2].T, s=16, c=harm[known], cmap="RdBu", vmin=-limit or -1, vmax=limit or 1, edgecolors="black", linewidths=.3, zorder=3)
-        ax.annotate("", on[k, :2], off[k, :2], arrowprops=dict(arrowstyle="-|>", color=METHOD_COLORS["distil"], lw=2), zorder=4)
+        shown = ax.scatter(
+            *on[known, :2].T,
+            s=16,
+            c=harm[known],
+            cmap="RdBu",
+            vmin=-limit or -1,
+            vmax=limit or 1,
+            edgecolors="black",
+            linewidths=0.3,
+            zorder=3,
+        )
+        ax.annotate(
+            "",
+            on[k, :2],
+            off[k, :2],
+            arrowprops=dict(arrowstyle="-|>", color=METHOD_COLORS["distil"], lw=2),
+            zorder=4,
+        )
         ax.annotate(about["entity"], off[k, :2], (4, 4), textcoords="offset points", fontsize=9)
         ax.figure.colorbar(shown, ax=ax, label=metric_label("clip_diff"))
         share = [f"{100*v:.0f} %" for v in r["pca_explained_variance_ratio"]] + ["-"]
         ax.set(xlabel=f"first component ({share[0]})", ylabel=f"second component ({share[1]})")
     else: raise ValueError(f"panel must be 'components' or 'displacements', got {panel!r}")
-    ax.set_title(f"{method_label(method)} forgets {about['entity']}: specificity {'undefined' if ratio is None else f'{ratio:.1f}'}", fontsize=9)
+    ax.set_title(
+        f"{method_label(method)} forgets {about['entity']}: specificity "
+        f"{'undefined' if ratio is None else f'{ratio:.1f}'}",
+        fontsize=9,
+    )
     return ax
 
 ResultTemplateEmbeddingUnlearningProfile.plot = classmethod(_plot_profile)
@@ -145,19 +254,39 @@ class ResultTemplateEmbeddingForgettingEfficiency(EmbeddingTemplate):
     def _compute_from_scratch(self) -> dict:
         off, files, names = self._vectors(self.store.embeddings(self.task)), self._files(), self.names
         ratios = np.array([specificity_ratio(off, self._vectors(p), i)[0] for i, p in files.items()])
-        harm = self._table().matrix("clip_diff"); rows = list(files)
-        change = np.array([np.mean(row[np.isfinite(row)]) if np.isfinite(row).any() else np.nan for row in harm[rows]]) if self.legacy else np.diag(harm)[rows]
-        valid = ratios[np.isfinite(ratios)]; both = np.isfinite(ratios) & np.isfinite(change)
+        harm = self._table().matrix("clip_diff")
+        rows = list(files)
+        change = (
+            np.array(
+                [np.mean(row[np.isfinite(row)]) if np.isfinite(row).any() else np.nan for row in harm[rows]]
+            )
+            if self.legacy
+            else np.diag(harm)[rows]
+        )
+        valid = ratios[np.isfinite(ratios)]
+        both = np.isfinite(ratios) & np.isfinite(change)
         found = permutation_correlation(ratios, change, self.n_permutations, "spearman", self.random_state)
         low, high = bootstrap_ci(valid, seed=self.random_state)
         of = lambda f: float(f(valid)) if len(valid) else float("nan")
-        return {"entity_names": [names[i] for i in rows], "embedding_specificity_ratios": ratios, "n_entities": len(rows),
-                "n_valid": len(valid), "mean_ratio": of(np.mean), "std_ratio": of(np.std), "median_ratio": of(np.median),
-                "mean_ci_low": low, "mean_ci_high": high,
-                "fraction_above_1": of(lambda v: np.mean(v > 1)), "scatter_ratios": ratios[both],
-                "scatter_clip_diffs": change[both], "spearman_r": found["statistic"], "permutation_pvalue": found["pvalue"],
-                "significant": bool(found["pvalue"] < self.significance_threshold),
-                "significance_rule": f"permutation_pvalue < {self.significance_threshold}: emitters permuted, Spearman correlation, two-sided"}
+        return {
+            "entity_names": [names[i] for i in rows],
+            "embedding_specificity_ratios": ratios,
+            "n_entities": len(rows),
+            "n_valid": len(valid),
+            "mean_ratio": of(np.mean),
+            "std_ratio": of(np.std),
+            "median_ratio": of(np.median),
+            "mean_ci_low": low,
+            "mean_ci_high": high,
+            "fraction_above_1": of(lambda v: np.mean(v > 1)),
+            "scatter_ratios": ratios[both],
+            "scatter_clip_diffs": change[both],
+            "spearman_r": found["statistic"],
+            "permutation_pvalue": found["pvalue"],
+            "significant": bool(found["pvalue"] < self.significance_threshold),
+            "significance_rule": f"permutation_pvalue < {self.significance_threshold}: emitters permuted, "
+                                 "Spearman correlation, two-sided",
+        }
 
 # %% ../../nbs/69b_results.displacement.ipynb #fb006314
 def _plot_efficiency(cls,
@@ -166,19 +295,40 @@ def _plot_efficiency(cls,
     panel: str = "ratios",  # or "forgetting"
 ) -> Axes:
     "The ratio of every emitter, sorted, or the ratio against the change of the CLIP score."
-    about, r = data["metadata"], data["result"]; method = about["unlearning_algorithm"]
+    about, r = data["metadata"], data["result"]
+    method = about["unlearning_algorithm"]
     if panel == "ratios":
-        pairs = sorted(((v, n) for v, n in zip(r["embedding_specificity_ratios"], r["entity_names"]) if v is not None), reverse=True)
+        pairs = sorted(
+            ((v, n) for v, n in zip(r["embedding_specificity_ratios"], r["entity_names"]) if v is not None),
+            reverse=True,
+        )
         ax = new_axes((5, 3), ax)
         ax.bar(range(len(pairs)), [v for v, _ in pairs], color=method_color(method))
         ax.axhline(1, color="black", lw=.8, ls=":")
         ax.set(xlabel="emitters, the most specific first", ylabel="specificity ratio (log)", yscale="log")
         if len(pairs) <= 40: ax.set_xticks(range(len(pairs)), [n for _, n in pairs], rotation=90, fontsize=7)
-    elif panel == "forgetting": ax = scatter(r["scatter_ratios"], r["scatter_clip_diffs"], ax, "specificity ratio",
-        metric_label("forget_clip_diff" if not about["legacy"] else "emitter_average_clip_diff"), color=method_color(method))
+    elif panel == "forgetting":
+        ax = scatter(
+            r["scatter_ratios"],
+            r["scatter_clip_diffs"],
+            ax,
+            "specificity ratio",
+            metric_label("forget_clip_diff" if not about["legacy"] else "emitter_average_clip_diff"),
+            color=method_color(method),
+        )
     else: raise ValueError(f"panel must be 'ratios' or 'forgetting', got {panel!r}")
-    words = "" if r["spearman_r"] is None else f", ρ = {r['spearman_r']:.2f} (permutation p = {r['permutation_pvalue']:.2g})"
-    ax.set_title(f"{method_label(method)} on {about['task']}: {100*(r['fraction_above_1'] or 0):.0f} % above one{words}".replace("-", "−"), fontsize=9)
+    words = (
+        ""
+        if r["spearman_r"] is None
+        else f", ρ = {r['spearman_r']:.2f} (permutation p = {r['permutation_pvalue']:.2g})"
+    )
+    ax.set_title(
+        f"{method_label(method)} on {about['task']}: {100 * (r['fraction_above_1'] or 0):.0f} % above "
+        f"one{words}".replace(
+            "-", "−"
+        ),
+        fontsize=9,
+    )
     return ax
 
 ResultTemplateEmbeddingForgettingEfficiency.plot = classmethod(_plot_efficiency)

@@ -9,8 +9,23 @@ import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name
 from ..explore.similarity import SIMILARITIES
-from ..plotting import HIGHER_IS_BETTER, method_color, method_label, metric_label, new_axes, scatter, similarity_label
-from .base import PairTable, ResultTemplate, pair_files, read_pairs, read_similarity, similarity_files
+from vision_unlearning.plotting import (
+    HIGHER_IS_BETTER,
+    method_color,
+    method_label,
+    metric_label,
+    new_axes,
+    scatter,
+    similarity_label,
+)
+from vision_unlearning.results.base import (
+    PairTable,
+    ResultTemplate,
+    pair_files,
+    read_pairs,
+    read_similarity,
+    similarity_files,
+)
 from .relationship import InsufficientSamplesError, correlate
 from ..store import MissingSessionError, find_entity, read_entities
 
@@ -20,7 +35,9 @@ __all__ = ['EmitterTemplate', 'ResultTemplateMetricSimilarityAlignmentOne', 'Res
 # %% ../../nbs/67_results.emitter.ipynb #85bb27b3
 class EmitterTemplate(ResultTemplate):
     "A question about one emitter, a pair metric and a similarity."
-    model: str = "sd1.4"; task: str = "people"; unlearning_algorithm: str
+    model: str = "sd1.4"
+    task: str = "people"
+    unlearning_algorithm: str
     interference_pair: str
     similarity_metric: str
     entity: str | None = None  # name of the emitter
@@ -32,8 +49,10 @@ class EmitterTemplate(ResultTemplate):
     random_state: int = 42
 
     def _check(self):
-        super()._check(); check_name("similarity", self.similarity_metric, SIMILARITIES)
-        if (self.entity is None) == (self.entity_index is None): raise ValueError("give entity or entity_index, exactly one of them")
+        super()._check()
+        check_name("similarity", self.similarity_metric, SIMILARITIES)
+        if (self.entity is None) == (self.entity_index is None):
+            raise ValueError("give entity or entity_index, exactly one of them")
 
     def _emitter(self) -> tuple[int, str]:
         entities = read_entities(self.store, self.task)
@@ -41,37 +60,64 @@ class EmitterTemplate(ResultTemplate):
         return entities.index(found), found["name"]
 
     @property
-    def arguments(self) -> dict: return super().arguments | dict(zip(("entity_index", "entity"), self._emitter()))
-    def _table(self) -> PairTable: return read_pairs(self.store, self.task, self.unlearning_algorithm, self.epochs)
+    def arguments(self) -> dict:
+        return super().arguments | dict(zip(("entity_index", "entity"), self._emitter()))
+    def _table(self) -> PairTable:
+        return read_pairs(self.store, self.task, self.unlearning_algorithm, self.epochs)
 
     def inputs(self) -> list[Path]:
-        files = pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1]; index, name = self._emitter()
-        if index not in files: raise MissingSessionError(f"{name!r} has no {self.unlearning_algorithm} table in {self.base_folder}; run `vu run interference`")
-        return [self.store.metadata(self.task), files[index], *similarity_files(self.store, self.task, [self.similarity_metric])]
+        files = pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1]
+        index, name = self._emitter()
+        if index not in files:
+            raise MissingSessionError(
+                f"{name!r} has no {self.unlearning_algorithm} table in {self.base_folder}; run `vu run "
+                "interference`"
+            )
+        return [
+            self.store.metadata(self.task),
+            files[index],
+            *similarity_files(self.store, self.task, [self.similarity_metric]),
+        ]
 
     def _row(self) -> tuple[list[str], np.ndarray, np.ndarray]:
         "Names, harm and similarity of the receivers, in index order."
-        index, _ = self._emitter(); table = self._table(); harm = table.matrix(self.interference_pair)[index]
+        index, _ = self._emitter()
+        table = self._table()
+        harm = table.matrix(self.interference_pair)[index]
         alike = read_similarity(self.store, self.task, self.similarity_metric)[index]
         kept = [j for j in range(len(harm)) if j != index and np.isfinite(harm[j]) and np.isfinite(alike[j])]
-        if len(kept) < 4: raise InsufficientSamplesError(f"{len(kept)} receivers have both values; a correlation needs at least 4")
+        if len(kept) < 4:
+            raise InsufficientSamplesError(
+                f"{len(kept)} receivers have both values; a correlation needs at least 4"
+            )
         return [table.names[j] for j in kept], harm[kept], alike[kept]
 
     def _ends(self, names, values, reverse: bool) -> list[str]:
-        return [names[i] for i in np.argsort(-values if reverse else values, kind="stable")[:self.display_name_top_n]]
+        return [
+            names[i]
+            for i in np.argsort(-values if reverse else values, kind="stable")[: self.display_name_top_n]
+        ]
 
 # %% ../../nbs/67_results.emitter.ipynb #1d2d3db1
 class ResultTemplateMetricSimilarityAlignmentOne(EmitterTemplate):
     "For one emitter, to what degree similar receivers are harmed more."
 
     def _compute_from_scratch(self) -> dict:
-        names, harm, alike = self._row(); worst_biggest = not HIGHER_IS_BETTER[self.interference_pair]
+        names, harm, alike = self._row()
+        worst_biggest = not HIGHER_IS_BETTER[self.interference_pair]
         numbers = correlate(harm, alike, self.significance_threshold, self.n_permutations, self.random_state)
-        return {"x": harm, "y": alike, "receiver_names": names, "labeled_most": self._ends(names, harm, worst_biggest),
-                "labeled_least": self._ends(names, harm, not worst_biggest),
-                "labeled_most_similar": self._ends(names, alike, True),
-                "labeled_least_similar": self._ends(names, alike, False), "is_worst_biggest": worst_biggest, **numbers,
-                "harm_correlation": numbers["pearson_statistic"]*(1 if worst_biggest else -1)}
+        return {
+            "x": harm,
+            "y": alike,
+            "receiver_names": names,
+            "labeled_most": self._ends(names, harm, worst_biggest),
+            "labeled_least": self._ends(names, harm, not worst_biggest),
+            "labeled_most_similar": self._ends(names, alike, True),
+            "labeled_least_similar": self._ends(names, alike, False),
+            "is_worst_biggest": worst_biggest,
+            **numbers,
+            "harm_correlation": numbers["pearson_statistic"] * (1 if worst_biggest else -1),
+        }
 
 # %% ../../nbs/67_results.emitter.ipynb #aad0c717
 def _plot_one(cls,
@@ -79,15 +125,37 @@ def _plot_one(cls,
     ax: Axes | None = None,
 ) -> Axes:
     "Grey receivers; the most similar filled, the most harmed ringed, the extremes of both named."
-    about, r = data["metadata"], data["result"]; method = about["unlearning_algorithm"]
+    about, r = data["metadata"], data["result"]
+    method = about["unlearning_algorithm"]
     at = {n: i for i, n in enumerate(r["receiver_names"])}
     named = {at[n]: n for n in [*r["labeled_most"][:3], *r["labeled_most_similar"][:1]]}
-    ax = scatter(r["y"], r["x"], ax, similarity_label(about["similarity_metric"]), metric_label(about["interference_pair"]),
-        names=named, color="#999999")
-    for key, style in (("labeled_most_similar", dict(color=method_color(method))), ("labeled_most", dict(facecolors="none", edgecolors=method_color("distil"), linewidths=1.4))):
-        ax.scatter([r["y"][at[n]] for n in r[key]], [r["x"][at[n]] for n in r[key]], s=46, label={"labeled_most": "most harmed"}.get(key, "most similar"), **style)
-    ax.legend(fontsize=8, frameon=False); p = r["permutation_pvalue"]
-    number = "nothing varies" if p is None else f"r = {r['effect_size']:.2f}, permutation p = {p:.2g}".replace("-", "−")
+    ax = scatter(
+        r["y"],
+        r["x"],
+        ax,
+        similarity_label(about["similarity_metric"]),
+        metric_label(about["interference_pair"]),
+        names=named,
+        color="#999999",
+    )
+    for key, style in (
+        ("labeled_most_similar", dict(color=method_color(method))),
+        ("labeled_most", dict(facecolors="none", edgecolors=method_color("distil"), linewidths=1.4)),
+    ):
+        ax.scatter(
+            [r["y"][at[n]] for n in r[key]],
+            [r["x"][at[n]] for n in r[key]],
+            s=46,
+            label={"labeled_most": "most harmed"}.get(key, "most similar"),
+            **style,
+        )
+    ax.legend(fontsize=8, frameon=False)
+    p = r["permutation_pvalue"]
+    number = (
+        "nothing varies"
+        if p is None
+        else f"r = {r['effect_size']:.2f}, permutation p = {p:.2g}".replace("-", "−")
+    )
     ax.set_title(f"{method_label(method)} forgets {about['entity']}\n{number}", fontsize=9)
     return ax
 
@@ -98,19 +166,33 @@ class ResultTemplateInterferenceBySimilarityRank(EmitterTemplate):
     "The harm to receivers in the order of their similarity to one emitter."
 
     def _compute_from_scratch(self) -> dict:
-        names, harm, alike = self._row(); order = np.argsort(-alike, kind="stable")
+        names, harm, alike = self._row()
+        order = np.argsort(-alike, kind="stable")
         names, harm, alike = [names[i] for i in order], harm[order], alike[order]
         worst_biggest = not HIGHER_IS_BETTER[self.interference_pair]
         numbers = correlate(alike, harm, self.significance_threshold, self.n_permutations, self.random_state)
-        p = numbers["permutation_spearman_pvalue"]; near = min(10, len(harm)//2)
-        return {"rank": list(range(1, len(names) + 1)), "receiver_names": names, "interference": harm, "similarity": alike,
-                "labeled_most": self._ends(names, harm, worst_biggest), "labeled_least": self._ends(names, harm, not worst_biggest),
-                "is_worst_biggest": worst_biggest, "spearman_statistic": numbers["spearman_statistic"],
-                "spearman_pvalue": numbers["spearman_pvalue"], "permutation_pvalue": p, "n_permutations": self.n_permutations,
-                "nearest_vs_rest": harm[:near].mean() - harm[near:].mean(),
-                "n_tied": int((np.unique(alike, return_counts=True)[1][np.unique(alike, return_inverse=True)[1]] > 1).sum()),
-                "significant": bool(p < self.significance_threshold),
-                "significance_rule": f"permutation_pvalue < {self.significance_threshold}: receivers permuted, Spearman correlation, two-sided"}
+        p = numbers["permutation_spearman_pvalue"]
+        near = min(10, len(harm)//2)
+        return {
+            "rank": list(range(1, len(names) + 1)),
+            "receiver_names": names,
+            "interference": harm,
+            "similarity": alike,
+            "labeled_most": self._ends(names, harm, worst_biggest),
+            "labeled_least": self._ends(names, harm, not worst_biggest),
+            "is_worst_biggest": worst_biggest,
+            "spearman_statistic": numbers["spearman_statistic"],
+            "spearman_pvalue": numbers["spearman_pvalue"],
+            "permutation_pvalue": p,
+            "n_permutations": self.n_permutations,
+            "nearest_vs_rest": harm[:near].mean() - harm[near:].mean(),
+            "n_tied": int(
+                (np.unique(alike, return_counts=True)[1][np.unique(alike, return_inverse=True)[1]] > 1).sum()
+            ),
+            "significant": bool(p < self.significance_threshold),
+            "significance_rule": f"permutation_pvalue < {self.significance_threshold}: receivers permuted, "
+                                 "Spearman correlation, two-sided",
+        }
 
 # %% ../../nbs/67_results.emitter.ipynb #f33dca71
 def _plot_rank(cls,
@@ -119,15 +201,35 @@ def _plot_rank(cls,
     window: int = 9,  # receivers of the running mean
 ) -> Axes:
     "A dot a receiver, a running mean, and names of the most harmed."
-    about, r = data["metadata"], data["result"]; method = about["unlearning_algorithm"]; ax = new_axes((6, 3.2), ax)
-    y = np.array(r["interference"], float); at = {n: i for i, n in enumerate(r["receiver_names"])}
-    ax.plot(r["rank"], y, ".", color="#999999"); half = min(window, len(y))//2
-    ax.plot(r["rank"], [y[max(0, i - half):i + half + 1].mean() for i in range(len(y))], color=method_color(method), lw=2, label=f"mean of {2*half + 1} neighbours")
+    about, r = data["metadata"], data["result"]
+    method = about["unlearning_algorithm"]
+    ax = new_axes((6, 3.2), ax)
+    y = np.array(r["interference"], float)
+    at = {n: i for i, n in enumerate(r["receiver_names"])}
+    ax.plot(r["rank"], y, ".", color="#999999")
+    half = min(window, len(y))//2
+    ax.plot(
+        r["rank"],
+        [y[max(0, i - half) : i + half + 1].mean() for i in range(len(y))],
+        color=method_color(method),
+        lw=2,
+        label=f"mean of {2 * half + 1} neighbours",
+    )
     ax.legend(fontsize=8, frameon=False)
-    for n in r["labeled_most"][:3]: ax.annotate(n, (at[n] + 1, y[at[n]]), (4, 0), textcoords="offset points", fontsize=8, va="center")
-    ax.set(xlabel=f"receivers, the most similar first ({similarity_label(about['similarity_metric'])})", ylabel=metric_label(about["interference_pair"]))
+    for n in r["labeled_most"][:3]:
+        ax.annotate(n, (at[n] + 1, y[at[n]]), (4, 0), textcoords="offset points", fontsize=8, va="center")
+    ax.set(
+        xlabel=f"receivers, the most similar first ({similarity_label(about['similarity_metric'])})",
+        ylabel=metric_label(about["interference_pair"]),
+    )
     ax.xaxis.get_major_locator().set_params(integer=True)
-    number = "nothing varies" if r["permutation_pvalue"] is None else f"ρ = {r['spearman_statistic']:.2f}, permutation p = {r['permutation_pvalue']:.2g}".replace("-", "−")
+    number = (
+        "nothing varies"
+        if r["permutation_pvalue"] is None
+        else f"ρ = {r['spearman_statistic']:.2f}, permutation p = {r['permutation_pvalue']:.2g}".replace(
+            "-", "−"
+        )
+    )
     ax.set_title(f"{method_label(method)} forgets {about['entity']}\n{number}", fontsize=9)
     return ax
 

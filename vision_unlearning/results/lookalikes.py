@@ -11,7 +11,13 @@ from ..core import check_name
 from ..explore.similarity import SIMILARITIES
 from ..plotting import similarity_label
 from .base import read_similarity, similarity_files
-from .visual import VisualSummaryBase, _pair_paths, _prompts, draw_strip, encode_pairs
+from vision_unlearning.results.visual import (
+    VisualSummaryBase,
+    _pair_paths,
+    _prompts,
+    draw_strip,
+    encode_pairs,
+)
 
 # %% auto #0
 __all__ = ['ResultTemplateSimilarityVisualSummary']
@@ -23,25 +29,46 @@ class ResultTemplateSimilarityVisualSummary(VisualSummaryBase):
     seed: int = 42
 
     def _check(self):
-        super()._check(); check_name("similarity", self.similarity_metric, SIMILARITIES)
+        super()._check()
+        check_name("similarity", self.similarity_metric, SIMILARITIES)
 
     def _choose(self) -> tuple[str, int, list[str], list[str], dict[str, float]]:
         "Emitter, its index, most similar, least similar, all values."
         emitter = self._emitter()
-        if emitter is None: raise ValueError("SimilarityVisualSummary is about one emitter; give entity or entity_index")
-        row, names = read_similarity(self.store, self.task, self.similarity_metric)[emitter["index"]], self._table().names
-        order = [j for j in np.argsort(-row, kind="stable") if j != emitter["index"] and np.isfinite(row[j])]; shown = min(4, len(order)//2)
-        return emitter["name"], emitter["index"], [names[j] for j in order[:shown]], [names[j] for j in order[::-1][:shown]], dict(zip(names, row.tolist()))
+        if emitter is None:
+            raise ValueError("SimilarityVisualSummary is about one emitter; give entity or entity_index")
+        row, names = (
+            read_similarity(self.store, self.task, self.similarity_metric)[emitter["index"]],
+            self._table().names,
+        )
+        order = [j for j in np.argsort(-row, kind="stable") if j != emitter["index"] and np.isfinite(row[j])]
+        shown = min(4, len(order)//2)
+        return (
+            emitter["name"],
+            emitter["index"],
+            [names[j] for j in order[:shown]],
+            [names[j] for j in order[::-1][:shown]],
+            dict(zip(names, row.tolist())),
+        )
 
     def _paths(self) -> dict[str, dict[str, Path]]:
-        name, index, most, least, _ = self._choose(); session = self._session(name, index, self._table().epochs)
-        return {n: _pair_paths(self, session, self.seed, p) for n, p in _prompts(self.task, [name, *most, *least]).items()}
+        name, index, most, least, _ = self._choose()
+        session = self._session(name, index, self._table().epochs)
+        return {
+            n: _pair_paths(self, session, self.seed, p)
+            for n, p in _prompts(self.task, [name, *most, *least]).items()
+        }
 
     def inputs(self) -> list[Path]:
-        return [self.store.metadata(self.task), *similarity_files(self.store, self.task, [self.similarity_metric]), *(p for pair in self._paths().values() for p in pair.values())]
+        return [
+            self.store.metadata(self.task),
+            *similarity_files(self.store, self.task, [self.similarity_metric]),
+            *(p for pair in self._paths().values() for p in pair.values()),
+        ]
 
     def _compute_from_scratch(self) -> dict:
-        name, _, most, least, values = self._choose(); shown = [name, *most, *least]
+        name, _, most, least, values = self._choose()
+        shown = [name, *most, *least]
         return {"displayed_entities": shown, "most_similar": most, "least_similar": least,
                 "similarity_values": {n: values[n] for n in shown}, "num_train_epochs": self._table().epochs,
                 "images": encode_pairs(self._paths(), self.images_max_dim)}
@@ -53,8 +80,18 @@ def _plot_lookalikes(cls,
     scale: float = 1.,  # pixels of the figure for a pixel of an image
 ) -> Axes:
     "Two rows, without and with the edit; similarities under the names."
-    result = data["result"]; labels = [n if k == 0 else f"{n}\n{result['similarity_values'][n]:.2f}".replace("-", "−") for k, n in enumerate(result["displayed_entities"])]
-    groups = [("unlearned", 1), ("most similar", len(result["most_similar"])), ("least similar", len(result["least_similar"]))]
-    return draw_strip(data, labels, groups, similarity_label(data["metadata"]["similarity_metric"]), ax, scale)
+    result = data["result"]
+    labels = [
+        n if k == 0 else f"{n}\n{result['similarity_values'][n]:.2f}".replace("-", "−")
+        for k, n in enumerate(result["displayed_entities"])
+    ]
+    groups = [
+        ("unlearned", 1),
+        ("most similar", len(result["most_similar"])),
+        ("least similar", len(result["least_similar"])),
+    ]
+    return draw_strip(
+        data, labels, groups, similarity_label(data["metadata"]["similarity_metric"]), ax, scale
+    )
 
 ResultTemplateSimilarityVisualSummary.plot = classmethod(_plot_lookalikes)

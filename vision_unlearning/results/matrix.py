@@ -10,7 +10,13 @@ from matplotlib.axes import Axes
 from ..core import check_name
 from ..explore.similarity import SIMILARITIES, matrix_to_records
 from ..plotting import HIGHER_IS_BETTER, heatmap, method_label, metric_label, similarity_label
-from .base import ResultTemplate, pair_files, read_pairs, read_similarity, similarity_files
+from vision_unlearning.results.base import (
+    ResultTemplate,
+    pair_files,
+    read_pairs,
+    read_similarity,
+    similarity_files,
+)
 from ..store import read_entities
 
 # %% auto #0
@@ -34,17 +40,27 @@ class ResultTemplateMatrix(ResultTemplate):
     ) -> str:
         "One line over the picture."
         about = data["metadata"]
-        return " · ".join([about["task"]] + [method_label(about[k]) for k in ("unlearning_algorithm",) if k in about])
+        return " · ".join(
+            [about["task"]] + [method_label(about[k]) for k in ("unlearning_algorithm",) if k in about]
+        )
 
 # %% ../../nbs/61_results.matrix.ipynb #6bdd22f8
 def matrix_summary(
     matrix: np.ndarray,  # (N,N), NaN where nothing was measured
 ) -> dict:  # diagonal_average, off_diagonal_average, ratio, n_emitters
     "How different an entity is from the others on its own row."
-    off = ~np.eye(len(matrix), dtype=bool); own, others = matrix[~off], matrix[off]
-    mean = lambda values: float(np.mean(values[np.isfinite(values)])) if np.isfinite(values).any() else float("nan")
+    off = ~np.eye(len(matrix), dtype=bool)
+    own, others = matrix[~off], matrix[off]
+    mean = lambda values: (
+        float(np.mean(values[np.isfinite(values)])) if np.isfinite(values).any() else float("nan")
+    )
     ratio = mean(own)/mean(others) if mean(others) else float("nan")
-    return {"diagonal_average": mean(own), "off_diagonal_average": mean(others), "ratio": ratio, "n_emitters": int(np.isfinite(matrix).any(1).sum())}
+    return {
+        "diagonal_average": mean(own),
+        "off_diagonal_average": mean(others),
+        "ratio": ratio,
+        "n_emitters": int(np.isfinite(matrix).any(1).sum()),
+    }
 
 # %% ../../nbs/61_results.matrix.ipynb #86392706
 def _plot_matrix(cls,
@@ -57,13 +73,31 @@ def _plot_matrix(cls,
     "Draw from the dict alone; with groups, rows and columns are arranged by them."
     about, records = data["metadata"], data["result"]
     rows, columns = [r["emitter"] for r in records], [k for k in records[0] if k != "emitter"]
-    groups, kind, metric = about.get("groups"), about[about["metric_key_name"]], about["metric_key_name"] == "interference_pair"
+    groups, kind, metric = (
+        about.get("groups"),
+        about[about["metric_key_name"]],
+        about["metric_key_name"] == "interference_pair",
+    )
     if groups: rows, columns = (sorted(names, key=lambda n: groups[n]) for names in (rows, columns))
-    table = {r["emitter"]: r for r in records}; matrix = np.array([[table[r][c] for c in columns] for r in rows], float)
-    signed = metric and kind.endswith("_diff") and kind != "dino_diff"  # that one is a cosine of two pictures, 1 where nothing changed
-    ax = heatmap(matrix, rows, ax, columns, [groups[r] for r in rows] if groups and rows == columns else None, signed, HIGHER_IS_BETTER.get(kind, True),
-                 metric_label(kind) if metric else similarity_label(kind))
-    ax.set(title=cls.plot_make_title(data) if title is None else title, xlabel=("receiver" if metric else "") if xlabel is None else xlabel, ylabel=("emitter" if metric else "") if ylabel is None else ylabel)
+    table = {r["emitter"]: r for r in records}
+    matrix = np.array([[table[r][c] for c in columns] for r in rows], float)
+    # that one is a cosine of two pictures, 1 where nothing changed
+    signed = metric and kind.endswith("_diff") and kind != "dino_diff"
+    ax = heatmap(
+        matrix,
+        rows,
+        ax,
+        columns,
+        [groups[r] for r in rows] if groups and rows == columns else None,
+        signed,
+        HIGHER_IS_BETTER.get(kind, True),
+        metric_label(kind) if metric else similarity_label(kind),
+    )
+    ax.set(
+        title=cls.plot_make_title(data) if title is None else title,
+        xlabel=("receiver" if metric else "") if xlabel is None else xlabel,
+        ylabel=("emitter" if metric else "") if ylabel is None else ylabel,
+    )
     return ax
 
 ResultTemplateMatrix.plot = classmethod(_plot_matrix)
@@ -71,37 +105,56 @@ ResultTemplateMatrix.plot = classmethod(_plot_matrix)
 # %% ../../nbs/61_results.matrix.ipynb #060bf80f
 class ResultTemplateInterferenceMatrix(ResultTemplateMatrix):
     "One pair metric between all emitters and receivers."
-    model: str = "sd1.4"; task: str = "people"; unlearning_algorithm: str
+    model: str = "sd1.4"
+    task: str = "people"
+    unlearning_algorithm: str
     interference_pair: str
     epochs: int | None = None  # None: the only one on disk
     metric_key_name: str = "interference_pair"
 
-    def inputs(self) -> list[Path]: return [self.store.metadata(self.task), *pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1].values()]
+    def inputs(self) -> list[Path]:
+        return [
+            self.store.metadata(self.task),
+            *pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1].values(),
+        ]
     def _table(self): return read_pairs(self.store, self.task, self.unlearning_algorithm, self.epochs)
 
     def _describe(self) -> dict:
         table = self._table()
-        return {"epochs": table.epochs, "groups": self._groups(), "summary": matrix_summary(table.matrix(self.interference_pair))}
+        return {
+            "epochs": table.epochs,
+            "groups": self._groups(),
+            "summary": matrix_summary(table.matrix(self.interference_pair)),
+        }
 
     def _compute_from_scratch(self) -> list[dict]:
-        table = self._table(); matrix, there = table.matrix(self.interference_pair), sorted(table.rows)
+        table = self._table()
+        matrix, there = table.matrix(self.interference_pair), sorted(table.rows)
         return matrix_to_records(matrix[there], [table.names[i] for i in there], table.names)
 
 # %% ../../nbs/61_results.matrix.ipynb #a6456fbb
 class ResultTemplateSimilarityMatrix(ResultTemplateMatrix):
     "One similarity between all entities."
-    model: str = "sd1.4"; task: str = "scenes"
+    model: str = "sd1.4"
+    task: str = "scenes"
     similarity_metric: str = "clip"
     metric_key_name: str = "similarity_metric"
 
     def _check(self):
-        super()._check(); check_name("similarity", self.similarity_metric, SIMILARITIES)
+        super()._check()
+        check_name("similarity", self.similarity_metric, SIMILARITIES)
 
     def inputs(self) -> list[Path]:
-        return [self.store.metadata(self.task), *similarity_files(self.store, self.task, [self.similarity_metric])]
+        return [
+            self.store.metadata(self.task),
+            *similarity_files(self.store, self.task, [self.similarity_metric]),
+        ]
 
     def _describe(self) -> dict:
-        return {"groups": self._groups(), "summary": matrix_summary(read_similarity(self.store, self.task, self.similarity_metric))}
+        return {
+            "groups": self._groups(),
+            "summary": matrix_summary(read_similarity(self.store, self.task, self.similarity_metric)),
+        }
 
     def _compute_from_scratch(self) -> list[dict]:
         names = [e["name"] for e in read_entities(self.store, self.task)]

@@ -19,10 +19,25 @@ class ResultTemplateMetricMetricAlignment(EntityTemplate):
     interference_entity_2: str
 
     def _compute_from_scratch(self) -> dict:
-        rows = self._rows(); x, y = (self._column(rows, m) for m in (self.interference_entity_1, self.interference_entity_2))
+        rows = self._rows()
+        x, y = (self._column(rows, m) for m in (self.interference_entity_1, self.interference_entity_2))
         kept = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
-        pair = [m.removesuffix("_without_self").split("_interfered_")[-1].split("_average_")[-1].split("_target_")[-1].split("_zero_")[-1].removeprefix("forget_") for m in (self.interference_entity_1, self.interference_entity_2)]
-        return {"x": x[kept], "y": y[kept], "entity_names": [rows[i]["name"] for i in kept], **self._test(correlate, x[kept], y[kept]), "shares_cells": pair[0] == pair[1]}
+        pair = [
+            m.removesuffix("_without_self")
+            .split("_interfered_")[-1]
+            .split("_average_")[-1]
+            .split("_target_")[-1]
+            .split("_zero_")[-1]
+            .removeprefix("forget_")
+            for m in (self.interference_entity_1, self.interference_entity_2)
+        ]
+        return {
+            "x": x[kept],
+            "y": y[kept],
+            "entity_names": [rows[i]["name"] for i in kept],
+            **self._test(correlate, x[kept], y[kept]),
+            "shares_cells": pair[0] == pair[1],
+        }
 
 # %% ../../nbs/66_results.metrics.ipynb #3064123f
 def farthest_from_line(
@@ -41,10 +56,22 @@ def _plot_metrics(cls,
     annotate_top_n: int = 5,  # entities farthest from the line that are named
 ) -> Axes:
     "One point an entity, with the ones that do not follow the line named."
-    about, r = data["metadata"], data["result"]; method = about["unlearning_algorithm"]
-    ax = scatter(r["x"], r["y"], ax, metric_label(about["interference_entity_1"]), metric_label(about["interference_entity_2"]),
-                 names={i: r["entity_names"][i] for i in farthest_from_line(r["x"], r["y"], annotate_top_n)}, color=method_color(method))
-    ax.set_title(f"{method_label(method)} on {about['task']}{' (made from the same pairs)' if r['shares_cells'] else ''}\n{sound_title(r, 'r')}", fontsize=9)
+    about, r = data["metadata"], data["result"]
+    method = about["unlearning_algorithm"]
+    ax = scatter(
+        r["x"],
+        r["y"],
+        ax,
+        metric_label(about["interference_entity_1"]),
+        metric_label(about["interference_entity_2"]),
+        names={i: r["entity_names"][i] for i in farthest_from_line(r["x"], r["y"], annotate_top_n)},
+        color=method_color(method),
+    )
+    ax.set_title(
+        f"{method_label(method)} on "
+        f"{about['task']}{' (made from the same pairs)' if r['shares_cells'] else ''}\n{sound_title(r, 'r')}",
+        fontsize=9,
+    )
     return ax
 
 # %% ../../nbs/66_results.metrics.ipynb #fc3999f8
@@ -53,14 +80,40 @@ def _plot_multi_method(cls,
     ax: Axes | None = None,
 ) -> Axes:
     "The clouds of several methods, with a diamond for the mean of each."
-    asked = {(d["metadata"]["task"], d["metadata"]["interference_entity_1"], d["metadata"]["interference_entity_2"]) for d in datas}
-    if len(asked) != 1: raise ValueError(f"plot_multi_method needs answers about one task and the same two metrics, got {len(asked)} different questions")
-    (task, first, second), = asked; ax = new_axes(ax=ax); seen = [d["metadata"]["unlearning_algorithm"] for d in datas]
+    asked = {
+        (
+            d["metadata"]["task"],
+            d["metadata"]["interference_entity_1"],
+            d["metadata"]["interference_entity_2"],
+        )
+        for d in datas
+    }
+    if len(asked) != 1:
+        raise ValueError(
+            f"plot_multi_method needs answers about one task and the same two metrics, got {len(asked)} "
+            "different questions"
+        )
+    (task, first, second), = asked
+    ax = new_axes(ax=ax)
+    seen = [d["metadata"]["unlearning_algorithm"] for d in datas]
     for method, d in zip(seen, datas):
-        x, y = d["result"]["x"], d["result"]["y"]; scatter(x, y, ax, line=False, color=method_color(method))
-        ax.plot(np.mean(x), np.mean(y), "D", color=method_color(method), mec="black", ms=8, label=method_label(method))
-    ax.legend(fontsize=8, frameon=False); ax.set(xlabel=metric_label(first), ylabel=metric_label(second))
+        x, y = d["result"]["x"], d["result"]["y"]
+        scatter(x, y, ax, line=False, color=method_color(method))
+        ax.plot(
+            np.mean(x),
+            np.mean(y),
+            "D",
+            color=method_color(method),
+            mec="black",
+            ms=8,
+            label=method_label(method),
+        )
+    ax.legend(fontsize=8, frameon=False)
+    ax.set(xlabel=metric_label(first), ylabel=metric_label(second))
     ax.set_title(f"{task}: {len(set(seen))} methods", fontsize=9)
     return ax
 
-ResultTemplateMetricMetricAlignment.plot, ResultTemplateMetricMetricAlignment.plot_multi_method = classmethod(_plot_metrics), classmethod(_plot_multi_method)
+ResultTemplateMetricMetricAlignment.plot, ResultTemplateMetricMetricAlignment.plot_multi_method = (
+    classmethod(_plot_metrics),
+    classmethod(_plot_multi_method),
+)

@@ -12,7 +12,13 @@ from ..core import check_name, get_task
 from ..explore.similarity import SIMILARITIES
 from ..interference.stats import _permutation_pvalue, _renamed, _renamings, benjamini_hochberg
 from ..plotting import HIGHER_IS_BETTER, METHOD_COLORS, method_label, new_axes
-from .base import ResultTemplate, pair_files, read_pairs, read_similarity, similarity_files
+from vision_unlearning.results.base import (
+    ResultTemplate,
+    pair_files,
+    read_pairs,
+    read_similarity,
+    similarity_files,
+)
 from ..store import MissingSessionError
 
 # %% auto #0
@@ -23,9 +29,13 @@ def top_weight(
     matrix: np.ndarray,  # (N,N), NaN cells take no part
     k: int = 1,  # how many of a row
 ) -> np.ndarray:  # (N,N) in 0..1; every row with enough values sums to k
-    "Probability of each cell to be among the k largest of its row, ties broken at random; the diagonal is left out."
-    values = np.where(np.eye(len(matrix), dtype=bool) | ~np.isfinite(matrix), -np.inf, matrix); k = min(k, values.shape[1])
-    limit = -np.sort(-values, axis=1)[:, k - 1:k]; above = values > limit; equal = (values == limit) & np.isfinite(values)
+    """Probability of each cell to be among the k largest of its row, ties broken at random; the diagonal is
+    left out."""
+    values = np.where(np.eye(len(matrix), dtype=bool) | ~np.isfinite(matrix), -np.inf, matrix)
+    k = min(k, values.shape[1])
+    limit = -np.sort(-values, axis=1)[:, k - 1:k]
+    above = values > limit
+    equal = (values == limit) & np.isfinite(values)
     return above + equal*(k - above.sum(1, keepdims=True))/np.maximum(equal.sum(1, keepdims=True), 1)
 
 # %% ../../nbs/67b_results.nearest.ipynb #72397299
@@ -37,10 +47,12 @@ def count_hits(
     seed: int = 42,
 ) -> tuple[float, int, np.ndarray]:  # hits, how many rows were asked, and (P,) hits under renamings
     "How many rows have their most similar receiver among the most harmed ones, over all matrices together."
-    n = len(similarity); nearest, worst, asked = top_weight(similarity), np.zeros((n, n)), 0
+    n = len(similarity)
+    nearest, worst, asked = top_weight(similarity), np.zeros((n, n)), 0
     for harm in harms:
         there = np.isfinite(harm) & np.isfinite(similarity) & ~np.eye(n, dtype=bool)
-        worst += top_weight(np.where(there, harm, np.nan), top_k); asked += int(there.any(1).sum())
+        worst += top_weight(np.where(there, harm, np.nan), top_k)
+        asked += int(there.any(1).sum())
     null = [_renamed(nearest, orders) @ worst.ravel() for orders in _renamings(n, n_permutations, seed)]
     return float((nearest*worst).sum()), asked, np.concatenate(null)
 
@@ -58,15 +70,22 @@ class ResultTemplateMostSimilarMostInterferedGrid(ResultTemplate):
 
     def _check(self):
         super()._check()
-        for field, kind, known in (("unlearning_algorithms", "method", METHOD_COLORS),
-            ("interference_pairs", "pair metric", HIGHER_IS_BETTER), ("similarity_metrics", "similarity", SIMILARITIES)):
+        for field, kind, known in (
+            ("unlearning_algorithms", "method", METHOD_COLORS),
+            ("interference_pairs", "pair metric", HIGHER_IS_BETTER),
+            ("similarity_metrics", "similarity", SIMILARITIES),
+        ):
             for name in getattr(self, field): check_name(kind, name, known)
         if not all((self.tasks, self.unlearning_algorithms, self.interference_pairs,
-            self.similarity_metrics)): raise ValueError("a grid needs a task, a method, a pair metric and a similarity; one of the lists is empty")
+            self.similarity_metrics)):
+            raise ValueError(
+                "a grid needs a task, a method, a pair metric and a similarity; one of the lists is empty"
+            )
         for task in self.tasks: get_task(task)
         if self.top_k < 1: raise ValueError(f"top_k must be at least 1, got {self.top_k}")
 
-    def _tables(self) -> dict[tuple[str, str], list[Path]]:  # (method, task) -> pair files, where there are any
+    # (method, task) -> pair files, where there are any
+    def _tables(self) -> dict[tuple[str, str], list[Path]]:
         found, missing = {}, None
         for u, t in product(self.unlearning_algorithms, self.tasks):
             try: found[u, t] = list(pair_files(self.store, t, u)[1].values())
@@ -75,38 +94,62 @@ class ResultTemplateMostSimilarMostInterferedGrid(ResultTemplate):
         return found
 
     def inputs(self) -> list[Path]:
-        found = self._tables(); tasks = list(dict.fromkeys(t for _, t in found))
+        found = self._tables()
+        tasks = list(dict.fromkeys(t for _, t in found))
         alike = [p for t in tasks for p in similarity_files(self.store, t, self.similarity_metrics)]
-        return [self.store.metadata(t) for t in tasks] + alike + [p for files in found.values() for p in files]
+        return (
+            [self.store.metadata(t) for t in tasks] + alike + [p for files in found.values() for p in files]
+        )
 
 # %% ../../nbs/67b_results.nearest.ipynb #44f2d120
 def _grid_cell(self, method: str, task: str) -> tuple[dict, list[str]]:
     "Hits of one method on one task over all metrics and similarities, and the metrics that its tables lack."
-    table = read_pairs(self.store, task, method); measured = [m for m in self.interference_pairs if m in table.metrics]
+    table = read_pairs(self.store, task, method)
+    measured = [m for m in self.interference_pairs if m in table.metrics]
     harms = [table.matrix(m)*(-1 if HIGHER_IS_BETTER[m] else 1) for m in measured]
     total, denominator, null, parts = 0., 0, 0., {}
     for kind in self.similarity_metrics:
-        hits, asked, renamed = count_hits(harms, read_similarity(self.store, task, kind), self.top_k, self.n_permutations, self.random_state)
+        hits, asked, renamed = count_hits(
+            harms, read_similarity(self.store, task, kind), self.top_k, self.n_permutations, self.random_state
+        )
         total, denominator, null = total + hits, denominator + asked, null + renamed
         parts[kind] = {"count": hits, "denominator": asked, "expected": float(renamed.mean())}
     null = np.atleast_1d(null)
-    return {"count": total, "denominator": denominator, "expected": float(null.mean()),
-         "pvalue": _permutation_pvalue(total, null, "greater") if denominator else float("nan"), "by_similarity": parts}, [m
-        for m in self.interference_pairs if m not in measured]
+    return {
+        "count": total,
+        "denominator": denominator,
+        "expected": float(null.mean()),
+        "pvalue": _permutation_pvalue(total, null, "greater") if denominator else float("nan"),
+        "by_similarity": parts,
+    }, [m for m in self.interference_pairs if m not in measured]
 
 def _compute_grid(self) -> dict:
-    there = list(self._tables()); cells = {key: self._cell(*key) for key in there}
-    of = lambda k: [[cells[u, t][0][k] if (u, t) in cells else None for t in self.tasks] for u in self.unlearning_algorithms]
+    there = list(self._tables())
+    cells = {key: self._cell(*key) for key in there}
+    of = lambda k: [
+        [cells[u, t][0][k] if (u, t) in cells else None for t in self.tasks]
+        for u in self.unlearning_algorithms
+    ]
     adjusted = dict(zip(there, benjamini_hochberg([cells[key][0]["pvalue"] for key in there])))
-    return {"tasks": self.tasks, "methods": self.unlearning_algorithms, "counts": of("count"),
-            "denominators": of("denominator"), "max_per_cell": max(cells[key][0]["denominator"] for key in there),
-            "expected": of("expected"), "pvalues": of("pvalue"),
-            "adjusted_pvalues": [[adjusted.get((u, t)) for t in self.tasks] for u in self.unlearning_algorithms],
-            "by_similarity": of("by_similarity"),
-            "skipped": {f"{u}, {t}": cells[u, t][1] for u, t in there if cells[u, t][1]},
-            "significance_rule": f"adjusted_pvalues < {self.significance_threshold}: entities renamed, one-sided, Benjamini-Hochberg over {len(there)} cells"}
+    return {
+        "tasks": self.tasks,
+        "methods": self.unlearning_algorithms,
+        "counts": of("count"),
+        "denominators": of("denominator"),
+        "max_per_cell": max(cells[key][0]["denominator"] for key in there),
+        "expected": of("expected"),
+        "pvalues": of("pvalue"),
+        "adjusted_pvalues": [[adjusted.get((u, t)) for t in self.tasks] for u in self.unlearning_algorithms],
+        "by_similarity": of("by_similarity"),
+        "skipped": {f"{u}, {t}": cells[u, t][1] for u, t in there if cells[u, t][1]},
+        "significance_rule": f"adjusted_pvalues < {self.significance_threshold}: entities renamed, "
+                             f"one-sided, Benjamini-Hochberg over {len(there)} cells",
+    }
 
-ResultTemplateMostSimilarMostInterferedGrid._cell, ResultTemplateMostSimilarMostInterferedGrid._compute_from_scratch = _grid_cell, _compute_grid
+(
+    ResultTemplateMostSimilarMostInterferedGrid._cell,
+    ResultTemplateMostSimilarMostInterferedGrid._compute_from_scratch,
+) = _grid_cell, _compute_grid
 
 # %% ../../nbs/67b_results.nearest.ipynb #d5a28edc
 def _plot_grid(cls,
@@ -114,18 +157,43 @@ def _plot_grid(cls,
     ax: Axes | None = None,
 ) -> Axes:
     "Method by task; the colour is the ratio to chance, the words are the count and the count of chance."
-    r = data["result"]; ax = new_axes((2.6 + 1.5*len(r["tasks"]), 1.2 + .6*len(r["methods"])), ax, frame=False)
-    ratio = np.array([[np.nan if c is None or not e else c/e for c, e in zip(*rows)] for rows in zip(r["counts"], r["expected"])], float)
+    r = data["result"]
+    ax = new_axes((2.6 + 1.5*len(r["tasks"]), 1.2 + .6*len(r["methods"])), ax, frame=False)
+    ratio = np.array(
+        [
+            [np.nan if c is None or not e else c / e for c, e in zip(*rows)]
+            for rows in zip(r["counts"], r["expected"])
+        ],
+        float,
+    )
     shown = ax.imshow(ratio, cmap="viridis", vmin=0, vmax=max(2., np.nanmax(ratio, initial=0)), aspect="auto")
     ax.figure.colorbar(shown, ax=ax, label="times chance")
     for i, j in np.ndindex(ratio.shape):
-        if r["counts"][i][j] is None: ax.text(j, i, "no tables", ha="center", va="center", fontsize=8, color="#666666"); continue
-        star = "*" if (p := r["adjusted_pvalues"][i][j]) is not None and p < data["metadata"]["significance_threshold"] else ""
+        if r["counts"][i][j] is None:
+            ax.text(j, i, "no tables", ha="center", va="center", fontsize=8, color="#666666")
+            continue
+        star = (
+            "*"
+            if (p := r["adjusted_pvalues"][i][j]) is not None
+            and p < data["metadata"]["significance_threshold"]
+            else ""
+        )
         light = ratio[i, j] > .6*shown.norm.vmax
-        ax.text(j, i, f"{r['counts'][i][j]:.4g}/{r['denominators'][i][j]}{star}\nchance {r['expected'][i][j]:.1f}", ha="center", va="center", fontsize=8, color="black" if light else "white")
+        ax.text(
+            j,
+            i,
+            f"{r['counts'][i][j]:.4g}/{r['denominators'][i][j]}{star}\nchance {r['expected'][i][j]:.1f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="black" if light else "white",
+        )
     ax.set_xticks(range(len(r["tasks"])), r["tasks"])
-    ax.set_yticks(range(len(r["methods"])), map(method_label, r["methods"])); ax.tick_params(length=0)
-    ax.set_title(f"most similar among the {data['metadata']['top_k']} most harmed (* beyond chance)", fontsize=9)
+    ax.set_yticks(range(len(r["methods"])), map(method_label, r["methods"]))
+    ax.tick_params(length=0)
+    ax.set_title(
+        f"most similar among the {data['metadata']['top_k']} most harmed (* beyond chance)", fontsize=9
+    )
     return ax
 
 ResultTemplateMostSimilarMostInterferedGrid.plot = classmethod(_plot_grid)

@@ -14,8 +14,24 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 from ..core import check_name
 from ..explore.similarity import SIMILARITIES, attribute_columns
 from ..interference.stats import mantel
-from ..plotting import HIGHER_IS_BETTER, METHOD_COLORS, method_color, method_label, metric_label, new_axes, scatter, similarity_label
-from .base import PairTable, ResultTemplate, pair_files, read_pairs, read_similarity, similarity_files
+from vision_unlearning.plotting import (
+    HIGHER_IS_BETTER,
+    METHOD_COLORS,
+    method_color,
+    method_label,
+    metric_label,
+    new_axes,
+    scatter,
+    similarity_label,
+)
+from vision_unlearning.results.base import (
+    PairTable,
+    ResultTemplate,
+    pair_files,
+    read_pairs,
+    read_similarity,
+    similarity_files,
+)
 from .relationship import InsufficientSamplesError
 from ..store import MissingSessionError, Session, find_entity, read_entities
 
@@ -29,7 +45,9 @@ def _indicators(values: list, kind: str, name: str) -> dict[str, np.ndarray]:  #
     if kind == "numerical": return {name: np.array([np.nan if v is None else float(v) for v in values])}
     labels = [None if v is None else str(v) for v in values]
     counts = {c: labels.count(c) for c in sorted({v for v in labels if v is not None})}
-    common = sorted((c for c, n in counts.items() if n >= 5), key=lambda c: -counts[c])[0 if min(counts.values(), default=0) < 5 else 1:]
+    common = sorted((c for c, n in counts.items() if n >= 5), key=lambda c: -counts[c])[
+        0 if min(counts.values(), default=0) < 5 else 1 :
+    ]
     return {f"{name}={c}": np.array([float(v == c) for v in labels]) for c in sorted(common)}
 
 # %% ../../nbs/68_results.prediction.ipynb #05af1f02
@@ -42,15 +60,27 @@ def pair_features(
 ) -> tuple[dict[str, str], np.ndarray]:  # feature -> the group it belongs to, and (N,N,F)
     "Everything that is known about a pair before unlearning."
     n, groups, columns = len(entities), {}, []
-    def add(name, group, matrix): groups[name] = group; columns.append(np.broadcast_to(np.asarray(matrix, float), (n, n)))
+    def add(name, group, matrix):
+        groups[name] = group
+        columns.append(np.broadcast_to(np.asarray(matrix, float), (n, n)))
     for kind, matrix in similarities.items(): add(kind, similarity_label(kind), matrix)
     for attribute, kind in attribute_columns(entities).items():
         mine = [v if (v := e.get(attribute)) is not None and v == v else None for e in entities]
         if agreement and kind == "categorical":
             labels = np.array(["" if v is None else str(v) for v in mine])
-            add(f"is_{attribute}_same", attribute, (labels[:, None] == labels[None]) & (labels[:, None] != ""))
-        elif agreement: x = _indicators(mine, kind, attribute)[attribute]; add(f"{attribute}_closeness", attribute, 1 - np.abs(x[:, None] - x[None])/(np.nanmax(x) - np.nanmin(x)))
-        for name, x in (_indicators(mine, kind, attribute) if values else {}).items(): add(f"emitter_{name}", attribute, x[:, None]); add(f"receiver_{name}", attribute, x[None])
+            add(
+                f"is_{attribute}_same", attribute, (labels[:, None] == labels[None]) & (labels[:, None] != "")
+            )
+        elif agreement:
+            x = _indicators(mine, kind, attribute)[attribute]
+            add(
+                f"{attribute}_closeness",
+                attribute,
+                1 - np.abs(x[:, None] - x[None]) / (np.nanmax(x) - np.nanmin(x)),
+            )
+        for name, x in (_indicators(mine, kind, attribute) if values else {}).items():
+            add(f"emitter_{name}", attribute, x[:, None])
+            add(f"receiver_{name}", attribute, x[None])
     for name, x in (emitter_columns or {}).items(): add(name, name, np.asarray(x)[:, None])
     if not columns: raise ValueError("no feature is left; name a similarity or include attributes")
     return groups, np.stack(columns, -1)
@@ -63,17 +93,30 @@ def split_pairs(
     seed: int = 42,
 ) -> tuple[np.ndarray, np.ndarray]:  # (N,N) bool: training pairs, test pairs
     "Which pairs are for training and which for the test."
-    n, generator = len(run), np.random.default_rng(seed); test = np.zeros(n, bool)
-    if split == "pair": chosen = generator.random((n, n)) < test_size; return ~chosen, chosen
-    if run.sum() < 2: raise InsufficientSamplesError(f"{run.sum()} emitters were unlearned; a split that keeps entities apart needs at least 2")
-    for part in (np.flatnonzero(run), np.flatnonzero(~run)): test[generator.permutation(part)[:int(np.clip(round(test_size*len(part)), min(1, len(part)), max(len(part) - 1, 0)))]] = True
+    n, generator = len(run), np.random.default_rng(seed)
+    test = np.zeros(n, bool)
+    if split == "pair":
+        chosen = generator.random((n, n)) < test_size
+        return ~chosen, chosen
+    if run.sum() < 2:
+        raise InsufficientSamplesError(
+            f"{run.sum()} emitters were unlearned; a split that keeps entities apart needs at least 2"
+        )
+    for part in (np.flatnonzero(run), np.flatnonzero(~run)):
+        test[
+            generator.permutation(part)[
+                : int(np.clip(round(test_size * len(part)), min(1, len(part)), max(len(part) - 1, 0)))
+            ]
+        ] = True
     if split == "emitter": return np.repeat(~test[:, None], n, 1), np.repeat(test[:, None], n, 1)
     return ~test[:, None] & ~test[None], test[:, None] & test[None]
 
 # %% ../../nbs/68_results.prediction.ipynb #13eb22e8
 class ResultTemplateMetricSimilarityAlignmentMulti(ResultTemplate):
     "Regression from similarities and attributes to the harm of a pair, tested on entities it has not seen."
-    model: str = "sd1.4"; task: str = "people"; unlearning_algorithm: str
+    model: str = "sd1.4"
+    task: str = "people"
+    unlearning_algorithm: str
     interference_pair: str
     similarity_metric_list: list[str]
     significance_threshold: float = .05
@@ -92,39 +135,69 @@ class ResultTemplateMetricSimilarityAlignmentMulti(ResultTemplate):
     def _check(self):
         super()._check()
         for kind in self.similarity_metric_list: check_name("similarity", kind, SIMILARITIES)
-        if not 0 < self.test_size < 1: raise ValueError(f"test_size must be between 0 and 1, got {self.test_size}")
+        if not 0 < self.test_size < 1:
+            raise ValueError(f"test_size must be between 0 and 1, got {self.test_size}")
 
-    def _table(self) -> PairTable: return read_pairs(self.store, self.task, self.unlearning_algorithm, self.epochs)
+    def _table(self) -> PairTable:
+        return read_pairs(self.store, self.task, self.unlearning_algorithm, self.epochs)
 
     def _scores(self) -> list[Path]:
         if not self.include_baseline_quality: return []
         table = self._table()
-        paths = [self.store.scores(Session(self.task, table.names[i], i, self.unlearning_algorithm, table.epochs, self.model)) for i in sorted(table.rows)]
+        paths = [
+            self.store.scores(
+                Session(self.task, table.names[i], i, self.unlearning_algorithm, table.epochs, self.model)
+            )
+            for i in sorted(table.rows)
+        ]
         found = [p for p in paths if p.is_file()]
-        if not found: raise MissingSessionError(f"include_baseline_quality needs the scores of a session, and {paths[0]} is not there; run `vu run interference`")
+        if not found:
+            raise MissingSessionError(
+                f"include_baseline_quality needs the scores of a session, and {paths[0]} is not there; run "
+                "`vu run interference`"
+            )
         return found[:1]
 
     def inputs(self) -> list[Path]:
-        return [self.store.metadata(self.task), *pair_files(self.store, self.task, self.unlearning_algorithm,
-            self.epochs)[1].values(), *similarity_files(self.store, self.task, self.similarity_metric_list), *self._scores()]
+        return [
+            self.store.metadata(self.task),
+            *pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1].values(),
+            *similarity_files(self.store, self.task, self.similarity_metric_list),
+            *self._scores(),
+        ]
 
 # %% ../../nbs/68_results.prediction.ipynb #4bcd9b68
-def _dataset(self) -> tuple[PairTable, dict[str, str], np.ndarray, np.ndarray]:  # table, feature -> group, (N,N,F), (N,N) with NaN where unusable
+# table, feature -> group, (N,N,F), (N,N) with NaN where unusable
+def _dataset(self) -> tuple[PairTable, dict[str, str], np.ndarray, np.ndarray]:
     "Features and harm of all pairs."
-    table, extra = self._table(), {}; target = table.matrix(self.interference_pair)
-    if self.include_emitter_forget_quality: extra["emitter_forget_clip_diff"] = np.diag(table.matrix("clip_diff"))
+    table, extra = self._table(), {}
+    target = table.matrix(self.interference_pair)
+    if self.include_emitter_forget_quality:
+        extra["emitter_forget_clip_diff"] = np.diag(table.matrix("clip_diff"))
     for path in self._scores():
         import pandas as pd
         scores = pd.read_parquet(path).query("metric == 'clip_diff'").groupby("receiver")["off"].mean()
         extra["emitter_baseline_clip"] = scores.reindex(table.names).to_numpy(float)
-    similarities = {kind: read_similarity(self.store, self.task, kind) for kind in self.similarity_metric_list}
-    groups, features = pair_features(read_entities(self.store, self.task), similarities, self.include_attribute_diff_similarity, self.include_attribute_value_similarity, extra)
+    similarities = {
+        kind: read_similarity(self.store, self.task, kind) for kind in self.similarity_metric_list
+    }
+    groups, features = pair_features(
+        read_entities(self.store, self.task),
+        similarities,
+        self.include_attribute_diff_similarity,
+        self.include_attribute_value_similarity,
+        extra,
+    )
     target[np.eye(len(target), dtype=bool)] = np.nan
     return table, groups, features, target
 
 def _regressor(self):
     "A fresh model."
-    return LinearRegression() if self.regression_algorithm == "linear_regression" else RandomForestRegressor(20, random_state=self.random_state)
+    return (
+        LinearRegression()
+        if self.regression_algorithm == "linear_regression"
+        else RandomForestRegressor(20, random_state=self.random_state)
+    )
 
 Multi = ResultTemplateMetricSimilarityAlignmentMulti
 Multi._dataset, Multi._regressor = _dataset, _regressor
@@ -142,7 +215,10 @@ def group_importance(
     generator, whole, falls = np.random.default_rng(seed), r2_score(y, model.predict(x)), {}
     for group in dict.fromkeys(groups):
         columns, drops = [k for k, g in enumerate(groups) if g == group], []
-        for _ in range(repeats): mixed = x.copy(); mixed[:, columns] = x[generator.permutation(len(x))][:, columns]; drops.append(whole - r2_score(y, model.predict(mixed)))
+        for _ in range(repeats):
+            mixed = x.copy()
+            mixed[:, columns] = x[generator.permutation(len(x))][:, columns]
+            drops.append(whole - r2_score(y, model.predict(mixed)))
         falls[group] = float(np.mean(drops))
     return dict(sorted(falls.items(), key=lambda item: -item[1]))
 
@@ -154,66 +230,122 @@ def shap_values(
     names: list[str],  # F features
 ) -> dict:  # values (K,F), base_values (K,), data (K,F), feature_names: the form of `explanation_to_dict`
     "Each prediction split among its features."
-    if isinstance(model, LinearRegression): center = background.mean(0); values, base = model.coef_*(x - center), np.full(len(x), model.predict(center[None])[0])
+    if isinstance(model, LinearRegression):
+        center = background.mean(0)
+        values, base = model.coef_*(x - center), np.full(len(x), model.predict(center[None])[0])
     else:
         try: import shap
-        except ModuleNotFoundError as error: raise ModuleNotFoundError('explain=True with a forest needs shap: pip install "vision-unlearning[explain]"') from error
-        found = shap.TreeExplainer(model)(x); values, base = found.values, np.broadcast_to(np.asarray(found.base_values).ravel(), len(x))
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                'explain=True with a forest needs shap: pip install "vision-unlearning[explain]"'
+            ) from error
+        found = shap.TreeExplainer(model)(x)
+        values, base = found.values, np.broadcast_to(np.asarray(found.base_values).ravel(), len(x))
     return {"values": values, "base_values": base, "data": x, "feature_names": names}
 
 # %% ../../nbs/68_results.prediction.ipynb #d5d51ee8
 def _compute_multi(self) -> dict:
-    table, groups, features, target = self._dataset(); known = np.isfinite(features).all(-1)
-    usable = np.isfinite(target) & known; run = np.isfinite(target).any(1)
-    train, test = (mask & usable for mask in split_pairs(run, self.split, self.test_size, self.random_state)); names = list(groups)
-    if min(train.sum(), test.sum()) < 10: raise InsufficientSamplesError(f"{train.sum()} training and {test.sum()} test pairs; run more emitters or change test_size")
+    table, groups, features, target = self._dataset()
+    known = np.isfinite(features).all(-1)
+    usable = np.isfinite(target) & known
+    run = np.isfinite(target).any(1)
+    train, test = (mask & usable for mask in split_pairs(run, self.split, self.test_size, self.random_state))
+    names = list(groups)
+    if min(train.sum(), test.sum()) < 10:
+        raise InsufficientSamplesError(
+            f"{train.sum()} training and {test.sum()} test pairs; run more emitters or change test_size"
+        )
     model = self._regressor().fit(features[train], target[train])
     predicted = {"train": model.predict(features[train]), "test": model.predict(features[test])}
     measures = {"r2": r2_score, "rmse": root_mean_squared_error, "mae": mean_absolute_error}
-    scores = {f"{name}_{part}": float(f(target[mask], predicted[part])) for name, f in measures.items() for part, mask in (("train", train), ("test", test))}
-    guess = np.full(target.shape, np.nan); guess[known] = model.predict(features[known])
-    tested = np.flatnonzero(test.any(0) | test.any(1)); p = None
+    scores = {
+        f"{name}_{part}": float(f(target[mask], predicted[part]))
+        for name, f in measures.items()
+        for part, mask in (("train", train), ("test", test))
+    }
+    guess = np.full(target.shape, np.nan)
+    guess[known] = model.predict(features[known])
+    tested = np.flatnonzero(test.any(0) | test.any(1))
+    p = None
     if self.split == "entity": guess = np.where(test, guess, np.nan)[np.ix_(tested, tested)]
-    truth = np.where(test, target, np.nan)[np.ix_(tested, tested)] if self.split == "entity" else np.where(test, target, np.nan)
-    if self.split != "pair": p = mantel(truth, guess, self.n_permutations, alternative="greater", seed=self.random_state)["pvalue"]
+    truth = (
+        np.where(test, target, np.nan)[np.ix_(tested, tested)]
+        if self.split == "entity"
+        else np.where(test, target, np.nan)
+    )
+    if self.split != "pair":
+        p = mantel(truth, guess, self.n_permutations, alternative="greater", seed=self.random_state)["pvalue"]
     rows = np.random.default_rng(self.random_state).permutation(int(test.sum()))[:1000]
     linear = self.regression_algorithm == "linear_regression"
-    rule = "none: a random split of pairs leaks entities into the test" if p is None else \
-        f"permutation_pvalue < {self.significance_threshold}: prediction against truth on unseen entities, entities renamed, one-sided"
-    return {"n_train": int(train.sum()), "n_test": int(test.sum()), **scores, "features": names,
-            "rmse_test_baseline": float(np.sqrt(np.mean((target[test] - target[train].mean())**2))),
-            "coefficients": dict(zip(names, model.coef_*features[train].std(0))) if linear else None,
-            "importance": group_importance(model, list(groups.values()), features[test], target[test], self.random_state),
-            "y_test_true": target[test], "y_test_pred": predicted["test"], "test_entities": [table.names[i] for i in tested],
-            "n_dropped": int((np.isfinite(target) & ~known).sum()), "permutation_pvalue": p,
-            "shap_explanations": shap_values(model, features[train], features[test][rows], names) if self.explain else None,
-            "significant": None if p is None else bool(p < self.significance_threshold), "significance_rule": rule}
+    rule = (
+        "none: a random split of pairs leaks entities into the test"
+        if p is None
+        else f"permutation_pvalue < {self.significance_threshold}: prediction against truth on unseen "
+             "entities, entities renamed, one-sided"
+    )
+    return {
+        "n_train": int(train.sum()),
+        "n_test": int(test.sum()),
+        **scores,
+        "features": names,
+        "rmse_test_baseline": float(np.sqrt(np.mean((target[test] - target[train].mean()) ** 2))),
+        "coefficients": dict(zip(names, model.coef_ * features[train].std(0))) if linear else None,
+        "importance": group_importance(
+            model, list(groups.values()), features[test], target[test], self.random_state
+        ),
+        "y_test_true": target[test],
+        "y_test_pred": predicted["test"],
+        "test_entities": [table.names[i] for i in tested],
+        "n_dropped": int((np.isfinite(target) & ~known).sum()),
+        "permutation_pvalue": p,
+        "shap_explanations": shap_values(model, features[train], features[test][rows], names)
+        if self.explain
+        else None,
+        "significant": None if p is None else bool(p < self.significance_threshold),
+        "significance_rule": rule,
+    }
 
 Multi._compute_from_scratch = _compute_multi
 
 # %% ../../nbs/68_results.prediction.ipynb #231c31ca
 def _plot_prediction(r, ax, color) -> Axes:
-    ax = scatter(r["y_test_pred"], r["y_test_true"], ax, line=False, color=color); ends = [min(r["y_test_true"]), max(r["y_test_true"])]
+    ax = scatter(r["y_test_pred"], r["y_test_true"], ax, line=False, color=color)
+    ends = [min(r["y_test_true"]), max(r["y_test_true"])]
     ax.plot(ends, ends, color="black", lw=.8, ls=":")
     return ax
 
 def _plot_importance(r, ax, color) -> Axes:
-    items = list(r["importance"].items())[:12]; ax = new_axes((5, .8 + .26*len(items)), ax)
+    items = list(r["importance"].items())[:12]
+    ax = new_axes((5, .8 + .26*len(items)), ax)
     ax.barh(range(len(items)), [v for _, v in items], color=color)
-    ax.set_yticks(range(len(items)), [k for k, _ in items], fontsize=8); ax.invert_yaxis()
-    ax.axvline(0, color="black", lw=.8); ax.set_xlabel("fall of R² when shuffled")
+    ax.set_yticks(range(len(items)), [k for k, _ in items], fontsize=8)
+    ax.invert_yaxis()
+    ax.axvline(0, color="black", lw=.8)
+    ax.set_xlabel("fall of R² when shuffled")
     return ax
 
 def _plot_shap(r, ax, color) -> Axes:
     e = r["shap_explanations"]
     if e is None: raise ValueError("this answer has no SHAP values; compute it with explain=True")
-    values, data = np.array(e["values"], float), np.array(e["data"], float); order = np.argsort(-np.abs(values).mean(0))[:10]
-    ax = new_axes((5, .8 + .3*len(order)), ax); jitter = np.random.default_rng(0)
+    values, data = np.array(e["values"], float), np.array(e["data"], float)
+    order = np.argsort(-np.abs(values).mean(0))[:10]
+    ax = new_axes((5, .8 + .3*len(order)), ax)
+    jitter = np.random.default_rng(0)
     for k, j in enumerate(order):
         spread = np.ptp(data[:, j]) or 1.
-        ax.scatter(values[:, j], k + jitter.uniform(-.25, .25, len(values)), c=(data[:, j] - data[:, j].min())/spread, cmap="viridis", s=7, linewidths=0, rasterized=True)
-    ax.set_yticks(range(len(order)), [e["feature_names"][j] for j in order], fontsize=8); ax.invert_yaxis()
-    ax.axvline(0, color="black", lw=.8); ax.set_xlabel("share in the prediction (bright: large value)")
+        ax.scatter(
+            values[:, j],
+            k + jitter.uniform(-0.25, 0.25, len(values)),
+            c=(data[:, j] - data[:, j].min()) / spread,
+            cmap="viridis",
+            s=7,
+            linewidths=0,
+            rasterized=True,
+        )
+    ax.set_yticks(range(len(order)), [e["feature_names"][j] for j in order], fontsize=8)
+    ax.invert_yaxis()
+    ax.axvline(0, color="black", lw=.8)
+    ax.set_xlabel("share in the prediction (bright: large value)")
     return ax
 
 # %% ../../nbs/68_results.prediction.ipynb #3e4618d6
@@ -228,10 +360,21 @@ def _plot_multi(cls,
     method = about["unlearning_algorithm"]
     ax = panels[check_name("panel", panel, panels)](r, ax, method_color(method))
     if panel == "prediction":
-        label = metric_label(about["interference_pair"]); ax.set(xlabel=f"predicted {label}", ylabel=label)
+        label = metric_label(about["interference_pair"])
+        ax.set(xlabel=f"predicted {label}", ylabel=label)
         p = "" if r["permutation_pvalue"] is None else f", permutation p = {r['permutation_pvalue']:.2g}"
-        apart = {"entity": "unseen emitters and receivers", "emitter": "unseen emitters", "pair": "a leaking split"}[about["split"]]
-        ax.set_title(f"{method_label(method)} on {about['task']}, {about['regression_algorithm'].replace('_', ' ')}\n{apart}: R² = {r['r2_test']:.2f}{p}".replace("-", "−"), fontsize=9)
+        apart = {
+            "entity": "unseen emitters and receivers",
+            "emitter": "unseen emitters",
+            "pair": "a leaking split",
+        }[about["split"]]
+        ax.set_title(
+            f"{method_label(method)} on {about['task']}, "
+            f"{about['regression_algorithm'].replace('_', ' ')}\n{apart}: R² = {r['r2_test']:.2f}{p}".replace(
+                "-", "−"
+            ),
+            fontsize=9,
+        )
     return ax
 
 Multi.plot = classmethod(_plot_multi)
@@ -240,21 +383,41 @@ Multi.plot = classmethod(_plot_multi)
 def _predict(self,
     entity: str | int,  # name or index; it need not have been unlearned
     level: float = .9,  # share of unseen pairs that the interval should hold
-) -> dict[str, dict]:  # receiver -> expected, low, high, observed (None where nothing was measured); the worst first
+# receiver -> expected, low, high, observed (None where nothing was measured); the worst first
+) -> dict[str, dict]:
     "What unlearning an entity is expected to do to each of the others."
-    entities = read_entities(self.store, self.task); index = entities.index(find_entity(entities, entity))
-    table, _, features, target = self._dataset(); known = np.isfinite(features).all(-1)
-    if self.include_emitter_forget_quality and index not in table.rows: raise ValueError(f"how well {entities[index]['name']!r} is forgotten is not known before unlearning; use include_emitter_forget_quality=False")
+    entities = read_entities(self.store, self.task)
+    index = entities.index(find_entity(entities, entity))
+    table, _, features, target = self._dataset()
+    known = np.isfinite(features).all(-1)
+    if self.include_emitter_forget_quality and index not in table.rows:
+        raise ValueError(
+            f"how well {entities[index]['name']!r} is forgotten is not known before unlearning; use "
+            "include_emitter_forget_quality=False"
+        )
     usable = np.isfinite(target) & known
-    train, test = (m & usable for m in split_pairs(np.isfinite(target).any(1), self.split, self.test_size, self.random_state))
+    train, test = (
+        m & usable
+        for m in split_pairs(np.isfinite(target).any(1), self.split, self.test_size, self.random_state)
+    )
     error = target[test] - self._regressor().fit(features[train], target[train]).predict(features[test])
     low, high = np.quantile(error, [(1 - level)/2, (1 + level)/2])
-    fit = usable.copy(); fit[index] = False; fit[:, index] = False
+    fit = usable.copy()
+    fit[index] = False
+    fit[:, index] = False
     receivers = [j for j in range(len(entities)) if j != index and known[index, j]]
     expected = self._regressor().fit(features[fit], target[fit]).predict(features[index, receivers])
     order = np.argsort(expected if HIGHER_IS_BETTER[self.interference_pair] else -expected, kind="stable")
     value = lambda j: float(target[index, j]) if np.isfinite(target[index, j]) else None
-    return {table.names[receivers[k]]: {"expected": float(expected[k]), "low": float(expected[k] + low), "high": float(expected[k] + high), "observed": value(receivers[k])} for k in order}
+    return {
+        table.names[receivers[k]]: {
+            "expected": float(expected[k]),
+            "low": float(expected[k] + low),
+            "high": float(expected[k] + high),
+            "observed": value(receivers[k]),
+        }
+        for k in order
+    }
 
 def plot_expected(
     prediction: dict[str, dict],  # what `predict` returned
@@ -263,13 +426,19 @@ def plot_expected(
     top: int = 15,  # receivers to show
 ) -> Axes:
     "The receivers that are expected to suffer most, with intervals, and what was measured where it was."
-    shown = list(prediction.items())[:top]; ax = new_axes((5, .8 + .24*len(shown)), ax)
+    shown = list(prediction.items())[:top]
+    ax = new_axes((5, .8 + .24*len(shown)), ax)
     for k, (_, p) in enumerate(shown):
         ax.plot([p["low"], p["high"]], [k, k], color="#999999", lw=2)
         ax.plot(p["expected"], k, "o", color=METHOD_COLORS["uce"], label="expected" if k == 0 else None)
-        if p["observed"] is not None: ax.plot(p["observed"], k, "x", color=METHOD_COLORS["distil"], label="measured" if k == 0 else None)
-    ax.set_yticks(range(len(shown)), [n for n, _ in shown], fontsize=8); ax.invert_yaxis()
-    ax.legend(fontsize=8, frameon=False); ax.set_xlabel(metric_label(metric))
+        if p["observed"] is not None:
+            ax.plot(
+                p["observed"], k, "x", color=METHOD_COLORS["distil"], label="measured" if k == 0 else None
+            )
+    ax.set_yticks(range(len(shown)), [n for n, _ in shown], fontsize=8)
+    ax.invert_yaxis()
+    ax.legend(fontsize=8, frameon=False)
+    ax.set_xlabel(metric_label(metric))
     return ax
 
 Multi.predict = _predict

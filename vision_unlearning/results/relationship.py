@@ -11,7 +11,12 @@ from matplotlib.axes import Axes
 from scipy import stats
 from ..core import check_name
 from ..interference.entity import entity_table
-from ..interference.entity_stats import bootstrap_pearson, omega_squared, permutation_correlation, permutation_groups
+from vision_unlearning.interference.entity_stats import (
+    bootstrap_pearson,
+    omega_squared,
+    permutation_correlation,
+    permutation_groups,
+)
 from ..interference.stats import bootstrap_ci
 from ..plotting import method_color, method_label, metric_label, new_axes, scatter
 from .base import ResultTemplate, pair_files, read_pairs, read_table
@@ -23,7 +28,8 @@ __all__ = ['InvalidAttributeTypeError', 'InsufficientSamplesError', 'correlate',
            'ResultTemplateSignificantRelationshipCategorical', 'check_categories', 'draw_groups']
 
 # %% ../../nbs/65_results.relationship.ipynb #f01baf9c
-class InvalidAttributeTypeError(ValueError): "An attribute whose values are of the wrong kind for this question."
+class InvalidAttributeTypeError(ValueError):
+    "An attribute whose values are of the wrong kind for this question."
 class InsufficientSamplesError(ValueError): "Too few entities, or too few in one category, for a test."
 
 # %% ../../nbs/65_results.relationship.ipynb #db9f4a2c
@@ -36,19 +42,30 @@ def correlate(
 ) -> dict:  # published keys and sound ones
     "Two columns of numbers, one entry an entity."
     x, y = np.asarray(x, float), np.asarray(y, float)
-    if len(x) < 4: raise InsufficientSamplesError(f"{len(x)} entities have both values; a correlation needs at least 4")
+    if len(x) < 4:
+        raise InsufficientSamplesError(f"{len(x)} entities have both values; a correlation needs at least 4")
     varies = np.ptp(x) > 0 and np.ptp(y) > 0
     pearson, spearman = (stats.pearsonr(x, y), stats.spearmanr(x, y)) if varies else [(float("nan"),)*2]*2
     sound, ranks = (permutation_correlation(x, y, n_permutations, m, seed) for m in ("pearson", "spearman"))
     low, high = bootstrap_pearson(x, y, seed=seed)
-    return {"pearson_statistic": float(pearson[0]), "pearson_pvalue": float(pearson[1]),
-            "spearman_statistic": float(spearman[0]), "spearman_pvalue": float(spearman[1]),
-            "significant_naive": bool(pearson[1] < threshold or spearman[1] < threshold),
-            "permutation_statistic": sound["statistic"], "permutation_pvalue": sound["pvalue"],
-            "permutation_spearman_pvalue": ranks["pvalue"], "n_permutations": n_permutations,
-            "effect_size": float(pearson[0]), "ci_low": low, "ci_high": high, "n": len(x),
-            "significant": bool(sound["pvalue"] < threshold),
-            "significance_rule": f"permutation_pvalue < {threshold}: values permuted over entities, Pearson correlation, two-sided"}
+    return {
+        "pearson_statistic": float(pearson[0]),
+        "pearson_pvalue": float(pearson[1]),
+        "spearman_statistic": float(spearman[0]),
+        "spearman_pvalue": float(spearman[1]),
+        "significant_naive": bool(pearson[1] < threshold or spearman[1] < threshold),
+        "permutation_statistic": sound["statistic"],
+        "permutation_pvalue": sound["pvalue"],
+        "permutation_spearman_pvalue": ranks["pvalue"],
+        "n_permutations": n_permutations,
+        "effect_size": float(pearson[0]),
+        "ci_low": low,
+        "ci_high": high,
+        "n": len(x),
+        "significant": bool(sound["pvalue"] < threshold),
+        "significance_rule": f"permutation_pvalue < {threshold}: values permuted over entities, Pearson "
+                             "correlation, two-sided",
+    }
 
 # %% ../../nbs/65_results.relationship.ipynb #588a0df7
 def compare_groups(
@@ -59,23 +76,40 @@ def compare_groups(
     seed: int = 42,
 ) -> dict:  # published keys and sound ones
     "One number an entity, grouped by a category."
-    y, names = np.asarray(y, float), sorted(set(labels)); groups = [y[np.array(labels) == g] for g in names]
-    varies = np.ptp(y) > 0; anova, kruskal = (stats.f_oneway(*groups), stats.kruskal(*groups)) if varies else [(float("nan"),)*2]*2
-    sound, ranks = (permutation_groups(labels, y, n_permutations, m, seed) for m in ("mean", "rank")); means = {}
-    for g, values in zip(names, groups): low, high = bootstrap_ci(values, n_resamples=1000, seed=seed); means[g] = {"mean": values.mean(), "ci_low": low, "ci_high": high, "n": len(values)}
-    return {"anova_statistic": float(anova[0]), "anova_pvalue": float(anova[1]), "kruskal_statistic": float(kruskal[0]),
-            "kruskal_pvalue": float(kruskal[1]),
-            "significant_naive": bool(anova[1] < threshold or kruskal[1] < threshold),
-            "permutation_statistic": sound["statistic"], "permutation_pvalue": sound["pvalue"],
-            "permutation_rank_pvalue": ranks["pvalue"], "n_permutations": n_permutations,
-            "effect_size": float(omega_squared(sound["statistic"], len(y), len(names))), "eta_squared": sound["statistic"],
-            "groups": means, "n": len(y), "significant": bool(sound["pvalue"] < threshold),
-            "significance_rule": f"permutation_pvalue < {threshold}: labels permuted over entities, variance between groups"}
+    y, names = np.asarray(y, float), sorted(set(labels))
+    groups = [y[np.array(labels) == g] for g in names]
+    varies = np.ptp(y) > 0
+    anova, kruskal = (stats.f_oneway(*groups), stats.kruskal(*groups)) if varies else [(float("nan"),)*2]*2
+    sound, ranks = (permutation_groups(labels, y, n_permutations, m, seed) for m in ("mean", "rank"))
+    means = {}
+    for g, values in zip(names, groups):
+        low, high = bootstrap_ci(values, n_resamples=1000, seed=seed)
+        means[g] = {"mean": values.mean(), "ci_low": low, "ci_high": high, "n": len(values)}
+    return {
+        "anova_statistic": float(anova[0]),
+        "anova_pvalue": float(anova[1]),
+        "kruskal_statistic": float(kruskal[0]),
+        "kruskal_pvalue": float(kruskal[1]),
+        "significant_naive": bool(anova[1] < threshold or kruskal[1] < threshold),
+        "permutation_statistic": sound["statistic"],
+        "permutation_pvalue": sound["pvalue"],
+        "permutation_rank_pvalue": ranks["pvalue"],
+        "n_permutations": n_permutations,
+        "effect_size": float(omega_squared(sound["statistic"], len(y), len(names))),
+        "eta_squared": sound["statistic"],
+        "groups": means,
+        "n": len(y),
+        "significant": bool(sound["pvalue"] < threshold),
+        "significance_rule": f"permutation_pvalue < {threshold}: labels permuted over entities, variance "
+                             "between groups",
+    }
 
 # %% ../../nbs/65_results.relationship.ipynb #15ddf6b6
 class EntityTemplate(ResultTemplate):
     "A question about the per-entity table of one method."
-    model: str = "sd1.4"; task: str = "people"; unlearning_algorithm: str
+    model: str = "sd1.4"
+    task: str = "people"
+    unlearning_algorithm: str
     epochs: int | None = None  # None: the only one in the table
     significance_threshold: float = .05
     n_permutations: int = 10_000
@@ -85,10 +119,13 @@ class EntityTemplate(ResultTemplate):
     def _rows(self) -> list[dict]: return read_table(self.store.per_entity(self.task))
 
     def _column(self, rows: list[dict], metric: str) -> np.ndarray:  # (N,) NaN where undefined
-        name = find_column(list(dict.fromkeys(k for r in rows for k in r)), self.unlearning_algorithm, metric, self.epochs)
+        name = find_column(
+            list(dict.fromkeys(k for r in rows for k in r)), self.unlearning_algorithm, metric, self.epochs
+        )
         return np.array([np.nan if r.get(name) is None else r[name] for r in rows], float)
 
-    def _test(self, function, x, y) -> dict: return function(x, y, self.significance_threshold, self.n_permutations, self.random_state)
+    def _test(self, function, x, y) -> dict:
+        return function(x, y, self.significance_threshold, self.n_permutations, self.random_state)
 
 # %% ../../nbs/65_results.relationship.ipynb #37a696a5
 def attribute_values(
@@ -96,7 +133,11 @@ def attribute_values(
     attribute: str,  # a column that is no metric
 ) -> list[Any]:  # None where it is missing
     "One attribute of every entity."
-    check_name("attribute", attribute, list(dict.fromkeys(k for r in rows for k in r if not k.startswith(("metric_", "sessions_")))))
+    check_name(
+        "attribute",
+        attribute,
+        list(dict.fromkeys(k for r in rows for k in r if not k.startswith(("metric_", "sessions_")))),
+    )
     return [None if r.get(attribute) is None or r[attribute] != r[attribute] else r[attribute] for r in rows]
 
 # %% ../../nbs/65_results.relationship.ipynb #36fd5332
@@ -106,11 +147,25 @@ class ResultTemplateSignificantRelationshipNumerical(EntityTemplate):
     attribute: str
 
     def _compute_from_scratch(self) -> dict:
-        rows = self._rows(); values, y = attribute_values(rows, self.attribute), self._column(rows, self.interference_entity)
-        odd = next((v for v in values if v is not None and (isinstance(v, bool) or not isinstance(v, (int, float)))), None)
-        if odd is not None: raise InvalidAttributeTypeError(f"attribute {self.attribute!r} is not numerical, it has {odd!r}; use SignificantRelationshipCategorical")
-        kept = [i for i, v in enumerate(values) if v is not None and np.isfinite(y[i])]; x = [float(values[i]) for i in kept]
-        return {"x": x, "y": y[kept], "entity_names": [rows[i]["name"] for i in kept], **self._test(correlate, x, y[kept])}
+        rows = self._rows()
+        values, y = attribute_values(rows, self.attribute), self._column(rows, self.interference_entity)
+        odd = next(
+            (v for v in values if v is not None and (isinstance(v, bool) or not isinstance(v, (int, float)))),
+            None,
+        )
+        if odd is not None:
+            raise InvalidAttributeTypeError(
+                f"attribute {self.attribute!r} is not numerical, it has {odd!r}; use "
+                "SignificantRelationshipCategorical"
+            )
+        kept = [i for i, v in enumerate(values) if v is not None and np.isfinite(y[i])]
+        x = [float(values[i]) for i in kept]
+        return {
+            "x": x,
+            "y": y[kept],
+            "entity_names": [rows[i]["name"] for i in kept],
+            **self._test(correlate, x, y[kept]),
+        }
 
 # %% ../../nbs/65_results.relationship.ipynb #f3e22b52
 def sound_title(
@@ -119,16 +174,29 @@ def sound_title(
 ) -> str:
     "The effect, its interval where there is one, and the permutation p-value, as one line."
     if result["permutation_pvalue"] is None: return "no test: nothing varies"
-    interval = f" [{result['ci_low']:.2f}, {result['ci_high']:.2f}]" if result.get("ci_low") is not None else ""
-    return f"{symbol} = {result['effect_size']:.2f}{interval}, permutation p = {result['permutation_pvalue']:.2g}".replace("-", "−")
+    interval = (
+        f" [{result['ci_low']:.2f}, {result['ci_high']:.2f}]" if result.get("ci_low") is not None else ""
+    )
+    return (f"{symbol} = {result['effect_size']:.2f}{interval}, permutation p = "
+            f"{result['permutation_pvalue']:.2g}").replace(
+        "-", "−"
+    )
 
 def _plot_numerical(cls,
     data: dict,  # what `compute` returned
     ax: Axes | None = None,
 ) -> Axes:
     "Attribute across, metric up, one point an entity."
-    about, r = data["metadata"], data["result"]; method = about["unlearning_algorithm"]
-    ax = scatter(r["x"], r["y"], ax, about["attribute"].replace("_", " "), metric_label(about["interference_entity"]), color=method_color(method))
+    about, r = data["metadata"], data["result"]
+    method = about["unlearning_algorithm"]
+    ax = scatter(
+        r["x"],
+        r["y"],
+        ax,
+        about["attribute"].replace("_", " "),
+        metric_label(about["interference_entity"]),
+        color=method_color(method),
+    )
     ax.set_title(f"{method_label(method)} on {about['task']}\n{sound_title(r, 'r')}", fontsize=9)
     return ax
 
@@ -145,21 +213,43 @@ class ResultTemplateSignificantRelationshipCategorical(EntityTemplate):
     def _check(self):
         super()._check()
         if self.attribute_value is not None and not self.interference_entity.startswith("receiver_"):
-            raise ValueError(f"attribute_value keeps only some emitters, and then {self.interference_entity!r} has one group; use a receiver_ metric")
+            raise ValueError(
+                f"attribute_value keeps only some emitters, and then {self.interference_entity!r} has one "
+                "group; use a receiver_ metric"
+            )
 
     def inputs(self) -> list[Path]:
-        pairs = [] if self.attribute_value is None else [self.store.metadata(self.task), *pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1].values()]
+        pairs = (
+            []
+            if self.attribute_value is None
+            else [
+                self.store.metadata(self.task),
+                *pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1].values(),
+            ]
+        )
         return [*super().inputs(), *pairs]
 
     def _metric(self, rows: list[dict], values: list) -> np.ndarray:
         if self.attribute_value is None: return self._column(rows, self.interference_entity)
         table = read_pairs(self.store, self.task, self.unlearning_algorithm, self.epochs)
         wanted = {r["name"] for r, v in zip(rows, values) if str(v) == str(self.attribute_value)}
-        if not wanted: check_name(f"value of {self.attribute!r}", str(self.attribute_value), sorted({str(v) for v in values}))
+        if not wanted:
+            check_name(
+                f"value of {self.attribute!r}", str(self.attribute_value), sorted({str(v) for v in values})
+            )
         spaced = {n.replace("_", " "): n for n in table.names}
-        pairs = {table.names[i]: {spaced.get(r.replace("_", " "), r): v for r, v in row.items()} for i, row in table.rows.items() if table.names[i] in wanted}
-        if not pairs: raise InsufficientSamplesError(f"no emitter with {self.attribute} = {self.attribute_value!r} was unlearned; run `vu run interference` for one")
-        numbers = entity_table(pairs, table.names); check_name("entity metric", self.interference_entity, list(numbers))
+        pairs = {
+            table.names[i]: {spaced.get(r.replace("_", " "), r): v for r, v in row.items()}
+            for i, row in table.rows.items()
+            if table.names[i] in wanted
+        }
+        if not pairs:
+            raise InsufficientSamplesError(
+                f"no emitter with {self.attribute} = {self.attribute_value!r} was unlearned; run `vu run "
+                "interference` for one"
+            )
+        numbers = entity_table(pairs, table.names)
+        check_name("entity metric", self.interference_entity, list(numbers))
         return numbers[self.interference_entity].reindex([r["name"] for r in rows]).to_numpy(float)
 
 # %% ../../nbs/65_results.relationship.ipynb #7fa0e6fe
@@ -171,14 +261,30 @@ def check_categories(
     "Refuse a single category, and categories that are too small for a test."
     counts = {g: labels.count(g) for g in sorted(set(labels))}
     small = {g: n for g, n in counts.items() if n < min_samples}
-    if len(counts) < 2: raise InsufficientSamplesError(f"attribute {attribute!r} has {len(counts)} categories among the entities with a value; a comparison needs two")
-    if small: raise InsufficientSamplesError(f"attribute {attribute!r} has {len(small)} categories of fewer than {min_samples} entities ({', '.join(f'{g}: {n}' for g, n in list(small.items())[:3])}); lower min_samples_per_category")
+    if len(counts) < 2:
+        raise InsufficientSamplesError(
+            f"attribute {attribute!r} has {len(counts)} categories among the entities with a value; a "
+            "comparison needs two"
+        )
+    if small:
+        raise InsufficientSamplesError(
+            f"attribute {attribute!r} has {len(small)} categories of fewer than {min_samples} entities "
+            f"({', '.join(f'{g}: {n}' for g, n in list(small.items())[:3])}); lower min_samples_per_category"
+        )
 
 def _compute_categorical(self) -> dict:
-    rows = self._rows(); values = attribute_values(rows, self.attribute); y = self._metric(rows, values)
-    kept = [i for i, v in enumerate(values) if v is not None and np.isfinite(y[i])]; labels = [str(values[i]) for i in kept]
+    rows = self._rows()
+    values = attribute_values(rows, self.attribute)
+    y = self._metric(rows, values)
+    kept = [i for i, v in enumerate(values) if v is not None and np.isfinite(y[i])]
+    labels = [str(values[i]) for i in kept]
     check_categories(labels, self.attribute, self.min_samples_per_category)
-    return {"x": labels, "y": y[kept], "entity_names": [rows[i]["name"] for i in kept], **self._test(compare_groups, labels, y[kept])}
+    return {
+        "x": labels,
+        "y": y[kept],
+        "entity_names": [rows[i]["name"] for i in kept],
+        **self._test(compare_groups, labels, y[kept]),
+    }
 
 ResultTemplateSignificantRelationshipCategorical._compute_from_scratch = _compute_categorical
 
@@ -192,15 +298,18 @@ def draw_groups(
     color: str = "#0072B2",
 ) -> Axes:
     "A strip of dots for every group, sorted by mean, with the mean and its interval."
-    order = sorted(groups, key=lambda g: groups[g]["mean"]); ax = new_axes((5, 1 + .42*len(order)), ax)
+    order = sorted(groups, key=lambda g: groups[g]["mean"])
+    ax = new_axes((5, 1 + .42*len(order)), ax)
     jitter, values = np.random.default_rng(0), np.asarray(values, float)
     for k, g in enumerate(order):
-        mine = values[np.array(labels) == g]; r = groups[g]
+        mine = values[np.array(labels) == g]
+        r = groups[g]
         low, high = (r["mean"] if r[e] is None else r[e] for e in ("ci_low", "ci_high"))
         ax.scatter(mine, k + jitter.uniform(-.18, .18, len(mine)), s=11, color=color, alpha=.5, linewidths=0)
         ax.plot([low, high], [k, k], color="black", lw=2.2, solid_capstyle="butt")
         ax.plot(r["mean"], k, "D", color="white", mec="black", ms=6)
-    ax.set_yticks(range(len(order)), [f"{g} ({groups[g]['n']})" for g in order]); ax.set(xlabel=xlabel, ylim=(-.6, len(order) - .4))
+    ax.set_yticks(range(len(order)), [f"{g} ({groups[g]['n']})" for g in order])
+    ax.set(xlabel=xlabel, ylim=(-.6, len(order) - .4))
     return ax
 
 def _plot_categorical(cls,
@@ -208,10 +317,16 @@ def _plot_categorical(cls,
     ax: Axes | None = None,
 ) -> Axes:
     "Dots, means and intervals of the groups."
-    about, r = data["metadata"], data["result"]; method, value = about["unlearning_algorithm"], about.get("attribute_value")
-    ax = draw_groups(r["x"], r["y"], r["groups"], ax, metric_label(about["interference_entity"]), method_color(method))
+    about, r = data["metadata"], data["result"]
+    method, value = about["unlearning_algorithm"], about.get("attribute_value")
+    ax = draw_groups(
+        r["x"], r["y"], r["groups"], ax, metric_label(about["interference_entity"]), method_color(method)
+    )
     only = "" if value is None else f", emitters with {about['attribute']} = {value} only"
-    ax.set_title(f"{method_label(method)} on {about['task']} by {about['attribute']}{only}\n{sound_title(r, 'ω²')}", fontsize=9)
+    ax.set_title(
+        f"{method_label(method)} on {about['task']} by {about['attribute']}{only}\n{sound_title(r, 'ω²')}",
+        fontsize=9,
+    )
     return ax
 
 ResultTemplateSignificantRelationshipCategorical.plot = classmethod(_plot_categorical)

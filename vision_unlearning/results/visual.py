@@ -24,12 +24,15 @@ def encode_image(
     max_dim: int = 1024,  # larger images are reduced to this
 ) -> str:  # base64 of a PNG
     "An image file as text; a missing or damaged one is named."
-    if not Path(path).is_file(): raise MissingSessionError(f"{path} does not exist; run `vu run generate` first")
+    if not Path(path).is_file():
+        raise MissingSessionError(f"{path} does not exist; run `vu run generate` first")
     try:
         with Image.open(path) as image: image = image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error: raise ForeignFileError(f"{path} is not a readable image; delete it and generate again") from error
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ForeignFileError(f"{path} is not a readable image; delete it and generate again") from error
     if max(image.size) > max_dim: image.thumbnail((max_dim, max_dim), Image.Resampling.LANCZOS)
-    stream = io.BytesIO(); image.save(stream, "png")
+    stream = io.BytesIO()
+    image.save(stream, "png")
     return base64.b64encode(stream.getvalue()).decode()
 
 # %% ../../nbs/62_results.visual.ipynb #41ced61d
@@ -43,25 +46,33 @@ def decode_image(
 # %% ../../nbs/62_results.visual.ipynb #bbaf4b4d
 class VisualSummaryBase(ResultTemplate):
     "What the summaries share: a method, an emitter, and where its images are."
-    model: str = "sd1.4"; task: str = "people"; unlearning_algorithm: str
+    model: str = "sd1.4"
+    task: str = "people"
+    unlearning_algorithm: str
     entity: str | None = None  # name of the emitter
     entity_index: int | None = None  # or its index
     epochs: int | None = None  # None: the only one on disk
     images_max_dim: int = 124  # larger images are reduced
 
     def _emitter(self) -> dict | None:  # None when neither is given
-        if self.entity is not None and self.entity_index is not None: raise ValueError("give entity or entity_index, not both")
+        if self.entity is not None and self.entity_index is not None:
+            raise ValueError("give entity or entity_index, not both")
         if self.entity is None and self.entity_index is None: return None
-        entities = read_entities(self.store, self.task); found = find_entity(entities, self.entity if self.entity is not None else self.entity_index)
+        entities = read_entities(self.store, self.task)
+        found = find_entity(entities, self.entity if self.entity is not None else self.entity_index)
         return {**found, "index": entities.index(found)}
 
     @property
     def arguments(self) -> dict:
         emitter = self._emitter()
-        return super().arguments | ({"entity": emitter["name"], "entity_index": emitter["index"]} if emitter else {})
+        return super().arguments | (
+            {"entity": emitter["name"], "entity_index": emitter["index"]} if emitter else {}
+        )
 
-    def _table(self) -> PairTable: return read_pairs(self.store, self.task, self.unlearning_algorithm, self.epochs)
-    def _session(self, name, index, epochs) -> Session: return Session(self.task, name, index, self.unlearning_algorithm, epochs, self.model)
+    def _table(self) -> PairTable:
+        return read_pairs(self.store, self.task, self.unlearning_algorithm, self.epochs)
+    def _session(self, name, index, epochs) -> Session:
+        return Session(self.task, name, index, self.unlearning_algorithm, epochs, self.model)
 
 # %% ../../nbs/62_results.visual.ipynb #6bbb2dc7
 def _prompts(task: str, names: list[str]) -> dict[str, str]:
@@ -71,7 +82,10 @@ def _prompts(task: str, names: list[str]) -> dict[str, str]:
 
 def _pair_paths(summary: VisualSummaryBase, session: Session, seed: int, prompt: str) -> dict[str, Path]:
     "Where the two images of one seed and prompt are."
-    return {"off": summary.store.baseline(session.task)/image_name("off", seed, prompt), "on": summary.store.generated(session)/image_name("on", seed, prompt)}
+    return {
+        "off": summary.store.baseline(session.task) / image_name("off", seed, prompt),
+        "on": summary.store.generated(session) / image_name("on", seed, prompt),
+    }
 
 # %% ../../nbs/62_results.visual.ipynb #317501b1
 def encode_pairs(
@@ -90,11 +104,31 @@ def draw_strip(
     scale: float = 1.,  # pixels of the figure for a pixel of an image
 ) -> Axes:
     "Two rows, without and with the edit, in named groups of columns."
-    result = data["result"]; rows = [[decode_image(result["images"][n][state]) for n in result["displayed_entities"]] for state in ("off", "on")]
-    ax = image_grid(rows, ["without", f"with {method_label(data['metadata']['unlearning_algorithm'])}"], labels, ax, scale, extra=.45)
+    result = data["result"]
+    rows = [
+        [decode_image(result["images"][n][state]) for n in result["displayed_entities"]]
+        for state in ("off", "on")
+    ]
+    ax = image_grid(
+        rows,
+        ["without", f"with {method_label(data['metadata']['unlearning_algorithm'])}"],
+        labels,
+        ax,
+        scale,
+        extra=0.45,
+    )
     cell, bottom, start = rows[0][0].shape[1] + 4, ax.get_images()[0].get_array().shape[0], 0
     for name, n in groups:
-        if n: ax.text((start + n/2)*cell - 2, bottom + 5, name, ha="center", va="top", fontsize=9, style="italic")
+        if n:
+            ax.text(
+                (start + n / 2) * cell - 2,
+                bottom + 5,
+                name,
+                ha="center",
+                va="top",
+                fontsize=9,
+                style="italic",
+            )
         if start: ax.axvline(start*cell - 2.5, color="black", lw=1)
         start += n
     ax.set_title(title, fontsize=9, loc="left")
@@ -109,27 +143,48 @@ class ResultTemplateInterferenceVisualSummary(VisualSummaryBase):
     def _choose(self) -> tuple[dict, list[str], list[str], dict[str, float], int]:
         "Emitter, worst, best, all values, epochs."
         emitter, table = self._emitter(), self._table()
-        if emitter is None: raise ValueError("InterferenceVisualSummary is about one emitter; give entity or entity_index")
-        if emitter["index"] not in table.rows: raise MissingSessionError(f"{emitter['name']!r} has no {self.unlearning_algorithm} table in {self.base_folder}; run `vu run interference`")
+        if emitter is None:
+            raise ValueError("InterferenceVisualSummary is about one emitter; give entity or entity_index")
+        if emitter["index"] not in table.rows:
+            raise MissingSessionError(
+                f"{emitter['name']!r} has no {self.unlearning_algorithm} table in {self.base_folder}; run "
+                "`vu run interference`"
+            )
         values = dict(zip(table.names, table.matrix(self.interference_pair)[emitter["index"]].tolist()))
-        receivers = sorted((n for n, v in values.items() if n != emitter["name"] and np.isfinite(v)), key=values.get, reverse=not HIGHER_IS_BETTER[self.interference_pair])
+        receivers = sorted(
+            (n for n, v in values.items() if n != emitter["name"] and np.isfinite(v)),
+            key=values.get,
+            reverse=not HIGHER_IS_BETTER[self.interference_pair],
+        )
         shown = min(4, len(receivers)//2)
         return emitter, receivers[:shown], receivers[::-1][:shown], values, table.epochs
 
     def _paths(self) -> dict[str, dict[str, Path]]:
-        emitter, worst, best, _, epochs = self._choose(); session = self._session(emitter["name"], emitter["index"], epochs)
+        emitter, worst, best, _, epochs = self._choose()
+        session = self._session(emitter["name"], emitter["index"], epochs)
         names = [emitter["name"], *worst, *best]
         return {n: _pair_paths(self, session, self.seed, p) for n, p in _prompts(self.task, names).items()}
 
     def inputs(self) -> list[Path]:
         pair = pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1]
-        return [self.store.metadata(self.task), pair[self._choose()[0]["index"]], *(p for pair in self._paths().values() for p in pair.values())]
+        return [
+            self.store.metadata(self.task),
+            pair[self._choose()[0]["index"]],
+            *(p for pair in self._paths().values() for p in pair.values()),
+        ]
 
     def _compute_from_scratch(self) -> dict:
-        emitter, worst, best, values, epochs = self._choose(); shown = [emitter["name"], *worst, *best]
-        return {"displayed_entities": shown, "worst": worst, "best": best, "is_worst_biggest": not HIGHER_IS_BETTER[self.interference_pair],
-                "num_train_epochs": epochs, "interference_values": {n: values[n] for n in shown},
-                "images": encode_pairs(self._paths(), self.images_max_dim)}
+        emitter, worst, best, values, epochs = self._choose()
+        shown = [emitter["name"], *worst, *best]
+        return {
+            "displayed_entities": shown,
+            "worst": worst,
+            "best": best,
+            "is_worst_biggest": not HIGHER_IS_BETTER[self.interference_pair],
+            "num_train_epochs": epochs,
+            "interference_values": {n: values[n] for n in shown},
+            "images": encode_pairs(self._paths(), self.images_max_dim),
+        }
 
 # %% ../../nbs/62_results.visual.ipynb #863a7708
 def _plot_interference(cls,
@@ -138,9 +193,13 @@ def _plot_interference(cls,
     scale: float = 1.,  # pixels of the figure for a pixel of an image
 ) -> Axes:
     "Two rows, without and with the edit; values under the names."
-    result = data["result"]; values = [(n, result["interference_values"][n]) for n in result["displayed_entities"]]
-    labels = [f"{n}\n" + ("" if v is None else f"{v:+.2f}".replace("-", "−")) for n, v in values]; groups = [("unlearned", 1), ("most harmed", len(result["worst"])), ("least harmed", len(result["best"]))]
-    return draw_strip(data, labels, groups, f"values: {metric_label(data['metadata']['interference_pair'])}", ax, scale)
+    result = data["result"]
+    values = [(n, result["interference_values"][n]) for n in result["displayed_entities"]]
+    labels = [f"{n}\n" + ("" if v is None else f"{v:+.2f}".replace("-", "−")) for n, v in values]
+    groups = [("unlearned", 1), ("most harmed", len(result["worst"])), ("least harmed", len(result["best"]))]
+    return draw_strip(
+        data, labels, groups, f"values: {metric_label(data['metadata']['interference_pair'])}", ax, scale
+    )
 
 ResultTemplateInterferenceVisualSummary.plot = classmethod(_plot_interference)
 
@@ -151,29 +210,51 @@ class ResultTemplateUnlearningVisualSummary(VisualSummaryBase):
     max_entities: int = 6  # how many emitters when none is named
 
     def _emitters(self) -> list[tuple[str, int]]:
-        emitter, table = self._emitter(), self._table(); there = sorted(table.rows)
-        if emitter is not None and emitter["index"] not in there: raise MissingSessionError(f"{emitter['name']!r} has no {self.unlearning_algorithm} table in {self.base_folder}; run `vu run interference`")
-        chosen = [emitter["index"]] if emitter is not None else [there[round(k)] for k in np.linspace(0, len(there) - 1, min(self.max_entities, len(there)))]
+        emitter, table = self._emitter(), self._table()
+        there = sorted(table.rows)
+        if emitter is not None and emitter["index"] not in there:
+            raise MissingSessionError(
+                f"{emitter['name']!r} has no {self.unlearning_algorithm} table in {self.base_folder}; run "
+                "`vu run interference`"
+            )
+        chosen = (
+            [emitter["index"]]
+            if emitter is not None
+            else [there[round(k)] for k in np.linspace(0, len(there) - 1, min(self.max_entities, len(there)))]
+        )
         return [(table.names[i], i) for i in chosen]
 
     def _paths(self) -> dict[str, dict[int, dict[str, Path]]]:
-        epochs, emitters = self._table().epochs, self._emitters(); prompts, found = _prompts(self.task, [n for n, _ in emitters]), {}
+        epochs, emitters = self._table().epochs, self._emitters()
+        prompts, found = _prompts(self.task, [n for n, _ in emitters]), {}
         for name, index in emitters:
-            session, prompt = self._session(name, index, epochs), prompts[name]; folder = self.store.generated(session)
+            session, prompt = self._session(name, index, epochs), prompts[name]
+            folder = self.store.generated(session)
             pattern = re.compile(rf"on_(-?\d+)_{re.escape(prompt)}\.png")
-            seeds = self.seeds or sorted(int(m[1]) for p in (folder.iterdir() if folder.is_dir() else []) if (m := pattern.fullmatch(p.name)))
-            if not seeds: raise MissingSessionError(f"{folder} has no image of {prompt!r}; run `vu run generate`")
+            seeds = self.seeds or sorted(
+                int(m[1])
+                for p in (folder.iterdir() if folder.is_dir() else [])
+                if (m := pattern.fullmatch(p.name))
+            )
+            if not seeds:
+                raise MissingSessionError(f"{folder} has no image of {prompt!r}; run `vu run generate`")
             found[name] = {s: _pair_paths(self, session, s, prompt) for s in seeds}
         return found
 
     def _scores(self) -> dict[str, Path]:
-        epochs = self._table().epochs; paths = {n: self.store.scores(self._session(n, i, epochs)) for n, i in self._emitters()}
+        epochs = self._table().epochs
+        paths = {n: self.store.scores(self._session(n, i, epochs)) for n, i in self._emitters()}
         return {n: p for n, p in paths.items() if p.exists()}
 
     def inputs(self) -> list[Path]:
         pairs = pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1]
         images = [p for seeds in self._paths().values() for pair in seeds.values() for p in pair.values()]
-        return [self.store.metadata(self.task), *(pairs[i] for _, i in self._emitters()), *images, *self._scores().values()]
+        return [
+            self.store.metadata(self.task),
+            *(pairs[i] for _, i in self._emitters()),
+            *images,
+            *self._scores().values(),
+        ]
 
 # %% ../../nbs/62_results.visual.ipynb #b5bca456
 def _emitter_numbers(
@@ -184,18 +265,38 @@ def _emitter_numbers(
     "What the edit did to the emitter and, on average, to the others."
     import pandas as pd
     own, numbers = row.get(name, {}), {}
-    table = None if scores is None else pd.read_parquet(scores).query("receiver == @name").groupby("metric")[["off", "on"]].mean()
+    table = (
+        None
+        if scores is None
+        else pd.read_parquet(scores).query("receiver == @name").groupby("metric")[["off", "on"]].mean()
+    )
     for metric, value in own.items():
         others = [v[metric] for r, v in row.items() if r != name and v.get(metric) is not None]
-        before = {s: float(table.loc[metric, s]) if table is not None and metric in table.index else None for s in ("off", "on")}
-        numbers[metric] = {"value": value, **before, "others_average": float(np.mean(others)) if others else None}
+        before = {
+            s: float(table.loc[metric, s]) if table is not None and metric in table.index else None
+            for s in ("off", "on")
+        }
+        numbers[metric] = {
+            "value": value,
+            **before,
+            "others_average": float(np.mean(others)) if others else None,
+        }
     return numbers
 
 def _compute_unlearning(self) -> dict:
     table, scores = self._table(), self._scores()
-    return {"displayed_entities": [n for n, _ in self._emitters()], "num_train_epochs": table.epochs,
-            "numbers": {n: _emitter_numbers(table.rows[i], n, scores.get(n)) for n, i in self._emitters()},
-            "images": {n: {str(s): {state: encode_image(p, self.images_max_dim) for state, p in pair.items()} for s, pair in seeds.items()} for n, seeds in self._paths().items()}}
+    return {
+        "displayed_entities": [n for n, _ in self._emitters()],
+        "num_train_epochs": table.epochs,
+        "numbers": {n: _emitter_numbers(table.rows[i], n, scores.get(n)) for n, i in self._emitters()},
+        "images": {
+            n: {
+                str(s): {state: encode_image(p, self.images_max_dim) for state, p in pair.items()}
+                for s, pair in seeds.items()
+            }
+            for n, seeds in self._paths().items()
+        },
+    }
 
 ResultTemplateUnlearningVisualSummary._compute_from_scratch = _compute_unlearning
 
@@ -204,8 +305,14 @@ def _numbers_text(numbers: dict[str, dict]) -> str:
     "One line a metric: before and after, or the value, and the mean of the others."
     lines = []
     for metric, n in numbers.items():
-        show = lambda v, metric=metric: "–" if v is None else (f"{v:+.2f}" if metric.endswith("_diff") else f"{v:.2f}").replace("-", "−")
-        own = f"{n['off']:.2f} → {n['on']:.2f}" if n["off"] is not None and n["on"] is not None else show(n["value"])
+        show = lambda v, metric=metric: (
+            "–" if v is None else (f"{v:+.2f}" if metric.endswith("_diff") else f"{v:.2f}").replace("-", "−")
+        )
+        own = (
+            f"{n['off']:.2f} → {n['on']:.2f}"
+            if n["off"] is not None and n["on"] is not None
+            else show(n["value"])
+        )
         lines.append(f"{metric:<13}{own:>16}{show(n['others_average']):>9}")
     return "\n".join(lines)
 
@@ -215,16 +322,34 @@ def _plot_unlearning(cls,
     scale: float = 1.,  # pixels of the figure for a pixel of an image
 ) -> Axes:
     "Two rows an emitter; its numbers on the right."
-    about, result = data["metadata"], data["result"]; names, images = result["displayed_entities"], result["images"]
+    about, result = data["metadata"], data["result"]
+    names, images = result["displayed_entities"], result["images"]
     seeds = sorted({s for n in names for s in images[n]}, key=int)
-    rows = [[decode_image(images[n].get(s, {}).get(state)) for s in seeds] for n in names for state in ("off", "on")]
+    rows = [
+        [decode_image(images[n].get(s, {}).get(state)) for s in seeds]
+        for n in names
+        for state in ("off", "on")
+    ]
     cell = next(i.shape[0] for row in rows for i in row if i is not None) + 4
     ax = new_axes((len(seeds)*cell*scale/72 + 4.9, len(rows)*cell*scale/72 + .5), ax, frame=False)
-    image_grid(rows, [label for n in names for label in (n, f"with {method_label(about['unlearning_algorithm'])}")], [f"seed {s}" for s in seeds], ax, scale)
+    image_grid(
+        rows,
+        [label for n in names for label in (n, f"with {method_label(about['unlearning_algorithm'])}")],
+        [f"seed {s}" for s in seeds],
+        ax,
+        scale,
+    )
     side = dict(fontsize=8, family="monospace", ha="left")
     ax.text(len(seeds)*cell + 6, -6, f"{'':<13}{'itself':>16}{'others':>9}", va="bottom", **side)
     for k, n in enumerate(names):
-        ax.text(len(seeds)*cell + 6, (2*k + 1)*cell - 2, _numbers_text(result["numbers"][n]), va="center", linespacing=1.5, **side)
+        ax.text(
+            len(seeds) * cell + 6,
+            (2 * k + 1) * cell - 2,
+            _numbers_text(result["numbers"][n]),
+            va="center",
+            linespacing=1.5,
+            **side,
+        )
         if k: ax.axhline(2*k*cell - 2.5, color="black", lw=.8)
     return ax
 

@@ -7,11 +7,27 @@ from __future__ import annotations
 import ast, contextlib, hashlib, json, os, shutil, sys, time
 from pathlib import Path
 from typing import Any
-from ..core import ForeignFileError, MissingSessionError, UnknownNameError, check_name, config_hash, get_task, versions
+from vision_unlearning.core import (
+    ForeignFileError,
+    MissingSessionError,
+    UnknownNameError,
+    check_name,
+    config_hash,
+    get_task,
+    versions,
+)
 from ..store import Session, Store, atomic_path, find_entity, image_name, read_json
 from .grid import answers_path
 from .report import report_path
-from .session import claim_baseline, finished, plan_sessions, recorded_sessions, require_edits, task_entities, weights_fingerprint
+from vision_unlearning.running.session import (
+    claim_baseline,
+    finished,
+    plan_sessions,
+    recorded_sessions,
+    require_edits,
+    task_entities,
+    weights_fingerprint,
+)
 from .testbeds import TESTBEDS
 from ..unlearners.base import get_method
 
@@ -45,16 +61,21 @@ def pipeline_parameters(
     "The parameters of a stage, read from its notebook."
     import papermill
     found = papermill.inspect_notebook(str(pipeline_path(stage)))
-    return {n: dict(type=p["inferred_type_name"], default=ast.literal_eval(p["default"]), help=p["help"]) for n, p in found.items()}
+    return {
+        n: dict(type=p["inferred_type_name"], default=ast.literal_eval(p["default"]), help=p["help"])
+        for n, p in found.items()
+    }
 
 # %% ../../nbs/80_running.batch.ipynb #3dbb957c
 def fits(
     value: Any,  # a parameter
     kind: str,  # "str", "int", "float", "bool", "dict", "list[str]", ...
 ) -> bool:
-    "Whether a value is of a parameter's annotated type; an int may stand for a float, a bool for nothing else."
+    """Whether a value is of a parameter's annotated type; an int may stand for a float, a bool for nothing
+    else."""
     outer, _, inner = kind.rstrip("]").partition("[")
-    if outer == "list": return isinstance(value, (list, tuple)) and all(fits(v, inner or "Any") for v in value)
+    if outer == "list":
+        return isinstance(value, (list, tuple)) and all(fits(v, inner or "Any") for v in value)
     types = dict(str=str, int=int, float=(int, float), bool=bool, dict=dict, Any=object)
     return isinstance(value, types[outer]) and (outer in ("bool", "Any") or not isinstance(value, bool))
 
@@ -67,7 +88,8 @@ def check_parameters(
     known = pipeline_parameters(stage)
     for name, value in parameters.items():
         kind = known[check_name(f"parameter of {stage}", name, known)]["type"]
-        if not fits(value, kind): raise ValueError(f"parameter {name} of {stage} must be {kind}, got {value!r}")
+        if not fits(value, kind):
+            raise ValueError(f"parameter {name} of {stage} must be {kind}, got {value!r}")
     return {**{n: p["default"] for n, p in known.items()}, **parameters}
 
 # %% ../../nbs/80_running.batch.ipynb #d5dd6116
@@ -78,12 +100,14 @@ def parse_parameter(
     "One `-p name=value` of the command line."
     name, equals, value = text.partition("=")
     if not equals: raise ValueError(f"write -p name=value, got {text!r}")
-    known = pipeline_parameters(stage); kind = known[check_name(f"parameter of {stage}", name, known)]["type"]
+    known = pipeline_parameters(stage)
+    kind = known[check_name(f"parameter of {stage}", name, known)]["type"]
     bare = kind.startswith("list") and not value.lstrip().startswith("[")
     if kind == "str": return name, value
     if kind == "list[str]" and bare: return name, [v.strip() for v in value.split(",") if v.strip()]
     try: return name, json.loads(f"[{value}]" if bare else value)
-    except json.JSONDecodeError: raise ValueError(f"parameter {name} of {stage} must be {kind}, got {value!r}") from None
+    except json.JSONDecodeError:
+        raise ValueError(f"parameter {name} of {stage} must be {kind}, got {value!r}") from None
 
 # %% ../../nbs/80_running.batch.ipynb #04ada5a9
 def missing_images(
@@ -102,7 +126,9 @@ def planned(
     store: Store,
 ) -> list[Session]:
     "The sessions that a stage's parameters ask for."
-    return plan_sessions(store, *(parameters[n] for n in ("task", "method", "entities", "model", "overrides")))
+    return plan_sessions(
+        store, *(parameters[n] for n in ("task", "method", "entities", "model", "overrides"))
+    )
 
 # %% ../../nbs/80_running.batch.ipynb #a931d101
 def missing_work(
@@ -113,24 +139,45 @@ def missing_work(
     "Check the names in the parameters, and say what a stage would have to make."
     task = get_task(parameters["task"]).name
     if stage == "prepare": return [] if store.metadata(task).exists() else ["entity table"]
-    if stage == "explore": return [f"{kind} similarity" for kind in ("clip", "attr", *["act"]*bool(parameters["attention_seeds"])) if not store.similarity(kind, task).exists()]
+    if stage == "explore":
+        return [
+            f"{kind} similarity"
+            for kind in ("clip", "attr", *["act"] * bool(parameters["attention_seeds"]))
+            if not store.similarity(kind, task).exists()
+        ]
     if stage in ("results", "report", "answers"):
-        if not chosen_sessions(parameters, store): raise MissingSessionError(f"no complete session of {task!r} in {store.base} fits; run `vu batch` first")
+        if not chosen_sessions(parameters, store):
+            raise MissingSessionError(
+                f"no complete session of {task!r} in {store.base} fits; run `vu batch` first"
+            )
         if stage == "results": return [] if store.per_entity(task).exists() else ["entity metrics"]
-        if stage == "answers": return [] if answers_path(store, task, parameters["model"]).exists() else ["answers"]
+        if stage == "answers":
+            return [] if answers_path(store, task, parameters["model"]).exists() else ["answers"]
         return [] if report_path(store, task, parameters["model"]).exists() else ["page"]
-    sessions = planned(parameters, store); weights = weights_fingerprint(sessions[0].model, parameters["revision"] or None)
-    if stage == "unlearn": return [f"edit of {s.slug}" for s in sessions if finished(store, s, weights) is None]
+    sessions = planned(parameters, store)
+    weights = weights_fingerprint(sessions[0].model, parameters["revision"] or None)
+    if stage == "unlearn":
+        return [f"edit of {s.slug}" for s in sessions if finished(store, s, weights) is None]
     records = dict(zip(sessions, require_edits(store, sessions, weights)))
     if stage == "generate":
         claim_baseline(store, task, weights, write=False)
         from vision_unlearning.interference.generate import task_prompts
         prompts, seeds = task_prompts(task, task_entities(store, task)), parameters["seeds"]
         count = {"off images": missing_images(store.baseline(task), "off", seeds, prompts)}
-        count |= {f"on images of {s.slug}": missing_images(store.generated(s), "on", seeds, prompts) for s in sessions}
+        count |= {
+            f"on images of {s.slug}": missing_images(store.generated(s), "on", seeds, prompts)
+            for s in sessions
+        }
         return [f"{n} {what}" for what, n in count.items() if n]
-    scored = lambda s: store.scores(s).exists() and records[s]["stages"].get("interference", {}).get("seeds") == list(parameters["seeds"])
-    unseen = [f"embeddings of {s.slug if s else 'the baseline'}" for s in (None, *sessions) if parameters["embed"] and not store.embeddings(task, s).exists()]
+    scored = lambda s: (
+        store.scores(s).exists()
+        and records[s]["stages"].get("interference", {}).get("seeds") == list(parameters["seeds"])
+    )
+    unseen = [
+        f"embeddings of {s.slug if s else 'the baseline'}"
+        for s in (None, *sessions)
+        if parameters["embed"] and not store.embeddings(task, s).exists()
+    ]
     return [f"scores of {s.slug}" for s in sessions if not scored(s)] + unseen
 
 # %% ../../nbs/80_running.batch.ipynb #db79d023
@@ -140,15 +187,27 @@ def chosen_sessions(
 ) -> list[Session]:  # those that are complete
     "The complete sessions that a results or report notebook is about; names are checked."
     from vision_unlearning.unlearners.base import METHODS
-    table = task_entities(store, parameters["task"]); names = [find_entity(table, e)["name"] for e in parameters.get("entities", ())]
+    table = task_entities(store, parameters["task"])
+    names = [find_entity(table, e)["name"] for e in parameters.get("entities", ())]
     for method in parameters["methods"]: check_name("method", method, METHODS)
     model = parameters["model"] or get_task(parameters["task"]).base_model
-    wanted = lambda s: s.model == model and (not names or s.entity in names) and (not parameters["methods"] or s.method in parameters["methods"])
-    found = [s for s, r in recorded_sessions(store, parameters["task"]).items() if r["status"] == "complete" and wanted(s)]
-    return sorted(found, key=lambda s: parameters["methods"].index(s.method)) if parameters["methods"] else found
+    wanted = lambda s: (
+        s.model == model
+        and (not names or s.entity in names)
+        and (not parameters["methods"] or s.method in parameters["methods"])
+    )
+    found = [
+        s
+        for s, r in recorded_sessions(store, parameters["task"]).items()
+        if r["status"] == "complete" and wanted(s)
+    ]
+    return (
+        sorted(found, key=lambda s: parameters["methods"].index(s.method)) if parameters["methods"] else found
+    )
 
 # %% ../../nbs/80_running.batch.ipynb #9c47d252
-HOW = ("base_folder", "batch_size", "device", "track")  # parameters that change how a run goes and not what comes out
+# parameters that change how a run goes and not what comes out
+HOW = ("base_folder", "batch_size", "device", "track")
 
 # %% ../../nbs/80_running.batch.ipynb #31a65e6d
 def executed_path(
@@ -158,7 +217,11 @@ def executed_path(
 ) -> Path:
     "Where the executed notebook of a run is kept."
     asked = config_hash({n: v for n, v in parameters.items() if n not in HOW})
-    return store.executed("_".join(filter(None, [pipeline_path(stage).stem, parameters["task"], parameters.get("method"), asked])))
+    return store.executed(
+        "_".join(
+            filter(None, [pipeline_path(stage).stem, parameters["task"], parameters.get("method"), asked])
+        )
+    )
 
 # %% ../../nbs/80_running.batch.ipynb #3d272227
 def run_stamp(
@@ -168,8 +231,18 @@ def run_stamp(
 ) -> str:  # 8 hex digits
     "Fingerprint of everything that a run depends on."
     digest = lambda path: hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    read = {s.slug: digest(store.scores(s)) for s in chosen_sessions(parameters, store)} if stage in ("results", "report", "answers") else {}
-    return config_hash({"parameters": {n: v for n, v in parameters.items() if n not in HOW}, "notebook": digest(pipeline_path(stage)), "read": read})
+    read = (
+        {s.slug: digest(store.scores(s)) for s in chosen_sessions(parameters, store)}
+        if stage in ("results", "report", "answers")
+        else {}
+    )
+    return config_hash(
+        {
+            "parameters": {n: v for n, v in parameters.items() if n not in HOW},
+            "notebook": digest(pipeline_path(stage)),
+            "read": read,
+        }
+    )
 
 # %% ../../nbs/80_running.batch.ipynb #0a44e1d1
 def keep_notebook(
@@ -178,7 +251,9 @@ def keep_notebook(
 ):
     "Settle the progress bars in an executed notebook and note where it came from."
     notebook = json.loads(path.read_text(encoding="utf-8"))
-    for output in (o for c in notebook["cells"] for o in c.get("outputs", []) if o["output_type"] == "stream"):
+    for output in (
+        o for c in notebook["cells"] for o in c.get("outputs", []) if o["output_type"] == "stream"
+    ):
         lines = "".join(output["text"]).split("\n")
         output["text"] = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
     notebook["metadata"]["vision_unlearning"] = facts
@@ -190,7 +265,20 @@ def notebook_error(
     where: Path,  # the kept notebook
 ) -> Exception:
     "The exception that a notebook ended with, with one line of message."
-    kinds = {k.__name__: k for k in (UnknownNameError, MissingSessionError, ForeignFileError, ValueError, TypeError, FileNotFoundError, ConnectionError, PermissionError, ImportError)}
+    kinds = {
+        k.__name__: k
+        for k in (
+            UnknownNameError,
+            MissingSessionError,
+            ForeignFileError,
+            ValueError,
+            TypeError,
+            FileNotFoundError,
+            ConnectionError,
+            PermissionError,
+            ImportError,
+        )
+    }
     line = (error.evalue or "").strip().partition("\n")[0]
     if error.ename in kinds: return kinds[error.ename](f"{line} (see {where})")
     return RuntimeError(f"{error.ename}: {line} (see {where})")
@@ -199,22 +287,29 @@ def notebook_error(
 @contextlib.contextmanager
 def kernel_environment():
     "Environment of kernels that are started inside the block: only our own progress bars."
-    before = dict(os.environ); quiet = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
+    before = dict(os.environ)
+    quiet = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
     filters = [before.get("PYTHONWARNINGS"), "ignore:IProgress not found", "ignore::FutureWarning"]
     os.environ.update({**quiet, **before, "PYTHONWARNINGS": ",".join(filter(None, filters))})
     try: yield
-    finally: os.environ.clear(); os.environ.update(before)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 # %% ../../nbs/80_running.batch.ipynb #bb2d4d78
 @contextlib.contextmanager
 def shared_kernel():
     "A kernel for several notebooks, for `run_pipeline`; it is started by the first of them."
     from jupyter_client import KernelManager
-    manager, made = KernelManager(), []; make = manager.client
-    def client(**options): made.append(make(**options)); return made[-1]
+    manager, made = KernelManager(), []
+    make = manager.client
+    def client(**options):
+        made.append(make(**options))
+        return made[-1]
     def let_go():
         while made: made.pop().stop_channels()
-    manager.client, manager.let_go = client, let_go  # the client of each notebook leaves its sockets open otherwise
+    # the client of each notebook leaves its sockets open otherwise
+    manager.client, manager.let_go = client, let_go
     try: yield manager
     finally:
         let_go()
@@ -227,8 +322,11 @@ def empty_kernel(
     "Forget what the last notebook left."
     manager.let_go()
     if not manager.has_kernel: return
-    client = manager.blocking_client(); client.start_channels()
-    try: client.wait_for_ready(timeout=60); client.execute_interactive("get_ipython().reset()", silent=True, timeout=60)
+    client = manager.blocking_client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=60)
+        client.execute_interactive("get_ipython().reset()", silent=True, timeout=60)
     finally: client.stop_channels()
 
 # %% ../../nbs/80_running.batch.ipynb #2fce5471
@@ -242,23 +340,50 @@ def run_pipeline(
 ) -> Path:  # the executed notebook
     "Check everything, then run the notebook of a stage if anything is missing."
     import papermill
-    parameters = check_parameters(stage, parameters or {}); store = store or Store(parameters["base_folder"])
+    parameters = check_parameters(stage, parameters or {})
+    store = store or Store(parameters["base_folder"])
     parameters["base_folder"] = str(store.base.resolve())
-    todo, target, stamp = missing_work(stage, parameters, store), executed_path(stage, parameters, store), run_stamp(stage, parameters, store)
-    say = (lambda line: print(f"{stage:12} {line}", file=sys.stderr, flush=True)) if progress else (lambda line: None)
-    same = target.exists() and read_json(target)["metadata"].get("vision_unlearning", {}).get("stamp") == stamp
-    if same and not todo and not force: say("nothing to do"); return target
-    say("; ".join(todo[:3]) + f"; {len(todo) - 3} more"*(len(todo) > 3) if todo else "running"); start = time.perf_counter()
+    todo, target, stamp = (
+        missing_work(stage, parameters, store),
+        executed_path(stage, parameters, store),
+        run_stamp(stage, parameters, store),
+    )
+    say = (
+        (lambda line: print(f"{stage:12} {line}", file=sys.stderr, flush=True))
+        if progress
+        else (lambda line: None)
+    )
+    same = (
+        target.exists() and read_json(target)["metadata"].get("vision_unlearning", {}).get("stamp") == stamp
+    )
+    if same and not todo and not force:
+        say("nothing to do")
+        return target
+    say("; ".join(todo[:3]) + f"; {len(todo) - 3} more"*(len(todo) > 3) if todo else "running")
+    start = time.perf_counter()
     failed = target.with_name(f"{target.stem}-failed.ipynb")
     with atomic_path(target) as temporary, kernel_environment():
         if kernel: empty_kernel(kernel)
-        try: papermill.execute_notebook(str(pipeline_path(stage)), str(temporary), parameters, progress_bar=False, request_save_on_cell_execute=False,
-            stderr_file=sys.stderr if progress else None, extra_arguments=["--IPKernelApp.log_level=50"], **({"km": kernel} if kernel else {}))
+        try:
+            papermill.execute_notebook(
+                str(pipeline_path(stage)),
+                str(temporary),
+                parameters,
+                progress_bar=False,
+                request_save_on_cell_execute=False,
+                stderr_file=sys.stderr if progress else None,
+                extra_arguments=["--IPKernelApp.log_level=50"],
+                **({"km": kernel} if kernel else {}),
+            )
         except papermill.PapermillExecutionError as error:
-            keep_notebook(temporary); os.replace(temporary, failed)
+            keep_notebook(temporary)
+            os.replace(temporary, failed)
             raise notebook_error(error, failed) from None
-        keep_notebook(temporary, stage=stage, stamp=stamp, seconds=time.perf_counter() - start, versions=versions())
-    failed.unlink(missing_ok=True); say(f"done in {time.perf_counter() - start:.0f} s")
+        keep_notebook(
+            temporary, stage=stage, stamp=stamp, seconds=time.perf_counter() - start, versions=versions()
+        )
+    failed.unlink(missing_ok=True)
+    say(f"done in {time.perf_counter() - start:.0f} s")
     return target
 
 # %% ../../nbs/80_running.batch.ipynb #db73611d
@@ -290,27 +415,47 @@ def run_batch(
     methods: list[str],  # backend names
     entities: list[str | int],  # emitters by name or index; empty means all of the task
     store: Store,
-    overrides: dict[str, dict] | None = None,  # method -> its hyper-parameters that differ from the tuned ones
+    # method -> its hyper-parameters that differ from the tuned ones
+    overrides: dict[str, dict] | None = None,
     stages: tuple[str, ...] = STAGES,  # which to run; always in their own order
     progress: bool = True,  # say what happens, on stderr
     force: bool = False,  # run notebooks even when nothing is missing
-    **parameters,  # of the stages: seeds, model, num_inference_steps, ...; each goes to the stages that have it
+    # of the stages: seeds, model, num_inference_steps, ...; each goes to the stages that have it
+    **parameters,
 ) -> dict[str, Path]:  # stage, or stage and method -> executed notebook
     "Run the stages of a batch, one after another."
-    known = {s: pipeline_parameters(s) for s in STAGES}; executed = {}
-    for n in parameters: check_name("parameter", n, {n for s in stages for n in known[check_name("stage", s, STAGES)]})
+    known = {s: pipeline_parameters(s) for s in STAGES}
+    executed = {}
+    for n in parameters:
+        check_name("parameter", n, {n for s in stages for n in known[check_name("stage", s, STAGES)]})
     for m in overrides or {}: check_name("method in overrides", m, methods)
     for m in methods: get_method(m)(**(overrides or {}).get(m, {}))
-    if task not in TESTBEDS or "prepare" not in stages: entities = planned_entities(store, task, methods, entities, parameters.get("model"), overrides)
+    if task not in TESTBEDS or "prepare" not in stages:
+        entities = planned_entities(store, task, methods, entities, parameters.get("model"), overrides)
     clear_partials(store)
     def run(stage, **more):
-        given = {n: v for n, v in {**parameters, "task": task, "methods": list(methods), "entities": list(entities), **more}.items() if n in known[stage]}
-        executed["_".join([stage, *filter(None, [more.get("method")])])] = run_pipeline(stage, given, store, force, progress, kernel)
+        given = {
+            n: v
+            for n, v in {
+                **parameters,
+                "task": task,
+                "methods": list(methods),
+                "entities": list(entities),
+                **more,
+            }.items()
+            if n in known[stage]
+        }
+        executed["_".join([stage, *filter(None, [more.get("method")])])] = run_pipeline(
+            stage, given, store, force, progress, kernel
+        )
     with shared_kernel() as kernel:
-        if "prepare" in stages: run("prepare"); entities = planned_entities(store, task, methods, entities, parameters.get("model"), overrides)
+        if "prepare" in stages:
+            run("prepare")
+            entities = planned_entities(store, task, methods, entities, parameters.get("model"), overrides)
         if "explore" in stages: run("explore")
         for m in methods:
-            for stage in [s for s in STAGES[2:5] if s in stages]: run(stage, method=m, overrides=(overrides or {}).get(m, {}))
+            for stage in [s for s in STAGES[2:5] if s in stages]:
+                run(stage, method=m, overrides=(overrides or {}).get(m, {}))
         for stage in [s for s in STAGES[5:] if s in stages]: run(stage)
     return executed
 
@@ -321,12 +466,27 @@ def batch_status(
     "What is complete and what is missing, for each model, task and method in the store."
     import pandas as pd
     records, rows = recorded_sessions(store), []
-    kind = lambda s: (s.model, s.task, s.method, s.epochs); columns = ["model", "task", "method", "epochs"]
+    kind = lambda s: (s.model, s.task, s.method, s.epochs)
+    columns = ["model", "task", "method", "epochs"]
     for key in dict.fromkeys(map(kind, records)):
         mine = {s.entity: r["status"] for s, r in records.items() if kind(s) == key}
         table = [e["name"] for e in task_entities(store, key[1])]
-        generated, scored = (sum(r in kinds for r in mine.values()) for kinds in (("generated", "complete"), ("complete",)))
-        begun = [n for n, r in mine.items() if r != "complete"]; untouched = len(set(table) - set(mine))
+        generated, scored = (
+            sum(r in kinds for r in mine.values()) for kinds in (("generated", "complete"), ("complete",))
+        )
+        begun = [n for n, r in mine.items() if r != "complete"]
+        untouched = len(set(table) - set(mine))
         unfinished = ", ".join(begun[:5]) + (f" and {len(begun) - 5} more" if len(begun) > 5 else "")
-        rows.append(dict(zip(columns, key), sessions=len(mine), generated=generated, scored=scored, unfinished=unfinished, untouched=untouched))
-    return pd.DataFrame(rows, columns=[*columns, "sessions", "generated", "scored", "unfinished", "untouched"])
+        rows.append(
+            dict(
+                zip(columns, key),
+                sessions=len(mine),
+                generated=generated,
+                scored=scored,
+                unfinished=unfinished,
+                untouched=untouched,
+            )
+        )
+    return pd.DataFrame(
+        rows, columns=[*columns, "sessions", "generated", "scored", "unfinished", "untouched"]
+    )

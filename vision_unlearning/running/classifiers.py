@@ -8,7 +8,15 @@ import html
 from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
-from ..benchmarks.classification import GAP, KINDS, PROTOCOLS, REFERENCES, Comparison, comparison_table, run_method
+from vision_unlearning.benchmarks.classification import (
+    GAP,
+    KINDS,
+    PROTOCOLS,
+    REFERENCES,
+    Comparison,
+    comparison_table,
+    run_method,
+)
 from ..core import DivergedError, check_name
 from ..plotting import new_axes
 from .report import figure_html, page
@@ -30,14 +38,30 @@ def run_classifiers(
 ) -> list[dict]:  # of `run_method`, and {"method", "kind", "seed", "error"} for what failed
     "Run what is missing and read what is there."
     from tqdm.auto import tqdm
-    chosen, found = {kind: [check_name(f"method for {kind} forgetting", m, comparable(kind)) for m in methods] or comparable(kind) for kind in kinds}, []
-    with tqdm(total=len(seeds)*sum(len(c) + len(REFERENCES) for c in chosen.values()), disable=not progress, desc=f"classifiers on {protocol}") as bar:
+
+    chosen, found = (
+        {
+            kind: [check_name(f"method for {kind} forgetting", m, comparable(kind)) for m in methods]
+            or comparable(kind)
+            for kind in kinds
+        },
+        [],
+    )
+    with tqdm(
+        total=len(seeds) * sum(len(c) + len(REFERENCES) for c in chosen.values()),
+        disable=not progress,
+        desc=f"classifiers on {protocol}",
+    ) as bar:
         for kind, seed in ((k, s) for k in kinds for s in seeds):
             comparison = Comparison(protocol, kind, seed, folder, device)
             for method in (*REFERENCES, *chosen[kind]):
-                bar.set_postfix_str(f"{kind} {seed} {method}"); settings = {} if method in REFERENCES else tuned_classifier(protocol, kind, method)
+                bar.set_postfix_str(f"{kind} {seed} {method}")
+                settings = {} if method in REFERENCES else tuned_classifier(protocol, kind, method)
                 try: found.append(run_method(comparison, method, settings))
-                except DivergedError as error: found.append(dict(method=method, kind=kind, seed=seed, error=str(error).partition("\n")[0]))
+                except DivergedError as error:
+                    found.append(
+                        dict(method=method, kind=kind, seed=seed, error=str(error).partition("\n")[0])
+                    )
                 bar.update()
     return found
 
@@ -47,12 +71,26 @@ def plot_gaps(
     ax: Axes | None = None,
 ) -> Axes:
     "Average gap of every method, the smallest on top, one dot a seed."
-    table = comparison_table(rows).drop(index="oracle"); names = [m for m in table.index if m != "other_oracle"]; ax = new_axes((5, .8 + .22*len(names)), ax)
+    table = comparison_table(rows).drop(index="oracle")
+    names = [m for m in table.index if m != "other_oracle"]
+    ax = new_axes((5, .8 + .22*len(names)), ax)
     noise = [100*r["gap"]["average"] for r in rows if r["method"] == "other_oracle"]
     if noise: ax.axvspan(0, max(noise), color="#DDDDDD", lw=0)
-    for k, m in enumerate(names): ax.scatter([100*r["gap"]["average"] for r in rows if r["method"] == m], [k]*sum(r["method"] == m for r in rows), s=14, alpha=.8, color="#0072B2" if table.loc[m, "near"] else "#999999")
-    ax.set_yticks(range(len(names)), [m.replace("_", " ") for m in names], fontsize=8); ax.invert_yaxis()
-    ax.set_xlabel(f"average gap to the oracle in points ({rows[0]['protocol'].replace('_', ' ')}, {rows[0]['kind']}); grey: another oracle", fontsize=8)
+    for k, m in enumerate(names):
+        ax.scatter(
+            [100 * r["gap"]["average"] for r in rows if r["method"] == m],
+            [k] * sum(r["method"] == m for r in rows),
+            s=14,
+            alpha=0.8,
+            color="#0072B2" if table.loc[m, "near"] else "#999999",
+        )
+    ax.set_yticks(range(len(names)), [m.replace("_", " ") for m in names], fontsize=8)
+    ax.invert_yaxis()
+    ax.set_xlabel(
+        f"average gap to the oracle in points ({rows[0]['protocol'].replace('_', ' ')}, {rows[0]['kind']}); "
+        "grey: another oracle",
+        fontsize=8,
+    )
     return ax
 
 # %% ../../nbs/89_running.classifiers.ipynb #038cef8e
@@ -62,17 +100,42 @@ def write_classifier_report(
     folder="assets/classification",
 ) -> tuple[Path, Path]:  # page and table
     "Write the page of a protocol."
-    check_name("protocol", protocol, PROTOCOLS); done, body = [r for r in rows if "error" not in r], [pd.Series(PROTOCOLS[protocol].model_dump(), dtype=object).to_frame().to_html(header=False, border=0, classes="numbers")]
-    if not done: raise ValueError(f"no run of {protocol} succeeded: {rows[0]['error'] if rows else 'there are no rows'}")
+    check_name("protocol", protocol, PROTOCOLS)
+    done, body = (
+        [r for r in rows if "error" not in r],
+        [
+            pd.Series(PROTOCOLS[protocol].model_dump(), dtype=object)
+            .to_frame()
+            .to_html(header=False, border=0, classes="numbers")
+        ],
+    )
+    if not done:
+        raise ValueError(
+            f"no run of {protocol} succeeded: {rows[0]['error'] if rows else 'there are no rows'}"
+        )
     for kind in dict.fromkeys(r["kind"] for r in done):
-        part = [r for r in done if r["kind"] == kind]; failed = [r for r in rows if "error" in r and r["kind"] == kind]; broken = {r["method"] for r in failed}
-        part = [r for r in part if r["method"] not in broken]; table = comparison_table(part)
-        body += [f"<h2>Forgetting: {kind}</h2><p>Points; mean of {len({r['seed'] for r in part})} seeds, each against its own oracle. Gap: mean absolute difference over {', '.join(GAP)}. Near: within 2 points on retain and test, within 5 on forget. other_oracle: a second model that never saw the data; nothing can be asked to come nearer.</p>",
-                 f'<div class="wide">{table.round(1).to_html(border=0, classes="numbers")}</div>', f'<div class="wide">{figure_html(plot_gaps(part), f"gaps, {kind}")}</div>']
-        body += [f'<div class="note">{html.escape(r["method"])}, seed {r["seed"]}: {html.escape(r["error"])}</div>' for r in failed]
+        part = [r for r in done if r["kind"] == kind]
+        failed = [r for r in rows if "error" in r and r["kind"] == kind]
+        broken = {r["method"] for r in failed}
+        part = [r for r in part if r["method"] not in broken]
+        table = comparison_table(part)
+        body += [
+            f"<h2>Forgetting: {kind}</h2><p>Points; mean of {len({r['seed'] for r in part})} seeds, each "
+            f"against its own oracle. Gap: mean absolute difference over {', '.join(GAP)}. Near: within 2 "
+            "points on retain and test, within 5 on forget. other_oracle: a second model that never saw the "
+            "data; nothing can be asked to come nearer.</p>",
+            f'<div class="wide">{table.round(1).to_html(border=0, classes="numbers")}</div>',
+            f'<div class="wide">{figure_html(plot_gaps(part), f"gaps, {kind}")}</div>',
+        ]
+        body += [
+            f'<div class="note">{html.escape(r["method"])}, seed {r["seed"]}: {html.escape(r["error"])}</div>'
+            for r in failed
+        ]
     target = Path(folder)/f"report_{protocol}.html"
-    with atomic_path(target) as temporary: temporary.write_text(page(f"Classifier unlearning on {protocol}", body), encoding="utf-8")
-    with atomic_path(target.with_suffix(".csv")) as temporary: pd.json_normalize(done).to_csv(temporary, index=False)
+    with atomic_path(target) as temporary:
+        temporary.write_text(page(f"Classifier unlearning on {protocol}", body), encoding="utf-8")
+    with atomic_path(target.with_suffix(".csv")) as temporary:
+        pd.json_normalize(done).to_csv(temporary, index=False)
     return target, target.with_suffix(".csv")
 
 # %% ../../nbs/89_running.classifiers.ipynb #a627cf68
@@ -92,7 +155,10 @@ def batch_classifiers(
         check_name("parameter of a classifier benchmark", name, PARAMETERS)
         try: values = [PARAMETERS[name](v.strip()) for v in value.split(",") if v.strip()]
         except ValueError: values = []
-        if not values: raise ValueError(f"write -p {name}=value, with commas between several; got {name}{equals}{value}")
+        if not values:
+            raise ValueError(f"write -p {name}=value, with commas between several; got {name}{equals}{value}")
         given[name] = values[0] if name == "device" else values
     folder = Path(base_folder)/"classification"
-    return write_classifier_report(protocol, run_classifiers(protocol, methods, folder=folder, progress=progress, **given), folder)
+    return write_classifier_report(
+        protocol, run_classifiers(protocol, methods, folder=folder, progress=progress, **given), folder
+    )

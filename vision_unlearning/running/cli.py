@@ -12,8 +12,14 @@ import typer
 __all__ = ['app', 'BaseFolder', 'Quiet', 'Force', 'split', 'run', 'batch', 'status', 'report', 'demo', 'erase', 'main']
 
 # %% ../../nbs/82_running.cli.ipynb #ebe4d688
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
-                  help="Make an image model forget, and measure what else it forgot. --traceback anywhere shows where an error came from.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Make an image model forget, and measure what else it forgot. --traceback anywhere shows where an "
+         "error came from.",
+)
 BaseFolder = Annotated[str, typer.Option(help="Root of everything that is written.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on the way.")]
 Force = Annotated[bool, typer.Option("--force", help="Run notebooks again even when nothing is missing.")]
@@ -28,8 +34,13 @@ def split(
 # %% ../../nbs/82_running.cli.ipynb #dacbe92a
 @app.command()
 def run(
-    stage: Annotated[str, typer.Argument(help="prepare, explore, unlearn, generate, interference, results, report or answers.")],
-    parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="name=value; lists with commas or as JSON.")] = None,
+    stage: Annotated[
+        str,
+        typer.Argument(help="prepare, explore, unlearn, generate, interference, results, report or answers."),
+    ],
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="name=value; lists with commas or as JSON.")
+    ] = None,
     task: Annotated[str, typer.Option(help="Short for -p task=...")] = "",
     base_folder: BaseFolder = "assets",
     show: Annotated[bool, typer.Option("--list", help="Show the parameters of the stage and stop.")] = False,
@@ -40,24 +51,41 @@ def run(
     from vision_unlearning.running.batch import parse_parameter, pipeline_parameters, run_pipeline
     from vision_unlearning.store import Store
     if show:
-        for name, p in pipeline_parameters(stage).items(): typer.echo(f"{name}: {p['type']} = {p['default']!r}  # {p['help']}")
+        for name, p in pipeline_parameters(stage).items():
+            typer.echo(f"{name}: {p['type']} = {p['default']!r}  # {p['help']}")
         return
-    given = dict(parse_parameter(stage, text) for text in [*([f"task={task}"] if task else []), *(parameter or [])])
+    given = dict(
+        parse_parameter(stage, text) for text in [*([f"task={task}"] if task else []), *(parameter or [])]
+    )
     typer.echo(run_pipeline(stage, given, Store(given.pop("base_folder", base_folder)), force, not quiet))
 
 # %% ../../nbs/82_running.cli.ipynb #2e06b8f9
 @app.command()
 def batch(
     task: Annotated[str, typer.Option(help="Task name.")] = "emoji",
-    methods: Annotated[str, typer.Option(help="Backend names, with commas; empty means uce,distil, and all of them on a classifier benchmark.")] = "",
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Backend names, with commas; empty means uce,distil, and all of them on a classifier "
+                 "benchmark."
+        ),
+    ] = "",
     entities: Annotated[str, typer.Option(help="Emitters, with commas; empty means all of the task.")] = "",
-    parameter: Annotated[list[str] | None, typer.Option("--parameter", "-p", help="name=value, for all stages that have it.")] = None,
-    scale: Annotated[str, typer.Option(help="full, or smoke: a real task on a dozen stand-ins, offline, in a folder `smoke` of its own.")] = "full",
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="name=value, for all stages that have it.")
+    ] = None,
+    scale: Annotated[
+        str,
+        typer.Option(
+            help="full, or smoke: a real task on a dozen stand-ins, offline, in a folder `smoke` of its own."
+        ),
+    ] = "full",
     base_folder: BaseFolder = "assets",
     force: Force = False,
     quiet: Quiet = False,
 ):
-    "Run all stages for several methods and emitters, or a classifier benchmark; what is there already is not made again."
+    """Run all stages for several methods and emitters, or a classifier benchmark; what is there already is
+    not made again."""
     from vision_unlearning.benchmarks.classification import PROTOCOLS
     from vision_unlearning.core import check_name
     from vision_unlearning.running.batch import STAGES, parse_parameter, pipeline_parameters, run_batch
@@ -66,18 +94,39 @@ def batch(
     smoke = check_name("scale", scale, SCALES) == "smoke"
     if task in PROTOCOLS:
         from vision_unlearning.running.classifiers import batch_classifiers
-        if entities or force or smoke: raise ValueError(f"{task} is a classifier benchmark: it takes --methods and -p kinds=..., seeds=..., device=...; delete {base_folder}/classification to run it again")
-        for path in batch_classifiers(task, split(methods), parameter or [], base_folder, not quiet): typer.echo(path)
+        if entities or force or smoke:
+            raise ValueError(
+                f"{task} is a classifier benchmark: it takes --methods and -p kinds=..., seeds=..., "
+                f"device=...; delete {base_folder}/classification to run it again"
+            )
+        for path in batch_classifiers(task, split(methods), parameter or [], base_folder, not quiet):
+            typer.echo(path)
         return
     owner, given = {n: s for s in STAGES for n in pipeline_parameters(s)}, {}
-    for text in parameter or []: given.update([parse_parameter(owner[check_name("parameter", text.partition("=")[0], owner)], text)])
+    for text in parameter or []:
+        given.update([parse_parameter(owner[check_name("parameter", text.partition("=")[0], owner)], text)])
     taken = {"task", "methods", "method", "entities", "base_folder", "scale"} & set(given)
     if taken: raise ValueError(f"give {', '.join(sorted(taken))} as an option of its own, not with -p")
-    if smoke and entities: raise ValueError("stand-ins are not known before they are made; leave --entities out, the first two are taken")
+    if smoke and entities:
+        raise ValueError(
+            "stand-ins are not known before they are made; leave --entities out, the first two are taken"
+        )
     if smoke:
         from vision_unlearning.running.smoke import run_smoke
-        executed = run_smoke(task, split(methods or "uce,distil"), base_folder, progress=not quiet, force=force, **given)
-    else: executed = run_batch(task, split(methods or "uce,distil"), split(entities), Store(base_folder), progress=not quiet, force=force, **given)
+
+        executed = run_smoke(
+            task, split(methods or "uce,distil"), base_folder, progress=not quiet, force=force, **given
+        )
+    else:
+        executed = run_batch(
+            task,
+            split(methods or "uce,distil"),
+            split(entities),
+            Store(base_folder),
+            progress=not quiet,
+            force=force,
+            **given,
+        )
     for path in executed.values(): typer.echo(path)
 
 # %% ../../nbs/82_running.cli.ipynb #56a2fc7a
@@ -89,7 +138,11 @@ def status(
     from vision_unlearning.running.batch import batch_status
     from vision_unlearning.store import Store
     table = batch_status(Store(base_folder))
-    typer.echo(table.to_string(index=False) if len(table) else f"no session in {base_folder} yet; `vu demo` makes some")
+    typer.echo(
+        table.to_string(index=False)
+        if len(table)
+        else f"no session in {base_folder} yet; `vu demo` makes some"
+    )
 
 # %% ../../nbs/82_running.cli.ipynb #51978ecd
 @app.command()
@@ -99,26 +152,44 @@ def report(
     entities: Annotated[str, typer.Option(help="Emitters, with commas; empty means all that ran.")] = "",
     model: Annotated[str, typer.Option(help="Base model; empty means the task's own.")] = "",
     base_folder: BaseFolder = "assets",
-    quick: Annotated[bool, typer.Option("--quick", help="Only the page of the sessions; ask no templates.")] = False,
-    n_permutations: Annotated[int, typer.Option(help="Permutations of a test; 0 takes each template's own.")] = 0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only the page of the sessions; ask no templates.")
+    ] = False,
+    n_permutations: Annotated[
+        int, typer.Option(help="Permutations of a test; 0 takes each template's own.")
+    ] = 0,
     quiet: Quiet = False,
 ):
-    "Write the report of the complete sessions, ask every template about them, and say where the pages and the table are."
+    """Write the report of the complete sessions, ask every template about them, and say where the pages and
+    the table are."""
     from vision_unlearning.running.batch import chosen_sessions
     from vision_unlearning.running.grid import write_answers
     from vision_unlearning.running.report import printed, summary_table, write_report
     from vision_unlearning.store import Store
-    store = Store(base_folder); asked = dict(task=task, methods=split(methods), entities=split(entities), model=model)
-    sessions = chosen_sessions(asked, store); path = write_report(store, task, sessions)
-    typer.echo(printed(summary_table(store, sessions)).to_string(index=False)); typer.echo(path.resolve())
+    store = Store(base_folder)
+    asked = dict(task=task, methods=split(methods), entities=split(entities), model=model)
+    sessions = chosen_sessions(asked, store)
+    path = write_report(store, task, sessions)
+    typer.echo(printed(summary_table(store, sessions)).to_string(index=False))
+    typer.echo(path.resolve())
     if quick: return
-    for path in write_answers(store, task, list(dict.fromkeys(s.method for s in sessions)), n_permutations or None, model=model, progress=not quiet): typer.echo(path.resolve())
+    for path in write_answers(
+        store,
+        task,
+        list(dict.fromkeys(s.method for s in sessions)),
+        n_permutations or None,
+        model=model,
+        progress=not quiet,
+    ):
+        typer.echo(path.resolve())
 
 # %% ../../nbs/82_running.cli.ipynb #c6d28597
 @app.command()
 def demo(
     full: Annotated[bool, typer.Option("--full", help="Four seeds and more emitters; takes longer.")] = False,
-    base_folder: Annotated[str, typer.Option(help="Where it goes; empty means assets/demo, or assets/demo_full.")] = "",
+    base_folder: Annotated[
+        str, typer.Option(help="Where it goes; empty means assets/demo, or assets/demo_full.")
+    ] = "",
     quiet: Quiet = False,
 ):
     "Forget a few emoji with two methods, measure what happened to the others, and write a report."
@@ -134,14 +205,25 @@ def erase(
     preserve: Annotated[str, typer.Option(help="Names that must not suffer, with commas.")] = "",
     method: Annotated[str, typer.Option(help="Backend name of the method.")] = "uce",
     settings: Annotated[str, typer.Option(help="Settings of the method, as JSON.")] = "{}",
-    candidates: Annotated[str, typer.Option(help="Names among which neighbours are sought, with commas; empty takes a hundred everyday words.")] = "",
-    clip: Annotated[str, typer.Option(help="CLIP that measures, a hub id or folder; empty for emoji-sd only.")] = "",
+    candidates: Annotated[
+        str,
+        typer.Option(
+            help="Names among which neighbours are sought, with commas; empty takes a hundred everyday words."
+        ),
+    ] = "",
+    clip: Annotated[
+        str, typer.Option(help="CLIP that measures, a hub id or folder; empty for emoji-sd only.")
+    ] = "",
     num_inference_steps: Annotated[int, typer.Option(help="Steps of the pictures of the check.")] = 12,
-    guidance_scale: Annotated[float, typer.Option(help="Guidance of the pictures of the check.")] = 3.,
+    guidance_scale: Annotated[float, typer.Option(help="Guidance of the pictures of the check.")] = 3.0,
     device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
-    merge: Annotated[bool, typer.Option("--merge", help="Also write a full pipeline with the edit in its weights.")] = False,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Also write a full pipeline with the edit in its weights.")
+    ] = False,
     kohya: Annotated[bool, typer.Option("--kohya", help="Also write a LoRA under kohya's names.")] = False,
-    push: Annotated[str, typer.Option(help="Hub repository to upload to, private; a no-go is not uploaded.")] = "",
+    push: Annotated[
+        str, typer.Option(help="Hub repository to upload to, private; a no-go is not uploaded.")
+    ] = "",
 ):
     "Erase a concept from a pipeline, check it and its neighbours before and after, and say go or no-go."
     import json
@@ -153,13 +235,30 @@ def erase(
     from vision_unlearning.unlearners.base import get_method
     if Path(out).exists(): raise ValueError(f"{out} exists; give a folder that does not")
     try: options = json.loads(settings)
-    except json.JSONDecodeError: raise ValueError(f"--settings must be JSON such as '{{\"lamb\": 0.5}}', got {settings!r}") from None
-    get_method(method)(**options); known = [e["name"] for e in emoji_entities("emoji")]; judged = model == "emoji-sd" and {concept, *split(preserve), *split(candidates)} <= set(known)
-    pipe = load_pipeline(model, device=device); judge = JudgeAccuracy("emoji", emoji_entities("emoji")) if judged else None
-    result = erasing.erase(pipe, concept, tuple(split(preserve)), method, settings=options, candidates=split(candidates) or None, clip=clip or None, judge=judge, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+    except json.JSONDecodeError:
+        raise ValueError(f"--settings must be JSON such as '{{\"lamb\": 0.5}}', got {settings!r}") from None
+    get_method(method)(**options)
+    known = [e["name"] for e in emoji_entities("emoji")]
+    judged = model == "emoji-sd" and {concept, *split(preserve), *split(candidates)} <= set(known)
+    pipe = load_pipeline(model, device=device)
+    judge = JudgeAccuracy("emoji", emoji_entities("emoji")) if judged else None
+    result = erasing.erase(
+        pipe,
+        concept,
+        tuple(split(preserve)),
+        method,
+        settings=options,
+        candidates=split(candidates) or None,
+        clip=clip or None,
+        judge=judge,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+    )
     erasing.save_erasure(result, out, pipe, merge)
     if kohya: erasing.export_kohya(result.edit, Path(out)/f"{Path(out).name}_kohya.safetensors")
-    typer.echo(str(result)); typer.echo(result.summary().round(3).to_string()); typer.echo(Path(out).resolve())
+    typer.echo(str(result))
+    typer.echo(result.summary().round(3).to_string())
+    typer.echo(Path(out).resolve())
     if push: typer.echo(erasing.push_to_hub(out, push))
     if not result.go: raise typer.Exit(1)
 
@@ -168,8 +267,11 @@ def main(
     arguments: list[str] | None = None,  # None reads them from the process
 ):
     "Run a command; a known error becomes one line and exit code 2."
-    arguments = list(sys.argv[1:] if arguments is None else arguments); traceback = "--traceback" in arguments
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    traceback = "--traceback" in arguments
     try: app([a for a in arguments if a != "--traceback"], prog_name="vu")
-    except (ValueError, FileNotFoundError, ConnectionError, PermissionError, ImportError) as error:  # ours are kinds of the first two; the others are what a server, a disk or a missing extra refuses
+    # ours are kinds of the first two; the others are what a server, a disk or a missing extra refuses
+    except (ValueError, FileNotFoundError, ConnectionError, PermissionError, ImportError) as error:
         if traceback or isinstance(error, ImportError) and "unlearning[" not in str(error): raise
-        typer.echo(f"error: {str(error).strip().partition(chr(10))[0]}", err=True); sys.exit(2)
+        typer.echo(f"error: {str(error).strip().partition(chr(10))[0]}", err=True)
+        sys.exit(2)

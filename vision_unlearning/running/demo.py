@@ -14,7 +14,18 @@ from .report import printed, report_path, summary_table
 __all__ = ['EMITTERS', 'demo_plan', 'demo']
 
 # %% ../../nbs/84_running.demo.ipynb #baeeff3c
-EMITTERS = ("fox", "hamburger", "castle", "violin", "soccer ball", "panda", "grapes", "airplane", "rose", "key")
+EMITTERS = (
+    "fox",
+    "hamburger",
+    "castle",
+    "violin",
+    "soccer ball",
+    "panda",
+    "grapes",
+    "airplane",
+    "rose",
+    "key",
+)
 
 # %% ../../nbs/84_running.demo.ipynb #30709deb
 def demo_plan(
@@ -22,9 +33,22 @@ def demo_plan(
 ) -> tuple[dict, list[str]]:  # arguments of `run_batch`, and what was reduced, in words
     "What a demonstration runs."
     seeds, n, steps = ([42, 43, 44, 45], 10, 12) if full else ([42, 43], 3, 8)
-    plan = dict(task="emoji", methods=["uce", "distil"], entities=list(EMITTERS[:n]), seeds=seeds, num_inference_steps=steps, n_permutations=10_000 if full else 1000)
+    plan = dict(
+        task="emoji",
+        methods=["uce", "distil"],
+        entities=list(EMITTERS[:n]),
+        seeds=seeds,
+        num_inference_steps=steps,
+        n_permutations=10_000 if full else 1000,
+    )
     reduced = [f"{n} emitters of the 100 entities, all 100 as receivers, 2 methods of those in the library."]
-    if not full: reduced += ["2 seeds an entity instead of 4, 8 sampling steps instead of 12, p-values from 1000 permutations instead of 10000, and no page of all questions.", "`vu demo --full` takes 10 emitters, 4 seeds, 12 steps, 10000 permutations and asks everything; `vu report --base-folder assets/demo` asks everything about this one."]
+    if not full:
+        reduced += [
+            "2 seeds an entity instead of 4, 8 sampling steps instead of 12, p-values from 1000 permutations "
+            "instead of 10000, and no page of all questions.",
+            "`vu demo --full` takes 10 emitters, 4 seeds, 12 steps, 10000 permutations and asks everything; "
+            "`vu report --base-folder assets/demo` asks everything about this one.",
+        ]
     return plan, reduced
 
 # %% ../../nbs/84_running.demo.ipynb #041f4ebd
@@ -36,11 +60,21 @@ def demo(
 ) -> Path:  # the report
     "Run the demonstration, print its table and the path of its report, and return that path."
     store, start = Store(base_folder or ("assets/demo_full" if full else "assets/demo")), time.perf_counter()
-    plan, reduced = demo_plan(full); plan.update(parameters)
+    plan, reduced = demo_plan(full)
+    plan.update(parameters)
     for line in reduced: print(line, flush=True)
-    run_batch(store=store, progress=progress, notes=reduced, **{**(dict() if full else dict(stages=STAGES[:-1], embed=False)), **plan})
-    sessions = chosen_sessions({"model": "", **plan}, store); report = report_path(store, plan["task"], plan.get("model", ""))
+    run_batch(
+        store=store,
+        progress=progress,
+        notes=reduced,
+        **{**(dict() if full else dict(stages=STAGES[:-1], embed=False)), **plan},
+    )
+    sessions = chosen_sessions({"model": "", **plan}, store)
+    report = report_path(store, plan["task"], plan.get("model", ""))
     print("\nAccuracy of the judge, before → after; the emitter is not among the receivers.\n")
     print(printed(summary_table(store, sessions)).to_string(index=False))
-    print(f"\n{len(sessions)} sessions in {time.perf_counter() - start:.0f} s. Report: {report.resolve()}", flush=True)
+    print(
+        f"\n{len(sessions)} sessions in {time.perf_counter() - start:.0f} s. Report: {report.resolve()}",
+        flush=True,
+    )
     return report

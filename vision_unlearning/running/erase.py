@@ -40,9 +40,14 @@ def plan_prompts(
     paraphrases: tuple[str, ...] = PARAPHRASES,  # other wordings, each with one {}
 ) -> pd.DataFrame:  # group, name, prompt
     "Which prompts are drawn before and after."
-    rows = [("concept", concept, p) for p in wordings(concept, (template,), ())] + [("paraphrase", concept, p) for p in wordings(concept, paraphrases, ())]
-    for group, names in (("neighbour", neighbours), ("preserve", preserve), ("other", others)): rows += [(group, n, template.format(n)) for n in names]
-    return pd.DataFrame(rows, columns=["group", "name", "prompt"]).drop_duplicates("prompt", ignore_index=True)
+    rows = [("concept", concept, p) for p in wordings(concept, (template,), ())] + [
+        ("paraphrase", concept, p) for p in wordings(concept, paraphrases, ())
+    ]
+    for group, names in (("neighbour", neighbours), ("preserve", preserve), ("other", others)):
+        rows += [(group, n, template.format(n)) for n in names]
+    return pd.DataFrame(rows, columns=["group", "name", "prompt"]).drop_duplicates(
+        "prompt", ignore_index=True
+    )
 
 # %% ../../nbs/86_running.erase.ipynb #1172b0a3
 def evaluating_clip(
@@ -51,7 +56,10 @@ def evaluating_clip(
 ):  # `ClipEncoder`
     "The CLIP to measure with; None is accepted for `emoji-sd` only."
     if clip is None and Path(str(pipe.config.get("_name_or_path", ""))) != embedded_path("emoji-sd"):
-        raise ValueError("say which CLIP measures pictures of this pipeline: clip='openai/clip-vit-base-patch16' for photographs, clip='emoji-clip' for drawings of emoji")
+        raise ValueError(
+            "say which CLIP measures pictures of this pipeline: clip='openai/clip-vit-base-patch16' for "
+            "photographs, clip='emoji-clip' for drawings of emoji"
+        )
     return load_clip(clip or "emoji-clip") if clip is None or isinstance(clip, str) else clip
 
 # %% ../../nbs/86_running.erase.ipynb #04d0f3c2
@@ -63,10 +71,20 @@ def measure(
     template: str = "An image of {}",
 ) -> pd.DataFrame:  # clip 0..100, recognised 0 or 1, one row a picture
     "How well each picture fits its name, and whether it is recognised among all names."
-    names = list(dict.fromkeys(plan["name"])); wanted = torch.tensor([names.index(n) for n in plan["name"]]); pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    names = list(dict.fromkeys(plan["name"]))
+    wanted = torch.tensor([names.index(n) for n in plan["name"]])
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     cosines = clip.encode_images(pixels) @ clip.encode_texts([template.format(n) for n in names]).T
-    found = pd.DataFrame({"clip": 100*cosines[torch.arange(len(wanted)), wanted].clamp(min=0).numpy(), "recognised": (cosines.argmax(1) == wanted).double().numpy()})
-    if judge is not None: judge.reset(); judge.update(pixels, list(plan["name"])); found["recognised"] = judge.per_item().numpy()
+    found = pd.DataFrame(
+        {
+            "clip": 100 * cosines[torch.arange(len(wanted)), wanted].clamp(min=0).numpy(),
+            "recognised": (cosines.argmax(1) == wanted).double().numpy(),
+        }
+    )
+    if judge is not None:
+        judge.reset()
+        judge.update(pixels, list(plan["name"]))
+        found["recognised"] = judge.per_item().numpy()
     return found
 
 # %% ../../nbs/86_running.erase.ipynb #683b1a56
@@ -84,13 +102,37 @@ def verdict(
     limits: Limits = Limits(),
 ) -> tuple[bool, list[str]]:  # go, and one line a criterion
     "Hold the numbers against the limits."
-    mean = lambda groups, when: float(table.loc[table["group"].isin(groups), f"recognised_{when}"].mean()); concept, lines = ["concept", "paraphrase"], []
+    mean = lambda groups, when: float(table.loc[table["group"].isin(groups), f"recognised_{when}"].mean())
+    concept, lines = ["concept", "paraphrase"], []
     before, after = mean(concept, "before"), mean(concept, "after")
-    lines.append((before >= limits.known_before, f"the concept was recognised in {before:.0%} of its pictures before (at least {limits.known_before:.0%})"))
-    lines.append((after <= limits.forgotten, f"the concept is recognised in {after:.0%} after, in all wordings together (at most {limits.forgotten:.0%})"))
-    for label, groups, limit in (("neighbours", ["neighbour"], limits.kept_near), ("preserved names", ["preserve"], limits.kept_near), ("others", ["other"], limits.kept_far)):
+    lines.append(
+        (
+            before >= limits.known_before,
+            f"the concept was recognised in {before:.0%} of its pictures before (at least "
+            f"{limits.known_before:.0%})",
+        )
+    )
+    lines.append(
+        (
+            after <= limits.forgotten,
+            f"the concept is recognised in {after:.0%} after, in all wordings together (at most "
+            f"{limits.forgotten:.0%})",
+        )
+    )
+    for label, groups, limit in (
+        ("neighbours", ["neighbour"], limits.kept_near),
+        ("preserved names", ["preserve"], limits.kept_near),
+        ("others", ["other"], limits.kept_far),
+    ):
         before, after = mean(groups, "before"), mean(groups, "after")
-        if before > 0: lines.append((after/before >= limit, f"{label} keep {after/before:.0%} of their accuracy, {before:.0%} before and {after:.0%} after (at least {limit:.0%})"))
+        if before > 0:
+            lines.append(
+                (
+                    after / before >= limit,
+                    f"{label} keep {after / before:.0%} of their accuracy, {before:.0%} before and "
+                    f"{after:.0%} after (at least {limit:.0%})",
+                )
+            )
     return all(ok for ok, _ in lines), [("pass: " if ok else "FAIL: ") + text for ok, text in lines]
 
 # %% ../../nbs/86_running.erase.ipynb #d7d0fb75
@@ -100,7 +142,8 @@ class Erasure:
     concept: str
     method: str
     edit: Edit
-    table: pd.DataFrame  # group, name, prompt, seed, clip_before, clip_after, recognised_before, recognised_after
+    # group, name, prompt, seed, clip_before, clip_after, recognised_before, recognised_after
+    table: pd.DataFrame
     go: bool
     reasons: list[str]  # one a criterion
     neighbours: list[tuple[str, float]]  # name and centred cosine
@@ -112,16 +155,33 @@ class Erasure:
 
     def summary(self) -> pd.DataFrame:
         "Means of each group, before and after."
-        order = [g for g in ("concept", "paraphrase", "neighbour", "preserve", "other") if (self.table["group"] == g).any()]
+        order = [
+            g
+            for g in ("concept", "paraphrase", "neighbour", "preserve", "other")
+            if (self.table["group"] == g).any()
+        ]
         columns = ["recognised_before", "recognised_after", "clip_before", "clip_after"]
-        return self.table.groupby("group")[columns].mean().loc[order].assign(pictures=self.table["group"].value_counts())
+        return (
+            self.table.groupby("group")[columns]
+            .mean()
+            .loc[order]
+            .assign(pictures=self.table["group"].value_counts())
+        )
 
     def plot(self, ax=None, n=8):  # Axes
         "Pictures before and after, one for each of the first `n` prompts."
         first = self.table.reset_index().drop_duplicates("prompt").head(n)
-        return image_grid([list(self.pictures[0][first["index"]]), list(self.pictures[1][first["index"]])], row_labels=["before", "after"], column_labels=list(first["prompt"]), ax=ax)
+        return image_grid(
+            [list(self.pictures[0][first["index"]]), list(self.pictures[1][first["index"]])],
+            row_labels=["before", "after"],
+            column_labels=list(first["prompt"]),
+            ax=ax,
+        )
 
-    def __str__(self): return "\n".join([f"{'GO' if self.go else 'NO-GO'}: {self.concept} erased with {self.method}", *self.reasons])
+    def __str__(self):
+        return "\n".join(
+            [f"{'GO' if self.go else 'NO-GO'}: {self.concept} erased with {self.method}", *self.reasons]
+        )
 
 # %% ../../nbs/86_running.erase.ipynb #ccde6be7
 def own_pictures(
@@ -134,7 +194,10 @@ def own_pictures(
 ):  # datasets.Dataset with image and text
     "A dataset of what the pipeline itself draws."
     prompts = [template.format(n) for n in names for _ in range(per_name)]
-    return image_dataset(generate_array(pipe, [seed + i for _ in names for i in range(per_name)], prompts, **generation), prompts)
+    return image_dataset(
+        generate_array(pipe, [seed + i for _ in names for i in range(per_name)], prompts, **generation),
+        prompts,
+    )
 
 # %% ../../nbs/86_running.erase.ipynb #b8c5e4b1
 def unlearn_names(
@@ -149,8 +212,12 @@ def unlearn_names(
     **drawing,  # of `own_pictures`
 ) -> Edit:
     "Unlearn by names where the method can, else by pictures."
-    options, each = dict(generator=generator or torch.Generator().manual_seed(0), callbacks=callbacks), max(1, 32//max(len(preserve), 1))
-    if forget is None and retain is None and unlearner.reads == "names": return unlearner.unlearn(pipe, concept, preserve, **options)
+    options, each = (
+        dict(generator=generator or torch.Generator().manual_seed(0), callbacks=callbacks),
+        max(1, 32 // max(len(preserve), 1)),
+    )
+    if forget is None and retain is None and unlearner.reads == "names":
+        return unlearner.unlearn(pipe, concept, preserve, **options)
     forget = own_pictures(pipe, [concept], 8, **drawing) if forget is None else forget
     retain = own_pictures(pipe, preserve, each, **drawing) if retain is None else retain
     return unlearner.unlearn(pipe, forget, retain, **options)
@@ -163,7 +230,8 @@ def erase(
     method: str = "uce",  # backend name
     *,
     settings: dict | None = None,  # of the method; None takes its defaults
-    candidates: list[str] | None = None,  # names to find neighbours and others among; None takes the hundred embedded ones
+    # names to find neighbours and others among; None takes the hundred embedded ones
+    candidates: list[str] | None = None,
     neighbours: int = 8,  # how many are preserved and checked
     others: int = 8,  # how many are checked without being preserved
     anchors: int = 64,  # how many of the remaining candidates are preserved without being checked
@@ -180,39 +248,124 @@ def erase(
     **generation,  # num_inference_steps, guidance_scale, batch_size of the pictures
 ) -> Erasure:
     "Erase one concept and check it, its wordings, its neighbours and others before and after."
-    preserve, clip, unlearner = list(dict.fromkeys(preserve)), evaluating_clip(pipe, clip), get_method(method)(**(settings or {}))
+    preserve, clip, unlearner = (
+        list(dict.fromkeys(preserve)),
+        evaluating_clip(pipe, clip),
+        get_method(method)(**(settings or {})),
+    )
     if not concept.strip(): raise ValueError("the concept is empty")
     if concept in preserve: raise ValueError(f"{concept!r} is to be erased and preserved at once")
-    candidates = list(candidates or [e["name"] for e in emoji_entities("emoji")]); near = near_neighbours(pipe, concept, candidates, neighbours, template)
-    rest = [c for c in dict.fromkeys(candidates) if c not in {concept, *preserve, *dict(near)}]; order = np.random.default_rng(0).permutation(len(rest))
-    far, kept = [rest[i] for i in order[:others]], list(dict.fromkeys([*preserve, *dict(near), *(rest[i] for i in order[others:others + anchors])]))
-    plan = plan_prompts(concept, [n for n, _ in near], preserve, far, template, paraphrases).merge(pd.DataFrame({"seed": seeds}), how="cross")
+    candidates = list(candidates or [e["name"] for e in emoji_entities("emoji")])
+    near = near_neighbours(pipe, concept, candidates, neighbours, template)
+    rest = [c for c in dict.fromkeys(candidates) if c not in {concept, *preserve, *dict(near)}]
+    order = np.random.default_rng(0).permutation(len(rest))
+    far, kept = (
+        [rest[i] for i in order[:others]],
+        list(dict.fromkeys([*preserve, *dict(near), *(rest[i] for i in order[others : others + anchors])])),
+    )
+    plan = plan_prompts(concept, [n for n, _ in near], preserve, far, template, paraphrases).merge(
+        pd.DataFrame({"seed": seeds}), how="cross"
+    )
     draw = lambda: generate_array(pipe, plan["seed"].tolist(), plan["prompt"].tolist(), **generation)
-    before = draw(); numbers = [plan, measure(plan, before, clip, judge, template).add_suffix("_before")]; start = time.perf_counter()
-    edit = unlearn_names(pipe, unlearner, concept, kept, forget, retain, generator, callbacks, template=template, **generation); seconds = time.perf_counter() - start
+    before = draw()
+    numbers = [plan, measure(plan, before, clip, judge, template).add_suffix("_before")]
+    start = time.perf_counter()
+    edit = unlearn_names(
+        pipe, unlearner, concept, kept, forget, retain, generator, callbacks, template=template, **generation
+    )
+    seconds = time.perf_counter() - start
     with edit.on(pipe): after = draw()
-    table = pd.concat([*numbers, measure(plan, after, clip, judge, template).add_suffix("_after")], axis=1); go, reasons = verdict(table, limits)
-    measured = dict(clip=getattr(clip, "name", type(clip).__name__), judge=None if judge is None else type(judge).__name__, seeds=list(seeds), anchors=len(kept), limits=dataclasses.asdict(limits), **generation)
-    base = str(pipe.config.get("_name_or_path", "")); base = Path(base).name if Path(base).is_absolute() else base
-    return Erasure(concept, method, edit, table, go, reasons, near, preserve, base, seconds, measured, np.stack([before, after]))
+    table = pd.concat([*numbers, measure(plan, after, clip, judge, template).add_suffix("_after")], axis=1)
+    go, reasons = verdict(table, limits)
+    measured = dict(
+        clip=getattr(clip, "name", type(clip).__name__),
+        judge=None if judge is None else type(judge).__name__,
+        seeds=list(seeds),
+        anchors=len(kept),
+        limits=dataclasses.asdict(limits),
+        **generation,
+    )
+    base = str(pipe.config.get("_name_or_path", ""))
+    base = Path(base).name if Path(base).is_absolute() else base
+    return Erasure(
+        concept,
+        method,
+        edit,
+        table,
+        go,
+        reasons,
+        near,
+        preserve,
+        base,
+        seconds,
+        measured,
+        np.stack([before, after]),
+    )
 
 # %% ../../nbs/86_running.erase.ipynb #e4b68c14
 def model_card(
     result: Erasure,
 ) -> str:  # README.md
     "The text that travels with the edit."
-    table, numbers = result.table, result.summary().round(3); columns = numbers.columns[:4]; base = result.base_model or "unknown"
-    rows = ["| group | pictures | " + " | ".join(c.replace("_", " ") for c in columns) + " |", "|---"*6 + "|", *(f"| {g} | {int(r['pictures'])} | " + " | ".join(f"{r[c]:g}" for c in columns) + " |" for g, r in numbers.iterrows())]
-    results = [evaluation(c, float(r[c]), f"{g} of {result.concept}, {int(r['pictures'])} pictures", metric_name=f"{c.replace('_', ' ')} ({g})") for g, r in numbers.iterrows() for c in ("recognised_after", "clip_after")]
-    asked = [f"That the model `{base}` no longer draws *{result.concept}*. Method `{result.method}` with the settings in `edit.json`; {result.seconds:.1f} seconds, {result.edit.size/1e6:.2f} MB.",
-        f"To be preserved: {', '.join(result.preserve) or 'nothing named'}; and the nearest names by the model's own text encoder: {', '.join(n for n, _ in result.neighbours)}. {result.settings['anchors']} names were preserved in all."]
-    shown = ["Pictures from the same noise before and after. *Recognised*: the share in which the right name is chosen among all names; *clip*: CLIP score, 0 to 100.", "\n".join(rows),
-        f"Measured with {', '.join(f'{k} {v}' for k, v in result.settings.items() if k not in ('limits', 'anchors') and v is not None)}. Every picture's numbers are in `measurements.parquet`."]
+    table, numbers = result.table, result.summary().round(3)
+    columns = numbers.columns[:4]
+    base = result.base_model or "unknown"
+    rows = [
+        "| group | pictures | " + " | ".join(c.replace("_", " ") for c in columns) + " |",
+        "|---" * 6 + "|",
+        *(
+            f"| {g} | {int(r['pictures'])} | " + " | ".join(f"{r[c]:g}" for c in columns) + " |"
+            for g, r in numbers.iterrows()
+        ),
+    ]
+    results = [
+        evaluation(
+            c,
+            float(r[c]),
+            f"{g} of {result.concept}, {int(r['pictures'])} pictures",
+            metric_name=f"{c.replace('_', ' ')} ({g})",
+        )
+        for g, r in numbers.iterrows()
+        for c in ("recognised_after", "clip_after")
+    ]
+    asked = [
+        f"That the model `{base}` no longer draws *{result.concept}*. Method `{result.method}` with the "
+        f"settings in `edit.json`; {result.seconds:.1f} seconds, {result.edit.size / 1e6:.2f} MB.",
+        f"To be preserved: {', '.join(result.preserve) or 'nothing named'}; and the nearest names by the "
+        f"model's own text encoder: {', '.join(n for n, _ in result.neighbours)}. "
+        f"{result.settings['anchors']} names were preserved in all.",
+    ]
+    shown = [
+        "Pictures from the same noise before and after. *Recognised*: the share in which the right name is "
+        "chosen among all names; *clip*: CLIP score, 0 to 100.",
+        "\n".join(rows),
+        "Measured with "
+        f"{', '.join(f'{k} {v}' for k, v in result.settings.items() if k not in ('limits', 'anchors') and v is not None)}. Every picture's numbers are in `measurements.parquet`.",
+    ]
     few = int((table["group"] == "other").sum()) or 1
-    missing = limits(f"The number of pictures is small: a share measured on {few} pictures can be wrong by tens of per cent.", "The recogniser chooses among the given names and makes mistakes of its own.")
-    use = "pipe.load_lora_weights(folder)" if result.edit.kind == "lora" else "from vision_unlearning.unlearners.base import load_edit\nload_edit(folder).attach(pipe)"
+    missing = limits(
+        f"The number of pictures is small: a share measured on {few} pictures can be wrong by tens of per "
+        "cent.",
+        "The recogniser chooses among the given names and makes mistakes of its own.",
+    )
+    use = (
+        "pipe.load_lora_weights(folder)"
+        if result.edit.kind == "lora"
+        else "from vision_unlearning.unlearners.base import load_edit\nload_edit(folder).attach(pipe)"
+    )
     lead = "\n".join([f"**{'GO' if result.go else 'NO-GO'}**", "", *[f"- {r}" for r in result.reasons]])
-    return card(f"{result.concept}, erased", lead, {"What was asked": "\n".join(asked), "What was measured": "\n\n".join(shown), "What this does not show": missing, "How to use it": f"```python\n{use}\n```"}, base_model=base, results=results)
+    return card(
+        f"{result.concept}, erased",
+        lead,
+        {
+            "What was asked": "\n".join(asked),
+            "What was measured": "\n\n".join(shown),
+            "What this does not show": missing,
+            "How to use it": f"```python\n{use}\n```",
+        },
+        base_model=base,
+        results=results,
+    )
 
 # %% ../../nbs/86_running.erase.ipynb #2c0f1629
 @torch.no_grad()
@@ -222,9 +375,18 @@ def as_weights(
 ) -> WeightEdit:  # the same change as new matrices
     "Fold an edit into the weights it touches."
     if isinstance(edit, WeightEdit): return edit
-    if edit.kind != "lora": raise ValueError(f"an edit of kind {edit.kind!r} changes no weights and cannot be merged; attach it instead")
+    if edit.kind != "lora":
+        raise ValueError(
+            f"an edit of kind {edit.kind!r} changes no weights and cannot be merged; attach it instead"
+        )
     found = dict(denoiser(model).named_parameters())
-    return WeightEdit({n: (found[n].detach().cpu().float() + change).to(found[n].dtype) for n, change in effective_change(edit, model).items()}, edit.info)
+    return WeightEdit(
+        {
+            n: (found[n].detach().cpu().float() + change).to(found[n].dtype)
+            for n, change in effective_change(edit, model).items()
+        },
+        edit.info,
+    )
 
 # %% ../../nbs/86_running.erase.ipynb #899cbb26
 def save_erasure(
@@ -234,15 +396,32 @@ def save_erasure(
     merge: bool = False,  # also write a full pipeline with the edit in its weights
 ) -> Path:
     "Write edit, model card and numbers, and optionally a merged pipeline."
-    if merge and pipe is None: raise ValueError("merging needs the pipeline: save_erasure(result, folder, pipe, merge=True)")
+    if merge and pipe is None:
+        raise ValueError("merging needs the pipeline: save_erasure(result, folder, pipe, merge=True)")
     result.edit.info.setdefault("base_model", result.base_model)
     with atomic_folder(folder) as temporary:
-        result.edit.save_pretrained(temporary); (temporary/"README.md").write_text(model_card(result), encoding="utf-8")
+        result.edit.save_pretrained(temporary)
+        (temporary/"README.md").write_text(model_card(result), encoding="utf-8")
         result.table.to_parquet(temporary/"measurements.parquet")
-        write_json(temporary/"erasure.json", dict(concept=result.concept, method=result.method, go=result.go, reasons=result.reasons, neighbours=result.neighbours, preserve=result.preserve, base_model=result.base_model,
-            seconds=result.seconds, settings=result.settings, summary=result.summary().to_dict("index"), versions=versions()))
+        write_json(
+            temporary / "erasure.json",
+            dict(
+                concept=result.concept,
+                method=result.method,
+                go=result.go,
+                reasons=result.reasons,
+                neighbours=result.neighbours,
+                preserve=result.preserve,
+                base_model=result.base_model,
+                seconds=result.seconds,
+                settings=result.settings,
+                summary=result.summary().to_dict("index"),
+                versions=versions(),
+            ),
+        )
         if merge:
-            with as_weights(result.edit, pipe).on(pipe), quiet_loading(): pipe.save_pretrained(temporary/"merged")
+            with as_weights(result.edit, pipe).on(pipe), quiet_loading():
+                pipe.save_pretrained(temporary/"merged")
     return Path(folder)
 
 # %% ../../nbs/86_running.erase.ipynb #605e800f
@@ -253,15 +432,33 @@ def export_kohya(
     "A LoRA under kohya's names, with its own alpha."
     from diffusers.utils import convert_state_dict_to_kohya
     from safetensors.torch import save_file
-    if edit.kind != "lora": raise ValueError(f"only a LoRA has a kohya form, this edit holds {edit.kind}; save it merged instead")
+    if edit.kind != "lora":
+        raise ValueError(f"only a LoRA has a kohya form, this edit holds {edit.kind}; save it merged instead")
     if Path(path).suffix != ".safetensors": raise ValueError(f"{path} must end in .safetensors")
-    peft = {f"{k.rsplit('.', 2)[0].removesuffix('.lora')}.lora_{SIDES[k.split('.')[-2]]}.weight": t for k, t in edit.tensors.items()}
-    tensors = {k: torch.tensor(float(edit.info["adapter"]["lora_alpha"])) if k.endswith(".alpha") else v for k, v in convert_state_dict_to_kohya(peft).items()}
+    peft = {
+        f"{k.rsplit('.', 2)[0].removesuffix('.lora')}.lora_{SIDES[k.split('.')[-2]]}.weight": t
+        for k, t in edit.tensors.items()
+    }
+    tensors = {
+        k: torch.tensor(float(edit.info["adapter"]["lora_alpha"])) if k.endswith(".alpha") else v
+        for k, v in convert_state_dict_to_kohya(peft).items()
+    }
     with atomic_path(path) as temporary: save_file(tensors, temporary, metadata={"format": "pt"})
     return Path(path)
 
 # %% ../../nbs/86_running.erase.ipynb #832302c9
-HUB_FILES = ("README.md", "edit.json", "erasure.json", "measurements.parquet", "pytorch_lora_weights.safetensors", "uce_sd_weights.safetensors", "merged/**/*.json", "merged/**/*.safetensors", "merged/**/*.txt", "merged/*.json")
+HUB_FILES = (
+    "README.md",
+    "edit.json",
+    "erasure.json",
+    "measurements.parquet",
+    "pytorch_lora_weights.safetensors",
+    "uce_sd_weights.safetensors",
+    "merged/**/*.json",
+    "merged/**/*.safetensors",
+    "merged/**/*.txt",
+    "merged/*.json",
+)
 
 # %% ../../nbs/86_running.erase.ipynb #3815f092
 def hub_files(
@@ -269,8 +466,14 @@ def hub_files(
 ) -> list[str]:  # relative paths, sorted
     "What an upload of the folder would send."
     from huggingface_hub.utils import filter_repo_objects
-    if not (Path(folder)/"erasure.json").is_file(): raise FileNotFoundError(f"{folder} holds no erasure.json; give a folder that save_erasure wrote")
-    return sorted(filter_repo_objects([p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file()], allow_patterns=list(HUB_FILES)))
+    if not (Path(folder)/"erasure.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no erasure.json; give a folder that save_erasure wrote")
+    return sorted(
+        filter_repo_objects(
+            [p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file()],
+            allow_patterns=list(HUB_FILES),
+        )
+    )
 
 # %% ../../nbs/86_running.erase.ipynb #58e8ad4e
 def push_to_hub(
@@ -283,5 +486,8 @@ def push_to_hub(
 ) -> str:  # address of the commit
     "Upload an erasure; a no-go has to be asked for."
     files = hub_files(folder)
-    if not read_json(Path(folder)/"erasure.json")["go"] and not even_if_no_go: raise ValueError(f"{folder} is a no-go: {'; '.join(read_json(Path(folder)/'erasure.json')['reasons'])}")
+    if not read_json(Path(folder)/"erasure.json")["go"] and not even_if_no_go:
+        raise ValueError(
+            f"{folder} is a no-go: {'; '.join(read_json(Path(folder) / 'erasure.json')['reasons'])}"
+        )
     return push_folder(folder, repo_id, names=files, private=private, token=token, endpoint=endpoint)

@@ -30,66 +30,200 @@ def subjects(
     store: Store,
     task: str,  # task name
     methods: list[str] = (),  # backend names; empty means all with tables
-) -> dict[str, Any]:  # methods, metrics, left_out (metrics that only some tables have), main, similarities, categorical, numerical, emitters (method -> names), embedded
+# methods, metrics, left_out (metrics that only some tables have), main, similarities, categorical, numerical,
+# emitters (method -> names), embedded
+) -> dict[str, Any]:
     "What the questions of a task can be about."
-    held = pair_sessions(store, task); found = list(dict.fromkeys(m for m, _ in held)); known = [m for m in METHOD_COLORS if m in found]
+    held = pair_sessions(store, task)
+    found = list(dict.fromkeys(m for m, _ in held))
+    known = [m for m in METHOD_COLORS if m in found]
     chosen = [check_name("method with tables", m, known) for m in methods] or known
-    if not chosen: raise MissingSessionError(f"no interference of task {task!r} in {store.base}; run `vu batch --task {task}` first")
-    tables = {m: read_pairs(store, task, m) for m in chosen}; entities = read_entities(store, task); kinds = attribute_columns(entities)
-    every = sorted({p for t in tables.values() for p in t.metrics}); metrics = [p for p in every if all(p in t.metrics for t in tables.values())]
-    made = [s for s in SIMILARITIES if s in ("attr", "jacc") or store.similarity(s, task).is_file()] + ["dino"]*(store.embeddings(task).is_file() and not store.similarity("dino", task).is_file())
-    groups = {a: {str(e.get(a)) for e in entities} for a, k in kinds.items() if k == "categorical"}; sized = lambda a: min(sum(str(e.get(a)) == v for e in entities) for v in groups[a])
-    if not metrics: raise MissingSessionError(f"the tables of {', '.join(chosen)} on {task!r} have no metric in common; name methods that were scored alike")
-    return dict(methods=chosen, metrics=metrics, left_out=[p for p in every if p not in metrics], main=next((m for m in ("judge_prob_diff", "clip_diff") if m in metrics), metrics[0]), similarities=made,
-                categorical=[a for a in groups if sized(a) >= 5], numerical=[a for a, k in kinds.items() if k == "numerical"],
-                emitters={m: [t.names[i] for i in sorted(t.rows)] for m, t in tables.items()}, embedded=store.embeddings(task).is_file())
+    if not chosen:
+        raise MissingSessionError(
+            f"no interference of task {task!r} in {store.base}; run `vu batch --task {task}` first"
+        )
+    tables = {m: read_pairs(store, task, m) for m in chosen}
+    entities = read_entities(store, task)
+    kinds = attribute_columns(entities)
+    every = sorted({p for t in tables.values() for p in t.metrics})
+    metrics = [p for p in every if all(p in t.metrics for t in tables.values())]
+    made = [s for s in SIMILARITIES if s in ("attr", "jacc") or store.similarity(s, task).is_file()] + [
+        "dino"
+    ] * (store.embeddings(task).is_file() and not store.similarity("dino", task).is_file())
+    groups = {a: {str(e.get(a)) for e in entities} for a, k in kinds.items() if k == "categorical"}
+    sized = lambda a: min(sum(str(e.get(a)) == v for e in entities) for v in groups[a])
+    if not metrics:
+        raise MissingSessionError(
+            f"the tables of {', '.join(chosen)} on {task!r} have no metric in common; name methods that were "
+            "scored alike"
+        )
+    return dict(
+        methods=chosen,
+        metrics=metrics,
+        left_out=[p for p in every if p not in metrics],
+        main=next((m for m in ("judge_prob_diff", "clip_diff") if m in metrics), metrics[0]),
+        similarities=made,
+        categorical=[a for a in groups if sized(a) >= 5],
+        numerical=[a for a, k in kinds.items() if k == "numerical"],
+        emitters={m: [t.names[i] for i in sorted(t.rows)] for m, t in tables.items()},
+        embedded=store.embeddings(task).is_file(),
+    )
 
 # %% ../../nbs/87_running.grid.ipynb #a6d8a626
 def _entity_questions(about: dict) -> list[tuple[str, dict]]:
     "Questions about the table of entities."
-    own = lambda who: [f"{who}_average_{p}_without_self" for p in about["metrics"]]; both = own("emitter") + own("receiver"); asked, u = [], about["methods"]
-    asked += [("MethodComparisonByMetricEntity", dict(interference_entity=m, unlearning_algorithm_list=u)) for m in [f"forget_{p}" for p in about["metrics"]] + both]
+    own = lambda who: [f"{who}_average_{p}_without_self" for p in about["metrics"]]
+    both = own("emitter") + own("receiver")
+    asked, u = [], about["methods"]
+    asked += [
+        ("MethodComparisonByMetricEntity", dict(interference_entity=m, unlearning_algorithm_list=u))
+        for m in [f"forget_{p}" for p in about["metrics"]] + both
+    ]
     for m in u:
-        asked += [("MetricMetricAlignment", dict(unlearning_algorithm=m, interference_entity_1=a, interference_entity_2=b)) for a, b in [*combinations(own("emitter"), 2), *zip(own("emitter"), own("receiver"))]]
+        asked += [
+            (
+                "MetricMetricAlignment",
+                dict(unlearning_algorithm=m, interference_entity_1=a, interference_entity_2=b),
+            )
+            for a, b in [*combinations(own("emitter"), 2), *zip(own("emitter"), own("receiver"))]
+        ]
         for kind, attributes in (("Numerical", about["numerical"]), ("Categorical", about["categorical"])):
-            asked += [(f"SignificantRelationship{kind}", dict(unlearning_algorithm=m, interference_entity=e, attribute=a)) for a in attributes for e in both]
+            asked += [
+                (
+                    f"SignificantRelationship{kind}",
+                    dict(unlearning_algorithm=m, interference_entity=e, attribute=a),
+                )
+                for a in attributes
+                for e in both
+            ]
     attributes = about["categorical"] + about["numerical"]
-    return asked + ([("CountSignificantRelationship", dict(unlearning_algorithm_list=u, interference_entity_list=both, attribute_list=attributes))] if attributes else [])
+    return asked + (
+        [
+            (
+                "CountSignificantRelationship",
+                dict(unlearning_algorithm_list=u, interference_entity_list=both, attribute_list=attributes),
+            )
+        ]
+        if attributes
+        else []
+    )
 
 # %% ../../nbs/87_running.grid.ipynb #615e4853
 def _pair_questions(about: dict, worst: dict) -> list[tuple[str, dict]]:
     "Questions about the tables of pairs."
-    asked, group, main = [], dict(group_by=about["categorical"][0]) if about["categorical"] else {}, about["main"]
-    asked += [("InterferenceMatrix", dict(unlearning_algorithm=u, interference_pair=p, **group)) for u in about["methods"] for p in about["metrics"]]
+    asked, group, main = (
+        [],
+        dict(group_by=about["categorical"][0]) if about["categorical"] else {},
+        about["main"],
+    )
+    asked += [
+        ("InterferenceMatrix", dict(unlearning_algorithm=u, interference_pair=p, **group))
+        for u in about["methods"]
+        for p in about["metrics"]
+    ]
     asked += [("SimilarityMatrix", dict(similarity_metric=s, **group)) for s in about["similarities"]]
-    asked += [("MetricSimilarityAlignment", dict(unlearning_algorithm=u, interference_pair=p, similarity_metric=s)) for u in about["methods"] for p in about["metrics"] for s in about["similarities"]]
-    asked += [("MetricSimilarityAlignmentMulti", dict(unlearning_algorithm=u, interference_pair=p, similarity_metric_list=about["similarities"], regression_algorithm=a))
-              for u in about["methods"] for p in dict.fromkeys((main, "clip_diff")) if p in about["metrics"] for a in ("linear_regression", "random_forest")]
-    asked += [("MostSimilarMostInterferedGrid", dict(unlearning_algorithms=[u], interference_pairs=about["metrics"], similarity_metrics=about["similarities"], top_k=k)) for u in about["methods"] for k in (1, 5)]
-    asked += [("MinimumCutInterference", dict(unlearning_algorithm=u, interference_pair=p, entity_1=worst[u][0], entity_2=worst[u][1])) for u in about["methods"] if worst[u] for p in about["metrics"]]
-    asked += [("InterferenceAlongAttribute", dict(unlearning_algorithm=u, interference_pair=p, attribute=a)) for u in about["methods"] for a in about["categorical"] + about["numerical"] for p in about["metrics"]]
+    asked += [
+        ("MetricSimilarityAlignment", dict(unlearning_algorithm=u, interference_pair=p, similarity_metric=s))
+        for u in about["methods"]
+        for p in about["metrics"]
+        for s in about["similarities"]
+    ]
+    asked += [
+        (
+            "MetricSimilarityAlignmentMulti",
+            dict(
+                unlearning_algorithm=u,
+                interference_pair=p,
+                similarity_metric_list=about["similarities"],
+                regression_algorithm=a,
+            ),
+        )
+        for u in about["methods"]
+        for p in dict.fromkeys((main, "clip_diff"))
+        if p in about["metrics"]
+        for a in ("linear_regression", "random_forest")
+    ]
+    asked += [
+        (
+            "MostSimilarMostInterferedGrid",
+            dict(
+                unlearning_algorithms=[u],
+                interference_pairs=about["metrics"],
+                similarity_metrics=about["similarities"],
+                top_k=k,
+            ),
+        )
+        for u in about["methods"]
+        for k in (1, 5)
+    ]
+    asked += [
+        (
+            "MinimumCutInterference",
+            dict(unlearning_algorithm=u, interference_pair=p, entity_1=worst[u][0], entity_2=worst[u][1]),
+        )
+        for u in about["methods"]
+        if worst[u]
+        for p in about["metrics"]
+    ]
+    asked += [
+        ("InterferenceAlongAttribute", dict(unlearning_algorithm=u, interference_pair=p, attribute=a))
+        for u in about["methods"]
+        for a in about["categorical"] + about["numerical"]
+        for p in about["metrics"]
+    ]
     for template in ("MetricSimilarityAlignmentOne", "InterferenceBySimilarityRank"):
-        asked += [(template, dict(unlearning_algorithm=u, interference_pair=main, similarity_metric=s, entity=e)) for u in about["methods"] for s in about["similarities"][:1] for e in about["emitters"][u]]
+        asked += [
+            (template, dict(unlearning_algorithm=u, interference_pair=main, similarity_metric=s, entity=e))
+            for u in about["methods"]
+            for s in about["similarities"][:1]
+            for e in about["emitters"][u]
+        ]
     return asked
 
 # %% ../../nbs/87_running.grid.ipynb #754b3dd2
 def _value_questions(about: dict, values: dict[str, list[str]]) -> list[tuple[str, dict]]:
     "Questions about groups, pictures and embeddings."
-    first = lambda u, n: about["emitters"][u][:n]; main = about["main"]
-    asked = [("SignificantRelationshipCategoricalDirectional", dict(unlearning_algorithm=u, interference_pair=main, attribute=a, source_attribute_value=v)) for u in about["methods"] for a in about["categorical"] for v in values[a]]
+    first = lambda u, n: about["emitters"][u][:n]
+    main = about["main"]
+    asked = [
+        (
+            "SignificantRelationshipCategoricalDirectional",
+            dict(unlearning_algorithm=u, interference_pair=main, attribute=a, source_attribute_value=v),
+        )
+        for u in about["methods"]
+        for a in about["categorical"]
+        for v in values[a]
+    ]
     for u in about["methods"]:
         asked += [("UnlearningVisualSummary", dict(unlearning_algorithm=u))]
-        asked += [("InterferenceVisualSummary", dict(unlearning_algorithm=u, interference_pair=main, entity=e)) for e in first(u, 3)]
-        asked += [("SimilarityVisualSummary", dict(unlearning_algorithm=u, similarity_metric=s, entity=e)) for s in about["similarities"][:1] for e in first(u, 3)]
+        asked += [
+            ("InterferenceVisualSummary", dict(unlearning_algorithm=u, interference_pair=main, entity=e))
+            for e in first(u, 3)
+        ]
+        asked += [
+            ("SimilarityVisualSummary", dict(unlearning_algorithm=u, similarity_metric=s, entity=e))
+            for s in about["similarities"][:1]
+            for e in first(u, 3)
+        ]
         if not about["embedded"]: continue
-        asked += [("EmbeddingForgettingEfficiency", dict(unlearning_algorithm=u))] + [("EmbeddingUnlearningProfile", dict(unlearning_algorithm=u, entity=e)) for e in first(u, 3)]
-        asked += [("ImplicitAssociationTest", dict(unlearning_algorithm=u, attribute_1=a, attribute_2=b, latent_embedding="dino_embedding")) for a, b in [*combinations(about["categorical"], 2)] or [(a, a) for a in about["categorical"]]]
+        asked += [("EmbeddingForgettingEfficiency", dict(unlearning_algorithm=u))] + [
+            ("EmbeddingUnlearningProfile", dict(unlearning_algorithm=u, entity=e)) for e in first(u, 3)
+        ]
+        asked += [
+            (
+                "ImplicitAssociationTest",
+                dict(unlearning_algorithm=u, attribute_1=a, attribute_2=b, latent_embedding="dino_embedding"),
+            )
+            for a, b in [*combinations(about["categorical"], 2)] or [(a, a) for a in about["categorical"]]
+        ]
     return asked
 
 # %% ../../nbs/87_running.grid.ipynb #7da34276
 def _worst_pair(store: Store, task: str, method: str, metric: str) -> tuple[str, str] | None:
     "The emitter and the other entity that it harms most."
-    table = read_pairs(store, task, method); harm = table.matrix(metric)*(-1 if HIGHER_IS_BETTER[metric] else 1); np.fill_diagonal(harm, np.nan)
+    table = read_pairs(store, task, method)
+    harm = table.matrix(metric)*(-1 if HIGHER_IS_BETTER[metric] else 1)
+    np.fill_diagonal(harm, np.nan)
     if not np.isfinite(harm).any(): return None
     i, j = np.unravel_index(np.nanargmax(harm), harm.shape)
     return table.names[i], table.names[j]
@@ -101,28 +235,53 @@ def questions(
     methods: list[str] = (),  # backend names; empty means all with tables
 ) -> list[tuple[str, dict]]:  # short name of a template, and its arguments
     "Every question of the grid of a task, in the order of the page."
-    about = subjects(store, task, methods); entities = read_entities(store, task)
+    about = subjects(store, task, methods)
+    entities = read_entities(store, task)
     values = {a: sorted({str(e[a]) for e in entities if e.get(a) is not None}) for a in about["categorical"]}
     worst = {u: _worst_pair(store, task, u, about["main"]) for u in about["methods"]}
     asked = _pair_questions(about, worst) + _entity_questions(about) + _value_questions(about, values)
-    return [(name, dict(tasks=[task]) | a if name == "MostSimilarMostInterferedGrid" else dict(task=task) | a) for name, a in asked]
+    return [
+        (name, dict(tasks=[task]) | a if name == "MostSimilarMostInterferedGrid" else dict(task=task) | a)
+        for name, a in asked
+    ]
 
 # %% ../../nbs/87_running.grid.ipynb #97207bdc
 EFFECTS = {  # template -> (key of the effect, what it is, key of the p-value)
-    "MetricSimilarityAlignment": ("harm_correlation", "r, positive: similar ones suffer more", "mantel_pvalue"),
-    "MetricSimilarityAlignmentOne": ("harm_correlation", "r, positive: similar ones suffer more", "permutation_pvalue"),
-    "InterferenceAlongAttribute": ("harm_correlation", "partial r, positive: those who share it suffer more", "permutation_pvalue"),
-    "InterferenceBySimilarityRank": ("spearman_statistic", "Spearman of similarity and metric", "permutation_pvalue"),
+    "MetricSimilarityAlignment": (
+        "harm_correlation",
+        "r, positive: similar ones suffer more",
+        "mantel_pvalue",
+    ),
+    "MetricSimilarityAlignmentOne": (
+        "harm_correlation",
+        "r, positive: similar ones suffer more",
+        "permutation_pvalue",
+    ),
+    "InterferenceAlongAttribute": (
+        "harm_correlation",
+        "partial r, positive: those who share it suffer more",
+        "permutation_pvalue",
+    ),
+    "InterferenceBySimilarityRank": (
+        "spearman_statistic",
+        "Spearman of similarity and metric",
+        "permutation_pvalue",
+    ),
     "MetricSimilarityAlignmentMulti": ("r2_test", "R² on unseen entities", "permutation_pvalue"),
     "MetricMetricAlignment": ("effect_size", "r", "permutation_pvalue"),
     "SignificantRelationshipNumerical": ("effect_size", "r", "permutation_pvalue"),
     "SignificantRelationshipCategorical": ("effect_size", "ω²", "permutation_pvalue"),
-    "SignificantRelationshipCategoricalDirectional": ("contrast.effect_size", "ω² of the contrast", "contrast.permutation_pvalue"),
+    "SignificantRelationshipCategoricalDirectional": (
+        "contrast.effect_size",
+        "ω² of the contrast",
+        "contrast.permutation_pvalue",
+    ),
     "CountSignificantRelationship": ("total_count", "significant relations", None),
     "ImplicitAssociationTest": ("iat_effect_size", "mean absolute change of association", "label_pvalue"),
     "EmbeddingForgettingEfficiency": ("median_ratio", "specificity, 1 is none", "permutation_pvalue"),
     "EmbeddingUnlearningProfile": ("embedding_specificity_ratio", "specificity, 1 is none", None),
-    "MinimumCutInterference": ("relative_cut", "share of what could flow; 1 is trivial", None)}
+    "MinimumCutInterference": ("relative_cut", "share of what could flow; 1 is trivial", None),
+}
 
 # %% ../../nbs/87_running.grid.ipynb #6d64b333
 def headline(
@@ -135,8 +294,17 @@ def headline(
         for key in (path or "").split("."): value = value.get(key) if isinstance(value, dict) else None
         return value
     key, kind, p = EFFECTS.get(template, (None, None, None))
-    if template == "MostSimilarMostInterferedGrid": count, chance, sure = (data["result"][k][0][0] for k in ("counts", "expected", "pvalues")); return dict(effect=count/chance if chance else None, effect_kind="hits, in multiples of chance", pvalue=sure)
-    if template == "InterferenceMatrix": return dict(effect=data["metadata"]["summary"]["off_diagonal_average"], effect_kind="mean of all pairs but the diagonal", pvalue=None)
+    if template == "MostSimilarMostInterferedGrid":
+        count, chance, sure = (data["result"][k][0][0] for k in ("counts", "expected", "pvalues"))
+        return dict(
+            effect=count / chance if chance else None, effect_kind="hits, in multiples of chance", pvalue=sure
+        )
+    if template == "InterferenceMatrix":
+        return dict(
+            effect=data["metadata"]["summary"]["off_diagonal_average"],
+            effect_kind="mean of all pairs but the diagonal",
+            pvalue=None,
+        )
     return dict(effect=read(key), effect_kind=kind, pvalue=read(p))
 
 # %% ../../nbs/87_running.grid.ipynb #48886790
@@ -144,15 +312,47 @@ def answer(
     store: Store,
     template: str,  # short name
     arguments: dict,
-    n_permutations: int | None = None,  # of entities, for templates that permute; None takes each template's own
+    # of entities, for templates that permute; None takes each template's own
+    n_permutations: int | None = None,
 ) -> tuple[dict, dict | None, Any]:  # the row, the answer (None when skipped), and the class
     "Ask one question."
-    cls = rt_name_to_class[check_name("template", template, rt_name_to_class)]; more = {"n_permutations": n_permutations} if n_permutations and "n_permutations" in cls.model_fields else {}
-    row = {"template": template, **{k: arguments.get(k) for k in ("unlearning_algorithm", "interference_pair", "similarity_metric", "interference_entity", "attribute", "entity")}, "arguments": json.dumps(arguments, sort_keys=True)}
+    cls = rt_name_to_class[check_name("template", template, rt_name_to_class)]
+    more = (
+        {"n_permutations": n_permutations} if n_permutations and "n_permutations" in cls.model_fields else {}
+    )
+    row = {
+        "template": template,
+        **{
+            k: arguments.get(k)
+            for k in (
+                "unlearning_algorithm",
+                "interference_pair",
+                "similarity_metric",
+                "interference_entity",
+                "attribute",
+                "entity",
+            )
+        },
+        "arguments": json.dumps(arguments, sort_keys=True),
+    }
     start = time.perf_counter()
-    try: question = cls(**arguments, **more, base_folder=str(store.base)); data = question.compute(); path = question._get_data_path_local()
-    except (MissingSessionError, InsufficientSamplesError) as error: return {**row, "skipped": str(error).partition("\n")[0].replace(str(store.base), "")}, None, cls
-    return {**row, **headline(template, data), "skipped": None, "file": str(Path(path).relative_to(store.base)), "seconds": round(time.perf_counter() - start, 3)}, data, cls
+    try:
+        question = cls(**arguments, **more, base_folder=str(store.base))
+        data = question.compute()
+        path = question._get_data_path_local()
+    except (MissingSessionError, InsufficientSamplesError) as error:
+        return {**row, "skipped": str(error).partition("\n")[0].replace(str(store.base), "")}, None, cls
+    return (
+        {
+            **row,
+            **headline(template, data),
+            "skipped": None,
+            "file": str(Path(path).relative_to(store.base)),
+            "seconds": round(time.perf_counter() - start, 3),
+        },
+        data,
+        cls,
+    )
 
 # %% ../../nbs/87_running.grid.ipynb #d13ec8a0
 def ask_all(
@@ -161,29 +361,66 @@ def ask_all(
     methods: list[str] = (),  # backend names; empty means all with tables
     n_permutations: int | None = None,  # None takes each template's own
     progress: bool = False,  # show a bar
-) -> tuple[pd.DataFrame, dict[str, list[tuple[dict, dict, Any]]]]:  # one row a question; template -> (row, answer, class)
+# one row a question; template -> (row, answer, class)
+) -> tuple[pd.DataFrame, dict[str, list[tuple[dict, dict, Any]]]]:
     "Every question of the grid of a task."
     from tqdm.auto import tqdm
-    InterferencePerEntity(task=task, base_folder=str(store.base), remote_repository_name="").compute(); rows, answers = [], {}
-    for name, arguments in tqdm(questions(store, task, methods), disable=not progress, desc=f"questions about {task}"):
-        row, data, cls = answer(store, name, arguments, n_permutations); rows.append(row)
+    InterferencePerEntity(task=task, base_folder=str(store.base), remote_repository_name="").compute()
+    rows, answers = [], {}
+    for name, arguments in tqdm(
+        questions(store, task, methods), disable=not progress, desc=f"questions about {task}"
+    ):
+        row, data, cls = answer(store, name, arguments, n_permutations)
+        rows.append(row)
         if data is not None: answers.setdefault(name, []).append((row, data, cls))
-    table = pd.DataFrame(rows, columns=["template", "unlearning_algorithm", "interference_pair", "similarity_metric", "interference_entity", "attribute", "entity", "effect", "effect_kind", "pvalue", "skipped", "file", "seconds", "arguments"])
-    adjusted = table.groupby("template", sort=False)["pvalue"].transform(lambda p: benjamini_hochberg(p.astype(float))); table.insert(table.columns.get_loc("pvalue") + 1, "adjusted_pvalue", adjusted)
+    table = pd.DataFrame(
+        rows,
+        columns=[
+            "template",
+            "unlearning_algorithm",
+            "interference_pair",
+            "similarity_metric",
+            "interference_entity",
+            "attribute",
+            "entity",
+            "effect",
+            "effect_kind",
+            "pvalue",
+            "skipped",
+            "file",
+            "seconds",
+            "arguments",
+        ],
+    )
+    adjusted = table.groupby("template", sort=False)["pvalue"].transform(
+        lambda p: benjamini_hochberg(p.astype(float))
+    )
+    table.insert(table.columns.get_loc("pvalue") + 1, "adjusted_pvalue", adjusted)
     for row, a in zip(rows, adjusted): row["adjusted_pvalue"] = a
     return table, answers
 
 # %% ../../nbs/87_running.grid.ipynb #99452767
 def _attributes_by_method(rows: pd.DataFrame) -> pd.DataFrame:
-    "Tests with `unlearning_algorithm`, `attribute`, `significant` and `effect_size`, as attributes x methods."
-    def cell(part): kept = part[part["significant"]]["effect_size"]; return f"{len(kept)}/{len(part)}" + (f" ({kept[kept.abs().idxmax()]:.2f})" if len(kept) else "")
-    return pd.DataFrame({m: {a: cell(part) for a, part in mine.groupby("attribute", sort=False)} for m, mine in rows.groupby("unlearning_algorithm", sort=False)})
+    """Tests with `unlearning_algorithm`, `attribute`, `significant` and `effect_size`, as attributes x
+    methods."""
+    def cell(part):
+        kept = part[part["significant"]]["effect_size"]
+        return f"{len(kept)}/{len(part)}" + (f" ({kept[kept.abs().idxmax()]:.2f})" if len(kept) else "")
+
+    return pd.DataFrame(
+        {
+            m: {a: cell(part) for a, part in mine.groupby("attribute", sort=False)}
+            for m, mine in rows.groupby("unlearning_algorithm", sort=False)
+        }
+    )
 
 def wires(
     data: dict,  # answer of CountSignificantRelationship
 ) -> pd.DataFrame:  # attributes x methods: "significant/tested (largest effect)"
     "Along which attributes the averages of entities differ, method by method."
-    return _attributes_by_method(pd.DataFrame([r for r in data["result"]["rows"] if r["permutation_pvalue"] is not None]))
+    return _attributes_by_method(
+        pd.DataFrame([r for r in data["result"]["rows"] if r["permutation_pvalue"] is not None])
+    )
 
 # %% ../../nbs/87_running.grid.ipynb #825b74d8
 def travels(
@@ -191,21 +428,54 @@ def travels(
 ) -> pd.DataFrame:  # attributes x methods: "significant/tested metrics (largest r)"
     "Along which attributes harm travels from pair to pair, method by method."
     rows = table[(table["template"] == "InterferenceAlongAttribute") & table["pvalue"].notna()]
-    return _attributes_by_method(rows.assign(significant=rows["adjusted_pvalue"] < .05, effect_size=rows["effect"].astype(float)))
+    return _attributes_by_method(
+        rows.assign(significant=rows["adjusted_pvalue"] < 0.05, effect_size=rows["effect"].astype(float))
+    )
 
 # %% ../../nbs/87_running.grid.ipynb #130eb09f
 def _section(name: str, mine: list, table: pd.DataFrame, max_figures: int, max_rows: int) -> list[str]:
     "HTML of one template."
-    part = table[table["template"] == name]; cls = rt_name_to_class[name]; done = part[part["skipped"].isna()]
-    sure = (done["adjusted_pvalue"] < .05).sum(); tested = done["pvalue"].notna().sum()
-    blocks = [f"<h2>{html.escape(name)}</h2><p>{html.escape((cls.__doc__ or '').strip())} {len(done)} questions" + (f", {sure} of {tested} significant after correction" if tested else "") + ".</p>"]
-    order = sorted(mine, key=lambda a: (not (a[0]["adjusted_pvalue"] < .05), -abs(a[0]["effect"] or 0) if a[0]["pvalue"] is not None else 0))
-    blocks += [f'<div class="wide">{figure_html(_first_axes(c.plot(d)), name)}</div>' for _, d, c in order[:max_figures]]
-    columns = [c for c in part.columns if c not in ("template", "skipped", "file", "seconds", "arguments", "effect_kind") and done[c].notna().any()]
+    part = table[table["template"] == name]
+    cls = rt_name_to_class[name]
+    done = part[part["skipped"].isna()]
+    sure = (done["adjusted_pvalue"] < .05).sum()
+    tested = done["pvalue"].notna().sum()
+    blocks = [
+        f"<h2>{html.escape(name)}</h2><p>{html.escape((cls.__doc__ or '').strip())} {len(done)} questions"
+        + (f", {sure} of {tested} significant after correction" if tested else "")
+        + ".</p>"
+    ]
+    order = sorted(
+        mine,
+        key=lambda a: (
+            not (a[0]["adjusted_pvalue"] < 0.05),
+            -abs(a[0]["effect"] or 0) if a[0]["pvalue"] is not None else 0,
+        ),
+    )
+    blocks += [
+        f'<div class="wide">{figure_html(_first_axes(c.plot(d)), name)}</div>'
+        for _, d, c in order[:max_figures]
+    ]
+    columns = [
+        c
+        for c in part.columns
+        if c not in ("template", "skipped", "file", "seconds", "arguments", "effect_kind")
+        and done[c].notna().any()
+    ]
     if tested or done["effect"].notna().any():
-        shown = done.sort_values("adjusted_pvalue", kind="stable")[columns].head(max_rows); kind = done["effect_kind"].dropna().iloc[:1].tolist()
-        blocks.append(f'<div class="wide">{shown.to_html(index=False, border=0, classes="numbers", na_rep="", float_format=lambda v: f"{v:.3g}")}</div><p><small>effect: {html.escape(kind[0]) if kind else "-"}' + (f"; {len(done) - max_rows} more rows in the table" if len(done) > max_rows else "") + "</small></p>")
-    if len(part) > len(done): blocks.append(f'<div class="note">{len(part) - len(done)} questions could not be asked: {html.escape(part["skipped"].dropna().iloc[0])}</div>')
+        shown = done.sort_values("adjusted_pvalue", kind="stable")[columns].head(max_rows)
+        kind = done["effect_kind"].dropna().iloc[:1].tolist()
+        blocks.append(
+            "<div "
+            f'class="wide">{shown.to_html(index=False, border=0, classes="numbers", na_rep="", float_format=lambda v: f"{v:.3g}")}</div><p><small>effect: {html.escape(kind[0]) if kind else "-"}'
+            + (f"; {len(done) - max_rows} more rows in the table" if len(done) > max_rows else "")
+            + "</small></p>"
+        )
+    if len(part) > len(done):
+        blocks.append(
+            f'<div class="note">{len(part) - len(done)} questions could not be asked: '
+            f'{html.escape(part["skipped"].dropna().iloc[0])}</div>'
+        )
     return blocks
 
 def _first_axes(drawn):
@@ -235,14 +505,37 @@ def write_answers(
     progress: bool = False,  # show a bar
 ) -> tuple[Path, Path]:  # the page and the table
     "Ask every question of a task's grid, and write a page and a table of the answers."
-    table, answers = ask_all(store, task, methods, n_permutations, progress); done = table[table["skipped"].isna()]
-    body = [f"<p>{len(done)} questions answered, {len(table) - len(done)} not, about {html.escape(task)}. p-values permute entities and are corrected over all questions of a template (Benjamini-Hochberg).</p>"]
-    notes = [*notes, *(f"{p} is left out: not all methods were scored with it." for p in subjects(store, task, methods)["left_out"])]
+    table, answers = ask_all(store, task, methods, n_permutations, progress)
+    done = table[table["skipped"].isna()]
+    body = [
+        f"<p>{len(done)} questions answered, {len(table) - len(done)} not, about {html.escape(task)}. "
+        "p-values permute entities and are corrected over all questions of a template "
+        "(Benjamini-Hochberg).</p>"
+    ]
+    notes = [
+        *notes,
+        *(
+            f"{p} is left out: not all methods were scored with it."
+            for p in subjects(store, task, methods)["left_out"]
+        ),
+    ]
     if notes: body.append('<div class="note">' + "<br>".join(map(html.escape, notes)) + "</div>")
-    if "InterferenceAlongAttribute" in answers: body.append(f'<h2>Along which attributes harm travels</h2><p>Are those who share it with the forgotten one harmed more, the other attributes held fixed? Significant of tested metrics, and the largest r among the significant.</p>{travels(table).to_html(border=0, classes="numbers")}')
-    for _, data, _ in answers.get("CountSignificantRelationship", []): body.append(f'<h2>Which groups pay more</h2><p>Do the averages of entities differ by attribute, whoever was forgotten? Significant of tested relations, and the largest effect (r or ω²) among the significant.</p>{wires(data).to_html(border=0, classes="numbers")}')
-    for name in dict.fromkeys(table["template"]): body += _section(name, answers.get(name, []), table, max_figures, max_rows)
+    if "InterferenceAlongAttribute" in answers:
+        body.append(
+            "<h2>Along which attributes harm travels</h2><p>Are those who share it with the forgotten one "
+            "harmed more, the other attributes held fixed? Significant of tested metrics, and the largest r "
+            f"among the significant.</p>{travels(table).to_html(border=0, classes='numbers')}"
+        )
+    for _, data, _ in answers.get("CountSignificantRelationship", []):
+        body.append(
+            "<h2>Which groups pay more</h2><p>Do the averages of entities differ by attribute, whoever was "
+            "forgotten? Significant of tested relations, and the largest effect (r or ω²) among the "
+            f"significant.</p>{wires(data).to_html(border=0, classes='numbers')}"
+        )
+    for name in dict.fromkeys(table["template"]):
+        body += _section(name, answers.get(name, []), table, max_figures, max_rows)
     target = answers_path(store, task, model)
-    with atomic_path(target) as temporary: temporary.write_text(page(f"Every question about {task}", body), encoding="utf-8")
+    with atomic_path(target) as temporary:
+        temporary.write_text(page(f"Every question about {task}", body), encoding="utf-8")
     with atomic_path(target.with_suffix(".csv")) as temporary: table.to_csv(temporary, index=False)
     return target, target.with_suffix(".csv")

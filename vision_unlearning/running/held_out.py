@@ -27,7 +27,8 @@ def trained_parameters(
 ) -> int:
     "How many numbers the method trained to make an edit."
     if edit.info["method"] in ("uce", "rece", "sld", "prompt_filter"): return 0
-    if sparsity := edit.info.get("sparsity"): return sum(sparsity["rank"]*sum(t.shape) for t in edit.tensors.values())
+    if sparsity := edit.info.get("sparsity"):
+        return sum(sparsity["rank"]*sum(t.shape) for t in edit.tensors.values())
     return sum(t.numel() for n, t in edit.tensors.items() if n not in ("centre", "concept"))
 
 # %% ../../nbs/85d_running.held_out.ipynb #5d37c391
@@ -35,13 +36,32 @@ def held_out_row(
     store: Store,
     session: Session,  # a complete one
     kind: dict[str, str],  # entity name -> what is the same for near receivers
-) -> dict:  # emitter, before, after, clip; same_before, same_after, other_before, other_after: receivers named; seconds, peak (bytes), megabytes, trained
+# emitter, before, after, clip; same_before, same_after, other_before, other_after: receivers named; seconds,
+# peak (bytes), megabytes, trained
+) -> dict:
     "What one session did to its emitter and to everybody else, and what it cost."
-    scores, record = read_scores(store, session), read_json(store.record(session)); table = before_after(scores); clip = before_after(scores[scores["metric"] == "clip_diff"]).loc[session.entity]
-    own, others = table.loc[session.entity], table.drop(session.entity); same = others.index.map(kind.get) == kind[session.entity]; cost = record["stages"]["unlearn"]
-    counts = {f"{where}_{when}": float(others.loc[mask, when].sum()) for where, mask in (("same", same), ("other", ~same)) for when in ("before", "after")}
-    return dict(emitter=session.entity, before=float(own["before"]), after=float(own["after"]), clip=float(clip["after"] - clip["before"]), **counts,
-                seconds=cost["seconds"], peak=cost["peak_memory"]["bytes"], megabytes=cost["edit_bytes"]/1e6, trained=trained_parameters(load_edit(store.model(session))))
+    scores, record = read_scores(store, session), read_json(store.record(session))
+    table = before_after(scores)
+    clip = before_after(scores[scores["metric"] == "clip_diff"]).loc[session.entity]
+    own, others = table.loc[session.entity], table.drop(session.entity)
+    same = others.index.map(kind.get) == kind[session.entity]
+    cost = record["stages"]["unlearn"]
+    counts = {
+        f"{where}_{when}": float(others.loc[mask, when].sum())
+        for where, mask in (("same", same), ("other", ~same))
+        for when in ("before", "after")
+    }
+    return dict(
+        emitter=session.entity,
+        before=float(own["before"]),
+        after=float(own["after"]),
+        clip=float(clip["after"] - clip["before"]),
+        **counts,
+        seconds=cost["seconds"],
+        peak=cost["peak_memory"]["bytes"],
+        megabytes=cost["edit_bytes"] / 1e6,
+        trained=trained_parameters(load_edit(store.model(session))),
+    )
 
 # %% ../../nbs/85d_running.held_out.ipynb #5b15d956
 def held_out(
@@ -56,14 +76,43 @@ def held_out(
     group: str = "domain",  # attribute that tells an emitter's own kind from the others
 ) -> dict:  # task, method, settings, seeds, num_inference_steps, rows, cpu, versions
     "Test a method on emitters that no search has seen."
-    check_name("method", method, METHODS); kind = {e["name"]: e.get(group) for e in emoji_entities(task)}; check_name("attribute", group, emoji_entities(task)[0])
-    emitters = list(emitters or held_out_emitters(task)); ask = dict(task=task, methods=[method], entities=emitters)
-    run_batch(store=store, overrides={method: settings} if settings else None, seeds=list(seeds), num_inference_steps=num_inference_steps, stages=("prepare", "unlearn", "generate", "interference"), progress=False, **ask)
-    done = {s.entity: s for s in chosen_sessions(dict(ask, model=get_task(task).base_model), store)}; missing = [e for e in emitters if e not in done]
-    if missing: raise MissingSessionError(f"{method} has no complete session for {', '.join(missing)} in {store.base}; run `vu batch` for them and read its notebooks")
-    chosen = [done[e] for e in emitters]; used = chosen[0].settings
-    if any(s.settings != used for s in chosen): raise ValueError(f"the sessions of {method} in {store.base} have different settings; use an empty folder")
-    return dict(task=task, method=method, settings=used, seeds=list(seeds), num_inference_steps=num_inference_steps, rows=[held_out_row(store, s, kind) for s in chosen], cpu=processor(), versions=versions())
+    check_name("method", method, METHODS)
+    kind = {e["name"]: e.get(group) for e in emoji_entities(task)}
+    check_name("attribute", group, emoji_entities(task)[0])
+    emitters = list(emitters or held_out_emitters(task))
+    ask = dict(task=task, methods=[method], entities=emitters)
+    run_batch(
+        store=store,
+        overrides={method: settings} if settings else None,
+        seeds=list(seeds),
+        num_inference_steps=num_inference_steps,
+        stages=("prepare", "unlearn", "generate", "interference"),
+        progress=False,
+        **ask,
+    )
+    done = {s.entity: s for s in chosen_sessions(dict(ask, model=get_task(task).base_model), store)}
+    missing = [e for e in emitters if e not in done]
+    if missing:
+        raise MissingSessionError(
+            f"{method} has no complete session for {', '.join(missing)} in {store.base}; run `vu batch` for "
+            "them and read its notebooks"
+        )
+    chosen = [done[e] for e in emitters]
+    used = chosen[0].settings
+    if any(s.settings != used for s in chosen):
+        raise ValueError(
+            f"the sessions of {method} in {store.base} have different settings; use an empty folder"
+        )
+    return dict(
+        task=task,
+        method=method,
+        settings=used,
+        seeds=list(seeds),
+        num_inference_steps=num_inference_steps,
+        rows=[held_out_row(store, s, kind) for s in chosen],
+        cpu=processor(),
+        versions=versions(),
+    )
 
 # %% ../../nbs/85d_running.held_out.ipynb #439fd562
 def kept_ratio(
@@ -79,7 +128,9 @@ def with_interval(
     statistic: Callable = np.mean,
 ) -> str:  # "5.0% (0% to 15%)"
     "A share with its 95 % bootstrap interval."
-    return "{:.1%} ({:.0%} to {:.0%})".format(float(statistic(np.asarray(values, float), axis=0)), *bootstrap_ci(values, statistic))
+    return "{:.1%} ({:.0%} to {:.0%})".format(
+        float(statistic(np.asarray(values, float), axis=0)), *bootstrap_ci(values, statistic)
+    )
 
 # %% ../../nbs/85d_running.held_out.ipynb #e208ac37
 def receivers_named(
@@ -91,11 +142,28 @@ def receivers_named(
 
 def held_out_table(
     records: list[dict],  # of `held_out`
-) -> pd.DataFrame:  # index method; text with intervals, and costs: median seconds, largest peak, mean edit size
+# index method; text with intervals, and costs: median seconds, largest peak, mean edit size
+) -> pd.DataFrame:
     "The records as lines that can be compared."
-    asked = {(r["task"], tuple(r["seeds"]), r["num_inference_steps"], tuple(row["emitter"] for row in r["rows"])) for r in records}
-    if len(asked) > 1: raise ValueError("these records were asked different things; emitters, seeds and num_inference_steps must be the same for all")
+    asked = {
+        (r["task"], tuple(r["seeds"]), r["num_inference_steps"], tuple(row["emitter"] for row in r["rows"]))
+        for r in records
+    }
+    if len(asked) > 1:
+        raise ValueError(
+            "these records were asked different things; emitters, seeds and num_inference_steps must be the "
+            "same for all"
+        )
     def line(t):
-        return {"emitter": with_interval(t["after"]), "kept": with_interval(receivers_named(t), kept_ratio), "same domain": with_interval(receivers_named(t, ("same",)), kept_ratio), "other domains": with_interval(receivers_named(t, ("other",)), kept_ratio),
-                "clip": round(t["clip"].mean(), 1), "seconds": round(t["seconds"].median(), 1), "peak GB": round(t["peak"].max()/1e9, 2), "MB": round(t["megabytes"].mean(), 2), "trained": int(t["trained"].mean())}
+        return {
+            "emitter": with_interval(t["after"]),
+            "kept": with_interval(receivers_named(t), kept_ratio),
+            "same domain": with_interval(receivers_named(t, ("same",)), kept_ratio),
+            "other domains": with_interval(receivers_named(t, ("other",)), kept_ratio),
+            "clip": round(t["clip"].mean(), 1),
+            "seconds": round(t["seconds"].median(), 1),
+            "peak GB": round(t["peak"].max() / 1e9, 2),
+            "MB": round(t["megabytes"].mean(), 2),
+            "trained": int(t["trained"].mean()),
+        }
     return pd.DataFrame({r["method"]: line(pd.DataFrame(r["rows"])) for r in records}).T

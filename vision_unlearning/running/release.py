@@ -24,9 +24,16 @@ FILES = ("scores.parquet", "arrays.safetensors", "about.json")
 def _arrays(store: Store, task: str, sessions: list[Session]) -> dict[str, np.ndarray]:
     "Similarities that have a file, and mean embeddings."
     entities = read_entities(store, task)
-    found = {f"similarity {k}": similarity_matrix(store, task, k)[0].astype(np.float32) for k in SIMILARITIES if k not in ("attr", "jacc") and store.similarity(k, task).is_file()}
+    found = {
+        f"similarity {k}": similarity_matrix(store, task, k)[0].astype(np.float32)
+        for k in SIMILARITIES
+        if k not in ("attr", "jacc") and store.similarity(k, task).is_file()
+    }
     for s in (None, *sessions):
-        if store.embeddings(task, s).is_file(): found["embeddings" + (f" {s.slug}" if s else "")] = mean_embeddings(store.embeddings(task, s), entities)[0].astype(np.float16)
+        if store.embeddings(task, s).is_file():
+            found["embeddings" + (f" {s.slug}" if s else "")] = mean_embeddings(
+                store.embeddings(task, s), entities
+            )[0].astype(np.float16)
     return found
 
 # %% ../../nbs/88_running.release.ipynb #a623a2a9
@@ -37,16 +44,40 @@ def pack(
 ) -> dict[str, int]:  # file -> bytes
     "Write the tables of all complete sessions of a task."
     from safetensors.numpy import save_file
-    records = {s: r for s, r in recorded_sessions(store, get_task(task).name).items() if r["status"] == "complete"}; folder = Path(folder)
-    if not records: raise MissingSessionError(f"no complete session of {task!r} in {store.base}; run `vu batch --task {task}` first")
-    parts = [read_scores(store, s).assign(session=s.slug) for s in records]; scores = pd.concat(parts, ignore_index=True)
-    scores = scores.astype({**{c: "category" for c in ("session", "receiver", "metric")}, **{c: np.float32 for c in ("off", "on", "value")}})
-    with atomic_path(folder/FILES[0]) as temporary: scores.to_parquet(temporary, index=False, compression="zstd")
+
+    records = {
+        s: r for s, r in recorded_sessions(store, get_task(task).name).items() if r["status"] == "complete"
+    }
+    folder = Path(folder)
+    if not records:
+        raise MissingSessionError(
+            f"no complete session of {task!r} in {store.base}; run `vu batch --task {task}` first"
+        )
+    parts = [read_scores(store, s).assign(session=s.slug) for s in records]
+    scores = pd.concat(parts, ignore_index=True)
+    scores = scores.astype(
+        {
+            **{c: "category" for c in ("session", "receiver", "metric")},
+            **{c: np.float32 for c in ("off", "on", "value")},
+        }
+    )
+    with atomic_path(folder/FILES[0]) as temporary:
+        scores.to_parquet(temporary, index=False, compression="zstd")
     with atomic_path(folder/FILES[1]) as temporary: save_file(_arrays(store, task, list(records)), temporary)
     base = read_json(store.embeddings(task))["metadata"] if store.embeddings(task).is_file() else {}
-    drop = lambda r: {k: v for k, v in r.items() if k not in ("versions", "status")} | {"slug": Session(**r["session"]).slug}
-    about = {"task": task, "entities": read_entities(store, task), "embedding_model": base.get("embedding_model"), "versions": next(iter(records.values()))["versions"],
-             "packed_with": versions(), "left_out": "pictures, edits, and embeddings of single pictures", "sessions": [drop(r) for r in records.values()]}
+    drop = lambda r: (
+        {k: v for k, v in r.items() if k not in ("versions", "status")}
+        | {"slug": Session(**r["session"]).slug}
+    )
+    about = {
+        "task": task,
+        "entities": read_entities(store, task),
+        "embedding_model": base.get("embedding_model"),
+        "versions": next(iter(records.values()))["versions"],
+        "packed_with": versions(),
+        "left_out": "pictures, edits, and embeddings of single pictures",
+        "sessions": [drop(r) for r in records.values()],
+    }
     write_json(folder/FILES[2], about)
     return {f: (folder/f).stat().st_size for f in FILES}
 
@@ -57,10 +88,13 @@ def read_release(
     "The three files of a release, checked."
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
-    folder = Path(folder); missing = [f for f in FILES if not (folder/f).is_file()]
-    if missing: raise MissingSessionError(f"{folder} has no {', '.join(missing)}; a release is {', '.join(FILES)}")
+    folder = Path(folder)
+    missing = [f for f in FILES if not (folder/f).is_file()]
+    if missing:
+        raise MissingSessionError(f"{folder} has no {', '.join(missing)}; a release is {', '.join(FILES)}")
     try: scores, arrays = pd.read_parquet(folder/FILES[0]), load_file(folder/FILES[1])
-    except (OSError, ValueError, SafetensorError) as error: raise ForeignFileError(f"{folder} is not a readable release ({error}); get it again") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ForeignFileError(f"{folder} is not a readable release ({error}); get it again") from error
     return scores, arrays, read_json(folder/FILES[2])
 
 # %% ../../nbs/88_running.release.ipynb #a7b55546
@@ -69,22 +103,62 @@ def unpack(
     store: Store,  # without tables of this task
 ) -> list[Session]:  # those that now have tables
     "Make a store of a release, in the layout of the contract."
-    scores, arrays, about = read_release(folder); task, entities = about["task"], about["entities"]; names = [e["name"] for e in entities]
-    if store.metadata(task).exists(): raise ValueError(f"{store.base} has tables of {task!r} already; unpack into another base_folder")
-    sessions = {r["slug"]: Session(**r["session"]) for r in about["sessions"]}; unknown = set(scores["session"].unique()) - set(sessions)
-    if unknown: raise ForeignFileError(f"{folder} has scores of sessions that about.json does not name: {', '.join(sorted(unknown)[:3])}; get it again")
+    scores, arrays, about = read_release(folder)
+    task, entities = about["task"], about["entities"]
+    names = [e["name"] for e in entities]
+    if store.metadata(task).exists():
+        raise ValueError(f"{store.base} has tables of {task!r} already; unpack into another base_folder")
+    sessions = {r["slug"]: Session(**r["session"]) for r in about["sessions"]}
+    unknown = set(scores["session"].unique()) - set(sessions)
+    if unknown:
+        raise ForeignFileError(
+            f"{folder} has scores of sessions that about.json does not name: "
+            f"{', '.join(sorted(unknown)[:3])}; get it again"
+        )
     for slug, part in scores.groupby("session", observed=True, sort=False):
-        s, frame = sessions[slug], part.drop(columns="session").astype({"receiver": str, "metric": str, "off": float, "on": float, "value": float})
+        s, frame = (
+            sessions[slug],
+            part.drop(columns="session").astype(
+                {"receiver": str, "metric": str, "off": float, "on": float, "value": float}
+            ),
+        )
         with atomic_path(store.scores(s)) as temporary: frame.to_parquet(temporary, index=False)
         write_json(store.pair(task, s.index, s.method, s.epochs), pair_means(frame))
     for key, array in arrays.items():
-        if key.startswith("similarity "): write_json(store.similarity(key.split(" ", 1)[1], task), {"metadata": {"from": "release"}, "result": matrix_to_records(array.astype(float), names, names)})
-        else: _write_means(store, task, sessions.get(key.partition(" ")[2]), array.astype(float), names, about["embedding_model"])
+        if key.startswith("similarity "):
+            write_json(
+                store.similarity(key.split(" ", 1)[1], task),
+                {
+                    "metadata": {"from": "release"},
+                    "result": matrix_to_records(array.astype(float), names, names),
+                },
+            )
+        else:
+            _write_means(
+                store,
+                task,
+                sessions.get(key.partition(" ")[2]),
+                array.astype(float),
+                names,
+                about["embedding_model"],
+            )
     write_json(store.metadata(task), entities)
     return list(sessions.values())
 
 # %% ../../nbs/88_running.release.ipynb #a4cf11ab
-def _write_means(store: Store, task: str, session: Session | None, means: np.ndarray, names: list[str], model: str) -> None:
+def _write_means(
+    store: Store, task: str, session: Session | None, means: np.ndarray, names: list[str], model: str
+) -> None:
     "An embeddings file with one record an entity, its mean over seeds."
-    rows = [{"prompted_entity": n, "seed": None, "prompt": n, "embedding": v} for n, v in zip(names, means.tolist()) if np.isfinite(v).all()]
-    write_json(store.embeddings(task, session), {"metadata": {"embedding_model": model, "seeds": "mean over seeds", "task": task}, "embeddings": rows})
+    rows = [
+        {"prompted_entity": n, "seed": None, "prompt": n, "embedding": v}
+        for n, v in zip(names, means.tolist())
+        if np.isfinite(v).all()
+    ]
+    write_json(
+        store.embeddings(task, session),
+        {
+            "metadata": {"embedding_model": model, "seeds": "mean over seeds", "task": task},
+            "embeddings": rows,
+        },
+    )

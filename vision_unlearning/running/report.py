@@ -20,11 +20,20 @@ __all__ = ['STYLE', 'LIMITS', 'before_after', 'rank_receivers', 'summarise', 'su
 # %% ../../nbs/83_running.report.ipynb #261d04a8
 def before_after(
     scores: pd.DataFrame,  # tidy scores of one session: receiver, seed, metric, off, on, value
-) -> pd.DataFrame:  # index receiver; columns before and after, mean over seeds; `attrs["metric"]` says of what
+# index receiver; columns before and after, mean over seeds; `attrs["metric"]` says of what
+) -> pd.DataFrame:
     "Judge accuracy of every receiver without and with the edit, or its CLIP score where there is no judge."
     metric = next((m for m in ("judge_diff", "clip_diff") if (scores["metric"] == m).any()), None)
-    if metric is None: raise MissingSessionError("these scores have neither judge_diff nor clip_diff; run the interference stage with one of them")
-    table = scores[scores["metric"] == metric].groupby("receiver", sort=False)[["off", "on"]].mean().set_axis(["before", "after"], axis=1)
+    if metric is None:
+        raise MissingSessionError(
+            "these scores have neither judge_diff nor clip_diff; run the interference stage with one of them"
+        )
+    table = (
+        scores[scores["metric"] == metric]
+        .groupby("receiver", sort=False)[["off", "on"]]
+        .mean()
+        .set_axis(["before", "after"], axis=1)
+    )
     table.attrs["metric"] = metric
     return table
 
@@ -39,7 +48,11 @@ def rank_receivers(
     change = scores[scores["metric"] == finer].groupby("receiver")["value"].mean().rename(finer)
     table = table.join(change).drop(index=emitter, errors="ignore")
     loss = table["before"] - table["after"]
-    return table.assign(loss=loss).sort_values(["loss", finer], ascending=[False, True], kind="stable").drop(columns="loss")
+    return (
+        table.assign(loss=loss)
+        .sort_values(["loss", finer], ascending=[False, True], kind="stable")
+        .drop(columns="loss")
+    )
 
 # %% ../../nbs/83_running.report.ipynb #33c1e7f5
 def summarise(
@@ -47,13 +60,26 @@ def summarise(
     record: dict,  # its record
 ) -> dict:  # one row of the table
     "What a session did, in one row; accuracies are in 0..1."
-    session = record["session"]; cost = record["stages"]["unlearn"]; emitter = session["entity"]
-    table, ranked = before_after(scores), rank_receivers(scores, emitter); own, others = table.loc[emitter], ranked[["before", "after"]].mean()
-    return {"method": session["method"], "emitter": emitter, "metric": table.attrs["metric"],
-            "emitter_before": float(own["before"]), "emitter_after": float(own["after"]),
-            "receivers_before": float(others["before"]), "receivers_after": float(others["after"]),
-            "most_harmed": ranked.index[:3].tolist(), "harm": (ranked["after"] - ranked["before"])[:3].tolist(), "finer": ranked.columns[-1], "finer_harm": ranked.iloc[:3, -1].tolist(),
-            "seconds": cost["seconds"], "megabytes": cost["edit_bytes"]/1e6}
+    session = record["session"]
+    cost = record["stages"]["unlearn"]
+    emitter = session["entity"]
+    table, ranked = before_after(scores), rank_receivers(scores, emitter)
+    own, others = table.loc[emitter], ranked[["before", "after"]].mean()
+    return {
+        "method": session["method"],
+        "emitter": emitter,
+        "metric": table.attrs["metric"],
+        "emitter_before": float(own["before"]),
+        "emitter_after": float(own["after"]),
+        "receivers_before": float(others["before"]),
+        "receivers_after": float(others["after"]),
+        "most_harmed": ranked.index[:3].tolist(),
+        "harm": (ranked["after"] - ranked["before"])[:3].tolist(),
+        "finer": ranked.columns[-1],
+        "finer_harm": ranked.iloc[:3, -1].tolist(),
+        "seconds": cost["seconds"],
+        "megabytes": cost["edit_bytes"] / 1e6,
+    }
 
 # %% ../../nbs/83_running.report.ipynb #f932684c
 def summary_table(
@@ -90,12 +116,27 @@ def printed(
     table: pd.DataFrame,  # as `summary_table` returns
 ) -> pd.DataFrame:  # the same as text
     "The summary as people read it."
-    pair = lambda n: [score_text(*values) for values in zip(table["metric"], table[f"{n}_before"], table[f"{n}_after"])]
+    pair = lambda n: [
+        score_text(*values) for values in zip(table["metric"], table[f"{n}_before"], table[f"{n}_after"])
+    ]
     judge = "judge" if set(table["metric"]) == {"judge_diff"} else "score"
-    harmed = [", ".join(filter(None, (harm_text(*one, m, f) for one in zip(names, harms, finer)))) or "none" for names, harms, finer, m, f in zip(*(table[c] for c in ("most_harmed", "harm", "finer_harm", "metric", "finer")))]
-    return pd.DataFrame({"method": table["method"], "emitter": table["emitter"], f"{judge} on emitter": pair("emitter"),
-        "mean over receivers": pair("receivers"), "most harmed receivers": harmed,
-        "seconds": table["seconds"].map("{:.1f}".format), "MB": table["megabytes"].map("{:.2f}".format)})
+    harmed = [
+        ", ".join(filter(None, (harm_text(*one, m, f) for one in zip(names, harms, finer)))) or "none"
+        for names, harms, finer, m, f in zip(
+            *(table[c] for c in ("most_harmed", "harm", "finer_harm", "metric", "finer"))
+        )
+    ]
+    return pd.DataFrame(
+        {
+            "method": table["method"],
+            "emitter": table["emitter"],
+            f"{judge} on emitter": pair("emitter"),
+            "mean over receivers": pair("receivers"),
+            "most harmed receivers": harmed,
+            "seconds": table["seconds"].map("{:.1f}".format),
+            "MB": table["megabytes"].map("{:.2f}".format),
+        }
+    )
 
 # %% ../../nbs/83_running.report.ipynb #ebc1a022
 def picture(
@@ -106,8 +147,10 @@ def picture(
     path = Path(path)
     if not path.is_file(): raise MissingSessionError(f"{path} does not exist; run the generate stage")
     data = path.read_bytes()
-    if not data.startswith(b"\x89PNG\r\n\x1a\n"): raise ForeignFileError(f"{path} is not a PNG; delete it and run the generate stage again")
-    return f'<img alt="{html.escape(title)}" title="{html.escape(title)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise ForeignFileError(f"{path} is not a PNG; delete it and run the generate stage again")
+    return (f'<img alt="{html.escape(title)}" title="{html.escape(title)}" '
+            f'src="data:image/png;base64,{base64.b64encode(data).decode()}">')
 
 # %% ../../nbs/83_running.report.ipynb #fac17345
 def session_grid(
@@ -119,14 +162,29 @@ def session_grid(
     n_spared: int = 2,  # least harmed receivers to show
 ) -> str:  # HTML
     "Off and on of the emitter, of its worst victims, and of those it left alone."
-    ranked, values = rank_receivers(scores, session.entity), before_after(scores); caption = lambda n: score_text(values.attrs["metric"], *values.loc[n])
-    shown = [session.entity, *ranked.index[:n_harmed], *ranked.index[n_harmed:][-n_spared:]]; e = html.escape
-    cells = {"": [f"{'<b>' if n == session.entity else ''}{e(n)}{'</b>' if n == session.entity else ''}<br><small>{caption(n)}</small>" for n in shown]}
+    ranked, values = rank_receivers(scores, session.entity), before_after(scores)
+    caption = lambda n: score_text(values.attrs["metric"], *values.loc[n])
+    shown = [session.entity, *ranked.index[:n_harmed], *ranked.index[n_harmed:][-n_spared:]]
+    e = html.escape
+    cells = {
+        "": [
+            f"{'<b>' if n == session.entity else ''}{e(n)}{'</b>' if n == session.entity else ''}<br><small>{caption(n)}</small>"
+            for n in shown
+        ]
+    }
     for seed in seeds:
-        for state, folder, label in [("off", store.baseline(session.task), "before"), ("on", store.generated(session), "after")]:
-            names = [image_name(state, seed, p) for p in task_prompts(session.task, [{"name": n} for n in shown])]
+        for state, folder, label in [
+            ("off", store.baseline(session.task), "before"),
+            ("on", store.generated(session), "after"),
+        ]:
+            names = [
+                image_name(state, seed, p) for p in task_prompts(session.task, [{"name": n} for n in shown])
+            ]
             cells[f"{label}<br><small>seed {seed}</small>"] = [picture(folder/n, n) for n in names]
-    rows = "".join(f"<tr><th>{label}</th>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for label, row in cells.items())
+    rows = "".join(
+        f"<tr><th>{label}</th>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>"
+        for label, row in cells.items()
+    )
     return f'<div class="wide"><table class="grid">{rows}</table></div>'
 
 # %% ../../nbs/83_running.report.ipynb #72671b70
@@ -136,8 +194,11 @@ def figure_html(
 ) -> str:
     "A figure as HTML that needs no file."
     import matplotlib.pyplot as plt
-    buffer = io.BytesIO(); ax.figure.savefig(buffer, format="png", dpi=96, bbox_inches="tight"); plt.close(ax.figure)
-    return f'<img class="figure" alt="{html.escape(title)}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    buffer = io.BytesIO()
+    ax.figure.savefig(buffer, format="png", dpi=96, bbox_inches="tight")
+    plt.close(ax.figure)
+    return (f'<img class="figure" alt="{html.escape(title)}" '
+            f'src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">')
 
 # %% ../../nbs/83_running.report.ipynb #0a24b913
 def interference_rows(
@@ -146,7 +207,11 @@ def interference_rows(
     entities: list[dict],  # the task's table
 ) -> pd.DataFrame:  # emitters x receivers, mean over seeds; receivers sorted by attribute
     "The rows of the interference matrix that were run."
-    kinds = [k for k, v in entities[0].items() if isinstance(v, str) and 1 < len({e.get(k) for e in entities}) < len(entities)/2]
+    kinds = [
+        k
+        for k, v in entities[0].items()
+        if isinstance(v, str) and 1 < len({e.get(k) for e in entities}) < len(entities) / 2
+    ]
     order = sorted(entities, key=lambda e: [str(e.get(k)) for k in kinds[:2]])
     rows = {name: s[s["metric"] == metric].groupby("receiver")["value"].mean() for name, s in scores.items()}
     return pd.DataFrame(rows).T.reindex(columns=[e["name"] for e in order])
@@ -165,8 +230,13 @@ def page(
     body: list[str],  # HTML blocks
 ) -> str:
     "A complete HTML document."
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-            f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>\n<h1>{html.escape(title)}</h1>\n" + "\n".join(body) + "\n</body></html>\n")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        'content="width=device-width">'
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>\n<h1>{html.escape(title)}</h1>\n"
+        + "\n".join(body)
+        + "\n</body></html>\n"
+    )
 
 # %% ../../nbs/83_running.report.ipynb #dc8fb521
 def matrix_blocks(
@@ -181,10 +251,19 @@ def matrix_blocks(
     for method in dict.fromkeys(s.method for s in sessions):
         scores = {s.entity: read_scores(store, s) for s in sessions if s.method == method}
         for metric in [m for m in metrics if all((t["metric"] == m).any() for t in scores.values())]:
-            rows = interference_rows(scores, metric, entities); title = f"{method_label(method)}: {metric_label(metric)}"
-            ax = heatmap(rows.to_numpy(float), rows.index.tolist(), column_labels=rows.columns.tolist(), signed=True, label=metric)
-            ax.figure.set_size_inches(16, 1.9 + .3*len(rows)); ax.set_aspect("auto")
-            if rows.shape[1] <= 120: ax.set_xticks(range(rows.shape[1]), rows.columns, rotation=90, fontsize=6)
+            rows = interference_rows(scores, metric, entities)
+            title = f"{method_label(method)}: {metric_label(metric)}"
+            ax = heatmap(
+                rows.to_numpy(float),
+                rows.index.tolist(),
+                column_labels=rows.columns.tolist(),
+                signed=True,
+                label=metric,
+            )
+            ax.figure.set_size_inches(16, 1.9 + .3*len(rows))
+            ax.set_aspect("auto")
+            if rows.shape[1] <= 120:
+                ax.set_xticks(range(rows.shape[1]), rows.columns, rotation=90, fontsize=6)
             blocks.append(f'<h3>{html.escape(title)}</h3><div class="wide">{figure_html(ax, title)}</div>')
     return blocks
 
@@ -202,11 +281,20 @@ def report_head(
     notes: list[str] = (),  # what was reduced
 ) -> list[str]:  # HTML blocks
     "What was run: one paragraph, and the notes."
-    seeds = sorted({tuple(r["stages"]["interference"]["seeds"]) for r in records}); drawn = records[0]["stages"]["generate"]
-    how = [f"{k.replace('_', ' ')} {drawn[k]}" for k in ("num_inference_steps", "guidance_scale") if k in drawn]
+    seeds = sorted({tuple(r["stages"]["interference"]["seeds"]) for r in records})
+    drawn = records[0]["stages"]["generate"]
+    how = [
+        f"{k.replace('_', ' ')} {drawn[k]}" for k in ("num_inference_steps", "guidance_scale") if k in drawn
+    ]
     models = sorted({f"{r['base_model']['name']} ({r['base_model']['weights']})" for r in records})
     which = " or ".join(", ".join(map(str, s)) for s in seeds)
-    facts = [f"task {task} with {n_entities} entities", f"model {', '.join(models)}", f"{len(records)} sessions", f"seeds {which}", *how]
+    facts = [
+        f"task {task} with {n_entities} entities",
+        f"model {', '.join(models)}",
+        f"{len(records)} sessions",
+        f"seeds {which}",
+        *how,
+    ]
     note = '<div class="note">' + "<br>".join(map(html.escape, notes)) + "</div>"
     return [f"<p>{html.escape('; '.join(facts))}.</p>", *([note] if notes else [])]
 
@@ -220,18 +308,35 @@ def report_blocks(
 ) -> list[str]:  # HTML blocks
     "What a report says, block by block."
     from vision_unlearning.plotting import method_label
-    records = [read_json(store.record(s)) for s in sessions]; head = report_head(task, len(task_entities(store, task)), records, notes)
+    records = [read_json(store.record(s)) for s in sessions]
+    head = report_head(task, len(task_entities(store, task)), records, notes)
     table = printed(summary_table(store, sessions)).to_html(index=False, border=0, classes="numbers")
-    blocks = [*head, "<h2>Is it gone, and who else was harmed?</h2>", f'<div class="wide">{table}</div>',
-        "<p>Accuracy of the judge before → after the edit. The emitter is not among the receivers. Seconds are those of unlearning,"
-        " megabytes those of the edit.</p>", "<h2>What this does not show</h2>", LIMITS, "<h2>Pictures</h2>",
-        "<p>First column: the emitter. Then its most harmed receivers, and last two that it left alone. Each pair starts from the same noise.</p>"]
-    if len(sessions) > max_grids: blocks.append(f'<div class="note">Pictures of the first {max_grids} of {len(sessions)} sessions.</div>')
+    blocks = [
+        *head,
+        "<h2>Is it gone, and who else was harmed?</h2>",
+        f'<div class="wide">{table}</div>',
+        "<p>Accuracy of the judge before → after the edit. The emitter is not among the receivers. Seconds "
+        "are those of unlearning,"
+        " megabytes those of the edit.</p>",
+        "<h2>What this does not show</h2>",
+        LIMITS,
+        "<h2>Pictures</h2>",
+        "<p>First column: the emitter. Then its most harmed receivers, and last two that it left alone. Each "
+        "pair starts from the same noise.</p>",
+    ]
+    if len(sessions) > max_grids:
+        blocks.append(
+            f'<div class="note">Pictures of the first {max_grids} of {len(sessions)} sessions.</div>'
+        )
     for s, r in list(zip(sessions, records))[:max_grids]:
         grid = session_grid(store, s, read_scores(store, s), r["stages"]["interference"]["seeds"][:2])
         blocks += [f"<h3>{html.escape(f'{method_label(s.method)} forgets {s.entity}')}</h3>", grid]
-    blocks += ["<h2>Who harmed whom</h2>", "<p>Rows are emitters, columns receivers; red is harm. The emitter's own cell is the aim.</p>"]
-    versions = ", ".join(f"{k} {v}" for k, v in records[0]["versions"].items()); keys = ", ".join(f"{s.slug} {s.key}" for s in sessions)
+    blocks += [
+        "<h2>Who harmed whom</h2>",
+        "<p>Rows are emitters, columns receivers; red is harm. The emitter's own cell is the aim.</p>",
+    ]
+    versions = ", ".join(f"{k} {v}" for k, v in records[0]["versions"].items())
+    keys = ", ".join(f"{s.slug} {s.key}" for s in sessions)
     came = f"<p><small>{html.escape(versions)}<br>{html.escape(keys)}</small></p>"
     return [*blocks, *matrix_blocks(store, task, sessions), "<h2>Where it came from</h2>", came]
 
@@ -254,7 +359,13 @@ def write_report(
     title: str = "",  # of the page
 ) -> Path:  # an HTML file that needs no other
     "Write the report of these sessions."
-    if not sessions: raise MissingSessionError(f"no complete session of {task!r} in {store.base}; run `vu batch --task {task}` first")
-    text, target = page(title or f"Interference on {task}", report_blocks(store, task, sessions, notes)), report_path(store, task, sessions[0].model)
+    if not sessions:
+        raise MissingSessionError(
+            f"no complete session of {task!r} in {store.base}; run `vu batch --task {task}` first"
+        )
+    text, target = (
+        page(title or f"Interference on {task}", report_blocks(store, task, sessions, notes)),
+        report_path(store, task, sessions[0].model),
+    )
     with atomic_path(target) as temporary: temporary.write_text(text, encoding="utf-8")
     return target

@@ -8,8 +8,29 @@ import dataclasses, hashlib, time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
-from ..core import ForeignFileError, MissingSessionError, check_name, config_hash, entity_text, get_prompt, get_task, overwrite_concept, peak_memory, reset_peak_memory, versions
-from ..store import Session, Store, atomic_folder, claim, find_entity, read_entities, read_json, write_json
+from vision_unlearning.core import (
+    ForeignFileError,
+    MissingSessionError,
+    check_name,
+    config_hash,
+    entity_text,
+    get_prompt,
+    get_task,
+    overwrite_concept,
+    peak_memory,
+    reset_peak_memory,
+    versions,
+)
+from vision_unlearning.store import (
+    Session,
+    Store,
+    atomic_folder,
+    claim,
+    find_entity,
+    read_entities,
+    read_json,
+    write_json,
+)
 
 # %% auto #0
 __all__ = ['task_entities', 'as_recorded', 'plan_sessions', 'weights_fingerprint', 'session_data', 'finished', 'claim_baseline',
@@ -30,14 +51,19 @@ def task_entities(
 def as_recorded(
     store: Store,
     session: Session,
-) -> Session:  # the same, or with the settings of its record where these lack nothing but names that are newer
+# the same, or with the settings of its record where these lack nothing but names that are newer
+) -> Session:
     "Recognise a session that an older version unlearned."
     from vision_unlearning.unlearners.base import get_method
     path = store.record(session)
     if not path.exists(): return session
     old = read_json(path).get("session", {}).get("settings")
     if not isinstance(old, dict) or not set(old) < set(session.settings): return session
-    return dataclasses.replace(session, settings=old) if get_method(session.method)(**old).model_dump(mode="json") == session.settings else session
+    return (
+        dataclasses.replace(session, settings=old)
+        if get_method(session.method)(**old).model_dump(mode="json") == session.settings
+        else session
+    )
 
 # %% ../../nbs/81_running.session.ipynb #616f4637
 def plan_sessions(
@@ -56,7 +82,21 @@ def plan_sessions(
     found = [find_entity(table, e) for e in entities] or table
     twice = {e["name"] for e in found if found.count(e) > 1}
     if twice: raise ValueError(f"entities are given twice: {', '.join(sorted(twice))}")
-    return [as_recorded(store, Session(task, e["name"], e["index"], method, unlearner.epochs, model, unlearner.model_dump(mode="json"))) for e in found]
+    return [
+        as_recorded(
+            store,
+            Session(
+                task,
+                e["name"],
+                e["index"],
+                method,
+                unlearner.epochs,
+                model,
+                unlearner.model_dump(mode="json"),
+            ),
+        )
+        for e in found
+    ]
 
 # %% ../../nbs/81_running.session.ipynb #107fa07f
 def weights_fingerprint(
@@ -83,8 +123,14 @@ def session_data(
     from vision_unlearning.data.testbed import read_split, split_fingerprint, write_splits
     from vision_unlearning.unlearners.base import get_method
     task, entity = session.task, session.entity
-    if get_method(session.method).reads == "pictures" and task in emoji_tasks: forget, retain = make_split(task, entity); return forget, retain, config_hash([forget._fingerprint, retain._fingerprint])
-    if get_method(session.method).reads == "pictures": folders = write_splits(store, task, None, entity, overwrite=get_prompt(task, overwrite_concept(task, entity))); return *read_split(store, task, entity), split_fingerprint(folders)
+    if get_method(session.method).reads == "pictures" and task in emoji_tasks:
+        forget, retain = make_split(task, entity)
+        return forget, retain, config_hash([forget._fingerprint, retain._fingerprint])
+    if get_method(session.method).reads == "pictures":
+        folders = write_splits(
+            store, task, None, entity, overwrite=get_prompt(task, overwrite_concept(task, entity))
+        )
+        return *read_split(store, task, entity), split_fingerprint(folders)
     own, names = entity_text(task, entity), [entity_text(task, e["name"]) for e in task_entities(store, task)]
     rest = [n for n in names if n != own]
     return [own], rest, config_hash([own, rest])
@@ -100,7 +146,10 @@ def finished(
     if record is None: return None
     made = record.get("base_model", {}).get("weights")
     if made == weights: return record
-    raise ValueError(f"{store.model(session)} was made with other weights of {session.model} ({made}, now {weights}); use another base_folder or delete it")
+    raise ValueError(
+        f"{store.model(session)} was made with other weights of {session.model} ({made}, now {weights}); use "
+        "another base_folder or delete it"
+    )
 
 # %% ../../nbs/81_running.session.ipynb #ee40ba29
 def claim_baseline(
@@ -110,9 +159,13 @@ def claim_baseline(
     write: bool = True,  # leave the mark when the folder is new
 ):
     "Refuse `off` pictures that other weights made."
-    folder = store.baseline(task); mark = folder/"weights.json"
+    folder = store.baseline(task)
+    mark = folder/"weights.json"
     if mark.exists() and (made := read_json(mark)["weights"]) != weights:
-        raise ValueError(f"{folder} holds pictures of other weights ({made}, now {weights}); use another base_folder or delete it")
+        raise ValueError(
+            f"{folder} holds pictures of other weights ({made}, now {weights}); use another base_folder or "
+            "delete it"
+        )
     if write and not folder.exists(): write_json(mark, dict(weights=weights))
 
 # %% ../../nbs/81_running.session.ipynb #c9d16660
@@ -126,7 +179,10 @@ def require_edits(
     missing = [s.entity for s, r in zip(sessions, records) if r is None]
     if not missing: return records
     which = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-    raise MissingSessionError(f"{sessions[0].method} has no edit yet for {which}; run `vu run unlearn` with the same parameters first")
+    raise MissingSessionError(
+        f"{sessions[0].method} has no edit yet for {which}; run `vu run unlearn` with the same parameters "
+        "first"
+    )
 
 # %% ../../nbs/81_running.session.ipynb #ca7cdac5
 def unlearn_session(
@@ -140,15 +196,35 @@ def unlearn_session(
     import torch
     from vision_unlearning.unlearners.base import get_method
     if record := finished(store, session, weights): return record
-    if store.model(session).exists(): raise ValueError(f"{store.model(session)} has no record.json, so this library did not make it; use another base_folder")
-    forget, retain, data = session_data(store, session); reset, seed, start = reset_peak_memory(pipe.device), int(session.key, 16), time.perf_counter()
-    edit = get_method(session.method)(**session.settings).unlearn(pipe, forget, retain, generator=torch.Generator().manual_seed(seed), callbacks=callbacks)
-    stage = dict(seconds=time.perf_counter() - start, peak_memory=peak_memory(pipe.device, reset), edit_bytes=edit.size, generator_seed=seed)
-    record = dict(key=session.key, session=dataclasses.asdict(session), status="unlearned", base_model=dict(name=session.model, weights=weights),
-        data=dict(fingerprint=data, n_forget=len(forget), n_retain=len(retain)), created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        versions=versions(), stages=dict(unlearn=stage))
+    if store.model(session).exists():
+        raise ValueError(
+            f"{store.model(session)} has no record.json, so this library did not make it; use another "
+            "base_folder"
+        )
+    forget, retain, data = session_data(store, session)
+    reset, seed, start = reset_peak_memory(pipe.device), int(session.key, 16), time.perf_counter()
+    edit = get_method(session.method)(**session.settings).unlearn(
+        pipe, forget, retain, generator=torch.Generator().manual_seed(seed), callbacks=callbacks
+    )
+    stage = dict(
+        seconds=time.perf_counter() - start,
+        peak_memory=peak_memory(pipe.device, reset),
+        edit_bytes=edit.size,
+        generator_seed=seed,
+    )
+    record = dict(
+        key=session.key,
+        session=dataclasses.asdict(session),
+        status="unlearned",
+        base_model=dict(name=session.model, weights=weights),
+        data=dict(fingerprint=data, n_forget=len(forget), n_retain=len(retain)),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        versions=versions(),
+        stages=dict(unlearn=stage),
+    )
     with atomic_folder(store.model(session)) as temporary:
-        edit.save_pretrained(temporary); write_json(temporary/"record.json", record)
+        edit.save_pretrained(temporary)
+        write_json(temporary/"record.json", record)
     return read_json(store.record(session))
 
 # %% ../../nbs/81_running.session.ipynb #9adde243
@@ -160,8 +236,10 @@ def note_stage(
 ) -> dict:  # the record
     "Write into the record of a session what a stage did."
     status = {"generate": "generated", "interference": "complete"}
-    record = read_json(store.record(session)); record["status"] = status[check_name("stage", stage, status)]
-    record["stages"][stage] = facts; write_json(store.record(session), record)
+    record = read_json(store.record(session))
+    record["status"] = status[check_name("stage", stage, status)]
+    record["stages"][stage] = facts
+    write_json(store.record(session), record)
     return record
 
 # %% ../../nbs/81_running.session.ipynb #2e8872b7
@@ -175,10 +253,23 @@ def generate_session(
     "Make the `on` images that a session lacks."
     from vision_unlearning.interference.generate import generate_on, task_prompts
     from vision_unlearning.unlearners.base import load_edit
-    reset, record, start, prompts = reset_peak_memory(pipe.device), read_json(store.record(session)), time.perf_counter(), task_prompts(session.task, task_entities(store, session.task))
+
+    reset, record, start, prompts = (
+        reset_peak_memory(pipe.device),
+        read_json(store.record(session)),
+        time.perf_counter(),
+        task_prompts(session.task, task_entities(store, session.task)),
+    )
     made = generate_on(pipe, load_edit(store.model(session)), store, session, prompts, seeds, **options)
-    facts = dict(seeds=list(seeds), images=made, seconds=time.perf_counter() - start, peak_memory=peak_memory(pipe.device, reset), **options)
-    if made or record["stages"].get("generate", {}).get("seeds") != list(seeds): note_stage(store, session, "generate", **facts)
+    facts = dict(
+        seeds=list(seeds),
+        images=made,
+        seconds=time.perf_counter() - start,
+        peak_memory=peak_memory(pipe.device, reset),
+        **options,
+    )
+    if made or record["stages"].get("generate", {}).get("seeds") != list(seeds):
+        note_stage(store, session, "generate", **facts)
     return made
 
 # %% ../../nbs/81_running.session.ipynb #231770b2
@@ -196,7 +287,11 @@ def load_evaluators(
 ) -> dict:  # {"clip": ClipEncoder, "judge": Judge | None}
     "The models that look at the pictures of a task."
     from vision_unlearning.models import JUDGE_HEADS, load_clip, load_judge
-    return dict(clip=load_clip(clip or default_clip(task)), judge=load_judge(judge or "emoji-judge") if judge or task in JUDGE_HEADS else None)
+
+    return dict(
+        clip=load_clip(clip or default_clip(task)),
+        judge=load_judge(judge or "emoji-judge") if judge or task in JUDGE_HEADS else None,
+    )
 
 # %% ../../nbs/81_running.session.ipynb #e91208a9
 def score_images(
@@ -211,9 +306,13 @@ def score_images(
     "Score a session once for these seeds, and note that it is complete."
     from vision_unlearning.interference.pair import score_session
     asked = dict(seeds=list(seeds), metrics=list(metrics), clip=getattr(clip, "name", type(clip).__name__))
-    done = read_json(store.record(session))["stages"].get("interference", {}); start = time.perf_counter()
-    if store.scores(session).exists() and {k: done.get(k) for k in asked} == asked: return read_scores(store, session)
-    scores = score_session(store, session, list(seeds), list(metrics) or None, clip=clip, judge=judge, batch_size=batch_size)
+    done = read_json(store.record(session))["stages"].get("interference", {})
+    start = time.perf_counter()
+    if store.scores(session).exists() and {k: done.get(k) for k in asked} == asked:
+        return read_scores(store, session)
+    scores = score_session(
+        store, session, list(seeds), list(metrics) or None, clip=clip, judge=judge, batch_size=batch_size
+    )
     note_stage(store, session, "interference", seconds=time.perf_counter() - start, **asked)
     return scores
 
@@ -228,8 +327,13 @@ def embed_images(
 ) -> bool:  # whether there was anything to do
     "Embed the pictures of a session, or of the baseline, once for these seeds and this encoder."
     from vision_unlearning.explore.embeddings import embed_session
-    path = store.embeddings(task, session); about = read_json(path)["metadata"] if path.is_file() else {}
-    if (about.get("seeds"), about.get("embedding_model")) == (sorted(seeds), getattr(encoder, "name", "unnamed")): return False
+    path = store.embeddings(task, session)
+    about = read_json(path)["metadata"] if path.is_file() else {}
+    if (about.get("seeds"), about.get("embedding_model")) == (
+        sorted(seeds),
+        getattr(encoder, "name", "unnamed"),
+    ):
+        return False
     embed_session(store, task, session, encoder, list(seeds), batch_size)
     return True
 
@@ -241,10 +345,13 @@ def read_scores(
     "The tidy scores of a session."
     import pandas as pd
     path = store.scores(session)
-    if not path.exists(): raise MissingSessionError(f"{path} does not exist; run `vu run interference` for {session.entity!r}")
+    if not path.exists():
+        raise MissingSessionError(f"{path} does not exist; run `vu run interference` for {session.entity!r}")
     try: return pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise ForeignFileError(f"{path} is not a readable table ({error}); delete it and run `vu run interference` again") from error
+        raise ForeignFileError(
+            f"{path} is not a readable table ({error}); delete it and run `vu run interference` again"
+        ) from error
 
 # %% ../../nbs/81_running.session.ipynb #b517e7b8
 def recorded_sessions(

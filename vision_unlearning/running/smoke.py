@@ -15,7 +15,9 @@ from ..unlearners.base import get_method
 __all__ = ['SMOKE', 'smoke_overrides', 'run_smoke']
 
 # %% ../../nbs/84b_running.smoke.ipynb #c9cfed16
-SMOKE = dict(model="tiny", clip="tiny", encoder="emoji-clip", seeds=[42], num_inference_steps=2, n_permutations=19)
+SMOKE = dict(
+    model="tiny", clip="tiny", encoder="emoji-clip", seeds=[42], num_inference_steps=2, n_permutations=19
+)
 
 # %% ../../nbs/84b_running.smoke.ipynb #b49091c1
 def smoke_overrides(
@@ -35,5 +37,15 @@ def run_smoke(
     **parameters,  # of the stages, instead of those of `SMOKE`
 ) -> dict[str, Path]:  # stage, or stage and method -> executed notebook
     "Run all stages of a real task on stand-ins."
-    check_name("testbed", task, TESTBEDS); store = Store(Path(base_folder)/"smoke")
-    return run_batch(task, methods, list(range(entities)), store, overrides=smoke_overrides(methods), progress=progress, scale="smoke", **{**SMOKE, **parameters})
+    check_name("testbed", task, TESTBEDS)
+    store = Store(Path(base_folder)/"smoke")
+    return run_batch(
+        task,
+        methods,
+        list(range(entities)),
+        store,
+        overrides=smoke_overrides(methods),
+        progress=progress,
+        scale="smoke",
+        **{**SMOKE, **parameters},
+    )

@@ -34,16 +34,39 @@ def strength(
     floor: float = .97,  # least share that has to be retained, 0..1
 ) -> dict:  # what was asked, `trials` (a row for each strength), `edit_scale`, `seconds`, `versions`
     "How many times its training a tuned method may be applied."
-    if list(scales) != sorted(set(scales)) or 1 not in scales: raise ValueError(f"scales rise and have 1 among them, got {scales}")
-    method, settings = record["method"], tuned_from(record); unlearner = get_method(method)(**settings)
-    if "edit_scale" not in type(unlearner).model_fields: raise ValueError(f"{method!r} is not trained and has no edit_scale; its own settings say how strong it is")
-    asked = dict(method=method, task=record["task"], settings=settings, scales=list(scales), floor=floor, objective=objective.description); path = Path(folder)/f"{record['task']}_{method}_strength.json"
+    if list(scales) != sorted(set(scales)) or 1 not in scales:
+        raise ValueError(f"scales rise and have 1 among them, got {scales}")
+    method, settings = record["method"], tuned_from(record)
+    unlearner = get_method(method)(**settings)
+    if "edit_scale" not in type(unlearner).model_fields:
+        raise ValueError(
+            f"{method!r} is not trained and has no edit_scale; its own settings say how strong it is"
+        )
+    asked = dict(
+        method=method,
+        task=record["task"],
+        settings=settings,
+        scales=list(scales),
+        floor=floor,
+        objective=objective.description,
+    )
+    path = Path(folder)/f"{record['task']}_{method}_strength.json"
     if path.exists() and (known := read_json(path))["key"] == config_hash(asked): return known
-    start = time.perf_counter(); edits, rows = [(e, objective.forget(unlearner, e)) for e in objective.emitters], []
-    def look(scale): rows.append(dict(scale=scale, **objective.measure(edits, scale))); return rows[-1]["retained"] >= floor
+    start = time.perf_counter()
+    edits, rows = [(e, objective.forget(unlearner, e)) for e in objective.emitters], []
+    def look(scale):
+        rows.append(dict(scale=scale, **objective.measure(edits, scale)))
+        return rows[-1]["retained"] >= floor
     if look(1.): all(map(look, (s for s in scales if s > 1)))  # up, to the first that is below the floor
     else: any(map(look, (s for s in reversed(scales) if s < 1)))  # down, to the first that is not
-    found = dict(**asked, key=config_hash(asked), trials=rows, edit_scale=furthest(rows, floor), seconds=time.perf_counter() - start, versions=versions())
+    found = dict(
+        **asked,
+        key=config_hash(asked),
+        trials=rows,
+        edit_scale=furthest(rows, floor),
+        seconds=time.perf_counter() - start,
+        versions=versions(),
+    )
     write_json(path, found)
     return found
 
@@ -53,5 +76,14 @@ def with_strength(
     found: dict,  # of `strength`
 ) -> dict:  # a record with `settings` and `strength`
     "A tuning record with the strength that was found for its best settings."
-    if found["settings"] != tuned_from(record): raise ValueError(f"this strength of {found['method']} was found for other settings than those of the record; run `strength` again")
-    return {**record, "settings": found["settings"] | ({} if found["edit_scale"] == 1 else {"edit_scale": found["edit_scale"]}), "strength": found}
+    if found["settings"] != tuned_from(record):
+        raise ValueError(
+            f"this strength of {found['method']} was found for other settings than those of the record; run "
+            "`strength` again"
+        )
+    return {
+        **record,
+        "settings": found["settings"]
+        | ({} if found["edit_scale"] == 1 else {"edit_scale": found["edit_scale"]}),
+        "strength": found,
+    }

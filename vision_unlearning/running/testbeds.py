@@ -22,7 +22,8 @@ SCALES = ("full", "smoke")
 # %% ../../nbs/81b_running.testbeds.ipynb #c7015db6
 def testbed_parts(
     task: str,  # one of `TESTBEDS`
-) -> tuple[dict, Callable, Callable]:  # its sources, what writes stand-ins for them, what makes the task from them
+# its sources, what writes stand-ins for them, what makes the task from them
+) -> tuple[dict, Callable, Callable]:
     "The module of a testbed."
     module = importlib.import_module(f"vision_unlearning.data.{check_name('testbed', task, TESTBEDS)}")
     return module.SOURCES, module.standin_sources, getattr(module, f"prepare_{task}")
@@ -41,7 +42,14 @@ def prepare_task(
     if get_task(task).name in emoji_tasks: return prepare_emoji(store, task)
     if store.metadata(task).exists() or task not in TESTBEDS: return read_entities(store, task)
     known, standins, prepare = testbed_parts(task)
-    if scale == "full": prepare(store, fetch_sources(known, store.base/"sources"/task, sources, progress), legacy=legacy); return read_entities(store, task)
-    if sources or legacy: raise ValueError("stand-ins have no sources of their own and no published entities; leave sources and legacy out, or ask for scale='full'")
-    with tempfile.TemporaryDirectory() as folder: prepare(store, standins(Path(folder)), target=8, per_entity=3)
+    if scale == "full":
+        prepare(store, fetch_sources(known, store.base/"sources"/task, sources, progress), legacy=legacy)
+        return read_entities(store, task)
+    if sources or legacy:
+        raise ValueError(
+            "stand-ins have no sources of their own and no published entities; leave sources and legacy out, "
+            "or ask for scale='full'"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(store, standins(Path(folder)), target=8, per_entity=3)
     return read_entities(store, task)

@@ -28,7 +28,8 @@ __all__ = ['SCORES', 'require_optuna', 'search_space', 'score', 'shuffled_entiti
 def require_optuna():  # the module
     "Import Optuna, or say which extra brings it."
     try: import optuna
-    except ImportError as error: raise ImportError("tuning needs Optuna; pip install vision-unlearning[tune]") from error
+    except ImportError as error:
+        raise ImportError("tuning needs Optuna; pip install vision-unlearning[tune]") from error
     return optuna
 
 # %% ../../nbs/85_running.tune.ipynb #9cfbbfd7
@@ -39,13 +40,22 @@ def search_space(
     find: Callable = get_method,  # name -> class; classifiers have `get_classifier_method`
 ) -> dict[str, dict]:  # setting -> description
     "The checked space of a method."
-    cls = find(method); found = space or cls.tuning; fixed = fixed or {}
-    if not found: raise ValueError(f"{method!r} declares no search space; pass space={{'{next(iter(cls.model_fields))}': dict(low=..., high=...)}}")
+    cls = find(method)
+    found = space or cls.tuning
+    fixed = fixed or {}
+    if not found:
+        raise ValueError(
+            f"{method!r} declares no search space; pass space={{'{next(iter(cls.model_fields))}': dict(low=..., high=...)}}"
+        )
     both = sorted(set(found) & set(fixed))
     if both: raise ValueError(f"{', '.join(both)} cannot be searched and fixed at once")
     for name, d in found.items():
         check_name(f"{cls.__name__} setting", name, cls.model_fields)
-        if not ({"choices"} == set(d) or {"low", "high"} <= set(d) <= {"low", "high", "log", "step"}): raise ValueError(f"space of {name}: give dict(choices=...) or dict(low=..., high=..., log=..., step=...), got {d}")
+        if not ({"choices"} == set(d) or {"low", "high"} <= set(d) <= {"low", "high", "log", "step"}):
+            raise ValueError(
+                f"space of {name}: give dict(choices=...) or dict(low=..., high=..., log=..., step=...), got "
+                f"{d}"
+            )
         for value in d.get("choices") or (d["low"], d["high"]): cls(**{**fixed, name: value})
     return found
 
@@ -60,7 +70,11 @@ def score(
 ) -> float:  # 0..1, larger is better; NaN when either is not finite
     "One number from two."
     check_name("score", scalarise, SCORES)
-    return SCORES[scalarise](float(forgetting), min(float(retained), 1.)) if math.isfinite(forgetting) and math.isfinite(retained) else math.nan
+    return (
+        SCORES[scalarise](float(forgetting), min(float(retained), 1.0))
+        if math.isfinite(forgetting) and math.isfinite(retained)
+        else math.nan
+    )
 
 # %% ../../nbs/85_running.tune.ipynb #ae824ff3
 def shuffled_entities(
@@ -75,7 +89,8 @@ def tuning_emitters(
     n: int = 4,
 ) -> list[str]:  # names
     "Entities to tune on, after the twenty that are held out."
-    order = shuffled_entities(task); start = min(20, len(order) - n)
+    order = shuffled_entities(task)
+    start = min(20, len(order) - n)
     return order[start:start + n]
 
 def held_out_emitters(
@@ -100,31 +115,76 @@ class JudgeObjective:
         **generation,  # num_inference_steps, guidance_scale, batch_size
     ):
         from vision_unlearning.models import load_judge, load_pipeline
-        check_name("embedded task", task, emoji_tasks); self.task, self.entities, self.generation = task, emoji_entities(task), generation; names = [e["name"] for e in self.entities]
+        check_name("embedded task", task, emoji_tasks)
+        self.task, self.entities, self.generation = task, emoji_entities(task), generation
+        names = [e["name"] for e in self.entities]
         self.emitters = [check_name("entity", e, names) for e in emitters or tuning_emitters(task)]
-        self.pipe, self.judge, self.seeds, self.receiver_seeds = pipe or load_pipeline(get_task(task).base_model), judge or load_judge(), tuple(seeds), tuple(receiver_seeds)
-        self.prompts = {n: get_prompt(task, n, **({"style": "noto"} if task == "emoji_canvas" else {})) for n in names}
+        self.pipe, self.judge, self.seeds, self.receiver_seeds = (
+            pipe or load_pipeline(get_task(task).base_model),
+            judge or load_judge(),
+            tuple(seeds),
+            tuple(receiver_seeds),
+        )
+        self.prompts = {
+            n: get_prompt(task, n, **({"style": "noto"} if task == "emoji_canvas" else {})) for n in names
+        }
         self.receivers = {e: self._receivers(e, names, receivers) for e in self.emitters}
-        self.description = dict(name="judge's probability", task=task, receivers=self.receivers, seeds=list(seeds), receiver_seeds=list(receiver_seeds), **generation)
+        self.description = dict(
+            name="judge's probability",
+            task=task,
+            receivers=self.receivers,
+            seeds=list(seeds),
+            receiver_seeds=list(receiver_seeds),
+            **generation,
+        )
         self.before = {e: self.look(e) for e in self.emitters}
         unseen = [e for e, numbers in self.before.items() if numbers["emitter accuracy"] == 0]
-        if unseen: raise ValueError(f"the judge does not recognise {', '.join(unseen)} before any edit, so forgetting cannot be seen; choose other emitters")
+        if unseen:
+            raise ValueError(
+                f"the judge does not recognise {', '.join(unseen)} before any edit, so forgetting cannot be "
+                "seen; choose other emitters"
+            )
 
     def _receivers(self, emitter, names, n):
-        near = [x for x, _ in near_neighbours(self.pipe, emitter, names, n//2)]; rest = [x for x in names if x not in (emitter, *near)]
-        return [*near, *(rest[i] for i in sorted(np.random.default_rng(0).permutation(len(rest))[:n - len(near)]))]
+        near = [x for x, _ in near_neighbours(self.pipe, emitter, names, n//2)]
+        rest = [x for x in names if x not in (emitter, *near)]
+        return [
+            *near,
+            *(rest[i] for i in sorted(np.random.default_rng(0).permutation(len(rest))[: n - len(near)])),
+        ]
 
     def look(self, emitter) -> dict[str, float]:
-        "Mean probability of the right answer and accuracy, of the emitter and of its receivers, with the pipeline as it is now: 0..1."
-        asked = [(emitter, s) for s in self.seeds] + [(r, s) for r in self.receivers[emitter] for s in self.receiver_seeds]
-        images = torch.from_numpy(generate_array(self.pipe, [s for _, s in asked], [self.prompts[n] for n, _ in asked], **self.generation)).permute(0, 3, 1, 2)
-        found = self.judge.entity_probabilities(images, self.task, self.entities); index = {e["name"]: i for i, e in enumerate(self.entities)}; truth = torch.tensor([index[n] for n, _ in asked])
-        numbers = {"probability": found[torch.arange(len(truth)), truth].double(), "accuracy": (found.argmax(1) == truth).double()}; parts = {"emitter": slice(None, len(self.seeds)), "receiver": slice(len(self.seeds), None)}
-        return {f"{part} {name}": float(x[where].mean()) for part, where in parts.items() for name, x in numbers.items()}
+        """Mean probability of the right answer and accuracy, of the emitter and of its receivers, with the
+        pipeline as it is now: 0..1."""
+        asked = [(emitter, s) for s in self.seeds] + [
+            (r, s) for r in self.receivers[emitter] for s in self.receiver_seeds
+        ]
+        images = torch.from_numpy(
+            generate_array(
+                self.pipe, [s for _, s in asked], [self.prompts[n] for n, _ in asked], **self.generation
+            )
+        ).permute(0, 3, 1, 2)
+        found = self.judge.entity_probabilities(images, self.task, self.entities)
+        index = {e["name"]: i for i, e in enumerate(self.entities)}
+        truth = torch.tensor([index[n] for n, _ in asked])
+        numbers = {
+            "probability": found[torch.arange(len(truth)), truth].double(),
+            "accuracy": (found.argmax(1) == truth).double(),
+        }
+        parts = {"emitter": slice(None, len(self.seeds)), "receiver": slice(len(self.seeds), None)}
+        return {
+            f"{part} {name}": float(x[where].mean())
+            for part, where in parts.items()
+            for name, x in numbers.items()
+        }
 
     def forget(self, unlearner, emitter):
         "The edit that forgets one emitter."
-        forget, retain = make_split(self.task, emitter) if unlearner.reads == "pictures" else ([emitter], [e["name"] for e in self.entities if e["name"] != emitter])
+        forget, retain = (
+            make_split(self.task, emitter)
+            if unlearner.reads == "pictures"
+            else ([emitter], [e["name"] for e in self.entities if e["name"] != emitter])
+        )
         return unlearner.unlearn(self.pipe, forget, retain, generator=torch.Generator().manual_seed(0))
 
     def measure(self, edits, scale: float = 1.) -> dict[str, float]:
@@ -132,9 +192,17 @@ class JudgeObjective:
         rows = []
         for emitter, edit in edits:
             with edit.on(self.pipe, scale): after = self.look(emitter)
-            kept = [after[f"receiver {n}"]/max(self.before[emitter][f"receiver {n}"], 1e-9) for n in ("probability", "accuracy")]
+            kept = [
+                after[f"receiver {n}"] / max(self.before[emitter][f"receiver {n}"], 1e-9)
+                for n in ("probability", "accuracy")
+            ]
             rows.append((1 - after["emitter probability"], kept[0], 1 - after["emitter accuracy"], kept[1]))
-        return dict(zip(("forgetting", "retained", "forgetting accuracy", "retained accuracy"), np.mean(rows, 0).tolist()))
+        return dict(
+            zip(
+                ("forgetting", "retained", "forgetting accuracy", "retained accuracy"),
+                np.mean(rows, 0).tolist(),
+            )
+        )
 
     def __call__(self, unlearner) -> dict[str, float]:
         "Forget every emitter once and measure."
@@ -148,7 +216,10 @@ def suggest(
     "Draw one value for each setting of a space."
     def draw(name, d):
         if "choices" in d: return trial.suggest_categorical(name, list(d["choices"]))
-        if isinstance(d["low"], int) and isinstance(d["high"], int): return trial.suggest_int(name, d["low"], d["high"], step=d.get("step", 1), log=d.get("log", False))
+        if isinstance(d["low"], int) and isinstance(d["high"], int):
+            return trial.suggest_int(
+                name, d["low"], d["high"], step=d.get("step", 1), log=d.get("log", False)
+            )
         return trial.suggest_float(name, d["low"], d["high"], step=d.get("step"), log=d.get("log", False))
     return {name: draw(name, d) for name, d in space.items()}
 
@@ -161,17 +232,25 @@ def numbered_sampler(
     samplers = require_optuna().samplers
     class Numbered(samplers.BaseSampler):
         def before_trial(self, study, trial):
-            self.inner = samplers.TPESampler(seed=int(config_hash([seed, trial.number]), 16), n_startup_trials=n_startup_trials, multivariate=True)
-        def infer_relative_search_space(self, study, trial): return self.inner.infer_relative_search_space(study, trial)
+            self.inner = samplers.TPESampler(
+                seed=int(config_hash([seed, trial.number]), 16),
+                n_startup_trials=n_startup_trials,
+                multivariate=True,
+            )
+        def infer_relative_search_space(self, study, trial):
+            return self.inner.infer_relative_search_space(study, trial)
         def sample_relative(self, study, trial, space): return self.inner.sample_relative(study, trial, space)
-        def sample_independent(self, study, trial, name, distribution): return self.inner.sample_independent(study, trial, name, distribution)
+        def sample_independent(self, study, trial, name, distribution):
+            return self.inner.sample_independent(study, trial, name, distribution)
     return Numbered()
 
 # %% ../../nbs/85_running.tune.ipynb #8a249e55
 @contextlib.contextmanager
 def quiet_optuna():
     "No messages of Optuna below errors; the caller's level comes back."
-    logging = require_optuna().logging; level = logging.get_verbosity(); logging.set_verbosity(logging.ERROR)
+    logging = require_optuna().logging
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
     try: yield
     finally: logging.set_verbosity(level)
 
@@ -183,14 +262,33 @@ def open_study(
     first: dict,  # settings of the first trial
 ):  # optuna Study
     "Create or continue a study."
-    optuna = require_optuna(); from optuna.storages import JournalStorage
+    optuna = require_optuna()
+    from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
-    Path(folder).mkdir(parents=True, exist_ok=True); path = Path(folder)/f"{safe_name(name)}.journal"
-    with quiet_optuna(): study = optuna.create_study(study_name=name, sampler=numbered_sampler(asked["seed"]), direction="maximize", load_if_exists=True, storage=JournalStorage(JournalFileBackend(str(path))))
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    path = Path(folder)/f"{safe_name(name)}.journal"
+    with quiet_optuna():
+        study = optuna.create_study(
+            study_name=name,
+            sampler=numbered_sampler(asked["seed"]),
+            direction="maximize",
+            load_if_exists=True,
+            storage=JournalStorage(JournalFileBackend(str(path))),
+        )
     key = study.user_attrs.get("key")
-    if key not in (None, config_hash(asked)): raise ValueError(f"{path} holds another search (key {key}, asked {config_hash(asked)}); use another folder or delete it")
+    if key not in (None, config_hash(asked)):
+        raise ValueError(
+            f"{path} holds another search (key {key}, asked {config_hash(asked)}); use another folder or "
+            "delete it"
+        )
     if key is None:
-        if all(first[n] in d["choices"] if "choices" in d else first[n] is not None and d["low"] <= first[n] <= d["high"] for n, d in asked["space"].items()): study.enqueue_trial(first, skip_if_exists=True)
+        if all(
+            first[n] in d["choices"]
+            if "choices" in d
+            else first[n] is not None and d["low"] <= first[n] <= d["high"]
+            for n, d in asked["space"].items()
+        ):
+            study.enqueue_trial(first, skip_if_exists=True)
         study.set_user_attr("key", config_hash(asked))
     return study
 
@@ -199,8 +297,17 @@ def finished_trials(
     study,  # optuna Study
 ) -> list[dict]:  # number, settings, score, seconds, and what the objective returned
     "The ended trials as plain rows; a failed one has score None."
-    states = require_optuna().trial.TrialState; rows = study.get_trials(deepcopy=False, states=(states.COMPLETE, states.FAIL))
-    return [dict(number=t.number, settings=dict(t.params), score=t.value if t.state == states.COMPLETE else None, **t.user_attrs) for t in rows]
+    states = require_optuna().trial.TrialState
+    rows = study.get_trials(deepcopy=False, states=(states.COMPLETE, states.FAIL))
+    return [
+        dict(
+            number=t.number,
+            settings=dict(t.params),
+            score=t.value if t.state == states.COMPLETE else None,
+            **t.user_attrs,
+        )
+        for t in rows
+    ]
 
 # %% ../../nbs/85_running.tune.ipynb #f78fbee4
 def better(
@@ -216,7 +323,9 @@ def _distribution(d):
     kinds = require_optuna().distributions
     if "choices" in d: return kinds.CategoricalDistribution(list(d["choices"]))
     whole = isinstance(d["low"], int) and isinstance(d["high"], int)
-    return (kinds.IntDistribution if whole else kinds.FloatDistribution)(d["low"], d["high"], log=d.get("log", False), step=d.get("step", 1 if whole else None))
+    return (kinds.IntDistribution if whole else kinds.FloatDistribution)(
+        d["low"], d["high"], log=d.get("log", False), step=d.get("step", 1 if whole else None)
+    )
 
 # %% ../../nbs/85_running.tune.ipynb #31542f62
 def importances(
@@ -224,15 +333,27 @@ def importances(
     trials: list[dict],  # rows of `finished_trials`
 ) -> dict[str, float]:  # setting -> share of the variance, and "(chance)"; empty where it cannot be told
     "How much of the score's variance each setting explains."
-    optuna = require_optuna(); rows, found = [t for t in trials if t["score"] is not None], []
+    optuna = require_optuna()
+    rows, found = [t for t in trials if t["score"] is not None], []
     if len(rows) < 8 or np.ptp([t["score"] for t in rows]) == 0: return {}
     known = {n: _distribution(d) for n, d in {**space, "(chance)": dict(low=0., high=1.)}.items()}
     for draw in range(5):
         chance = np.random.default_rng(draw).random(len(rows))
         with quiet_optuna():
             study = optuna.create_study(direction="maximize")
-            study.add_trials([optuna.trial.create_trial(params={**t["settings"], "(chance)": float(c)}, distributions=known, value=t["score"]) for t, c in zip(rows, chance)])
-            found.append(optuna.importance.get_param_importances(study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=draw, n_trees=16)))
+            study.add_trials(
+                [
+                    optuna.trial.create_trial(
+                        params={**t["settings"], "(chance)": float(c)}, distributions=known, value=t["score"]
+                    )
+                    for t, c in zip(rows, chance)
+                ]
+            )
+            found.append(
+                optuna.importance.get_param_importances(
+                    study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=draw, n_trees=16)
+                )
+            )
     return {n: float(np.mean([f[n] for f in found])) for n in known}
 
 # %% ../../nbs/85_running.tune.ipynb #f42a0a09
@@ -243,7 +364,9 @@ def tune(
     folder="assets/tuning",  # journal and record
     *,
     seconds: float | None = None,  # of work in all; None for no limit
-    objective=None,  # callable(unlearner) -> dict with forgetting and retained; default: `JudgeObjective(task)`; its `find` says where methods are found
+    # callable(unlearner) -> dict with forgetting and retained; default: `JudgeObjective(task)`; its `find`
+    # says where methods are found
+    objective=None,
     space: dict | None = None,  # default: what the method declares
     fixed: dict | None = None,  # settings of every trial
     scalarise: str = "min",  # "min" or "harmonic"
@@ -251,27 +374,57 @@ def tune(
     progress: bool = False,  # show a bar
 ) -> dict:  # the record, as it lies in `folder`
     "Search the settings of a method; continues where an earlier call stopped."
-    optuna = require_optuna(); from tqdm.auto import tqdm
+    optuna = require_optuna()
+    from tqdm.auto import tqdm
     if budget < 1: raise ValueError(f"budget must be at least one trial, got {budget}")
-    check_name("score", scalarise, SCORES); find = getattr(objective, "find", None) or get_method
+    check_name("score", scalarise, SCORES)
+    find = getattr(objective, "find", None) or get_method
     if find is get_method: get_task(task)
     space, cls = search_space(method, space, fixed, find), find(method)
-    objective = objective or JudgeObjective(task); defaults = cls(**(fixed or {})).model_dump(mode="json")
-    asked = dict(method=method, task=task, space=space, fixed=fixed or {}, scalarise=scalarise, seed=seed, objective=getattr(objective, "description", None) or dict(name=type(objective).__name__ if not hasattr(objective, "__name__") else objective.__name__))
+    objective = objective or JudgeObjective(task)
+    defaults = cls(**(fixed or {})).model_dump(mode="json")
+    asked = dict(
+        method=method,
+        task=task,
+        space=space,
+        fixed=fixed or {},
+        scalarise=scalarise,
+        seed=seed,
+        objective=getattr(objective, "description", None)
+        or dict(name=type(objective).__name__ if not hasattr(objective, "__name__") else objective.__name__),
+    )
     study = open_study(folder, f"{task}_{method}", asked, {n: defaults[n] for n in space})
     with quiet_optuna(), tqdm(total=budget, desc=f"{method} on {task}", disable=not progress) as bar:
         while True:
-            rows = finished_trials(study); spent = sum(r.get("seconds", 0.) for r in rows); done = len(rows) >= budget or (seconds is not None and spent >= seconds); bar.n = len(rows); bar.refresh()
-            record = dict(**asked, key=config_hash(asked), budget=dict(trials=budget, seconds=seconds), seconds=spent, defaults=defaults, best=max(rows, key=better, default=None),
-                          importances=importances(space, rows) if done else {}, trials=rows, versions={**versions(), "optuna": metadata.version("optuna")})
+            rows = finished_trials(study)
+            spent = sum(r.get("seconds", 0.) for r in rows)
+            done = len(rows) >= budget or (seconds is not None and spent >= seconds)
+            bar.n = len(rows)
+            bar.refresh()
+            record = dict(
+                **asked,
+                key=config_hash(asked),
+                budget=dict(trials=budget, seconds=seconds),
+                seconds=spent,
+                defaults=defaults,
+                best=max(rows, key=better, default=None),
+                importances=importances(space, rows) if done else {},
+                trials=rows,
+                versions={**versions(), "optuna": metadata.version("optuna")},
+            )
             write_json(Path(folder)/f"{task}_{method}.json", record)
             if done: return record
-            trial = study.ask(); start = time.perf_counter()
+            trial = study.ask()
+            start = time.perf_counter()
             try: found = objective(cls(**{**(fixed or {}), **suggest(trial, space)}))
-            except DivergedError: found = dict(forgetting=math.nan, retained=math.nan)  # a row of the record without a score
+            except DivergedError:
+                found = dict(forgetting=math.nan, retained=math.nan)  # a row of the record without a score
             value = score(found["forgetting"], found["retained"], scalarise)
-            for name, number in {**found, "seconds": time.perf_counter() - start}.items(): trial.set_user_attr(name, float(number))
-            study.tell(trial, value) if math.isfinite(value) else study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            for name, number in {**found, "seconds": time.perf_counter() - start}.items():
+                trial.set_user_attr(name, float(number))
+            study.tell(trial, value) if math.isfinite(value) else study.tell(
+                trial, state=optuna.trial.TrialState.FAIL
+            )
 
 # %% ../../nbs/85_running.tune.ipynb #abebae48
 def tuned_from(
@@ -279,7 +432,8 @@ def tuned_from(
     find: Callable = get_method,  # name -> class
 ) -> dict:  # the `settings` of a record that is shipped, see `unlearners.tuned`
     "The best settings of a search, without those that are the defaults anyway."
-    if record["best"] is None or record["best"]["score"] is None: raise ValueError(f"no trial of {record['method']} on {record['task']} has succeeded")
+    if record["best"] is None or record["best"]["score"] is None:
+        raise ValueError(f"no trial of {record['method']} on {record['task']} has succeeded")
     plain = find(record["method"])().model_dump(mode="json")
     return {n: v for n, v in {**record["fixed"], **record["best"]["settings"]}.items() if plain.get(n) != v}
 
@@ -289,7 +443,12 @@ def undominated(
 ) -> list[dict]:  # by rising forgetting
     "Trials that no other one beats in one number without losing in the other."
     rows = [t for t in trials if t["score"] is not None]
-    beaten = lambda a: any(b["forgetting"] >= a["forgetting"] and b["retained"] >= a["retained"] and (b["forgetting"], b["retained"]) != (a["forgetting"], a["retained"]) for b in rows)
+    beaten = lambda a: any(
+        b["forgetting"] >= a["forgetting"]
+        and b["retained"] >= a["retained"]
+        and (b["forgetting"], b["retained"]) != (a["forgetting"], a["retained"])
+        for b in rows
+    )
     return sorted((t for t in rows if not beaten(t)), key=lambda t: (t["forgetting"], -t["retained"]))
 
 # %% ../../nbs/85_running.tune.ipynb #abad9177
@@ -301,11 +460,38 @@ def plot_tradeoff(
     if not records: raise ValueError("plot_tradeoff needs at least one record")
     ax = new_axes((4., 3.), ax=ax)
     for record in records:
-        color, rows, front = method_color(record["method"]), [t for t in record["trials"] if t["score"] is not None], undominated(record["trials"])
-        ax.scatter([t["forgetting"] for t in rows], [t["retained"] for t in rows], s=14, color=color, alpha=.6, label=method_label(record["method"]))
-        ax.plot([t["forgetting"] for t in front], [t["retained"] for t in front], color=color, lw=1, drawstyle="steps-pre")
-        if record["best"] and record["best"]["score"] is not None: ax.scatter(record["best"]["forgetting"], record["best"]["retained"], s=90, facecolors="none", edgecolors=color)
-    ax.set(xlabel="forgetting (0..1, right is better)", ylabel="retained accuracy (1 = as before)"); ax.legend(frameon=False, fontsize=8) if len(records) > 1 else ax.set_title(method_label(records[0]["method"]), fontsize=9)
+        color, rows, front = (
+            method_color(record["method"]),
+            [t for t in record["trials"] if t["score"] is not None],
+            undominated(record["trials"]),
+        )
+        ax.scatter(
+            [t["forgetting"] for t in rows],
+            [t["retained"] for t in rows],
+            s=14,
+            color=color,
+            alpha=0.6,
+            label=method_label(record["method"]),
+        )
+        ax.plot(
+            [t["forgetting"] for t in front],
+            [t["retained"] for t in front],
+            color=color,
+            lw=1,
+            drawstyle="steps-pre",
+        )
+        if record["best"] and record["best"]["score"] is not None:
+            ax.scatter(
+                record["best"]["forgetting"],
+                record["best"]["retained"],
+                s=90,
+                facecolors="none",
+                edgecolors=color,
+            )
+    ax.set(xlabel="forgetting (0..1, right is better)", ylabel="retained accuracy (1 = as before)")
+    ax.legend(frameon=False, fontsize=8) if len(records) > 1 else ax.set_title(
+        method_label(records[0]["method"]), fontsize=9
+    )
     return ax
 
 # %% ../../nbs/85_running.tune.ipynb #1003cfe2
@@ -315,7 +501,13 @@ def plot_importances(
 ):  # Axes
     "Share of the score's variance that each setting explains, beside that of chance."
     found = dict(sorted(record["importances"].items(), key=lambda item: item[1]))
-    if not found: raise ValueError("the record has no importances: too few trials, or all with the same score")
-    ax = new_axes((4., .7 + .3*len(found)), ax=ax); ax.barh(list(found), list(found.values()), color=["#BBBBBB" if n == "(chance)" else method_color(record["method"]) for n in found])
+    if not found:
+        raise ValueError("the record has no importances: too few trials, or all with the same score")
+    ax = new_axes((4., .7 + .3*len(found)), ax=ax)
+    ax.barh(
+        list(found),
+        list(found.values()),
+        color=["#BBBBBB" if n == "(chance)" else method_color(record["method"]) for n in found],
+    )
     ax.set(xlabel="importance (share of the score's variance)", xlim=(0, 1))
     return ax

@@ -34,28 +34,50 @@ class OracleObjective:
         folder="assets/classification",  # of models
         device="cpu",
     ):
-        check_name("kind of forgetting", kind, KINDS); seeds, self.over_seeds = seeds or TUNING_SEEDS[kind], {"class": "min", "random": "mean"}[kind]
+        check_name("kind of forgetting", kind, KINDS)
+        seeds, self.over_seeds = seeds or TUNING_SEEDS[kind], {"class": "min", "random": "mean"}[kind]
         self.comparisons = [Comparison(protocol, kind, s, folder, device) for s in seeds]
-        self.description = dict(name="nearness to the oracle", protocol=protocol, kind=kind, seeds=list(seeds), data=self.comparisons[0].data.fingerprint)
-        if self.over_seeds == "min": self.description["over_seeds"] = "min"  # said where it is not the mean, as the records of earlier searches do
+        self.description = dict(
+            name="nearness to the oracle",
+            protocol=protocol,
+            kind=kind,
+            seeds=list(seeds),
+            data=self.comparisons[0].data.fingerprint,
+        )
+        if self.over_seeds == "min":
+            # said where it is not the mean, as the records of earlier searches do
+            self.description["over_seeds"] = "min"
         if self.comparisons[0].protocol.moved_tests: self.description["moved_tests"] = True
         self.oracles = [self.look(c, c.oracle) for c in self.comparisons]
 
     def look(self, c, model) -> dict[str, float]:
         "Accuracies on retained, forgotten and test pictures."
-        return accuracies(model, {side: {**c.sides, **c.moved}[side] for side in ("retain", "forget", "test")})
+        return accuracies(
+            model, {side: {**c.sides, **c.moved}[side] for side in ("retain", "forget", "test")}
+        )
 
     def __call__(self, unlearner) -> dict[str, float]:
         rows = []
         for c, oracle in zip(self.comparisons, self.oracles):
-            edit = unlearner.unlearn(c.original, c.sides["forget"], c.sides["retain"], generator=torch.Generator().manual_seed(c.seed))
+            edit = unlearner.unlearn(
+                c.original,
+                c.sides["forget"],
+                c.sides["retain"],
+                generator=torch.Generator().manual_seed(c.seed),
+            )
             with edit.on(c.original): found = self.look(c, c.original)
-            apart = {n: abs(found[n] - oracle[n]) for n in oracle}; rows.append((1 - apart["forget"], 1 - max(apart["retain"], apart["test"])))
+            apart = {n: abs(found[n] - oracle[n]) for n in oracle}
+            rows.append((1 - apart["forget"], 1 - max(apart["retain"], apart["test"])))
         return dict(zip(("forgetting", "retained"), getattr(np, self.over_seeds)(rows, 0).tolist()))
 
 # %% ../../nbs/85b_running.tune_classifiers.ipynb #dadb1804
-FIXED = {"fisher": dict(alphas=(1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3), repeat=3), "unsir": dict(num_train_epochs=5)}  # settings that are not searched
-REST = [m for m in CLASSIFIER_METHODS if m not in ("retrain", "zero_shot", "gkt")]  # methods of the comparison: retraining is the oracle, and two see no data
+# settings that are not searched
+FIXED = {
+    "fisher": dict(alphas=(1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3), repeat=3),
+    "unsir": dict(num_train_epochs=5),
+}
+# methods of the comparison: retraining is the oracle, and two see no data
+REST = [m for m in CLASSIFIER_METHODS if m not in ("retrain", "zero_shot", "gkt")]
 WHOLE_CLASSES = ("unsir",)  # methods that forget whole classes only
 
 # %% ../../nbs/85b_running.tune_classifiers.ipynb #37a1f633
@@ -64,14 +86,18 @@ def fixed_settings(
 ) -> dict:
     "What a search of a method does not change."
     known = get_classifier_method(method).model_fields
-    return dict(FIXED.get(method, {})) | {n: v for n, v in dict(max_grad_norm=1., scheduler="Cosine").items() if n in known}
+    return dict(FIXED.get(method, {})) | {
+        n: v for n, v in dict(max_grad_norm=1.0, scheduler="Cosine").items() if n in known
+    }
 
 # %% ../../nbs/85b_running.tune_classifiers.ipynb #18b2498b
 def comparable(
     kind: str,  # "class" or "random"
 ) -> list[str]:
     "The methods that take part in a comparison."
-    return [m for m in REST if check_name("kind of forgetting", kind, KINDS) == "class" or m not in WHOLE_CLASSES]
+    return [
+        m for m in REST if check_name("kind of forgetting", kind, KINDS) == "class" or m not in WHOLE_CLASSES
+    ]
 
 # %% ../../nbs/85b_running.tune_classifiers.ipynb #a2c64a6e
 def tune_classifiers(
@@ -84,13 +110,36 @@ def tune_classifiers(
     progress: bool = False,
 ) -> dict[str, dict]:  # method -> record, as it is shipped
     "Search the settings of several methods; continues where an earlier call stopped."
-    objective = objective or OracleObjective(protocol, kind, folder=folder); found = {}
+    objective = objective or OracleObjective(protocol, kind, folder=folder)
+    found = {}
     for method in methods or comparable(kind):
-        fixed = fixed_settings(method); name = f"{protocol}_{kind}"
-        if get_classifier_method(method).tuning: record = tune(method, name, budget, Path(folder)/"tuning", objective=objective, fixed=fixed, progress=progress); settings = tuned_from(record, get_classifier_method)
+        fixed = fixed_settings(method)
+        name = f"{protocol}_{kind}"
+        if get_classifier_method(method).tuning:
+            record = tune(
+                method,
+                name,
+                budget,
+                Path(folder) / "tuning",
+                objective=objective,
+                fixed=fixed,
+                progress=progress,
+            )
+            settings = tuned_from(record, get_classifier_method)
         else: record, settings = dict(method=method, task=name, trials=[], fixed=fixed), fixed
-        found[method] = dict(method=method, task=name, settings=settings, fixed=fixed, objective=objective.description, space=record.get("space", {}), seconds=record.get("seconds", 0.),
-                             trials=[{k: t[k] for k in ("settings", "score", "forgetting", "retained", "seconds") if k in t} for t in record["trials"]])
+        found[method] = dict(
+            method=method,
+            task=name,
+            settings=settings,
+            fixed=fixed,
+            objective=objective.description,
+            space=record.get("space", {}),
+            seconds=record.get("seconds", 0.0),
+            trials=[
+                {k: t[k] for k in ("settings", "score", "forgetting", "retained", "seconds") if k in t}
+                for t in record["trials"]
+            ],
+        )
     return found
 
 # %% ../../nbs/85b_running.tune_classifiers.ipynb #13552287
@@ -99,7 +148,8 @@ def tuned_path(
     kind: str,  # "class" or "random"
 ) -> Path:
     "The shipped records of a protocol and kind."
-    check_name("protocol", protocol, PROTOCOLS); check_name("kind of forgetting", kind, KINDS)
+    check_name("protocol", protocol, PROTOCOLS)
+    check_name("kind of forgetting", kind, KINDS)
     return Path(vision_unlearning.__file__).parent/"embedded"/"tuned"/f"classifiers_{protocol}_{kind}.json"
 
 # %% ../../nbs/85b_running.tune_classifiers.ipynb #92e7688c
@@ -109,6 +159,7 @@ def tuned_classifier(
     method: str,  # "scrub"
 ) -> dict:  # settings that differ from the method's defaults
     "The settings that a comparison runs a method with."
-    get_classifier_method(method); path = tuned_path(protocol, kind)
+    get_classifier_method(method)
+    path = tuned_path(protocol, kind)
     record = read_json(path).get(method) if path.is_file() else None
     return fixed_settings(method) if record is None else dict(record["settings"])

@@ -26,7 +26,10 @@ def denoiser(
 ) -> torch.nn.Module:
     "The network that an edit changes: the UNet of a pipeline, or the module itself."
     if isinstance(model, torch.nn.Module): return model
-    if getattr(model, "unet", None) is None: raise TypeError(f"{type(model).__name__} has no UNet; Stable Diffusion 1.x, 2.x and XL pipelines are supported")
+    if getattr(model, "unet", None) is None:
+        raise TypeError(
+            f"{type(model).__name__} has no UNet; Stable Diffusion 1.x, 2.x and XL pipelines are supported"
+        )
     return model.unet
 
 # %% ../../nbs/30_unlearners.base.ipynb #35b476b8
@@ -37,7 +40,11 @@ class Edit(ABC):
     def __init__(self,
         tensors: dict[str, torch.Tensor],  # what is saved
         info: dict | None = None,  # method, settings, base model: written beside the tensors
-    ): self.tensors, self.info = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, dict(info or {})
+    ):
+        self.tensors, self.info = (
+            {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
+            dict(info or {}),
+        )
 
     @property
     def size(self) -> int: return sum(t.numel()*t.element_size() for t in self.tensors.values())  # bytes
@@ -50,15 +57,22 @@ class Edit(ABC):
     def attach(self, model, scale: float = 1.0):
         "Switch the edit on, at `scale` times its strength."
         stack = denoiser(model).__dict__.setdefault("_edits", [])
-        if any(e is self for e, _ in stack): raise ValueError("this edit is attached already; detach it first")
+        if any(e is self for e, _ in stack):
+            raise ValueError("this edit is attached already; detach it first")
         stack.append((self, self._apply(denoiser(model), float(scale))))
         return self
 
     def detach(self, model):
         "Switch the edit off; the weights are then bit for bit what they were."
         stack = denoiser(model).__dict__.get("_edits", [])
-        if not stack or stack[-1][0] is not self: raise ValueError("edits come off in the reverse order; this one is not on top" if stack else "this edit is not attached")
-        _, memory = stack.pop(); self._revert(denoiser(model), memory)
+        if not stack or stack[-1][0] is not self:
+            raise ValueError(
+                "edits come off in the reverse order; this one is not on top"
+                if stack
+                else "this edit is not attached"
+            )
+        _, memory = stack.pop()
+        self._revert(denoiser(model), memory)
 
     @contextmanager
     def on(self, model, scale: float = 1.0):
@@ -81,7 +95,11 @@ class WeightEdit(Edit):
     def _apply(self, module, scale):
         found = all_tensors(module)
         missing = [n for n, t in self.tensors.items() if n not in found or found[n].shape != t.shape]
-        if missing: raise ForeignFileError(f"this edit belongs to another model: {missing[0]} {tuple(self.tensors[missing[0]].shape)} does not fit ({len(missing)} of {len(self.tensors)} tensors)")
+        if missing:
+            raise ForeignFileError(
+                f"this edit belongs to another model: {missing[0]} {tuple(self.tensors[missing[0]].shape)} "
+                f"does not fit ({len(missing)} of {len(self.tensors)} tensors)"
+            )
         memory = {n: found[n].detach().clone() for n in self.tensors}
         with torch.no_grad():
             for n, t in self.tensors.items():
@@ -110,7 +128,8 @@ def save_edit(
 # %% ../../nbs/30_unlearners.base.ipynb #8f732213
 def edit_kinds() -> dict[str, type[Edit]]:
     "All kinds of edit, by name."
-    for module in ("lora", "spm", "guidance", "prompt_filter"): importlib.import_module(f"vision_unlearning.unlearners.{module}")
+    for module in ("lora", "spm", "guidance", "prompt_filter"):
+        importlib.import_module(f"vision_unlearning.unlearners.{module}")
     return {c.kind: c for c in Edit.__subclasses__()}
 
 # %% ../../nbs/30_unlearners.base.ipynb #6f548d7c
@@ -120,8 +139,12 @@ def fetch_edit(
     **options,  # of `hub.pull`: token, revision, endpoint
 ) -> Path:  # folder in the cache
     "The files of an edit from the hub."
-    try: files = pull(repository, ["edit.json", *sorted({c.file for c in kinds.values()})], repo_type="model", **options)
-    except MissingSessionError as error: raise FileNotFoundError(f"{repository} is no folder, and {error}") from error
+    try:
+        files = pull(
+            repository, ["edit.json", *sorted({c.file for c in kinds.values()})], repo_type="model", **options
+        )
+    except MissingSessionError as error:
+        raise FileNotFoundError(f"{repository} is no folder, and {error}") from error
     if "edit.json" not in files: raise ForeignFileError(f"{repository} holds no edit: there is no edit.json")
     return files["edit.json"].parent
 
@@ -138,13 +161,21 @@ def load_edit(
     from safetensors.torch import load_file
     kinds = edit_kinds()
     if not Path(folder).is_dir():
-        if not isinstance(folder, str) or not on_hub(folder): raise FileNotFoundError(f"{folder} is not a folder; an edit is the folder that save_pretrained wrote, or owner/name on the hub")
+        if not isinstance(folder, str) or not on_hub(folder):
+            raise FileNotFoundError(
+                f"{folder} is not a folder; an edit is the folder that save_pretrained wrote, or owner/name "
+                "on the hub"
+            )
         folder = fetch_edit(folder, kinds, token=token, revision=revision, endpoint=endpoint)
     info = read_json(Path(folder)/"edit.json")
-    if not isinstance(info, dict) or info.get("kind") not in kinds: raise ForeignFileError(f"{folder}/edit.json names no kind of edit that is known ({', '.join(kinds)})")
+    if not isinstance(info, dict) or info.get("kind") not in kinds:
+        raise ForeignFileError(f"{folder}/edit.json names no kind of edit that is known ({', '.join(kinds)})")
     cls = kinds[info.pop("kind")]
     try: tensors = load_file(Path(folder)/cls.file)
-    except (SafetensorError, FileNotFoundError) as error: raise ForeignFileError(f"{folder}/{cls.file} is not a readable safetensors file ({error}); make the edit again") from error
+    except (SafetensorError, FileNotFoundError) as error:
+        raise ForeignFileError(
+            f"{folder}/{cls.file} is not a readable safetensors file ({error}); make the edit again"
+        ) from error
     return cls(tensors, info)
 
 # %% ../../nbs/30_unlearners.base.ipynb #cacf09b1
@@ -160,7 +191,9 @@ def push_edit(
 ) -> str:  # address of the commit
     "Send an edit to the hub, with its card."
     if not on_hub(repo_id): raise ValueError(f"{repo_id!r} is no repository; give owner/name")
-    card = edit_card(edit.info, edit.size, results, repository=repo_id, lora=edit.kind == "lora", checked=checked)
+    card = edit_card(
+        edit.info, edit.size, results, repository=repo_id, lora=edit.kind == "lora", checked=checked
+    )
     with tempfile.TemporaryDirectory() as folder:
         save_edit(edit, f"{folder}/edit", card)
         return push_folder(f"{folder}/edit", repo_id, private=private, token=token, endpoint=endpoint)
@@ -185,10 +218,21 @@ class Unlearner(Config, ABC):
         model=None,  # what is trained; read with `gradient_checkpointing` only
     ) -> dict:  # keyword arguments of `training.fit`
         "How long and how fast to train, from the settings that the method has."
-        names = ("learning_rate", "lr_scheduler", "weight_decay", "max_grad_norm", "gradient_accumulation_steps", "mixed_precision", "gradient_checkpointing")
-        found = {n: getattr(self, n) for n in names if n in type(self).model_fields}; accumulated = found.get("gradient_accumulation_steps", 1)
+        names = (
+            "learning_rate",
+            "lr_scheduler",
+            "weight_decay",
+            "max_grad_norm",
+            "gradient_accumulation_steps",
+            "mixed_precision",
+            "gradient_checkpointing",
+        )
+        found = {n: getattr(self, n) for n in names if n in type(self).model_fields}
+        accumulated = found.get("gradient_accumulation_steps", 1)
         if found.get("gradient_checkpointing"): found["module"] = denoiser(model)
-        steps = getattr(self, "num_train_steps", None) or self.num_train_epochs*ceil(length/(self.train_batch_size*accumulated))
+        steps = getattr(self, "num_train_steps", None) or self.num_train_epochs * ceil(
+            length / (self.train_batch_size * accumulated)
+        )
         return dict(num_steps=steps, **found)
 
     @abstractmethod
@@ -202,11 +246,25 @@ class Unlearner(Config, ABC):
     ) -> Edit: "Make `model` forget."
 
 # %% ../../nbs/30_unlearners.base.ipynb #ecb05bbe
-METHODS = {name: f"vision_unlearning.unlearners.{place}" for name, place in {
-    "uce": "uce:UCE", "rece": "rece:RECE", "munba": "munba:MUNBa", "lora_negation": "lora_negation:LoraNegation",
-    "distil": "fade:FADE", "distil_module": "fade_sparse:FADEModule", "distil_weight": "fade_sparse:FADEWeight",
-    "esd": "esd:ESD", "salun": "salun:SalUn", "erasediff": "erasediff:EraseDiff", "concept_ablation": "concept_ablation:ConceptAblation", "spm": "spm:SPM",
-    "sld": "guidance:SafeLatentGuidance", "prompt_filter": "prompt_filter:FilterPrompts"}.items()}
+METHODS = {
+    name: f"vision_unlearning.unlearners.{place}"
+    for name, place in {
+        "uce": "uce:UCE",
+        "rece": "rece:RECE",
+        "munba": "munba:MUNBa",
+        "lora_negation": "lora_negation:LoraNegation",
+        "distil": "fade:FADE",
+        "distil_module": "fade_sparse:FADEModule",
+        "distil_weight": "fade_sparse:FADEWeight",
+        "esd": "esd:ESD",
+        "salun": "salun:SalUn",
+        "erasediff": "erasediff:EraseDiff",
+        "concept_ablation": "concept_ablation:ConceptAblation",
+        "spm": "spm:SPM",
+        "sld": "guidance:SafeLatentGuidance",
+        "prompt_filter": "prompt_filter:FilterPrompts",
+    }.items()
+}
 
 # %% ../../nbs/30_unlearners.base.ipynb #e3c061b4
 def get_method(
@@ -223,8 +281,13 @@ def concepts(
     "The texts that a forget or retain argument names."
     if source is None: return []
     if isinstance(source, str): source = [source]
-    texts = [t.removeprefix("An image of ") for t in source["text"]] if hasattr(source, "column_names") else list(source)
-    if not all(isinstance(t, str) and t.strip() for t in texts): raise ValueError("concepts must be non-empty strings, or a dataset with a `text` column")
+    texts = (
+        [t.removeprefix("An image of ") for t in source["text"]]
+        if hasattr(source, "column_names")
+        else list(source)
+    )
+    if not all(isinstance(t, str) and t.strip() for t in texts):
+        raise ValueError("concepts must be non-empty strings, or a dataset with a `text` column")
     return list(dict.fromkeys(texts))
 
 # %% ../../nbs/30_unlearners.base.ipynb #891f000a
@@ -239,7 +302,10 @@ def require_pictures(
     for side, data in (("forget", forget), ("retain", retain))[:1 + needs_retain]:
         if hasattr(data, "column_names"): continue
         hint = f"; {remedy}" if remedy and side == "retain" else ""
-        raise TypeError(f"{method.name} learns from pictures: {side} must be a datasets.Dataset with image and text, got {type(data).__name__}{hint}")
+        raise TypeError(
+            f"{method.name} learns from pictures: {side} must be a datasets.Dataset with image and text, got "
+            f"{type(data).__name__}{hint}"
+        )
 
 # %% ../../nbs/30_unlearners.base.ipynb #94e767e2
 def require_pipeline(
@@ -247,6 +313,17 @@ def require_pipeline(
     model,  # what the caller gave
 ):
     "Refuse what is not a Stable Diffusion pipeline, naming it and what it lacks."
-    parts = {"unet": "UNet", "vae": "autoencoder", "text_encoder": "text encoder", "tokenizer": "tokenizer", "scheduler": "scheduler", "encode_prompt": "method encode_prompt"}
+    parts = {
+        "unet": "UNet",
+        "vae": "autoencoder",
+        "text_encoder": "text encoder",
+        "tokenizer": "tokenizer",
+        "scheduler": "scheduler",
+        "encode_prompt": "method encode_prompt",
+    }
     lacks = [word for part, word in parts.items() if getattr(model, part, None) is None]
-    if lacks: raise TypeError(f"{method.name} cannot edit {type(model).__name__}, which has no {lacks[0]}; Stable Diffusion 1.x, 2.x and XL pipelines are supported")
+    if lacks:
+        raise TypeError(
+            f"{method.name} cannot edit {type(model).__name__}, which has no {lacks[0]}; Stable Diffusion "
+            "1.x, 2.x and XL pipelines are supported"
+        )

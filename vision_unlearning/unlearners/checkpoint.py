@@ -22,7 +22,8 @@ def pack(
     place: str = "",
 ):  # JSON value with {"tensor": place, "moves": bool} where tensors were
     "Take the tensors out of a tree."
-    if isinstance(tree, dict): return {"dict": [[k, pack(v, tensors, f"{place}.{k}" if place else str(k))] for k, v in tree.items()]}
+    if isinstance(tree, dict):
+        return {"dict": [[k, pack(v, tensors, f"{place}.{k}" if place else str(k))] for k, v in tree.items()]}
     if isinstance(tree, (list, tuple)): return [pack(v, tensors, f"{place}.{i}") for i, v in enumerate(tree)]
     if not isinstance(tree, torch.Tensor): return tree
     tensors[place] = tree.detach().cpu().clone().contiguous()
@@ -47,9 +48,15 @@ def check_same_run(
     here: dict,  # the same of this run
 ):
     "Refuse a checkpoint of another run, naming the first difference."
-    for name in sorted({*there, *here}, key=lambda n: (n == "parameters", n not in there or n not in here, n)):
+    for name in sorted(
+        {*there, *here}, key=lambda n: (n == "parameters", n not in there or n not in here, n)
+    ):
         a, b = there.get(name), here.get(name)
-        if a != b: raise ForeignFileError(f"{path} belongs to another run: {name} is {a} there and {b} here; use another folder or delete it")
+        if a != b:
+            raise ForeignFileError(
+                f"{path} belongs to another run: {name} is {a} there and {b} here; use another folder or "
+                "delete it"
+            )
 
 # %% ../../nbs/30d_unlearners.checkpoint.ipynb #716653e9
 def check_same_start(
@@ -59,19 +66,31 @@ def check_same_start(
     tolerance: float,  # relative; what is below a millionth of a unit counts as equal
 ):
     "Refuse a checkpoint whose training began elsewhere: with another model, data or seed."
-    if set(there) != set(here): raise ForeignFileError(f"{path} belongs to another run: its losses are {', '.join(there)}, here they are {', '.join(here)}; use another folder or delete it")
+    if set(there) != set(here):
+        raise ForeignFileError(
+            f"{path} belongs to another run: its losses are {', '.join(there)}, here they are "
+            f"{', '.join(here)}; use another folder or delete it"
+        )
     for name, value in there.items():
         if not isclose(value, here[name], rel_tol=tolerance, abs_tol=1e-6):
-            raise ForeignFileError(f"{path} belongs to another run: its first loss {name!r} was {value:.6g}, here it is {here[name]:.6g} (another model, data or seed); use another folder or delete it")
+            raise ForeignFileError(
+                f"{path} belongs to another run: its first loss {name!r} was {value:.6g}, here it is "
+                f"{here[name]:.6g} (another model, data or seed); use another folder or delete it"
+            )
 
 # %% ../../nbs/30d_unlearners.checkpoint.ipynb #b4104b15
 def flat_settings(
     state,  # of `training.fit`
 ) -> dict:  # name -> JSON value
     "What must be equal between a run and its continuation, one entry a setting."
-    shapes = [tuple(p.shape) for p in state.parameters]; method = state.settings.get("method", {})
-    found = {n: v for n, v in state.settings.items() if n != "method"} | {f"setting {n}": v for n, v in method.items() if n != "gradient_checkpointing"}
-    found["parameters"] = f"{len(shapes)} tensors, {sum(p.numel() for p in state.parameters)} numbers ({config_hash(shapes)})"
+    shapes = [tuple(p.shape) for p in state.parameters]
+    method = state.settings.get("method", {})
+    found = {n: v for n, v in state.settings.items() if n != "method"} | {
+        f"setting {n}": v for n, v in method.items() if n != "gradient_checkpointing"
+    }
+    found["parameters"] = (
+        f"{len(shapes)} tensors, {sum(p.numel() for p in state.parameters)} numbers ({config_hash(shapes)})"
+    )
     found["processes"] = 1 if state.accelerator is None else state.accelerator.num_processes
     return json.loads(json.dumps(found))
 
@@ -87,18 +106,27 @@ class Checkpoint(Callback):
         self.path, self.every = Path(folder)/"training.safetensors", every
 
     def _own(self, state):
-        "Name -> what this process alone goes on with: random numbers, position in the data, rows of callbacks."
+        """Name -> what this process alone goes on with: random numbers, position in the data, rows of
+        callbacks."""
         found = {f"losses.{n}": p for n, p in state.parts["losses"].items()}
-        if not any(isinstance(p, torch.Generator) for p in found.values()): raise ValueError("a checkpoint needs the random numbers of the losses: give `fit` their generator")
+        if not any(isinstance(p, torch.Generator) for p in found.values()):
+            raise ValueError(
+                "a checkpoint needs the random numbers of the losses: give `fit` their generator"
+            )
         kinds = [type(c).__name__ for c in state.callbacks]
-        return found | {f"{kinds[i]} {kinds[:i].count(kinds[i])}.{n}": p for i, c in enumerate(state.callbacks) for n, p in moving_parts(c).items()}
+        return found | {
+            f"{kinds[i]} {kinds[:i].count(kinds[i])}.{n}": p
+            for i, c in enumerate(state.callbacks)
+            for n, p in moving_parts(c).items()
+        }
 
     def before_fit(self, state):
         own = self._own(state)
         if self.path.exists(): restore(self.path, state, own)
 
     def after_step(self, state):
-        if state.step % self.every == 0 or state.step == state.num_steps or state.stop: write(self.path, state, self._own(state))
+        if state.step % self.every == 0 or state.step == state.num_steps or state.stop:
+            write(self.path, state, self._own(state))
 
 # %% ../../nbs/30d_unlearners.checkpoint.ipynb #d3dae9fd
 def write(
@@ -108,14 +136,26 @@ def write(
 ):
     "Write a training, whole or not at all; of several processes the first one writes."
     from safetensors.torch import save_file
-    tensors = {}; mine = {"first": state.first, "parts": {n: p.get_state() if isinstance(p, torch.Generator) else p.state_dict() for n, p in own.items()}}
+    tensors = {}
+    mine = {
+        "first": state.first,
+        "parts": {
+            n: p.get_state() if isinstance(p, torch.Generator) else p.state_dict() for n, p in own.items()
+        },
+    }
     if state.accelerator is None: processes = [mine]
     else:
         from accelerate.utils import gather_object
         processes = gather_object([mine])
         if not state.accelerator.is_main_process: return
     loop = {n: part.state_dict() for n, part in state.parts["loop"].items()}
-    text = json.dumps({"step": state.step, "settings": flat_settings(state), "tree": pack({"parameters": state.parameters, "loop": loop, "processes": processes}, tensors)})
+    text = json.dumps(
+        {
+            "step": state.step,
+            "settings": flat_settings(state),
+            "tree": pack({"parameters": state.parameters, "loop": loop, "processes": processes}, tensors),
+        }
+    )
     with atomic_path(path) as temporary: save_file(tensors, temporary, metadata={"training": text})
 
 # %% ../../nbs/30d_unlearners.checkpoint.ipynb #dcf5dac0
@@ -127,15 +167,26 @@ def restore(
     "Continue a training; a checkpoint of another one is refused before anything has changed."
     from safetensors import SafetensorError, safe_open
     try:
-        with safe_open(path, "pt") as file: text, tensors = (file.metadata() or {}).get("training"), {k: file.get_tensor(k) for k in file.keys()}
-    except SafetensorError as error: raise ForeignFileError(f"{path} is not a readable checkpoint ({error}); delete it") from error
+        with safe_open(path, "pt") as file:
+            text, tensors = (
+                (file.metadata() or {}).get("training"),
+                {k: file.get_tensor(k) for k in file.keys()},
+            )
+    except SafetensorError as error:
+        raise ForeignFileError(f"{path} is not a readable checkpoint ({error}); delete it") from error
     if text is None: raise ForeignFileError(f"{path} was not written by a Checkpoint; use another folder")
-    saved, device = json.loads(text), state.parameters[0].device; check_same_run(path, saved["settings"], flat_settings(state))
-    tree = unpack(saved["tree"], tensors, device); mine = tree["processes"][0 if state.accelerator is None else state.accelerator.process_index]
-    here = {n: float(v.detach()) for n, v in state.evaluate(0, 0).items()}; check_same_start(path, mine["first"], here, 1e-3 if state.settings["mixed_precision"] == "no" else 3e-2)
+    saved, device = json.loads(text), state.parameters[0].device
+    check_same_run(path, saved["settings"], flat_settings(state))
+    tree = unpack(saved["tree"], tensors, device)
+    mine = tree["processes"][0 if state.accelerator is None else state.accelerator.process_index]
+    here = {n: float(v.detach()) for n, v in state.evaluate(0, 0).items()}
+    check_same_start(path, mine["first"], here, 1e-3 if state.settings["mixed_precision"] == "no" else 3e-2)
     with torch.no_grad():
         for p, tensor in zip(state.parameters, tree["parameters"]): p.copy_(tensor)
     for name, part in state.parts["loop"].items(): part.load_state_dict(tree["loop"][name])
     for name, part in own.items():
-        if name in mine["parts"]: (part.set_state if isinstance(part, torch.Generator) else part.load_state_dict)(mine["parts"][name])
+        if name in mine["parts"]:
+            (part.set_state if isinstance(part, torch.Generator) else part.load_state_dict)(
+                mine["parts"][name]
+            )
     state.step, state.first = saved["step"], mine["first"]

@@ -13,7 +13,8 @@ __all__ = ['CLASS_COLORS', 'class_values', 'class_bars', 'class_differences']
 
 # %% ../../nbs/39e_unlearners.class_plots.ipynb #1435bfe1
 CLASS_COLORS = {"original": "#999999", "golden": "#E69F00"}
-_UNLEARNED = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#7A3B69"]  # in the order in which they come
+# in the order in which they come
+_UNLEARNED = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#7A3B69"]
 
 # %% ../../nbs/39e_unlearners.class_plots.ipynb #2804a9b5
 def class_values(
@@ -21,11 +22,22 @@ def class_values(
     classes=None,  # K names; None is 0, 1, 2, ...
 ) -> tuple[np.ndarray, list[str]]:  # (M,K) float64 and K names
     "All models' accuracies as one array, checked."
-    if not accuracies: raise ValueError("no model to draw; give accuracies={'original': ..., 'unlearned': ...}")
-    rows = [np.asarray(v, float).ravel() for v in accuracies.values()]; sizes = {len(r) for r in rows}; names = list(map(str, classes if classes is not None else range(len(rows[0]))))
-    if sizes != {len(names)}: raise ValueError(f"there are {len(names)} classes but accuracies of {sorted(sizes)}; all models must be measured on the same classes")
-    values = np.stack(rows); known = values[np.isfinite(values)]
-    if len(known) and not 0 <= known.min() <= known.max() <= 1: raise ValueError(f"accuracies lie in 0..1, got {known.min():.3g} to {known.max():.3g}; divide percentages by 100")
+    if not accuracies:
+        raise ValueError("no model to draw; give accuracies={'original': ..., 'unlearned': ...}")
+    rows = [np.asarray(v, float).ravel() for v in accuracies.values()]
+    sizes = {len(r) for r in rows}
+    names = list(map(str, classes if classes is not None else range(len(rows[0]))))
+    if sizes != {len(names)}:
+        raise ValueError(
+            f"there are {len(names)} classes but accuracies of {sorted(sizes)}; all models must be measured "
+            "on the same classes"
+        )
+    values = np.stack(rows)
+    known = values[np.isfinite(values)]
+    if len(known) and not 0 <= known.min() <= known.max() <= 1:
+        raise ValueError(
+            f"accuracies lie in 0..1, got {known.min():.3g} to {known.max():.3g}; divide percentages by 100"
+        )
     return values, names
 
 # %% ../../nbs/39e_unlearners.class_plots.ipynb #7da884d3
@@ -33,9 +45,11 @@ def _frame(ax, names, forget, figsize) -> Axes:
     "Axes with a place for each class, forgotten ones shaded."
     ax = new_axes(figsize or (max(4., .55*len(names) + 1.2), 2.8), ax)
     for i in sorted(set(forget)):
-        if not 0 <= int(i) < len(names): raise ValueError(f"class {i} is forgotten but there are {len(names)} classes")
+        if not 0 <= int(i) < len(names):
+            raise ValueError(f"class {i} is forgotten but there are {len(names)} classes")
         ax.axvspan(i - .5, i + .5, color="#EEEEEE", zorder=0)
-    ax.set_xticks(range(len(names)), names, rotation=0 if len(names) <= 20 else 90, fontsize=8); ax.set(xlabel="class (shaded: forgotten)", xlim=(-.6, len(names) - .4))
+    ax.set_xticks(range(len(names)), names, rotation=0 if len(names) <= 20 else 90, fontsize=8)
+    ax.set(xlabel="class (shaded: forgotten)", xlim=(-.6, len(names) - .4))
     return ax
 
 # %% ../../nbs/39e_unlearners.class_plots.ipynb #86643b89
@@ -47,10 +61,18 @@ def class_bars(
     figsize: tuple | None = None,  # inches; None grows with the number of classes
 ) -> Axes:
     "The accuracy of each class, one bar a model."
-    values, names = class_values(accuracies, classes); ax, width, rest = _frame(ax, names, forget, figsize), .84/len(values), iter(_UNLEARNED*len(values))
+    values, names = class_values(accuracies, classes)
+    ax, width, rest = _frame(ax, names, forget, figsize), .84/len(values), iter(_UNLEARNED*len(values))
     for i, (name, row) in enumerate(zip(accuracies, values)):
-        ax.bar(np.arange(len(names)) + (i - (len(values) - 1)/2)*width, np.nan_to_num(row), width, label=name, color=CLASS_COLORS.get(name) or next(rest))
-    ax.set(ylabel="accuracy (0..1) ↑", ylim=(0, 1.02)); ax.legend(fontsize=8, frameon=False, ncols=len(values), loc="lower left", bbox_to_anchor=(0, 1))
+        ax.bar(
+            np.arange(len(names)) + (i - (len(values) - 1) / 2) * width,
+            np.nan_to_num(row),
+            width,
+            label=name,
+            color=CLASS_COLORS.get(name) or next(rest),
+        )
+    ax.set(ylabel="accuracy (0..1) ↑", ylim=(0, 1.02))
+    ax.legend(fontsize=8, frameon=False, ncols=len(values), loc="lower left", bbox_to_anchor=(0, 1))
     return ax
 
 # %% ../../nbs/39e_unlearners.class_plots.ipynb #2dc10d80
@@ -65,8 +87,12 @@ def class_differences(
 ) -> Axes:
     "The difference of two models, class by class: gains blue, losses orange."
     unknown = [n for n in (minuend, subtrahend) if n not in accuracies]
-    if unknown: raise ValueError(f"no accuracies of {unknown[0]!r}; there are those of {', '.join(accuracies)}")
-    values, names = class_values({n: accuracies[n] for n in (minuend, subtrahend)}, classes); change = np.nan_to_num(values[0] - values[1]); ax = _frame(ax, names, forget, figsize)
-    ax.bar(range(len(names)), change, .7, color=np.where(change < 0, "#D55E00", "#0072B2")); ax.axhline(0, color="#333333", lw=.8)
+    if unknown:
+        raise ValueError(f"no accuracies of {unknown[0]!r}; there are those of {', '.join(accuracies)}")
+    values, names = class_values({n: accuracies[n] for n in (minuend, subtrahend)}, classes)
+    change = np.nan_to_num(values[0] - values[1])
+    ax = _frame(ax, names, forget, figsize)
+    ax.bar(range(len(names)), change, .7, color=np.where(change < 0, "#D55E00", "#0072B2"))
+    ax.axhline(0, color="#333333", lw=.8)
     ax.set(ylabel=f"accuracy: {minuend} − {subtrahend}", ylim=(-1.05, max(.1, 1.1*change.max())))
     return ax

@@ -33,10 +33,17 @@ def check_labels(
     side: str,  # "forget" or "retain", for the message
 ) -> torch.Tensor:  # (B,) int64
     "Refuse labels that the model has no logit for."
-    if labels.ndim != 1 or labels.is_floating_point(): raise ValueError(f"{side} has labels of shape {tuple(labels.shape)} and type {labels.dtype}; give one class index a sample")
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise ValueError(
+            f"{side} has labels of shape {tuple(labels.shape)} and type {labels.dtype}; give one class index "
+            "a sample"
+        )
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         wrong = int(labels.max()) if int(labels.max()) >= num_classes else int(labels.min())
-        raise ValueError(f"{side} has a sample of class {wrong}, but the model has {num_classes} classes (0 to {num_classes - 1}); give a model with as many logits as there are classes")
+        raise ValueError(
+            f"{side} has a sample of class {wrong}, but the model has {num_classes} classes (0 to "
+            f"{num_classes - 1}); give a model with as many logits as there are classes"
+        )
     return labels.long()
 
 # %% ../../nbs/38b_unlearners.classifier.ipynb #667570e0
@@ -45,7 +52,11 @@ def unwrapped(
 ):
     "Pictures with labels as a loader; anything else as it is."
     if isinstance(source, Samples): return source.source
-    return as_loader(source, shuffle=True) if hasattr(source, "column_names") or isinstance(source, ImageSet) else source
+    return (
+        as_loader(source, shuffle=True)
+        if hasattr(source, "column_names") or isinstance(source, ImageSet)
+        else source
+    )
 
 # %% ../../nbs/38b_unlearners.classifier.ipynb #7e7de642
 class Samples:
@@ -56,34 +67,78 @@ class Samples:
         num_classes: int | None = None,  # logits of the model; labels are checked when it is known
         chunk: int = 256,  # samples a batch when all are read in order
     ):
-        self.source = source = unwrapped(source); self.side, self.num_classes, self.chunk = side, num_classes, chunk
-        pair = source.tensors if isinstance(source, TensorDataset) else source if isinstance(source, (tuple, list)) and len(source) == 2 and all(torch.is_tensor(t) for t in source) else None
-        self.tensors = None if pair is None else tuple(pair[:2]); self.indexed = pair is not None or (isinstance(source, Dataset) and hasattr(source, "__len__"))
-        if not self.indexed and (not hasattr(source, "__iter__") or isinstance(source, (str, tuple, dict))): raise TypeError(f"{side} must be (inputs, labels) tensors, a torch Dataset or a loader of (inputs, labels), got {type(source).__name__}")
-        if not self.indexed and iter(source) is source: raise TypeError(f"{side} can be passed through only once; give a loader or a list of batches, which can be passed through again")
-        if self.tensors and len(self.tensors[0]) != len(self.tensors[1]): raise ValueError(f"{side} has {len(self.tensors[0])} inputs but {len(self.tensors[1])} labels")
-        if self.indexed and not self.size or not self.indexed and next(iter(source), None) is None: raise ValueError(f"{side} is empty; give at least one sample")
+        self.source = source = unwrapped(source)
+        self.side, self.num_classes, self.chunk = side, num_classes, chunk
+        pair = (
+            source.tensors
+            if isinstance(source, TensorDataset)
+            else source
+            if isinstance(source, (tuple, list))
+            and len(source) == 2
+            and all(torch.is_tensor(t) for t in source)
+            else None
+        )
+        self.tensors = None if pair is None else tuple(pair[:2])
+        self.indexed = pair is not None or (isinstance(source, Dataset) and hasattr(source, "__len__"))
+        if not self.indexed and (not hasattr(source, "__iter__") or isinstance(source, (str, tuple, dict))):
+            raise TypeError(
+                f"{side} must be (inputs, labels) tensors, a torch Dataset or a loader of (inputs, labels), "
+                f"got {type(source).__name__}"
+            )
+        if not self.indexed and iter(source) is source:
+            raise TypeError(
+                f"{side} can be passed through only once; give a loader or a list of batches, which can be "
+                "passed through again"
+            )
+        if self.tensors and len(self.tensors[0]) != len(self.tensors[1]):
+            raise ValueError(f"{side} has {len(self.tensors[0])} inputs but {len(self.tensors[1])} labels")
+        if self.indexed and not self.size or not self.indexed and next(iter(source), None) is None:
+            raise ValueError(f"{side} is empty; give at least one sample")
         if self.tensors: self._check(self.tensors)
 
     @cached_property
     def size(self) -> int:  # samples; a plain loader is counted, once
         if self.tensors: return len(self.tensors[1])
-        return len(self.source) if self.indexed else getattr(self.source, "num_items", None) or sum(len(y) for _, y in self)
+        return (
+            len(self.source)
+            if self.indexed
+            else getattr(self.source, "num_items", None) or sum(len(y) for _, y in self)
+        )
 
-    def _check(self, batch): return batch[0], torch.as_tensor(batch[1]).long() if self.num_classes is None else check_labels(torch.as_tensor(batch[1]), self.num_classes, self.side)
-    def take(self, index): return tuple(t[index] for t in self.tensors) if self.tensors else self._check(default_collate([tuple(self.source[int(i)])[:2] for i in index]))
+    def _check(self, batch):
+        return batch[0], torch.as_tensor(batch[1]).long() if self.num_classes is None else check_labels(
+            torch.as_tensor(batch[1]), self.num_classes, self.side
+        )
+    def take(self, index):
+        return (
+            tuple(t[index] for t in self.tensors)
+            if self.tensors
+            else self._check(default_collate([tuple(self.source[int(i)])[:2] for i in index]))
+        )
 
     def __iter__(self):
-        if self.indexed: yield from (self.take(torch.arange(i, min(i + self.chunk, self.size))) for i in range(0, self.size, self.chunk))
-        else: yield from (self._check(batch) for batch in (self.source.plain() if hasattr(self.source, "plain") else self.source))
+        if self.indexed:
+            yield from (
+                self.take(torch.arange(i, min(i + self.chunk, self.size)))
+                for i in range(0, self.size, self.chunk)
+            )
+        else:
+            yield from (
+                self._check(batch)
+                for batch in (self.source.plain() if hasattr(self.source, "plain") else self.source)
+            )
 
-    def steps(self, batch_size: int) -> int: return ceil(self.size/batch_size) if self.indexed else len(self.source)  # batches of one pass
+    def steps(self, batch_size: int) -> int:
+        return ceil(self.size/batch_size) if self.indexed else len(self.source)  # batches of one pass
     def classes(self) -> list[int]: return sorted(set(self.all()[1].tolist()))  # that occur
-    def all(self): return self.tensors if self.tensors else tuple(torch.cat(parts) for parts in zip(*self))  # ((N,...), (N,)), in order
+    def all(self):
+        # ((N,...), (N,)), in order
+        return self.tensors if self.tensors else tuple(torch.cat(parts) for parts in zip(*self))
 
     def batches(self, batch_size, generator):
         "An endless stream of batches; every pass is in a new order."
-        if self.indexed: yield from (self.take(index) for index in cycle(self.size, min(batch_size, self.size), generator))
+        if self.indexed:
+            yield from (self.take(index) for index in cycle(self.size, min(batch_size, self.size), generator))
         if hasattr(self.source, "set_epoch"): self.source.set_epoch(draw_seed(generator, 20))
         while True: yield from (self._check(batch) for batch in self.source)
 
@@ -101,22 +156,54 @@ class Run(State):
     def __init__(self, method, model, forget, retain, generator):
         super().__init__(0)
         self.method, self.original, self.generator, self.memory, self.log = method, model, generator, {}, []
-        self.student = copy.deepcopy(model); self.student.__dict__.pop("_edits", None)
-        low = next((f"{n} is {p.dtype}" for n, p in model.named_parameters() if p.is_floating_point() and p.dtype.itemsize < 4), None)
-        if low: raise ValueError(f"{low}, too coarse to be trained; unlearn with model.float(), the edit can be attached to any dtype")
-        self.device = next(model.parameters()).device; self.epoch, self.phase, self.rate = 0, "unlearn", 1.
-        given = {"forget": forget, "retain": retain}; missing = [s for s in (*method.sides, *(make_minimizer(method.minimizer).sides if getattr(method, "minimizer", None) else ())) if given[s] is None]
-        if missing: raise ValueError(f"{method.name} needs {missing[0]} data; give (inputs, labels), a Dataset or a loader")
-        first = next(iter(Samples(*next((s, n) for n, s in (("retain", retain), ("forget", forget)) if s is not None))))[0]
+        self.student = copy.deepcopy(model)
+        self.student.__dict__.pop("_edits", None)
+        low = next(
+            (
+                f"{n} is {p.dtype}"
+                for n, p in model.named_parameters()
+                if p.is_floating_point() and p.dtype.itemsize < 4
+            ),
+            None,
+        )
+        if low:
+            raise ValueError(
+                f"{low}, too coarse to be trained; unlearn with model.float(), the edit can be attached to "
+                "any dtype"
+            )
+        self.device = next(model.parameters()).device
+        self.epoch, self.phase, self.rate = 0, "unlearn", 1.
+        given = {"forget": forget, "retain": retain}
+        missing = [
+            s
+            for s in (
+                *method.sides,
+                *(make_minimizer(method.minimizer).sides if getattr(method, "minimizer", None) else ()),
+            )
+            if given[s] is None
+        ]
+        if missing:
+            raise ValueError(
+                f"{method.name} needs {missing[0]} data; give (inputs, labels), a Dataset or a loader"
+            )
+        first = next(
+            iter(Samples(*next((s, n) for n, s in (("retain", retain), ("forget", forget)) if s is not None)))
+        )[0]
         self.num_classes = count_classes(model, first[:2].to(self.device))
-        self.forget, self.retain = (None if s is None else Samples(s, n, self.num_classes) for n, s in given.items())
+        self.forget, self.retain = (
+            None if s is None else Samples(s, n, self.num_classes) for n, s in given.items()
+        )
 
     @torch.no_grad()
     def teacher(self, inputs): return self.original(inputs)  # (B,C) logits of the model as it was given
     def to(self, batch): return tuple(t.to(self.device, non_blocking=True) for t in batch)
     def passes(self, epoch) -> list[tuple]:  # (name, sides), with those that the minimiser reads besides
-        return [(name, tuple(dict.fromkeys((*self.minimizer.sides, *sides)))) for name, sides in self.method.phases(epoch)]
-    def steps(self, sides) -> int: return max(getattr(self, s).steps(self.method.train_batch_size) for s in sides)
+        return [
+            (name, tuple(dict.fromkeys((*self.minimizer.sides, *sides))))
+            for name, sides in self.method.phases(epoch)
+        ]
+    def steps(self, sides) -> int:
+        return max(getattr(self, s).steps(self.method.train_batch_size) for s in sides)
 
     def batches(self, sides):
         "One pass over the longer of the sides; the shorter one is dealt again, in a new order."
@@ -127,8 +214,20 @@ class Run(State):
         "What the student has that the original has not."
         before, after = all_tensors(self.original), all_tensors(self.student)
         changed = {n: t for n, t in after.items() if not torch.equal(t, before[n])}
-        if not all(bool(t.isfinite().all()) for t in changed.values()): raise DivergedError(f"{self.method.name} left weights that are not finite; lower the learning rate or set max_grad_norm")
-        return WeightEdit(changed, {"method": self.method.name, "settings": self.method.model_dump(mode="json"), "classes": self.num_classes, **self.method.record(self)})
+        if not all(bool(t.isfinite().all()) for t in changed.values()):
+            raise DivergedError(
+                f"{self.method.name} left weights that are not finite; lower the learning rate or set "
+                "max_grad_norm"
+            )
+        return WeightEdit(
+            changed,
+            {
+                "method": self.method.name,
+                "settings": self.method.model_dump(mode="json"),
+                "classes": self.num_classes,
+                **self.method.record(self),
+            },
+        )
 
 # %% ../../nbs/38b_unlearners.classifier.ipynb #690c528b
 @torch.no_grad()
@@ -138,7 +237,11 @@ def count_classes(
 ) -> int:
     "The number of logits, from a forward in evaluation mode."
     with borrow(model): logits = model.eval()(inputs)
-    if not torch.is_tensor(logits) or logits.ndim != 2: raise ValueError(f"a classifier returns logits of shape (N, classes), this {type(model).__name__} returns {tuple(logits.shape) if torch.is_tensor(logits) else type(logits).__name__}")
+    if not torch.is_tensor(logits) or logits.ndim != 2:
+        raise ValueError(
+            f"a classifier returns logits of shape (N, classes), this {type(model).__name__} returns "
+            f"{tuple(logits.shape) if torch.is_tensor(logits) else type(logits).__name__}"
+        )
     return logits.shape[1]
 
 # %% ../../nbs/38b_unlearners.classifier.ipynb #7544c467
@@ -148,7 +251,8 @@ class ClassifierUnlearner(Unlearner):
     sides: ClassVar[tuple] = ("retain",)  # what it cannot do without
     train_batch_size: int = Field(128, ge=1)  # samples of each side a step; a loader keeps its own
 
-    def change(self, run: Run, callbacks): raise NotImplementedError(f"{self.name} does not say what it changes")
+    def change(self, run: Run, callbacks):
+        raise NotImplementedError(f"{self.name} does not say what it changes")
     def record(self, run: Run) -> dict: return {}  # what the edit's file should say besides the settings
 
     def unlearn(self,
@@ -162,8 +266,11 @@ class ClassifierUnlearner(Unlearner):
         "Train or compute on a copy, and return what changed."
         generator = generator or torch.Generator().manual_seed(0)
         with borrow(model):
-            run = Run(self, model, forget, retain, generator); model.eval()
-            with torch.enable_grad(): torch.manual_seed(draw_seed(generator)); self.change(run, callbacks)
+            run = Run(self, model, forget, retain, generator)
+            model.eval()
+            with torch.enable_grad():
+                torch.manual_seed(draw_seed(generator))
+                self.change(run, callbacks)
             return run.edit()
 
 # %% ../../nbs/38b_unlearners.classifier.ipynb #e94924de
@@ -171,9 +278,12 @@ class TrainedClassifier(ClassifierUnlearner):
     "A method that trains: an objective and the settings of the loop."
     tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=.3, log=True))
     num_train_epochs: int = Field(5, ge=1)  # passes over the longer side that is read
-    optimizer: Any = "SGD(lr=0.01, momentum=0.9, weight_decay=5e-4)"  # text, an optimiser, a class, or a partial; kept as text
-    learning_rate: float | None = Field(None, gt=0)  # in place of the optimiser's own rate, for a search; None keeps that
-    scheduler: Any = None  # "Cosine", "Step(milestones=[2, 4], gamma=0.1)", "Cyclic(base_lr=0, max_lr=0.1)"; None is constant
+    # text, an optimiser, a class, or a partial; kept as text
+    optimizer: Any = "SGD(lr=0.01, momentum=0.9, weight_decay=5e-4)"
+    # in place of the optimiser's own rate, for a search; None keeps that
+    learning_rate: float | None = Field(None, gt=0)
+    # "Cosine", "Step(milestones=[2, 4], gamma=0.1)", "Cyclic(base_lr=0, max_lr=0.1)"; None is constant
+    scheduler: Any = None
     minimizer: Any = None  # "SAM(rho=0.05)", "UAM(rho=0.1)" or an object; None is the plain gradient
     max_grad_norm: float | None = Field(None, gt=0)  # None does not clip
 
@@ -184,17 +294,30 @@ class TrainedClassifier(ClassifierUnlearner):
     def prepare(self, run: Run): "Before the first step: teachers, masks, new layers."
     def finish(self, run: Run): "After the last step."
     def trainable(self, run: Run) -> list[str]: return [n for n, _ in run.student.named_parameters()]
-    def phases(self, epoch: int) -> list[tuple]: return [("unlearn", self.sides)]  # (name, sides) of each pass of an epoch
+    def phases(self, epoch: int) -> list[tuple]:
+        return [("unlearn", self.sides)]  # (name, sides) of each pass of an epoch
     def step_rule(self, run: Run): return make_minimizer(self.minimizer)  # a `Minimizer`
-    def losses(self, run: Run, batch: dict) -> dict: raise NotImplementedError(f"{self.name} has no objective")  # named scalars, summed
+    def losses(self, run: Run, batch: dict) -> dict:
+        raise NotImplementedError(f"{self.name} has no objective")  # named scalars, summed
 
     def change(self, run, callbacks):
-        self.prepare(run); run.minimizer = make_minimizer(self.minimizer); names = set(self.trainable(run)); found = dict(run.student.named_parameters())
+        self.prepare(run)
+        run.minimizer = make_minimizer(self.minimizer)
+        names = set(self.trainable(run))
+        found = dict(run.student.named_parameters())
         for n, p in found.items(): p.requires_grad_(n in names)
-        run.parameters = [p for n, p in found.items() if n in names]; run.optimizer = make_optimizer(self.optimizer, run.parameters); run.rates = [self.learning_rate or g["lr"] for g in run.optimizer.param_groups]
-        run.num_steps = sum(run.steps(sides) for e in range(self.num_train_epochs) for _, sides in run.passes(e)); run.minimizer = self.step_rule(run)
-        run.factor = make_schedule(self.scheduler, self.num_train_epochs, ceil(run.num_steps/self.num_train_epochs), run.rates[0])
-        train_run(run, callbacks); self.finish(run)
+        run.parameters = [p for n, p in found.items() if n in names]
+        run.optimizer = make_optimizer(self.optimizer, run.parameters)
+        run.rates = [self.learning_rate or g["lr"] for g in run.optimizer.param_groups]
+        run.num_steps = sum(
+            run.steps(sides) for e in range(self.num_train_epochs) for _, sides in run.passes(e)
+        )
+        run.minimizer = self.step_rule(run)
+        run.factor = make_schedule(
+            self.scheduler, self.num_train_epochs, ceil(run.num_steps / self.num_train_epochs), run.rates[0]
+        )
+        train_run(run, callbacks)
+        self.finish(run)
 
 # %% ../../nbs/38b_unlearners.classifier.ipynb #8de613dc
 def set_modes(
@@ -214,12 +337,24 @@ def train_step(
 ):
     "One update of the student."
     run.optimizer.zero_grad(set_to_none=True)
-    found = run.minimizer.gradients(run, batch); run.losses = {k: float(v.detach()) for k, v in found.items()}; run.loss = sum(run.losses.values())
-    if not math.isfinite(run.loss): raise DivergedError(f"{run.method.name}: the loss is {run.loss} at step {run.step}; lower the learning rate or set max_grad_norm")
-    call("after_loss"); call("after_backward")
-    run.gradient_norm = float(torch.nn.utils.clip_grad_norm_(run.parameters, run.method.max_grad_norm or math.inf))
-    for group, rate in zip(run.optimizer.param_groups, run.rates): group["lr"] = rate*run.rate*run.factor(run.step)
-    run.optimizer.step(); run.step += 1; call("after_step")
+    found = run.minimizer.gradients(run, batch)
+    run.losses = {k: float(v.detach()) for k, v in found.items()}
+    run.loss = sum(run.losses.values())
+    if not math.isfinite(run.loss):
+        raise DivergedError(
+            f"{run.method.name}: the loss is {run.loss} at step {run.step}; lower the learning rate or set "
+            "max_grad_norm"
+        )
+    call("after_loss")
+    call("after_backward")
+    run.gradient_norm = float(
+        torch.nn.utils.clip_grad_norm_(run.parameters, run.method.max_grad_norm or math.inf)
+    )
+    for group, rate in zip(run.optimizer.param_groups, run.rates):
+        group["lr"] = rate*run.rate*run.factor(run.step)
+    run.optimizer.step()
+    run.step += 1
+    call("after_step")
 
 # %% ../../nbs/38b_unlearners.classifier.ipynb #e2b49951
 def train_run(
@@ -234,15 +369,18 @@ def train_run(
         while run.epoch < run.method.num_train_epochs and not run.stop:
             torch.manual_seed(draw_seed(run.generator))
             for phase, sides in run.passes(run.epoch):
-                run.phase = phase; set_modes(run.student)
+                run.phase = phase
+                set_modes(run.student)
                 for batch in run.batches(sides):
                     train_step(run, batch, call)
                     if run.stop: return
-            run.epoch += 1; call("after_epoch")
+            run.epoch += 1
+            call("after_epoch")
     finally: call("after_fit")
 
 # %% ../../nbs/38b_unlearners.classifier.ipynb #b6e41211
-def cross_entropy(run: Run, batch) -> torch.Tensor: return F.cross_entropy(run.student(batch[0]), batch[1])  # mean over the batch
+def cross_entropy(run: Run, batch) -> torch.Tensor:
+    return F.cross_entropy(run.student(batch[0]), batch[1])  # mean over the batch
 
 class Finetune(TrainedClassifier):
     "Further training on the retained data."
@@ -250,11 +388,35 @@ class Finetune(TrainedClassifier):
     def losses(self, run, batch): return {"retain": cross_entropy(run, batch["retain"])}
 
 # %% ../../nbs/38b_unlearners.classifier.ipynb #4867c6a8
-CLASSIFIER_METHODS = {name: f"vision_unlearning.unlearners.classifier{place}" for name, place in {
-    "finetune": ":Finetune", "retrain": "_simple:Retrain", "neggrad": "_simple:NegGrad", "neggrad_plus": "_simple:NegGradPlus", "random_label": "_simple:RandomLabel", "l1_sparse": "_simple:L1Sparse", "cf_k": "_simple:CFk", "eu_k": "_simple:EUk",
-    "uam": "_uam:UAM", "fisher": "_fisher:FisherForget", "influence": "_influence:Influence", "ssd": "_ssd:SSD", "scrub": "_teachers:SCRUB", "bad_teacher": "_teachers:BadTeacher", "unsir": "_unsir:UNSIR",
-    "boundary_shrink": "_boundary:BoundaryShrink", "boundary_expand": "_boundary:BoundaryExpand", "salun": "_salun:ClassifierSalUn", "munba": "_salun:ClassifierMUNBa"}.items()}
-CLASSIFIER_METHODS |= {"zero_shot": "vision_unlearning.unlearners.zero_shot:ZeroShot", "gkt": "vision_unlearning.unlearners.gkt:GKT"}  # they read no data
+CLASSIFIER_METHODS = {
+    name: f"vision_unlearning.unlearners.classifier{place}"
+    for name, place in {
+        "finetune": ":Finetune",
+        "retrain": "_simple:Retrain",
+        "neggrad": "_simple:NegGrad",
+        "neggrad_plus": "_simple:NegGradPlus",
+        "random_label": "_simple:RandomLabel",
+        "l1_sparse": "_simple:L1Sparse",
+        "cf_k": "_simple:CFk",
+        "eu_k": "_simple:EUk",
+        "uam": "_uam:UAM",
+        "fisher": "_fisher:FisherForget",
+        "influence": "_influence:Influence",
+        "ssd": "_ssd:SSD",
+        "scrub": "_teachers:SCRUB",
+        "bad_teacher": "_teachers:BadTeacher",
+        "unsir": "_unsir:UNSIR",
+        "boundary_shrink": "_boundary:BoundaryShrink",
+        "boundary_expand": "_boundary:BoundaryExpand",
+        "salun": "_salun:ClassifierSalUn",
+        "munba": "_salun:ClassifierMUNBa",
+    }.items()
+}
+# they read no data
+CLASSIFIER_METHODS |= {
+    "zero_shot": "vision_unlearning.unlearners.zero_shot:ZeroShot",
+    "gkt": "vision_unlearning.unlearners.gkt:GKT",
+}
 
 # %% ../../nbs/38b_unlearners.classifier.ipynb #b958b8fb
 def get_classifier_method(

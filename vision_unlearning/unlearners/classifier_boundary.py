@@ -24,7 +24,9 @@ def nearest_wrong(
 ) -> torch.Tensor:  # (B,) classes other than the true ones
     "The class on the other side of the nearest boundary."
     if radius:
-        with torch.enable_grad(): moved = inputs.detach().requires_grad_(); gradient, = torch.autograd.grad(F.cross_entropy(model(moved), labels, reduction="sum"), [moved])
+        with torch.enable_grad():
+            moved = inputs.detach().requires_grad_()
+            gradient, = torch.autograd.grad(F.cross_entropy(model(moved), labels, reduction="sum"), [moved])
         inputs = inputs + radius*gradient.sign()
         if bounds is not None: inputs = inputs.clamp(*bounds)
     with torch.no_grad(): return model(inputs).scatter(1, labels[:, None], -torch.inf).argmax(1)
@@ -35,11 +37,16 @@ class BoundaryShrink(TrainedClassifier):
     name: ClassVar[str] = "boundary_shrink"
     tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=.3, log=True))
     sides: ClassVar[tuple] = ("forget",)
-    radius: float = Field(.1, ge=0)  # epsilon of the search, in units of the inputs; 0 takes the second-best answer
+    # epsilon of the search, in units of the inputs; 0 takes the second-best answer
+    radius: float = Field(.1, ge=0)
     bounds: tuple[float, float] | None = None  # range of the inputs, to which the search is clipped
     def losses(self, run, batch):
         inputs, labels = batch["forget"]
-        return {"forget": cross_entropy(run, (inputs, nearest_wrong(run.original, inputs, labels, self.radius, self.bounds)))}
+        return {
+            "forget": cross_entropy(
+                run, (inputs, nearest_wrong(run.original, inputs, labels, self.radius, self.bounds))
+            )
+        }
 
 # %% ../../nbs/38k_unlearners.classifier_boundary.ipynb #7f067ee2
 def resize_outputs(
@@ -47,14 +54,23 @@ def resize_outputs(
     outputs: int,  # wanted
 ) -> torch.nn.Module:  # the module, or the new layer where the module is one
     "Widen or cut the last linear layer; rows that exist are kept."
-    name = weight_layers(module)[-1]; old = module.get_submodule(name) if name else module
-    if not isinstance(old, torch.nn.Linear): raise ValueError(f"the last layer of this {type(module).__name__} is a {type(old).__name__}; boundary expand needs a linear one")
-    new = torch.nn.Linear(old.in_features, outputs, bias=old.bias is not None, device=old.weight.device, dtype=old.weight.dtype); rows = min(outputs, old.out_features)
+    name = weight_layers(module)[-1]
+    old = module.get_submodule(name) if name else module
+    if not isinstance(old, torch.nn.Linear):
+        raise ValueError(
+            f"the last layer of this {type(module).__name__} is a {type(old).__name__}; boundary expand "
+            "needs a linear one"
+        )
+    new = torch.nn.Linear(
+        old.in_features, outputs, bias=old.bias is not None, device=old.weight.device, dtype=old.weight.dtype
+    )
+    rows = min(outputs, old.out_features)
     with torch.no_grad():
         new.weight[:rows] = old.weight[:rows]
         if old.bias is not None: new.bias[:rows] = old.bias[:rows]
     if old is module: return new
-    parent, _, child = name.rpartition("."); setattr(module.get_submodule(parent), child, new)
+    parent, _, child = name.rpartition(".")
+    setattr(module.get_submodule(parent), child, new)
     return module
 
 # %% ../../nbs/38k_unlearners.classifier_boundary.ipynb #429eb1f4
@@ -65,4 +81,9 @@ class BoundaryExpand(TrainedClassifier):
     sides: ClassVar[tuple] = ("forget",)
     def prepare(self, run): run.student = resize_outputs(run.student, run.num_classes + 1)
     def finish(self, run): run.student = resize_outputs(run.student, run.num_classes)
-    def losses(self, run, batch): return {"forget": cross_entropy(run, (batch["forget"][0], torch.full_like(batch["forget"][1], run.num_classes)))}
+    def losses(self, run, batch):
+        return {
+            "forget": cross_entropy(
+                run, (batch["forget"][0], torch.full_like(batch["forget"][1], run.num_classes))
+            )
+        }

@@ -22,27 +22,50 @@ def diagonal_fisher(
     module: torch.nn.Module,  # returns logits; used in evaluation mode
     samples,  # iterable of (inputs, labels) batches
     labels: str = "model",  # "model": expectation over the network's own labels; "data": the labels given
-    estimator: str = "sample",  # "sample": squares of single gradients; "batch": of the gradient of each batch
+    # "sample": squares of single gradients; "batch": of the gradient of each batch
+    estimator: str = "sample",
     chunk: int = 32,  # samples whose gradients are held at once; the size of a batch for "batch"
     limit: int | None = None,  # samples that are used; None for all
 ) -> dict[str, torch.Tensor]:  # parameter name -> >= 0, of its shape
     "The diagonal of the Fisher information."
-    check_name("labels", labels, ("model", "data")); check_name("estimator", estimator, ("sample", "batch"))
-    weights, buffers = {n: p.detach() for n, p in module.named_parameters()}, dict(module.named_buffers()); device = next(iter(weights.values())).device
-    def likelihood(values, inputs, targets): return functional_call(module, (values, buffers), (inputs,)).log_softmax(1).gather(1, targets[:, None]).mean()
+    check_name("labels", labels, ("model", "data"))
+    check_name("estimator", estimator, ("sample", "batch"))
+    weights, buffers = {n: p.detach() for n, p in module.named_parameters()}, dict(module.named_buffers())
+    device = next(iter(weights.values())).device
+    def likelihood(values, inputs, targets):
+        return (
+            functional_call(module, (values, buffers), (inputs,))
+            .log_softmax(1)
+            .gather(1, targets[:, None])
+            .mean()
+        )
     def single(values, item, target): return likelihood(values, item[None], target[None])
-    each = vmap(grad(single), in_dims=(None, 0, 0)) if estimator == "sample" else lambda w, x, y: {n: g[None] for n, g in grad(likelihood)(w, x, y).items()}
+
+    each = (
+        vmap(grad(single), in_dims=(None, 0, 0))
+        if estimator == "sample"
+        else lambda w, x, y: {n: g[None] for n, g in grad(likelihood)(w, x, y).items()}
+    )
     total, count = {n: torch.zeros_like(p) for n, p in weights.items()}, 0
     with borrow(module):
         module.eval()
-        for inputs, truth in ((x.to(device), y.to(device)) for batch in samples for x, y in zip(batch[0].split(chunk), batch[1].split(chunk))):
+        for inputs, truth in (
+            (x.to(device), y.to(device))
+            for batch in samples
+            for x, y in zip(batch[0].split(chunk), batch[1].split(chunk))
+        ):
             inputs, truth = (t[:None if limit is None else limit - count] for t in (inputs, truth))
             if not len(truth): break
             with torch.no_grad(): p = module(inputs).softmax(1)
-            choices = [(torch.full_like(truth, c), p[:, c]) for c in range(p.shape[1])] if labels == "model" else [(truth, torch.ones_like(p[:, 0]))]
+            choices = (
+                [(torch.full_like(truth, c), p[:, c]) for c in range(p.shape[1])]
+                if labels == "model"
+                else [(truth, torch.ones_like(p[:, 0]))]
+            )
             for target, weight in choices:
                 weight = weight if estimator == "sample" else weight.mean()[None]*len(truth)
-                for n, g in each(weights, inputs, target).items(): total[n] += torch.tensordot(weight, g.square(), 1)
+                for n, g in each(weights, inputs, target).items():
+                    total[n] += torch.tensordot(weight, g.square(), 1)
             count += len(truth)
     if not count: raise ValueError("there are no samples to estimate the Fisher information from")
     return {n: t/count for n, t in total.items()}
@@ -55,23 +78,41 @@ class GridClassifier(ClassifierUnlearner):
     alphas: tuple[float, ...] = Field((1e-9, 1e-8, 1e-7, 1e-6), min_length=1)  # strengths that are tried
     repeat: int = Field(1, ge=1)  # candidates of each strength, for methods with noise
     def measure(self, run): return None  # what all strengths have in common, computed once
-    def candidate(self, run, measured, alpha: float): raise NotImplementedError(f"{self.name} has no candidates")  # changes the student
+    def candidate(self, run, measured, alpha: float):
+        raise NotImplementedError(f"{self.name} has no candidates")  # changes the student
     def record(self, run): return {"grid": run.memory["grid"], "chosen": run.memory["chosen"]}
 
     def change(self, run, callbacks):
         def call(event):
             for callback in callbacks: getattr(callback, event, lambda state: None)(run)
-        run.student.eval(); run.parameters = list(run.student.parameters()); measured = self.measure(run); found = all_tensors(run.student); base = {n: t.detach().clone() for n, t in found.items()}; best, grid = None, []
-        plan = [(alpha, i) for alpha in self.alphas for i in range(self.repeat if self.random else 1)]; run.num_steps = len(plan); call("before_fit")
+        run.student.eval()
+        run.parameters = list(run.student.parameters())
+        measured = self.measure(run)
+        found = all_tensors(run.student)
+        base = {n: t.detach().clone() for n, t in found.items()}
+        best, grid = None, []
+        plan = [(alpha, i) for alpha in self.alphas for i in range(self.repeat if self.random else 1)]
+        run.num_steps = len(plan)
+        call("before_fit")
         for alpha, i in plan:
             with torch.no_grad():
                 for n, t in base.items(): found[n].copy_(t)
                 self.candidate(run, measured, alpha)
-            finite = all(bool(t.isfinite().all()) for t in found.values()); right = [accuracy(run.student, s) if finite else float("nan") for s in (run.retain, run.forget)]
-            grid.append({"alpha": alpha, "repeat": i, "retain": right[0], "forget": right[1]}); run.step += 1; run.loss = right[1] - right[0]; run.losses = {"forget": right[1], "retain": -right[0]}; call("after_step")
-            if finite and (best is None or run.loss < best[0]): best = run.loss, grid[-1], {n: t.detach().clone() for n, t in found.items()}
+            finite = all(bool(t.isfinite().all()) for t in found.values())
+            right = [accuracy(run.student, s) if finite else float("nan") for s in (run.retain, run.forget)]
+            grid.append({"alpha": alpha, "repeat": i, "retain": right[0], "forget": right[1]})
+            run.step += 1
+            run.loss = right[1] - right[0]
+            run.losses = {"forget": right[1], "retain": -right[0]}
+            call("after_step")
+            if finite and (best is None or run.loss < best[0]):
+                best = run.loss, grid[-1], {n: t.detach().clone() for n, t in found.items()}
         call("after_fit")
-        if best is None: raise DivergedError(f"{self.name}: every strength of {self.alphas} left weights that are not finite; try smaller alphas")
+        if best is None:
+            raise DivergedError(
+                f"{self.name}: every strength of {self.alphas} left weights that are not finite; try smaller "
+                "alphas"
+            )
         with torch.no_grad():
             for n, t in best[2].items(): found[n].copy_(t)
         run.memory |= {"grid": grid, "chosen": best[1]}
@@ -82,12 +123,17 @@ class FisherForget(GridClassifier):
     name: ClassVar[str] = "fisher"
     random: ClassVar[bool] = True
     variant: Literal["published_code", "paper"] = "published_code"
-    omit_label: int | None = Field(None, ge=0)  # the class whose output row is erased, with the published code's rules
+    # the class whose output row is erased, with the published code's rules
+    omit_label: int | None = Field(None, ge=0)
     estimator: Literal["sample", "batch"] = "sample"  # squares of single gradients, or of a batch's
     fisher_samples: int | None = Field(None, ge=1)  # retained samples that are used; None for all
 
     def measure(self, run):
-        if self.omit_label is not None and self.omit_label >= run.num_classes: raise ValueError(f"omit_label={self.omit_label}, but the model has {run.num_classes} classes (0 to {run.num_classes - 1})")
+        if self.omit_label is not None and self.omit_label >= run.num_classes:
+            raise ValueError(
+                f"omit_label={self.omit_label}, but the model has {run.num_classes} classes (0 to "
+                f"{run.num_classes - 1})"
+            )
         return diagonal_fisher(run.student, run.retain, estimator=self.estimator, limit=self.fisher_samples)
 
     def candidate(self, run, fisher, alpha):
@@ -109,5 +155,7 @@ def noise_of(
     if settings.variant == "paper": return mean, alpha*(fisher + 1e-8)**-.5
     variance = alpha*(1/(fisher + 1e-8)).clamp(max=1e2 if is_last else 1e3)
     if weight.ndim > 1: variance = variance.mean(1, keepdim=True).expand_as(weight).clone()
-    if is_last and settings.omit_label is not None: mean[settings.omit_label] = 0; variance[settings.omit_label] = 1e-4
+    if is_last and settings.omit_label is not None:
+        mean[settings.omit_label] = 0
+        variance[settings.omit_label] = 1e-4
     return mean, variance*(10 if is_last or weight.ndim == 1 else 1)

@@ -26,30 +26,49 @@ def flat(
 class Losses:
     "The loss of every sample as a function of a module's weights, and its products with vectors."
     def __init__(self, module: torch.nn.Module):
-        self.module, self.weights, self.buffers = module, {n: p.detach() for n, p in module.named_parameters()}, dict(module.named_buffers())
+        self.module, self.weights, self.buffers = (
+            module,
+            {n: p.detach() for n, p in module.named_parameters()},
+            dict(module.named_buffers()),
+        )
         self.device = next(iter(self.weights.values())).device
 
-    def __call__(self, weights, inputs, labels): return F.cross_entropy(functional_call(self.module, (weights, self.buffers), (inputs,)), labels, reduction="none")  # (B,)
-    def unflatten(self, vector): return {n: part.view_as(p) for (n, p), part in zip(self.weights.items(), vector.split([p.numel() for p in self.weights.values()]))}
+    def __call__(self, weights, inputs, labels):
+        # (B,)
+        return F.cross_entropy(
+            functional_call(self.module, (weights, self.buffers), (inputs,)), labels, reduction="none"
+        )
+    def unflatten(self, vector):
+        return {
+            n: part.view_as(p)
+            for (n, p), part in zip(
+                self.weights.items(), vector.split([p.numel() for p in self.weights.values()])
+            )
+        }
     def to(self, batch): return tuple(t.to(self.device) for t in batch)
 
     def gradient(self, samples) -> torch.Tensor:
         "(P,) mean gradient of all samples."
         total, count, slope = 0., 0, grad(lambda w, inputs, labels: self(w, inputs, labels).sum())
-        for inputs, labels in map(self.to, samples): total, count = total + flat(slope(self.weights, inputs, labels).values()), count + len(labels)
+        for inputs, labels in map(self.to, samples):
+            total, count = total + flat(slope(self.weights, inputs, labels).values()), count + len(labels)
         return total/count
 
     def singles(self, inputs, labels) -> torch.Tensor:
         "(B,P) gradient of each sample."
-        rows = vmap(grad(lambda w, x, y: self(w, x[None], y[None])[0]), in_dims=(None, 0, 0))(self.weights, inputs, labels)
+        rows = vmap(grad(lambda w, x, y: self(w, x[None], y[None])[0]), in_dims=(None, 0, 0))(
+            self.weights, inputs, labels
+        )
         return torch.cat([r.flatten(1) for r in rows.values()], 1)
 
     def fisher_product(self, batches, vector) -> torch.Tensor:
         "(P,) mean over samples of their gradient times its inner product with `vector`."
         total, count, tangent = torch.zeros_like(vector), 0, self.unflatten(vector)
         for inputs, labels in map(self.to, batches):
-            each = partial(self, inputs=inputs, labels=labels); inner = jvp(each, (self.weights,), (tangent,))[1]
-            total += flat(vjp(each, self.weights)[1](inner)[0].values()); count += len(labels)
+            each = partial(self, inputs=inputs, labels=labels)
+            inner = jvp(each, (self.weights,), (tangent,))[1]
+            total += flat(vjp(each, self.weights)[1](inner)[0].values())
+            count += len(labels)
         return total/count
 
 # %% ../../nbs/38g_unlearners.classifier_influence.ipynb #33de4fac
@@ -62,14 +81,21 @@ def solve_fisher(
     max_passes: int = 200,
 ) -> torch.Tensor:  # (P,)
     "The damped inverse of the empirical Fisher matrix times a vector, by conjugate gradients."
-    solution, residual = torch.zeros_like(vector), vector.clone(); direction, square = residual.clone(), residual @ residual; goal = tolerance**2*square
+    solution, residual = torch.zeros_like(vector), vector.clone()
+    direction, square = residual.clone(), residual @ residual
+    goal = tolerance**2*square
     for _ in range(max_passes):
         if square <= goal: return solution
-        product = losses.fisher_product(batches, direction) + damping*direction; step = square/(direction @ product)
+        product = losses.fisher_product(batches, direction) + damping*direction
+        step = square/(direction @ product)
         solution, residual = solution + step*direction, residual - step*product
-        square, old = residual @ residual, square; direction = residual + square/old*direction
+        square, old = residual @ residual, square
+        direction = residual + square/old*direction
     if square <= goal: return solution
-    raise ValueError(f"{max_passes} passes were not enough to invert the Fisher matrix (residual {float((square/goal).sqrt())*tolerance:.1e}); raise the damping")
+    raise ValueError(
+        f"{max_passes} passes were not enough to invert the Fisher matrix (residual "
+        f"{float((square / goal).sqrt()) * tolerance:.1e}); raise the damping"
+    )
 
 # %% ../../nbs/38g_unlearners.classifier_influence.ipynb #571be6cf
 def woodfisher_published(
@@ -82,9 +108,15 @@ def woodfisher_published(
     "The recursion of the published code, sample after sample."
     k, o = vector.clone(), None
     for inputs, labels in map(losses.to, batches):
-        for row in (r for a, b in zip(inputs.split(chunk), labels.split(chunk)) for r in losses.singles(a, b)):
-            if o is None: o = row.clone(); continue
-            tau = o @ row; k = k - (k @ row)/(count + tau)*o; o = o - tau/(count + tau)*o
+        for row in (
+            r for a, b in zip(inputs.split(chunk), labels.split(chunk)) for r in losses.singles(a, b)
+        ):
+            if o is None:
+                o = row.clone()
+                continue
+            tau = o @ row
+            k = k - (k @ row)/(count + tau)*o
+            o = o - tau/(count + tau)*o
     return k
 
 # %% ../../nbs/38g_unlearners.classifier_influence.ipynb #fb3cd88e
@@ -92,16 +124,25 @@ class Influence(GridClassifier):
     "A Newton step with the empirical Fisher matrix."
     name: ClassVar[str] = "influence"
     tuning: ClassVar[dict] = dict(damping=dict(low=1e-3, high=1., log=True))
-    alphas: tuple[float, ...] = Field((1., 10., 20., 30., 50., 100.), min_length=1)  # lengths of the step, 1 is Newton's
+    # lengths of the step, 1 is Newton's
+    alphas: tuple[float, ...] = Field((1., 10., 20., 30., 50., 100.), min_length=1)
     damping: float = Field(1., gt=0)  # lambda; the published recursion starts from 1
     fisher_samples: int = Field(1000, ge=1)  # retained samples of the matrix
     solver: Literal["exact", "published_code"] = "exact"
 
     def measure(self, run):
-        losses, f, r = Losses(run.student), run.forget.size, run.retain.size; v = f/(f + r)*(losses.gradient(run.forget) - losses.gradient(run.retain)); batches, left = [], self.fisher_samples
+        losses, f, r = Losses(run.student), run.forget.size, run.retain.size
+        v = f/(f + r)*(losses.gradient(run.forget) - losses.gradient(run.retain))
+        batches, left = [], self.fisher_samples
         for inputs, labels in run.retain:
-            if left > 0: batches.append((inputs[:left], labels[:left])); left -= len(batches[-1][1])
-        return losses.unflatten(solve_fisher(losses, batches, v, self.damping) if self.solver == "exact" else woodfisher_published(losses, batches, v))
+            if left > 0:
+                batches.append((inputs[:left], labels[:left]))
+                left -= len(batches[-1][1])
+        return losses.unflatten(
+            solve_fisher(losses, batches, v, self.damping)
+            if self.solver == "exact"
+            else woodfisher_published(losses, batches, v)
+        )
 
     def candidate(self, run, step, alpha):
         for n, p in run.student.named_parameters(): p.add_(step[n], alpha=alpha)

@@ -26,27 +26,50 @@ def limited(
     found, left = [], math.inf if limit is None else limit
     for inputs, labels in samples:
         if left <= 0: break
-        found.append((inputs[:min(left, len(labels))], labels[:min(left, len(labels))]) if left < len(labels) else (inputs, labels)); left -= len(labels)
+        found.append(
+            (inputs[: min(left, len(labels))], labels[: min(left, len(labels))])
+            if left < len(labels)
+            else (inputs, labels)
+        )
+        left -= len(labels)
     return found
 
 # %% ../../nbs/38c_unlearners.classifier_log.ipynb #f3f01459
 class Evaluate(Callback):
-    "Measures the student on named data; rows are in `history`, and in the run's log for callbacks that come after."
+    """Measures the student on named data; rows are in `history`, and in the run's log for callbacks that come
+    after."""
     def __init__(self,
         loaders: dict,  # name -> (inputs, labels), Dataset or loader: {"R": ..., "F": ..., "Te": ...}
-        measures: dict | None = None,  # name -> callable(model, batches) -> float; default {"Clean": accuracy}
+        # name -> callable(model, batches) -> float; default {"Clean": accuracy}
+        measures: dict | None = None,
         every: int | None = None,  # steps; None for every epoch
         limit: int | None = None,  # samples of each set
         show: bool = False,  # write each row as it comes
     ):
         self.samples = {n.strip("()"): limited(Samples(s, n), limit) for n, s in loaders.items()}
-        self.measures, self.every, self.show, self.history, self.costs = measures or {"Clean": accuracy}, every, show, [], []
+        self.measures, self.every, self.show, self.history, self.costs = (
+            measures or {"Clean": accuracy},
+            every,
+            show,
+            [],
+            [],
+        )
 
-    def before_fit(self, run): self.history, self.costs = list(run.log), []; run.log = self.history
+    def before_fit(self, run):
+        self.history, self.costs = list(run.log), []
+        run.log = self.history
 
     def measure(self, run):
-        row = {"Epoch": run.epoch, "Step": run.step, "Cost": sum(self.costs)/max(1, len(self.costs))}; self.costs = []
-        self.history.append(row | {f"{m}({n})": float(f(run.student, batches)) for m, f in self.measures.items() for n, batches in self.samples.items()})
+        row = {"Epoch": run.epoch, "Step": run.step, "Cost": sum(self.costs)/max(1, len(self.costs))}
+        self.costs = []
+        self.history.append(
+            row
+            | {
+                f"{m}({n})": float(f(run.student, batches))
+                for m, f in self.measures.items()
+                for n, batches in self.samples.items()
+            }
+        )
         if self.show: self.write_row()
 
     def write_row(self):
@@ -78,7 +101,8 @@ def is_better(
     "Whether `row` replaces `best`."
     gains = []
     for column, rule in rules.items():
-        sign, strict = RULES[check_name("rule", rule, RULES)]; check_name("column", column, row)
+        sign, strict = RULES[check_name("rule", rule, RULES)]
+        check_name("column", column, row)
         if not math.isfinite(row[column]): return False
         gains.append((sign*(row[column] - best[column]) if best else 1., strict))
     firm, optional = [g for g, strict in gains if strict], [g for g, strict in gains if not strict]
@@ -92,52 +116,106 @@ def read_tensors(
     "One checkpoint; anything else is refused by name."
     from safetensors import SafetensorError, safe_open
     try:
-        with safe_open(str(path), "pt") as file: return {k: file.get_tensor(k).clone() for k in file.keys()}, json.loads(file.metadata()["run"])
-    except (SafetensorError, FileNotFoundError, TypeError, KeyError, json.JSONDecodeError) as error: raise ForeignFileError(f"{path} is not a checkpoint of a run ({str(error).splitlines()[0]}); delete it, or train again") from error
+        with safe_open(str(path), "pt") as file:
+            return {k: file.get_tensor(k).clone() for k in file.keys()}, json.loads(file.metadata()["run"])
+    except (SafetensorError, FileNotFoundError, TypeError, KeyError, json.JSONDecodeError) as error:
+        raise ForeignFileError(
+            f"{path} is not a checkpoint of a run ({str(error).splitlines()[0]}); delete it, or train again"
+        ) from error
 
 # %% ../../nbs/38c_unlearners.classifier_log.ipynb #96277c97
 class Checkpoints(Callback):
     "Keeps init, last, best and the log of a run in a folder; continues from there with `resume`."
     def __init__(self,
         folder,
-        save_best: dict | None = None,  # column -> "HB", "LB", "HBO", "LBO"; needs an `Evaluate` before this callback
+        # column -> "HB", "LB", "HBO", "LBO"; needs an `Evaluate` before this callback
+        save_best: dict | None = None,
         resume: bool = False,  # continue from `last`, if there is one
         overwrite: bool = False,  # replace what an earlier run left
-    ): self.folder, self.save_best, self.resume, self.overwrite, self.best = Path(folder), dict(save_best or {}), resume, overwrite, None
+    ):
+        self.folder, self.save_best, self.resume, self.overwrite, self.best = (
+            Path(folder),
+            dict(save_best or {}),
+            resume,
+            overwrite,
+            None,
+        )
 
     def path(self, name): return self.folder/f"{name}.safetensors"
 
     def write(self, run, name, extra=None):
         from safetensors.torch import save_file
-        tensors = {f"model.{n}": t.detach().cpu().contiguous().clone() for n, t in all_tensors(run.student).items()} | (extra or {})
-        meta = {"epoch": run.epoch, "step": run.step, "identity": self.identity, "log": run.log, "best": self.best}
-        with atomic_path(self.path(name)) as temporary: save_file(tensors, temporary, metadata={"run": json.dumps(meta)})
+
+        tensors = {
+            f"model.{n}": t.detach().cpu().contiguous().clone() for n, t in all_tensors(run.student).items()
+        } | (extra or {})
+        meta = {
+            "epoch": run.epoch,
+            "step": run.step,
+            "identity": self.identity,
+            "log": run.log,
+            "best": self.best,
+        }
+        with atomic_path(self.path(name)) as temporary:
+            save_file(tensors, temporary, metadata={"run": json.dumps(meta)})
 
     def before_fit(self, run):
-        settings = config_hash(run.method); state = hashlib.sha256(run.generator.get_state().numpy().tobytes()).hexdigest()[:8]; self.identity = f"{run.method.name} {settings} {state}"
+        settings = config_hash(run.method)
+        state = hashlib.sha256(run.generator.get_state().numpy().tobytes()).hexdigest()[:8]
+        self.identity = f"{run.method.name} {settings} {state}"
         if self.path("last").exists() and self.resume: return self.read(run)
-        if self.path("last").exists() and not self.overwrite: raise ValueError(f"{self.folder} holds the checkpoints of an earlier run; pass resume=True or overwrite=True, or another folder")
-        self.best = None; self.path("best").unlink(missing_ok=True); self.write(run, "init")
+        if self.path("last").exists() and not self.overwrite:
+            raise ValueError(
+                f"{self.folder} holds the checkpoints of an earlier run; pass resume=True or overwrite=True, "
+                "or another folder"
+            )
+        self.best = None
+        self.path("best").unlink(missing_ok=True)
+        self.write(run, "init")
 
     def after_epoch(self, run):
-        if self.save_best and (not run.log or run.log[-1]["Epoch"] != run.epoch): raise ValueError("save_best needs the accuracies of the epoch; put an Evaluate before Checkpoints in `callbacks`")
-        if self.save_best and is_better(run.log[-1], self.best, self.save_best): self.best = dict(run.log[-1]); self.write(run, "best")
-        extra = {f"optimizer.{i}.{k}": v.detach().cpu().contiguous().clone() for i, s in run.optimizer.state_dict()["state"].items() for k, v in s.items() if torch.is_tensor(v)}
-        self.write(run, "last", extra | {"generator": run.generator.get_state()}); write_json(self.folder/"log.json", run.log)
+        if self.save_best and (not run.log or run.log[-1]["Epoch"] != run.epoch):
+            raise ValueError(
+                "save_best needs the accuracies of the epoch; put an Evaluate before Checkpoints in "
+                "`callbacks`"
+            )
+        if self.save_best and is_better(run.log[-1], self.best, self.save_best):
+            self.best = dict(run.log[-1])
+            self.write(run, "best")
+        extra = {
+            f"optimizer.{i}.{k}": v.detach().cpu().contiguous().clone()
+            for i, s in run.optimizer.state_dict()["state"].items()
+            for k, v in s.items()
+            if torch.is_tensor(v)
+        }
+        self.write(run, "last", extra | {"generator": run.generator.get_state()})
+        write_json(self.folder/"log.json", run.log)
 
 # %% ../../nbs/38c_unlearners.classifier_log.ipynb #662ff9c7
 def read_run(self: Checkpoints, run):
     "Put a run back to where `last` was written."
-    tensors, meta = read_tensors(self.path("last")); found = all_tensors(run.student)
-    if meta["identity"] != self.identity: raise ValueError(f"{self.path('last')} is of other settings or another generator ({meta['identity']}, this run is {self.identity}); use another folder or overwrite=True")
+    tensors, meta = read_tensors(self.path("last"))
+    found = all_tensors(run.student)
+    if meta["identity"] != self.identity:
+        raise ValueError(
+            f"{self.path('last')} is of other settings or another generator ({meta['identity']}, this run is "
+            f"{self.identity}); use another folder or overwrite=True"
+        )
     old = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-    if {n: t.shape for n, t in old.items()} != {n: t.shape for n, t in found.items()}: raise ForeignFileError(f"{self.path('last')} is a checkpoint of another model; use another folder")
+    if {n: t.shape for n, t in old.items()} != {n: t.shape for n, t in found.items()}:
+        raise ForeignFileError(f"{self.path('last')} is a checkpoint of another model; use another folder")
     with torch.no_grad():
         for n, t in old.items(): found[n].copy_(t)
     state = {}
-    for key in (k for k in tensors if k.startswith("optimizer.")): _, i, name = key.split(".", 2); state.setdefault(int(i), {})[name] = tensors[key]
-    run.optimizer.load_state_dict({"state": state, "param_groups": run.optimizer.state_dict()["param_groups"]}); run.generator.set_state(tensors["generator"])
-    run.epoch, run.step, self.best = meta["epoch"], meta["step"], meta["best"]; run.log[:] = meta["log"]
+    for key in (k for k in tensors if k.startswith("optimizer.")):
+        _, i, name = key.split(".", 2)
+        state.setdefault(int(i), {})[name] = tensors[key]
+    run.optimizer.load_state_dict(
+        {"state": state, "param_groups": run.optimizer.state_dict()["param_groups"]}
+    )
+    run.generator.set_state(tensors["generator"])
+    run.epoch, run.step, self.best = meta["epoch"], meta["step"], meta["best"]
+    run.log[:] = meta["log"]
 Checkpoints.read = read_run
 
 # %% ../../nbs/38c_unlearners.classifier_log.ipynb #d88efd30
@@ -147,7 +225,13 @@ def checkpoint_edit(
     model: torch.nn.Module,  # that the run was given
 ) -> WeightEdit:
     "A checkpoint as an edit of the model: the tensors that differ."
-    check_name("checkpoint", name, ("best", "last", "init")); tensors, meta = read_tensors(Path(folder)/f"{name}.safetensors"); found = all_tensors(model)
+    check_name("checkpoint", name, ("best", "last", "init"))
+    tensors, meta = read_tensors(Path(folder)/f"{name}.safetensors")
+    found = all_tensors(model)
     new = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-    if {n: t.shape for n, t in new.items()} != {n: t.shape for n, t in found.items()}: raise ForeignFileError(f"{folder}/{name}.safetensors is a checkpoint of another model")
-    return WeightEdit({n: t for n, t in new.items() if not torch.equal(t, found[n].cpu())}, {"method": meta["identity"].split()[0], "checkpoint": name, "epoch": meta["epoch"]})
+    if {n: t.shape for n, t in new.items()} != {n: t.shape for n, t in found.items()}:
+        raise ForeignFileError(f"{folder}/{name}.safetensors is a checkpoint of another model")
+    return WeightEdit(
+        {n: t for n, t in new.items() if not torch.equal(t, found[n].cpu())},
+        {"method": meta["identity"].split()[0], "checkpoint": name, "epoch": meta["epoch"]},
+    )

@@ -25,7 +25,11 @@ def call_line(
     for key, value in settings.items():
         try: same = ast.literal_eval(repr(value)) == value
         except (ValueError, SyntaxError): same = False
-        if not same: raise ValueError(f"{key} of {name} is {value!r}, which cannot be written down; use numbers, text, tuples, True, False or None")
+        if not same:
+            raise ValueError(
+                f"{key} of {name} is {value!r}, which cannot be written down; use numbers, text, tuples, "
+                "True, False or None"
+            )
     return f"{name}({', '.join(f'{k}={v!r}' for k, v in settings.items())})"
 
 # %% ../../nbs/38a_unlearners.classifier_recipes.ipynb #ec05e7ed
@@ -35,14 +39,28 @@ def recipe(
     "The line of text that describes an optimiser, a schedule or a minimiser."
     if value is None: return None
     if isinstance(value, str): return call_line(*parse_call(value)) if "(" in value else parse_call(value)[0]
-    if isinstance(value, Minimizer): return call_line(value.name, {k: v for k, v in value.model_dump().items() if v != type(value).model_fields[k].default})
+    if isinstance(value, Minimizer):
+        return call_line(
+            value.name,
+            {k: v for k, v in value.model_dump().items() if v != type(value).model_fields[k].default},
+        )
     if isinstance(value, partial) and not value.args: return call_line(value.func.__name__, value.keywords)
     if isinstance(value, type): return call_line(value.__name__, {})
     if isinstance(value, torch.optim.Optimizer):
-        if len(value.param_groups) > 1: raise ValueError(f"this {type(value).__name__} has {len(value.param_groups)} groups of parameters; settings describe one")
-        known = inspect.signature(type(value)).parameters; group = {k: v for k, v in value.param_groups[0].items() if k in known and k != "params"}
-        return call_line(type(value).__name__, {k: v for k, v in group.items() if k == "lr" or v != known[k].default})
-    raise ValueError(f"{type(value).__name__} cannot be written down; give text, a functools.partial with keywords, or an object of torch.optim")
+        if len(value.param_groups) > 1:
+            raise ValueError(
+                f"this {type(value).__name__} has {len(value.param_groups)} groups of parameters; settings "
+                "describe one"
+            )
+        known = inspect.signature(type(value)).parameters
+        group = {k: v for k, v in value.param_groups[0].items() if k in known and k != "params"}
+        return call_line(
+            type(value).__name__, {k: v for k, v in group.items() if k == "lr" or v != known[k].default}
+        )
+    raise ValueError(
+        f"{type(value).__name__} cannot be written down; give text, a functools.partial with keywords, or an "
+        "object of torch.optim"
+    )
 
 # %% ../../nbs/38a_unlearners.classifier_recipes.ipynb #5834a5f3
 class Minimizer(Config):
@@ -54,7 +72,8 @@ class Minimizer(Config):
         batch: dict,  # side -> (inputs, labels)
     ) -> dict:  # name -> loss at the weights as they are
         "Leave a gradient in every parameter of the run."
-        losses = run.method.losses(run, batch); sum(losses.values()).backward()
+        losses = run.method.losses(run, batch)
+        sum(losses.values()).backward()
         return losses
 
 # %% ../../nbs/38a_unlearners.classifier_recipes.ipynb #e910a181
@@ -64,8 +83,10 @@ def climbed(
     direction: list[torch.Tensor],  # one tensor a parameter; one norm over all of them
     rho: float,  # how far, in units of the weights
 ):
-    "Within the block the parameters are `rho` further along `direction`; afterwards they are the same bits as before."
-    remembered = [p.detach().clone() for p in parameters]; norm = torch.stack([d.norm() for d in direction]).norm() + 1e-16
+    """Within the block the parameters are `rho` further along `direction`; afterwards they are the same bits
+    as before."""
+    remembered = [p.detach().clone() for p in parameters]
+    norm = torch.stack([d.norm() for d in direction]).norm() + 1e-16
     try:
         with torch.no_grad():
             for p, d in zip(parameters, direction): p.add_(d, alpha=rho/float(norm))
@@ -80,14 +101,19 @@ class SAM(Minimizer):
     name: ClassVar[str] = "SAM"
     rho: float = Field(.05, ge=0)  # length of the climb
     def gradients(self, run, batch):
-        losses = super().gradients(run, batch); direction = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in run.parameters]
+        losses = super().gradients(run, batch)
+        direction = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in run.parameters]
         with climbed(run.parameters, direction, self.rho):
             for p in run.parameters: p.grad = None
             super().gradients(run, batch)
         return losses
 
 # %% ../../nbs/38a_unlearners.classifier_recipes.ipynb #ab641309
-MINIMIZERS = {"Plain": "classifier_recipes:Minimizer", "SAM": "classifier_recipes:SAM", "UAM": "classifier_uam:UnlearningAware"}
+MINIMIZERS = {
+    "Plain": "classifier_recipes:Minimizer",
+    "SAM": "classifier_recipes:SAM",
+    "UAM": "classifier_uam:UnlearningAware",
+}
 
 # %% ../../nbs/38a_unlearners.classifier_recipes.ipynb #d16bc2e0
 def make_minimizer(
@@ -99,7 +125,11 @@ def make_minimizer(
     return getattr(importlib.import_module(f"vision_unlearning.unlearners.{module}"), cls)(**settings)
 
 # %% ../../nbs/38a_unlearners.classifier_recipes.ipynb #51608665
-TRIALS = {"optimizer": lambda text: make_optimizer(text, [torch.zeros(1, requires_grad=True)]), "scheduler": lambda text: make_schedule(text, 2, 2, .1), "minimizer": make_minimizer}
+TRIALS = {
+    "optimizer": lambda text: make_optimizer(text, [torch.zeros(1, requires_grad=True)]),
+    "scheduler": lambda text: make_schedule(text, 2, 2, 0.1),
+    "minimizer": make_minimizer,
+}
 
 # %% ../../nbs/38a_unlearners.classifier_recipes.ipynb #37c4202e
 def checked_recipe(

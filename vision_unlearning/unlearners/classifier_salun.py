@@ -23,18 +23,36 @@ __all__ = ['ClassifierSalUn', 'Bargain', 'ClassifierMUNBa']
 class ClassifierSalUn(RandomLabel):
     "Random labels, learned by the most salient weights only."
     name: ClassVar[str] = "salun"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=.3, log=True), retain_weight=dict(low=.1, high=.95), mask_fraction=dict(low=.05, high=1., log=True))
+    tuning: ClassVar[dict] = dict(
+        learning_rate=dict(low=1e-4, high=0.3, log=True),
+        retain_weight=dict(low=0.1, high=0.95),
+        mask_fraction=dict(low=0.05, high=1.0, log=True),
+    )
     retain_weight: float = Field(.5, ge=0, lt=1)  # lambda
     labels: Literal["any", "wrong"] = "wrong"  # whether the true class may be drawn
     mask_fraction: float = Field(.5, gt=0, le=1)  # share of all weights that may move
 
     def change(self, run, callbacks):
-        weights = dict(run.student.named_parameters()); run.student.eval()
-        losses = (F.cross_entropy(run.student(x), y, reduction="sum")/run.forget.size for x, y in map(run.to, run.forget))
-        masks = top_mask(saliency(run.student, list(weights), losses), self.mask_fraction); run.memory["masks"] = masks
-        super().change(run, [Hold(weights.values(), {n: p.detach().clone() for n, p in weights.items()}, masks), *callbacks])
+        weights = dict(run.student.named_parameters())
+        run.student.eval()
+        losses = (
+            F.cross_entropy(run.student(x), y, reduction="sum") / run.forget.size
+            for x, y in map(run.to, run.forget)
+        )
+        masks = top_mask(saliency(run.student, list(weights), losses), self.mask_fraction)
+        run.memory["masks"] = masks
+        super().change(
+            run,
+            [Hold(weights.values(), {n: p.detach().clone() for n, p in weights.items()}, masks), *callbacks],
+        )
 
-    def record(self, run): return {"mask": {"entries": sum(int(m.sum()) for m in run.memory["masks"].values()), "of": sum(m.numel() for m in run.memory["masks"].values())}}
+    def record(self, run):
+        return {
+            "mask": {
+                "entries": sum(int(m.sum()) for m in run.memory["masks"].values()),
+                "of": sum(m.numel() for m in run.memory["masks"].values()),
+            }
+        }
 
 # %% ../../nbs/38l_unlearners.classifier_salun.ipynb #20095404
 class Bargain(Minimizer):
@@ -42,15 +60,19 @@ class Bargain(Minimizer):
     name: ClassVar[str] = "Bargain"
     powers: tuple[float, ...] = (1., 1.)  # bargaining power of each loss, in order
     def gradients(self, run, batch):
-        losses = run.method.losses(run, batch); run.gradients = loss_gradients(losses.values(), run.parameters)
-        run.combined = gradient_combiner("munba", self.powers)(run.gradients); set_gradient(run.parameters, run.combined)
+        losses = run.method.losses(run, batch)
+        run.gradients = loss_gradients(losses.values(), run.parameters)
+        run.combined = gradient_combiner("munba", self.powers)(run.gradients)
+        set_gradient(run.parameters, run.combined)
         return losses
 
 # %% ../../nbs/38l_unlearners.classifier_salun.ipynb #6c6e09cf
 class ClassifierMUNBa(TrainedClassifier):
     "A Nash bargain between random labels and the retained data."
     name: ClassVar[str] = "munba"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=.3, log=True), forget_power=dict(low=.1, high=10., log=True))
+    tuning: ClassVar[dict] = dict(
+        learning_rate=dict(low=1e-4, high=0.3, log=True), forget_power=dict(low=0.1, high=10.0, log=True)
+    )
     sides: ClassVar[tuple] = ("forget", "retain")
     scheduler: str | None = "Cosine"
     labels: Literal["any", "wrong"] = "any"  # whether the true class may be drawn
@@ -58,6 +80,10 @@ class ClassifierMUNBa(TrainedClassifier):
     minimizer: None = None  # the bargain is one
 
     def losses(self, run, batch):
-        forget, retain = joint_losses(run, batch, random_labels(batch["forget"][1], run.num_classes, run.generator, self.labels == "wrong"))
+        forget, retain = joint_losses(
+            run,
+            batch,
+            random_labels(batch["forget"][1], run.num_classes, run.generator, self.labels == "wrong"),
+        )
         return {"forget": forget, "retain": retain}
     def step_rule(self, run): return Bargain(powers=(self.forget_power, 1.))

@@ -28,12 +28,16 @@ def joint_losses(
     labels: torch.Tensor | None = None,  # (B,) in place of the forgotten labels
 ) -> tuple:  # (cross-entropy of the forget side, of the retain side or zero)
     "Both cross-entropies from one forward."
-    (inputs, truth), other = batch["forget"], batch.get("retain"); labels = truth if labels is None else labels
+    (inputs, truth), other = batch["forget"], batch.get("retain")
+    labels = truth if labels is None else labels
     logits = run.student(inputs if other is None else torch.cat([inputs, other[0]]))
-    return F.cross_entropy(logits[:len(labels)], labels), logits.new_zeros(()) if other is None else F.cross_entropy(logits[len(labels):], other[1])
+    return F.cross_entropy(logits[: len(labels)], labels), logits.new_zeros(
+        ()
+    ) if other is None else F.cross_entropy(logits[len(labels) :], other[1])
 
 # %% ../../nbs/38d_unlearners.classifier_simple.ipynb #93555293
-def l1_norm(run) -> torch.Tensor: return sum(p.abs().sum() for p in run.parameters)  # of everything that is trained
+def l1_norm(run) -> torch.Tensor:
+    return sum(p.abs().sum() for p in run.parameters)  # of everything that is trained
 
 # %% ../../nbs/38d_unlearners.classifier_simple.ipynb #c350c54c
 class Weighted(TrainedClassifier):
@@ -43,11 +47,17 @@ class Weighted(TrainedClassifier):
     sides: ClassVar[tuple] = ("forget",)
     def phases(self, epoch): return [("unlearn", ("forget", "retain") if self.retain_weight else ("forget",))]
     def prepare(self, run):
-        if self.retain_weight and run.retain is None: raise ValueError(f"{self.name} with retain_weight={self.retain_weight} needs retain data; give it, or set retain_weight=0")
+        if self.retain_weight and run.retain is None:
+            raise ValueError(
+                f"{self.name} with retain_weight={self.retain_weight} needs retain data; give it, or set "
+                "retain_weight=0"
+            )
 
     def mixed(self, run, forget, retain):
         "Named losses of the weighted sum."
-        parts = {"forget": (1 - self.retain_weight)*forget} | ({"retain": self.retain_weight*retain} if self.retain_weight else {})
+        parts = {"forget": (1 - self.retain_weight) * forget} | (
+            {"retain": self.retain_weight * retain} if self.retain_weight else {}
+        )
         return parts | ({"l1": self.l1_penalty*l1_norm(run)} if self.l1_penalty else {})
 
 # %% ../../nbs/38d_unlearners.classifier_simple.ipynb #2a1763d0
@@ -62,7 +72,9 @@ class NegGrad(Weighted):
 class NegGradPlus(NegGrad):
     "Ascent on the forgotten, descent on the retained data."
     name: ClassVar[str] = "neggrad_plus"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=.3, log=True), retain_weight=dict(low=.5, high=.999))
+    tuning: ClassVar[dict] = dict(
+        learning_rate=dict(low=1e-4, high=0.3, log=True), retain_weight=dict(low=0.5, high=0.999)
+    )
     retain_weight: float = Field(.95, gt=0, lt=1)  # lambda
 
 # %% ../../nbs/38d_unlearners.classifier_simple.ipynb #ecf44432
@@ -80,7 +92,9 @@ def random_labels(
 class RandomLabel(Weighted):
     "Fine-tuning with random labels for the forgotten data."
     name: ClassVar[str] = "random_label"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=.3, log=True), retain_weight=dict(low=.1, high=.95))
+    tuning: ClassVar[dict] = dict(
+        learning_rate=dict(low=1e-4, high=0.3, log=True), retain_weight=dict(low=0.1, high=0.95)
+    )
     labels: Literal["any", "wrong"] = "any"  # whether the true class may be drawn
     def losses(self, run, batch):
         labels = random_labels(batch["forget"][1], run.num_classes, run.generator, self.labels == "wrong")
@@ -90,11 +104,15 @@ class RandomLabel(Weighted):
 class L1Sparse(TrainedClassifier):
     "Fine-tuning with an L1 penalty."
     name: ClassVar[str] = "l1_sparse"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=.3, log=True), gamma=dict(low=1e-6, high=1e-2, log=True))
+    tuning: ClassVar[dict] = dict(
+        learning_rate=dict(low=1e-4, high=0.3, log=True), gamma=dict(low=1e-6, high=1e-2, log=True)
+    )
     gamma: float = Field(1e-5, ge=0)  # weight of the sum of absolute values
     decay: Literal["constant", "linear"] = "constant"  # "linear" falls to zero over the epochs
-    def strength(self, epoch: int) -> float: return self.gamma*(1 - epoch/self.num_train_epochs if self.decay == "linear" else 1)
-    def losses(self, run, batch): return {"retain": cross_entropy(run, batch["retain"]), "l1": self.strength(run.epoch)*l1_norm(run)}
+    def strength(self, epoch: int) -> float:
+        return self.gamma*(1 - epoch/self.num_train_epochs if self.decay == "linear" else 1)
+    def losses(self, run, batch):
+        return {"retain": cross_entropy(run, batch["retain"]), "l1": self.strength(run.epoch)*l1_norm(run)}
 
 # %% ../../nbs/38d_unlearners.classifier_simple.ipynb #607c79c3
 def last_layers(
@@ -102,8 +120,15 @@ def last_layers(
     k: int,  # layers with a matrix or kernel, counted from the end
 ) -> list[str]:  # names of the layers with parameters, from the first that is counted to the last
     "Names of the last `k` layers and what lies between them."
-    names = weight_layers(module); counted = [i for i, n in enumerate(names) if any(p.ndim > 1 for p in module.get_submodule(n).parameters())]
-    if k > len(counted): raise ValueError(f"this {type(module).__name__} has {len(counted)} layers with a weight matrix, so k={k} is too many; choose 1 to {len(counted)}")
+    names = weight_layers(module)
+    counted = [
+        i for i, n in enumerate(names) if any(p.ndim > 1 for p in module.get_submodule(n).parameters())
+    ]
+    if k > len(counted):
+        raise ValueError(
+            f"this {type(module).__name__} has {len(counted)} layers with a weight matrix, so k={k} is too "
+            f"many; choose 1 to {len(counted)}"
+        )
     return names[counted[-k]:]
 
 # %% ../../nbs/38d_unlearners.classifier_simple.ipynb #63823558
@@ -111,11 +136,17 @@ class CFk(Finetune):
     "Fine-tuning of the last k layers."
     name: ClassVar[str] = "cf_k"
     k: int = Field(1, ge=1)  # layers that are trained
-    def trainable(self, run): return [f"{n}.{p}" for n in last_layers(run.student, self.k) for p, _ in run.student.get_submodule(n).named_parameters()]
+    def trainable(self, run):
+        return [
+            f"{n}.{p}"
+            for n in last_layers(run.student, self.k)
+            for p, _ in run.student.get_submodule(n).named_parameters()
+        ]
 
 class EUk(CFk):
     "The last k layers, drawn anew and trained on the retained data."
     name: ClassVar[str] = "eu_k"
     def prepare(self, run):
         seed = draw_seed(run.generator, 31)
-        for i, n in enumerate(last_layers(run.student, self.k)): reset_layers(run.student.get_submodule(n), seed + i)
+        for i, n in enumerate(last_layers(run.student, self.k)):
+            reset_layers(run.student.get_submodule(n), seed + i)

@@ -28,7 +28,9 @@ def dampening(
 class SSD(ClassifierUnlearner):
     "Dampening of the weights that are specialised in the forgotten data."
     name: ClassVar[str] = "ssd"
-    tuning: ClassVar[dict] = dict(alpha=dict(low=1., high=100., log=True), strength=dict(low=.1, high=10., log=True))
+    tuning: ClassVar[dict] = dict(
+        alpha=dict(low=1.0, high=100.0, log=True), strength=dict(low=0.1, high=10.0, log=True)
+    )
     sides: ClassVar[tuple] = ("forget", "retain")
     alpha: float = Field(10., gt=0)  # how many times more important to the forgotten data a weight must be
     strength: float = Field(1., gt=0)  # lambda
@@ -37,9 +39,17 @@ class SSD(ClassifierUnlearner):
 
     def change(self, run, callbacks):
         chunk = self.train_batch_size if self.estimator == "batch" else 32
-        forget, retain = (diagonal_fisher(run.student, s, "data", self.estimator, chunk, self.fisher_samples) for s in (run.forget, run.retain)); f, r = run.forget.size, run.retain.size; touched = 0
+        forget, retain = (
+            diagonal_fisher(run.student, s, "data", self.estimator, chunk, self.fisher_samples)
+            for s in (run.forget, run.retain)
+        )
+        f, r = run.forget.size, run.retain.size
+        touched = 0
         with torch.no_grad():
             for n, p in run.student.named_parameters():
-                factor = dampening(forget[n], (f*forget[n] + r*retain[n])/(f + r), self.alpha, self.strength); p.mul_(factor); touched += int((factor < 1).sum())
+                factor = dampening(forget[n], (f*forget[n] + r*retain[n])/(f + r), self.alpha, self.strength)
+                p.mul_(factor)
+                touched += int((factor < 1).sum())
         run.memory["touched"] = touched
-    def record(self, run): return {"touched": run.memory["touched"], "of": sum(p.numel() for p in run.student.parameters())}
+    def record(self, run):
+        return {"touched": run.memory["touched"], "of": sum(p.numel() for p in run.student.parameters())}

@@ -21,13 +21,25 @@ def distillation(
     temperature: float = 1.,
 ) -> torch.Tensor:  # scalar >= 0, nats times T^2
     "Mean divergence of the student's answers from the teacher's, at a temperature."
-    return F.kl_div((student/temperature).log_softmax(1), (teacher/temperature).log_softmax(1), reduction="batchmean", log_target=True)*temperature**2
+    return (
+        F.kl_div(
+            (student / temperature).log_softmax(1),
+            (teacher / temperature).log_softmax(1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        * temperature**2
+    )
 
 # %% ../../nbs/38i_unlearners.classifier_teachers.ipynb #603536af
 class SCRUB(TrainedClassifier):
     "Away from the teacher on the forgotten data, close to it on the retained."
     name: ClassVar[str] = "scrub"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=.3, log=True), alpha=dict(low=.01, high=10., log=True), temperature=dict(low=1., high=4.))
+    tuning: ClassVar[dict] = dict(
+        learning_rate=dict(low=1e-4, high=0.3, log=True),
+        alpha=dict(low=0.01, high=10.0, log=True),
+        temperature=dict(low=1.0, high=4.0),
+    )
     sides: ClassVar[tuple] = ("forget", "retain")
     alpha: float = Field(.5, ge=0)  # weight of the distance on the retained data
     gamma: float = Field(1., ge=0)  # weight of their cross-entropy
@@ -40,23 +52,48 @@ class SCRUB(TrainedClassifier):
         return [("max", ("forget",))]*(epoch < self.max_epochs) + [("min", ("retain",))]
 
     def losses(self, run, batch):
-        found = {}; sides = [s for s in self.sides if s in batch and not (s == "forget" and run.phase == "min")]; inputs = torch.cat([batch[s][0] for s in sides]); sizes = [len(batch[s][1]) for s in sides]
-        for side, student, teacher in zip(sides, run.student(inputs).split(sizes), run.teacher(inputs).split(sizes)):
+        found = {}
+        sides = [s for s in self.sides if s in batch and not (s == "forget" and run.phase == "min")]
+        inputs = torch.cat([batch[s][0] for s in sides])
+        sizes = [len(batch[s][1]) for s in sides]
+        for side, student, teacher in zip(
+            sides, run.student(inputs).split(sizes), run.teacher(inputs).split(sizes)
+        ):
             distance = distillation(student, teacher, self.temperature)
-            found |= {"forget": -distance} if side == "forget" else {"distance": self.alpha*distance, "retain": self.gamma*F.cross_entropy(student, batch[side][1])}
+            found |= (
+                {"forget": -distance}
+                if side == "forget"
+                else {
+                    "distance": self.alpha * distance,
+                    "retain": self.gamma * F.cross_entropy(student, batch[side][1]),
+                }
+            )
         return found
 
 # %% ../../nbs/38i_unlearners.classifier_teachers.ipynb #df9ff6e0
 class BadTeacher(TrainedClassifier):
     "The original's answers on the retained data, those of a network that learned nothing on the forgotten."
     name: ClassVar[str] = "bad_teacher"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=.3, log=True), temperature=dict(low=1., high=4.))
+    tuning: ClassVar[dict] = dict(
+        learning_rate=dict(low=1e-4, high=0.3, log=True), temperature=dict(low=1.0, high=4.0)
+    )
     sides: ClassVar[tuple] = ("forget", "retain")
     temperature: float = Field(1., gt=0)  # T
-    def prepare(self, run): run.memory["incompetent"] = fresh_copy(run.original, draw_seed(run.generator, 31)).eval().requires_grad_(False)
+    def prepare(self, run):
+        run.memory["incompetent"] = (
+            fresh_copy(run.original, draw_seed(run.generator, 31)).eval().requires_grad_(False)
+        )
 
     def losses(self, run, batch):
-        inputs = {s: batch[s][0] for s in self.sides}; sizes = [len(v) for v in inputs.values()]
-        with torch.no_grad(): wanted = {"forget": run.memory["incompetent"](inputs["forget"]), "retain": run.teacher(inputs["retain"])}
+        inputs = {s: batch[s][0] for s in self.sides}
+        sizes = [len(v) for v in inputs.values()]
+        with torch.no_grad():
+            wanted = {
+                "forget": run.memory["incompetent"](inputs["forget"]),
+                "retain": run.teacher(inputs["retain"]),
+            }
         found = dict(zip(inputs, run.student(torch.cat(list(inputs.values()))).split(sizes)))
-        return {s: n/sum(sizes)*distillation(found[s], wanted[s], self.temperature) for s, n in zip(inputs, sizes)}
+        return {
+            s: n / sum(sizes) * distillation(found[s], wanted[s], self.temperature)
+            for s, n in zip(inputs, sizes)
+        }

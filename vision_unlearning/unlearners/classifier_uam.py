@@ -33,7 +33,8 @@ def project_out(
     gamma: float,
 ) -> list[torch.Tensor]:
     "The gradients less `gamma` times their part along `direction`."
-    inner = sum((g*d).sum() for g, d in zip(gradients, direction)); square = sum((d*d).sum() for d in direction) + 1e-32
+    inner = sum((g*d).sum() for g, d in zip(gradients, direction))
+    square = sum((d*d).sum() for d in direction) + 1e-32
     return [g - gamma*inner/square*d for g, d in zip(gradients, direction)]
 
 # %% ../../nbs/38e_unlearners.classifier_uam.ipynb #6f84ee63
@@ -48,12 +49,22 @@ class UnlearningAware(Minimizer):
     ascent_sample: int | None = Field(None, ge=1)  # forget samples of the climb; None for all
 
     def gradients(self, run, batch):
-        (inputs, labels), others = [t[:self.ascent_sample] for t in batch["forget"]], [b[0] for n, b in batch.items() if n != "forget"]
+        (inputs, labels), others = (
+            [t[: self.ascent_sample] for t in batch["forget"]],
+            [b[0] for n, b in batch.items() if n != "forget"],
+        )
         forget = F.cross_entropy(run.student(torch.cat([inputs, *others]))[:len(labels)], labels)
         climb = torch.autograd.grad(forget, run.parameters, materialize_grads=True)
-        with climbed(run.parameters, climb, cosine_radius(run.step, self.rho, self.cosine_total_step, self.cosine_start_step)): losses = super().gradients(run, batch)
+        with climbed(
+            run.parameters,
+            climb,
+            cosine_radius(run.step, self.rho, self.cosine_total_step, self.cosine_start_step),
+        ):
+            losses = super().gradients(run, batch)
         if self.gamma:
-            found = project_out([torch.zeros_like(p) if p.grad is None else p.grad for p in run.parameters], climb, self.gamma)
+            found = project_out(
+                [torch.zeros_like(p) if p.grad is None else p.grad for p in run.parameters], climb, self.gamma
+            )
             for p, g in zip(run.parameters, found): p.grad = g
         return losses
 
@@ -61,7 +72,11 @@ class UnlearningAware(Minimizer):
 class UAM(Finetune):
     "Unlearning-aware minimisation."
     name: ClassVar[str] = "uam"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=.3, log=True), rho=dict(low=.05, high=10., log=True), gamma=dict(low=0., high=1.))
+    tuning: ClassVar[dict] = dict(
+        learning_rate=dict(low=1e-4, high=0.3, log=True),
+        rho=dict(low=0.05, high=10.0, log=True),
+        gamma=dict(low=0.0, high=1.0),
+    )
     sides: ClassVar[tuple] = ("forget", "retain")
     rho: float = Field(.05, ge=0)  # length of the climb
     rho_schedule: Literal["constant", "cosine"] = "cosine"  # "cosine" falls to zero over the run
@@ -70,4 +85,9 @@ class UAM(Finetune):
     minimizer: None = None  # UAM is one
 
     def step_rule(self, run) -> UnlearningAware:  # the minimiser of a run of this length
-        return UnlearningAware(rho=self.rho, gamma=self.gamma, ascent_sample=self.ascent_sample, cosine_total_step=run.num_steps if self.rho_schedule == "cosine" else None)
+        return UnlearningAware(
+            rho=self.rho,
+            gamma=self.gamma,
+            ascent_sample=self.ascent_sample,
+            cosine_total_step=run.num_steps if self.rho_schedule == "cosine" else None,
+        )

@@ -24,17 +24,23 @@ def error_maximising_noise(
     penalty: float = .1,  # lambda, times the sum of squares of an input
 ) -> torch.Tensor:  # (n, ...) inputs on the model's device
     "Inputs on which the model is as wrong as possible about a class."
-    device = next(model.parameters()).device; noise = torch.randn(shape, generator=generator).to(device).requires_grad_(); target = torch.full((shape[0],), label, device=device); optimizer = torch.optim.Adam([noise], lr=rate)
+    device = next(model.parameters()).device
+    noise = torch.randn(shape, generator=generator).to(device).requires_grad_()
+    target = torch.full((shape[0],), label, device=device)
+    optimizer = torch.optim.Adam([noise], lr=rate)
     for _ in range(steps):
         loss = -F.cross_entropy(model(noise), target) + penalty*noise.square().flatten(1).sum(1).mean()
-        noise.grad, = torch.autograd.grad(loss, [noise]); optimizer.step()
+        noise.grad, = torch.autograd.grad(loss, [noise])
+        optimizer.step()
     return noise.detach()
 
 # %% ../../nbs/38j_unlearners.classifier_unsir.ipynb #178c7b8d
 class UNSIR(TrainedClassifier):
     "Impair with error-maximising noise, repair with the retained data; for whole classes."
     name: ClassVar[str] = "unsir"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=.3, log=True), noise_penalty=dict(low=.01, high=1., log=True))
+    tuning: ClassVar[dict] = dict(
+        learning_rate=dict(low=1e-4, high=0.3, log=True), noise_penalty=dict(low=0.01, high=1.0, log=True)
+    )
     sides: ClassVar[tuple] = ("forget", "retain")
     num_train_epochs: int = Field(2, ge=1)  # passes over the retained data, impair and repair together
     impair_epochs: int = Field(1, ge=1)  # passes with noise, counted from the first
@@ -46,17 +52,41 @@ class UNSIR(TrainedClassifier):
     noise_penalty: float = Field(.1, ge=0)  # lambda
 
     def prepare(self, run):
-        classes = run.forget.classes(); both = sorted(set(classes) & set(run.retain.classes()))
-        if both: raise ValueError(f"UNSIR forgets whole classes, and retain holds samples of class {both[0]} too; take them out, or use another method for single samples")
+        classes = run.forget.classes()
+        both = sorted(set(classes) & set(run.retain.classes()))
+        if both:
+            raise ValueError(
+                f"UNSIR forgets whole classes, and retain holds samples of class {both[0]} too; take them "
+                "out, or use another method for single samples"
+            )
         shape = (self.noise_samples, *next(iter(run.forget))[0].shape[1:])
-        run.memory["noise"] = torch.cat([error_maximising_noise(run.original, c, shape, run.generator, self.noise_steps, self.noise_rate, self.noise_penalty) for c in classes])
+        run.memory["noise"] = torch.cat(
+            [
+                error_maximising_noise(
+                    run.original,
+                    c,
+                    shape,
+                    run.generator,
+                    self.noise_steps,
+                    self.noise_rate,
+                    self.noise_penalty,
+                )
+                for c in classes
+            ]
+        )
         run.memory["labels"] = torch.tensor(classes, device=run.device).repeat_interleave(self.noise_samples)
 
     def phases(self, epoch): return [("impair" if epoch < self.impair_epochs else "repair", ("retain",))]
 
     def losses(self, run, batch):
-        inputs, labels = batch["retain"]; run.rate = 1. if run.phase == "impair" else self.repair_factor
+        inputs, labels = batch["retain"]
+        run.rate = 1. if run.phase == "impair" else self.repair_factor
         if run.phase == "repair": return {"retain": F.cross_entropy(run.student(inputs), labels)}
-        index = torch.randperm(len(run.memory["labels"]), generator=run.generator)[:self.train_batch_size].to(run.device); noise, classes = run.memory["noise"][index], run.memory["labels"][index]
-        each = F.cross_entropy(run.student(torch.cat([noise, inputs])), torch.cat([classes, labels]), reduction="none")
+        index = torch.randperm(len(run.memory["labels"]), generator=run.generator)[
+            : self.train_batch_size
+        ].to(run.device)
+        noise, classes = run.memory["noise"][index], run.memory["labels"][index]
+        each = F.cross_entropy(
+            run.student(torch.cat([noise, inputs])), torch.cat([classes, labels]), reduction="none"
+        )
         return {"noise": each[:len(index)].sum()/len(each), "retain": each[len(index):].sum()/len(each)}

@@ -10,7 +10,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from ..core import borrow
 from .base import concepts, require_pipeline
-from .inputs import TrainingSet, condition, cycle, diffusion_batch, encode_dataset, predict
+from vision_unlearning.unlearners.inputs import (
+    TrainingSet,
+    condition,
+    cycle,
+    diffusion_batch,
+    encode_dataset,
+    predict,
+)
 from .training import TrainedUnlearner, fit
 from .weights import select_parameters, teacher, trainable_weights, weight_edit
 
@@ -30,8 +37,19 @@ def draw_anchors(
     "Anchor pictures as the model draws them, as latents."
     size, found = pipe.unet.config.sample_size, []
     for i in range(0, len(prompts), batch_size):
-        part = prompts[i:i+batch_size]; noise = torch.randn((len(part), pipe.unet.config.in_channels, size, size), generator=generator).to(pipe.unet.device, pipe.unet.dtype)
-        found.append(pipe(part, latents=noise, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, output_type="latent").images)
+        part = prompts[i:i+batch_size]
+        noise = torch.randn((len(part), pipe.unet.config.in_channels, size, size), generator=generator).to(
+            pipe.unet.device, pipe.unet.dtype
+        )
+        found.append(
+            pipe(
+                part,
+                latents=noise,
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                output_type="latent",
+            ).images
+        )
     latents = torch.cat(found)
     return TrainingSet(latents, torch.zeros_like(latents), condition(pipe, prompts))
 
@@ -40,8 +58,12 @@ class ConceptAblation(TrainedUnlearner):
     "Fine-tuning of the cross-attention until a concept's caption means an anchor's."
     name: ClassVar[str] = "concept_ablation"
     kind: ClassVar[str] = "text-to-image"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=3e-4, high=5e-3, log=True), prior_loss_weight=dict(low=1., high=30., log=True))
-    variant: Literal["model", "noise"] = "model"  # whose answer is the target: the model's to the anchor's caption, or the true noise
+    tuning: ClassVar[dict] = dict(
+        learning_rate=dict(low=3e-4, high=5e-3, log=True),
+        prior_loss_weight=dict(low=1.0, high=30.0, log=True),
+    )
+    # whose answer is the target: the model's to the anchor's caption, or the true noise
+    variant: Literal["model", "noise"] = "model"
     anchor_concept: str | None = None  # what appears instead; None: what is retained
     prompt_template: str = Field("An image of {}", pattern=r"\{\}")  # the caption of a concept given by name
     train_parameters: Literal["xattn_kv", "xattn", "full"] = "xattn_kv"  # which weights are trained
@@ -60,17 +82,41 @@ class ConceptAblation(TrainedUnlearner):
 class AblationLosses:
     "Named losses of one step; called by the training loop."
     def __init__(self, settings, pipe, base, captions, anchors, generator):
-        self.settings, self.pipe, self.base, self.anchors, self.generator = settings, pipe, base, anchors, generator
-        self.concept = condition(pipe, captions); self.batches = cycle(len(anchors), settings.train_batch_size, generator)
+        self.settings, self.pipe, self.base, self.anchors, self.generator = (
+            settings,
+            pipe,
+            base,
+            anchors,
+            generator,
+        )
+        self.concept = condition(pipe, captions)
+        self.batches = cycle(len(anchors), settings.train_batch_size, generator)
 
     def __call__(self, step, micro):
         index, unet, weight = next(self.batches), self.pipe.unet, self.settings.prior_loss_weight
-        noised, times, target = diffusion_batch(self.pipe.scheduler, self.anchors.latents(index, self.generator), self.generator)
-        concept = self.concept[torch.randint(len(self.concept), (len(index),), generator=self.generator)]; caption = self.anchors.embeddings if self.anchors.overwrite is None else self.anchors.overwrite
-        wanted = teacher(unet, self.base, noised, times, **caption[index].unet_kwargs()) if self.settings.variant == "model" else target
-        if not weight: return {"ablate": F.mse_loss(predict(unet, noised, times, concept).float(), wanted.float())}
-        student = predict(unet, torch.cat([noised, noised]), times.repeat(2), concept + self.anchors.embeddings[index]).float().chunk(2)
-        return {"ablate": F.mse_loss(student[0], wanted.float()), "prior": weight*F.mse_loss(student[1], target.float())}
+        noised, times, target = diffusion_batch(
+            self.pipe.scheduler, self.anchors.latents(index, self.generator), self.generator
+        )
+        concept = self.concept[torch.randint(len(self.concept), (len(index),), generator=self.generator)]
+        caption = self.anchors.embeddings if self.anchors.overwrite is None else self.anchors.overwrite
+        wanted = (
+            teacher(unet, self.base, noised, times, **caption[index].unet_kwargs())
+            if self.settings.variant == "model"
+            else target
+        )
+        if not weight:
+            return {"ablate": F.mse_loss(predict(unet, noised, times, concept).float(), wanted.float())}
+        student = (
+            predict(
+                unet, torch.cat([noised, noised]), times.repeat(2), concept + self.anchors.embeddings[index]
+            )
+            .float()
+            .chunk(2)
+        )
+        return {
+            "ablate": F.mse_loss(student[0], wanted.float()),
+            "prior": weight * F.mse_loss(student[1], target.float()),
+        }
 
 # %% ../../nbs/37_unlearners.concept_ablation.ipynb #58c80636
 def unlearn_concept_ablation(
@@ -86,16 +132,51 @@ def unlearn_concept_ablation(
     require_pipeline(self, model)
     names, keep, generator = concepts(forget), concepts(retain), generator or torch.Generator().manual_seed(0)
     if not names: raise ValueError("there is no concept to forget; name at least one")
-    if not keep and self.anchor_concept is None: raise ValueError("concept ablation needs an anchor: give retain, or anchor_concept='cat'")
-    if self.anchor_concept in names or set(names) & set(keep): raise ValueError(f"{sorted(set(names) & {*keep, self.anchor_concept})} are to be forgotten and anchors at once; choose another anchor")
-    prompt = self.prompt_template.format; instead = [self.anchor_concept] if self.anchor_concept is not None else keep
-    captions = list(dict.fromkeys(forget["text"])) if hasattr(forget, "column_names") else [prompt(n) for n in names]
+    if not keep and self.anchor_concept is None:
+        raise ValueError("concept ablation needs an anchor: give retain, or anchor_concept='cat'")
+    if self.anchor_concept in names or set(names) & set(keep):
+        raise ValueError(
+            f"{sorted(set(names) & {*keep, self.anchor_concept})} are to be forgotten and anchors at once; "
+            "choose another anchor"
+        )
+    prompt = self.prompt_template.format
+    instead = [self.anchor_concept] if self.anchor_concept is not None else keep
+    captions = (
+        list(dict.fromkeys(forget["text"])) if hasattr(forget, "column_names") else [prompt(n) for n in names]
+    )
     trained = select_parameters(model.unet, self.train_parameters)
     with borrow(model):
-        if hasattr(retain, "column_names"): anchors = encode_dataset(model, retain, overwrite=None if self.anchor_concept is None else prompt(self.anchor_concept))
-        else: anchors = draw_anchors(model, [prompt(instead[i % len(instead)]) for i in range(self.num_anchor_images)], generator, self.num_inference_steps, self.guidance_scale)
+        if hasattr(retain, "column_names"):
+            anchors = encode_dataset(
+                model, retain, overwrite=None if self.anchor_concept is None else prompt(self.anchor_concept)
+            )
+        else:
+            anchors = draw_anchors(
+                model,
+                [prompt(instead[i % len(instead)]) for i in range(self.num_anchor_images)],
+                generator,
+                self.num_inference_steps,
+                self.guidance_scale,
+            )
         with torch.enable_grad(), trainable_weights(model.unet, trained) as (parameters, base):
-            fit(parameters, AblationLosses(self, model, base, captions, anchors, generator), callbacks=callbacks, **self.optimisation(model=model))
-            return weight_edit(model.unet, trained, base, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": names, "anchors": instead}, self.edit_scale)
+            fit(
+                parameters,
+                AblationLosses(self, model, base, captions, anchors, generator),
+                callbacks=callbacks,
+                **self.optimisation(model=model),
+            )
+            return weight_edit(
+                model.unet,
+                trained,
+                base,
+                {
+                    "method": self.name,
+                    "settings": self.model_dump(mode="json"),
+                    "forget": names,
+                    "anchors": instead,
+                },
+                self.edit_scale,
+            )
 
-ConceptAblation.unlearn = unlearn_concept_ablation; ConceptAblation.__abstractmethods__ = frozenset()
+ConceptAblation.unlearn = unlearn_concept_ablation
+ConceptAblation.__abstractmethods__ = frozenset()

@@ -22,15 +22,32 @@ def crucial_times(
     generator: torch.Generator,  # CPU generator of the noise
 ) -> torch.Tensor:  # (T,) float32 on the CPU, sums to 1
     "How often each time should be trained on, for one concept."
-    if data.overwrite is None: raise ValueError("crucial times compare two captions; encode the data with overwrite=")
+    if data.overwrite is None:
+        raise ValueError("crucial times compare two captions; encode the data with overwrite=")
     total, n = pipe.scheduler.config.num_train_timesteps, len(data)
-    if not 1 <= bins <= total or not 0 <= uniform <= 1: raise ValueError(f"bins must be 1 to {total} and uniform 0 to 1, got {bins} and {uniform}")
-    alphas = pipe.scheduler.alphas_cumprod.double(); ratio = ((1 - alphas)/alphas).sqrt(); speed = torch.diff(ratio, prepend=torch.zeros(1, dtype=ratio.dtype)).float()  # d(sigma/a) of each time
-    units = {"epsilon": lambda a: torch.ones_like(a), "v_prediction": lambda a: a, "sample": lambda a: a/(1 - a**2).sqrt()}; unit = units[check_name("prediction type", pipe.scheduler.config.prediction_type, units)]
-    latents = data.latents(torch.arange(n), generator); noise = torch.randn(latents.shape, generator=generator).to(latents); edges = torch.linspace(0, total, bins + 1).round().long(); importance = torch.zeros(bins)
+    if not 1 <= bins <= total or not 0 <= uniform <= 1:
+        raise ValueError(f"bins must be 1 to {total} and uniform 0 to 1, got {bins} and {uniform}")
+    alphas = pipe.scheduler.alphas_cumprod.double()
+    ratio = ((1 - alphas)/alphas).sqrt()
+    speed = torch.diff(ratio, prepend=torch.zeros(1, dtype=ratio.dtype)).float()  # d(sigma/a) of each time
+    units = {
+        "epsilon": lambda a: torch.ones_like(a),
+        "v_prediction": lambda a: a,
+        "sample": lambda a: a / (1 - a**2).sqrt(),
+    }
+    unit = units[check_name("prediction type", pipe.scheduler.config.prediction_type, units)]
+    latents = data.latents(torch.arange(n), generator)
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    edges = torch.linspace(0, total, bins + 1).round().long()
+    importance = torch.zeros(bins)
     for b, (low, high) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist())):
-        times = low + ((high - low)*(torch.arange(n) + .5)/n).long(); t, a = times.to(latents.device), alphas[times].sqrt().float().to(latents)[:, None, None, None]
-        noised = a*latents + (1 - a**2).sqrt()*noise; gap = predict(pipe.unet, noised, t, data.embeddings).float() - predict(pipe.unet, noised, t, data.overwrite).float()
+        times = low + ((high - low)*(torch.arange(n) + .5)/n).long()
+        t, a = times.to(latents.device), alphas[times].sqrt().float().to(latents)[:, None, None, None]
+        noised = a*latents + (1 - a**2).sqrt()*noise
+        gap = (
+            predict(pipe.unet, noised, t, data.embeddings).float()
+            - predict(pipe.unet, noised, t, data.overwrite).float()
+        )
         importance[b] = (gap*unit(a)*speed[times].to(latents)[:, None, None, None]).square().mean().cpu()
     share = importance/importance.sum() if importance.sum() > 0 else torch.full((bins,), 1/bins)
     widths = edges.diff()

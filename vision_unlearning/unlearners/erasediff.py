@@ -63,8 +63,11 @@ class EraseDiff(TrainedUnlearner):
     "Constrained fine-tuning: the concept's denoising is driven to uniform noise."
     name: ClassVar[str] = "erasediff"
     kind: ClassVar[str] = "text-to-image"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=2e-3, log=True), eta=dict(low=.01, high=1., log=True))
-    train_method: Literal["xattn", "xattn_kv", "selfattn", "noxattn", "full"] = "xattn"  # which weights are trained
+    tuning: ClassVar[dict] = dict(
+        learning_rate=dict(low=1e-4, high=2e-3, log=True), eta=dict(low=0.01, high=1.0, log=True)
+    )
+    # which weights are trained
+    train_method: Literal["xattn", "xattn_kv", "selfattn", "noxattn", "full"] = "xattn"
     num_train_epochs: int = Field(5, ge=1)  # passes over the forget set
     learning_rate: float = Field(1e-5, gt=0)
     lr_scheduler: Literal["constant", "cosine", "linear"] = "constant"
@@ -78,25 +81,46 @@ class EraseDiff(TrainedUnlearner):
 
 # %% ../../nbs/36b_unlearners.erasediff.ipynb #f763cb83
 class EraseDiffLosses:
-    "Named losses of one step, and the rule that makes delta_t of their gradients; called by the training loop."
+    """Named losses of one step, and the rule that makes delta_t of their gradients; called by the training
+    loop."""
     def __init__(self, settings, pipe, named, forget, retain, generator):
-        self.settings, self.pipe, self.named, self.forget, self.retain, self.generator, self.history = settings, pipe, named, forget, retain, generator, History()
-        self.forget_batches = cycle(len(forget), settings.train_batch_size, generator); self.retain_batches = cycle(len(retain), settings.retain_batch_size, generator)
+        self.settings, self.pipe, self.named, self.forget, self.retain, self.generator, self.history = (
+            settings,
+            pipe,
+            named,
+            forget,
+            retain,
+            generator,
+            History(),
+        )
+        self.forget_batches = cycle(len(forget), settings.train_batch_size, generator)
+        self.retain_batches = cycle(len(retain), settings.retain_batch_size, generator)
 
     def __call__(self, step, micro):
         f, r, unet, s = next(self.forget_batches), next(self.retain_batches), self.pipe.unet, self.settings
-        noised, times, _ = diffusion_batch(self.pipe.scheduler, self.forget.latents(f, self.generator), self.generator)
+        noised, times, _ = diffusion_batch(
+            self.pipe.scheduler, self.forget.latents(f, self.generator), self.generator
+        )
         uniform = torch.rand(noised.shape, generator=self.generator).to(noised)
         forget_loss = lambda network: uniform_loss(network, noised, times, self.forget.embeddings[f], uniform)
-        forget = forget_loss(unet); gap = float(forget.detach()) - reachable_loss(unet, self.named, forget_loss, s.inner_steps, s.inner_learning_rate) if s.inner_steps else None
-        x, t, target = diffusion_batch(self.pipe.scheduler, self.retain.latents(r, self.generator), self.generator)
+        forget = forget_loss(unet)
+        gap = (
+            float(forget.detach())
+            - reachable_loss(unet, self.named, forget_loss, s.inner_steps, s.inner_learning_rate)
+            if s.inner_steps
+            else None
+        )
+        x, t, target = diffusion_batch(
+            self.pipe.scheduler, self.retain.latents(r, self.generator), self.generator
+        )
         retain = F.mse_loss(predict(unet, x, t, self.retain.embeddings[r]).float(), target.float())
         self.history.append({"forget": float(forget.detach()), "gap": gap})
         return {"retain": retain, "forget": forget}
 
     def combine(self, gradients):
         "(P,) delta_t of the (2,P) gradients of the retain and the forget loss."
-        step = self.history[-1]; step["weight"] = constraint_weight(gradients[0], gradients[1], self.settings.eta, step["gap"])
+        step = self.history[-1]
+        step["weight"] = constraint_weight(gradients[0], gradients[1], self.settings.eta, step["gap"])
         return gradients[0] + step["weight"]*gradients[1]
 
 # %% ../../nbs/36b_unlearners.erasediff.ipynb #d12ab649
@@ -112,12 +136,33 @@ def unlearn_erasediff(
     "Train the chosen weights and return what changed; the pipeline is left as it was."
     require_pipeline(self, model)
     require_pictures(self, forget, retain)
-    generator, names = generator or torch.Generator().manual_seed(0), select_parameters(model.unet, self.train_method)
+    generator, names = (
+        generator or torch.Generator().manual_seed(0),
+        select_parameters(model.unet, self.train_method),
+    )
     with borrow(model):
         data = encode_dataset(model, forget), encode_dataset(model, retain)
         with torch.enable_grad(), trainable_weights(model.unet, names) as (parameters, base):
             losses = EraseDiffLosses(self, model, dict(zip(names, parameters)), *data, generator)
-            fit(parameters, losses, combine=losses.combine, callbacks=callbacks, **self.optimisation(len(forget), model))
-            return weight_edit(model.unet, names, base, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": sorted(set(forget["text"])), "history": losses.history}, self.edit_scale)
+            fit(
+                parameters,
+                losses,
+                combine=losses.combine,
+                callbacks=callbacks,
+                **self.optimisation(len(forget), model),
+            )
+            return weight_edit(
+                model.unet,
+                names,
+                base,
+                {
+                    "method": self.name,
+                    "settings": self.model_dump(mode="json"),
+                    "forget": sorted(set(forget["text"])),
+                    "history": losses.history,
+                },
+                self.edit_scale,
+            )
 
-EraseDiff.unlearn = unlearn_erasediff; EraseDiff.__abstractmethods__ = frozenset()
+EraseDiff.unlearn = unlearn_erasediff
+EraseDiff.__abstractmethods__ = frozenset()

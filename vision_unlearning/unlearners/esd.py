@@ -39,7 +39,8 @@ class Points:
     targets: torch.Tensor  # (M,C,h,w)
 
     def __len__(self): return len(self.inputs)
-    def __getitem__(self, index): return Points(self.inputs[index], self.times[index], self.embeddings[index], self.targets[index])
+    def __getitem__(self, index):
+        return Points(self.inputs[index], self.times[index], self.embeddings[index], self.targets[index])
 
 # %% ../../nbs/35_unlearners.esd.ipynb #df879302
 @torch.no_grad()
@@ -57,16 +58,34 @@ def rollout(
     walker=None,  # callable like `frozen` that walks; None: `frozen` itself
 ) -> Points:  # N*S points, ordered by time
     "Sample trajectories; every step is a training point with its target."
-    scheduler, unet, (n, s) = copy.deepcopy(pipe.scheduler), pipe.unet, (len(text), pipe.unet.config.sample_size)
-    scheduler.set_timesteps(num_inference_steps, device=unet.device); extra = pipe.prepare_extra_step_kwargs(generator, 0.)
-    latents = torch.randn((n, unet.config.in_channels, s, s), generator=generator).to(unet.device, unet.dtype)*scheduler.init_noise_sigma
-    pair = text + empty.expand(n); texts, parts, found = (pair, 2, []) if anchor is None else (pair + anchor, 3, [])
+    scheduler, unet, (n, s) = (
+        copy.deepcopy(pipe.scheduler),
+        pipe.unet,
+        (len(text), pipe.unet.config.sample_size),
+    )
+    scheduler.set_timesteps(num_inference_steps, device=unet.device)
+    extra = pipe.prepare_extra_step_kwargs(generator, 0.)
+    latents = (
+        torch.randn((n, unet.config.in_channels, s, s), generator=generator).to(unet.device, unet.dtype)
+        * scheduler.init_noise_sigma
+    )
+    pair = text + empty.expand(n)
+    texts, parts, found = (pair, 2, []) if anchor is None else (pair + anchor, 3, [])
     for t in scheduler.timesteps:
         x, times = scheduler.scale_model_input(latents, t), t.expand(n)
         concept, nothing, *other = frozen(torch.cat([x]*parts), times.repeat(parts), texts).chunk(parts)
-        found.append(Points(x, times, text, esd_target(other[0] if other else concept, concept, nothing, negative_guidance)))
+        found.append(
+            Points(
+                x,
+                times,
+                text,
+                esd_target(other[0] if other else concept, concept, nothing, negative_guidance),
+            )
+        )
         if walker is not None: concept, nothing = walker(torch.cat([x]*2), times.repeat(2), pair).chunk(2)
-        latents = scheduler.step(nothing + guidance_scale*(concept - nothing), t, latents, **extra).prev_sample
+        latents = scheduler.step(
+            nothing + guidance_scale * (concept - nothing), t, latents, **extra
+        ).prev_sample
     return join(found)
 
 # %% ../../nbs/35_unlearners.esd.ipynb #65ee9360
@@ -76,7 +95,11 @@ def join(
     "One after the other."
     text = points[0].embeddings
     for p in points[1:]: text = text + p.embeddings
-    return Points(*(torch.cat([getattr(p, f) for p in points]) for f in ("inputs", "times")), text, torch.cat([p.targets for p in points]))
+    return Points(
+        *(torch.cat([getattr(p, f) for p in points]) for f in ("inputs", "times")),
+        text,
+        torch.cat([p.targets for p in points]),
+    )
 
 # %% ../../nbs/35_unlearners.esd.ipynb #a02ac978
 class deal:
@@ -86,27 +109,44 @@ class deal:
         prompts: cycle,  # which prompts come next
         batch_size: int,  # most points of a batch
         generator: torch.Generator,  # of the order
-    ): self.draw, self.prompts, self.batch_size, self.generator, self.pool, self.order = draw, prompts, batch_size, generator, None, torch.empty(0, dtype=torch.long)
+    ):
+        self.draw, self.prompts, self.batch_size, self.generator, self.pool, self.order = (
+            draw,
+            prompts,
+            batch_size,
+            generator,
+            None,
+            torch.empty(0, dtype=torch.long),
+        )
 
     def __iter__(self): return self
     def __next__(self):
-        if not len(self.order): self.pool = self.draw(next(self.prompts)); self.order = torch.randperm(len(self.pool), generator=self.generator)
+        if not len(self.order):
+            self.pool = self.draw(next(self.prompts))
+            self.order = torch.randperm(len(self.pool), generator=self.generator)
         index, self.order = self.order[:self.batch_size], self.order[self.batch_size:]
         return self.pool[index.to(self.pool.inputs.device)]
 
     def state_dict(self):
         "What is left of the pool, and which prompts come next."
         left = self.pool[self.order.to(self.pool.inputs.device)] if len(self.order) else None
-        return {"prompts": self.prompts.state_dict(), "pool": None if left is None else {**vars(left), "embeddings": vars(left.embeddings)}}
+        return {
+            "prompts": self.prompts.state_dict(),
+            "pool": None if left is None else {**vars(left), "embeddings": vars(left.embeddings)},
+        }
 
     def load_state_dict(self, state):
         "Go on where `state_dict` was asked."
-        self.prompts.load_state_dict(state["prompts"]); pool = state["pool"]
-        self.pool = None if pool is None else Points(**{**pool, "embeddings": Conditioning(**pool["embeddings"])})
+        self.prompts.load_state_dict(state["prompts"])
+        pool = state["pool"]
+        self.pool = (
+            None if pool is None else Points(**{**pool, "embeddings": Conditioning(**pool["embeddings"])})
+        )
         self.order = torch.arange(0 if pool is None else len(self.pool))
 
 # %% ../../nbs/35_unlearners.esd.ipynb #b60e7b47
-TRAIN_METHODS = {"esd-x": "xattn", "esd-x-strict": "xattn_kv", "esd-u": "noxattn", "esd-full": "full"}  # -> sets of `select_parameters`
+# -> sets of `select_parameters`
+TRAIN_METHODS = {"esd-x": "xattn", "esd-x-strict": "xattn_kv", "esd-u": "noxattn", "esd-full": "full"}
 
 # %% ../../nbs/35_unlearners.esd.ipynb #e7e31a02
 class ESD(TrainedUnlearner):
@@ -114,21 +154,29 @@ class ESD(TrainedUnlearner):
     name: ClassVar[str] = "esd"
     kind: ClassVar[str] = "text-to-image"
     reads: ClassVar[str] = "names"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=2e-4, high=1e-3, log=True), negative_guidance=dict(low=1.5, high=3.), retain_weight=dict(low=10., high=100., log=True))
+    tuning: ClassVar[dict] = dict(
+        learning_rate=dict(low=2e-4, high=1e-3, log=True),
+        negative_guidance=dict(low=1.5, high=3.0),
+        retain_weight=dict(low=10.0, high=100.0, log=True),
+    )
     train_method: Literal["esd-x", "esd-x-strict", "esd-u", "esd-full"] = "esd-x"  # which weights are trained
     num_train_steps: int = Field(200, ge=1)  # optimiser updates
     learning_rate: float = Field(5e-5, gt=0)
     lr_scheduler: Literal["constant", "cosine", "linear"] = "constant"
     negative_guidance: float = Field(2., ge=0)  # eta
-    erase_from: str | None = None  # anchor c_o; None: the concept itself; "": the empty prompt, as in the paper
+    # anchor c_o; None: the concept itself; "": the empty prompt, as in the paper
+    erase_from: str | None = None
     prompt_template: str = Field("An image of {}", pattern=r"\{\}")  # the prompt in which the concept is met
-    sampler: Literal["frozen", "edited"] = "frozen"  # who walks: the model before training, or the one in training
+    # who walks: the model before training, or the one in training
+    sampler: Literal["frozen", "edited"] = "frozen"
     num_inference_steps: int = Field(20, ge=1)  # S, steps of a trajectory
     guidance_scale: float = Field(3., ge=0)  # of the walk
     rollout_batch_size: int = Field(8, ge=1)  # N, trajectories that are walked at once; a pool of the concept
-    retain_rollouts: int | None = Field(None, ge=1)  # trajectories of a retain pool, walked N at a time; None: N
+    # trajectories of a retain pool, walked N at a time; None: N
+    retain_rollouts: int | None = Field(None, ge=1)
     train_batch_size: int = Field(4, ge=1)  # points a step
-    retain_batch_size: int | None = Field(None, ge=1)  # points of the retain pool a step; None: as many as of the concept
+    # points of the retain pool a step; None: as many as of the concept
+    retain_batch_size: int | None = Field(None, ge=1)
     retain_weight: float = Field(0., ge=0)  # of the retain term; 0: none, as in the paper
     max_grad_norm: float = Field(1., gt=0)
 
@@ -136,26 +184,80 @@ class ESD(TrainedUnlearner):
 class EsdLosses:
     "Named losses of one step; called by the training loop."
     def __init__(self, settings, pipe, base, forget, retain, generator):
-        self.settings, self.pipe, self.generator, self.empty = settings, pipe, generator, empty_condition(pipe)
-        self.frozen = lambda latents, times, text: teacher(pipe.unet, base, latents, times, **text.unet_kwargs())
+        self.settings, self.pipe, self.generator, self.empty = (
+            settings,
+            pipe,
+            generator,
+            empty_condition(pipe),
+        )
+        self.frozen = lambda latents, times, text: teacher(
+            pipe.unet, base, latents, times, **text.unet_kwargs()
+        )
         self.walker = None if settings.sampler == "frozen" else lambda *args: predict(pipe.unet, *args)
         fill = lambda name: settings.prompt_template.format(name) if name else ""
-        anchors = None if settings.erase_from is None else condition(pipe, [fill(settings.erase_from)]*len(forget))
-        self.pools = {"forget": self.stream(condition(pipe, [fill(n) for n in forget]), anchors, settings.negative_guidance, settings.rollout_batch_size, settings.train_batch_size)}
-        if settings.retain_weight: self.pools["retain"] = self.stream(condition(pipe, [fill(n) for n in retain] + [""]), None, 0., settings.retain_rollouts or settings.rollout_batch_size, settings.retain_batch_size or settings.train_batch_size)
+        anchors = (
+            None
+            if settings.erase_from is None
+            else condition(pipe, [fill(settings.erase_from)] * len(forget))
+        )
+        self.pools = {
+            "forget": self.stream(
+                condition(pipe, [fill(n) for n in forget]),
+                anchors,
+                settings.negative_guidance,
+                settings.rollout_batch_size,
+                settings.train_batch_size,
+            )
+        }
+        if settings.retain_weight:
+            self.pools["retain"] = self.stream(
+                condition(pipe, [fill(n) for n in retain] + [""]),
+                None,
+                0.0,
+                settings.retain_rollouts or settings.rollout_batch_size,
+                settings.retain_batch_size or settings.train_batch_size,
+            )
 
     def stream(self, texts, anchors, negative_guidance, rollouts, batch_size):
         "Endless batches of points of these prompts, every prompt as often as every other."
         dealt, s = cycle(len(texts), rollouts, self.generator), self.settings
         def walk(i):
-            return rollout(self.pipe, self.frozen, texts[i], self.empty, None if anchors is None else anchors[i], generator=self.generator, negative_guidance=negative_guidance,
-                           num_inference_steps=s.num_inference_steps, guidance_scale=s.guidance_scale, walker=self.walker)
-        return deal(lambda i: join([walk(part) for part in i.to(self.pipe.unet.device).split(s.rollout_batch_size)]), dealt, batch_size, self.generator)
+            return rollout(
+                self.pipe,
+                self.frozen,
+                texts[i],
+                self.empty,
+                None if anchors is None else anchors[i],
+                generator=self.generator,
+                negative_guidance=negative_guidance,
+                num_inference_steps=s.num_inference_steps,
+                guidance_scale=s.guidance_scale,
+                walker=self.walker,
+            )
+
+        return deal(
+            lambda i: join([walk(part) for part in i.to(self.pipe.unet.device).split(s.rollout_batch_size)]),
+            dealt,
+            batch_size,
+            self.generator,
+        )
 
     def __call__(self, step, micro):
-        parts = [next(pool) for pool in self.pools.values()]; batch = join(parts)
-        error = F.mse_loss(predict(self.pipe.unet, batch.inputs, batch.times, batch.embeddings).float(), batch.targets.float(), reduction="none").mean((1, 2, 3)).split([len(p) for p in parts])
-        return {name: e.mean()*(self.settings.retain_weight if name == "retain" else 1.) for name, e in zip(self.pools, error)}
+        parts = [next(pool) for pool in self.pools.values()]
+        batch = join(parts)
+        error = (
+            F.mse_loss(
+                predict(self.pipe.unet, batch.inputs, batch.times, batch.embeddings).float(),
+                batch.targets.float(),
+                reduction="none",
+            )
+            .mean((1, 2, 3))
+            .split([len(p) for p in parts])
+        )
+        return {
+            name: e.mean() * (self.settings.retain_weight if name == "retain" else 1.0)
+            for name, e in zip(self.pools, error)
+        }
 
 # %% ../../nbs/35_unlearners.esd.ipynb #1d1eb0a0
 def unlearn_esd(
@@ -171,11 +273,29 @@ def unlearn_esd(
     require_pipeline(self, model)
     names, keep, generator = concepts(forget), concepts(retain), generator or torch.Generator().manual_seed(0)
     if not names: raise ValueError("there is no concept to forget; name at least one")
-    if self.retain_weight and not keep: raise ValueError(f"retain_weight is {self.retain_weight} but nothing is to be retained; give retain, or set retain_weight=0")
-    if self.retain_weight and set(names) & set(keep): raise ValueError(f"{sorted(set(names) & set(keep))} are to be forgotten and retained at once")
+    if self.retain_weight and not keep:
+        raise ValueError(
+            f"retain_weight is {self.retain_weight} but nothing is to be retained; give retain, or set "
+            "retain_weight=0"
+        )
+    if self.retain_weight and set(names) & set(keep):
+        raise ValueError(f"{sorted(set(names) & set(keep))} are to be forgotten and retained at once")
     trained = select_parameters(model.unet, TRAIN_METHODS[self.train_method])
     with borrow(model), torch.enable_grad(), trainable_weights(model.unet, trained) as (parameters, base):
-        fit(parameters, EsdLosses(self, model, base, names, keep, generator), weight_decay=0., callbacks=callbacks, **self.optimisation(model=model))
-        return weight_edit(model.unet, trained, base, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": names}, self.edit_scale)
+        fit(
+            parameters,
+            EsdLosses(self, model, base, names, keep, generator),
+            weight_decay=0.0,
+            callbacks=callbacks,
+            **self.optimisation(model=model),
+        )
+        return weight_edit(
+            model.unet,
+            trained,
+            base,
+            {"method": self.name, "settings": self.model_dump(mode="json"), "forget": names},
+            self.edit_scale,
+        )
 
-ESD.unlearn = unlearn_esd; ESD.__abstractmethods__ = frozenset()
+ESD.unlearn = unlearn_esd
+ESD.__abstractmethods__ = frozenset()

@@ -23,17 +23,24 @@ class FADE(TrainedUnlearner):
     "Self-distillation of a concept into another text, with a LoRA."
     name: ClassVar[str] = "distil"
     kind: ClassVar[str] = "text-to-image"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=2e-3, high=2e-2, log=True), forget_weight=dict(low=.5, high=3., log=True), rank=dict(choices=(4, 8, 16)))
+    tuning: ClassVar[dict] = dict(
+        learning_rate=dict(low=2e-3, high=2e-2, log=True),
+        forget_weight=dict(low=0.5, high=3.0, log=True),
+        rank=dict(choices=(4, 8, 16)),
+    )
     num_train_epochs: int = Field(30, ge=1)  # passes over the forget set
     learning_rate: float = Field(2e-3, gt=0)
     lr_scheduler: Literal["constant", "cosine", "linear"] = "cosine"
     rank: int = Field(8, ge=1)  # r of the LoRA
     lora_alpha: float = Field(8., gt=0)  # the update is lora_alpha/rank BA
-    target_modules: tuple[str, ...] = TARGETS  # ends of the names of adapted layers; ("attn2.to_k", "attn2.to_v") touches the text path alone
+    # ends of the names of adapted layers; ("attn2.to_k", "attn2.to_v") touches the text path alone
+    target_modules: tuple[str, ...] = TARGETS
     forget_weight: float = Field(1., ge=0)  # w_f
     retain_weight: float = Field(1., ge=0)  # w_r
-    timestep_sampling: Literal["uniform", "crucial"] = "uniform"  # times of training: all alike, or as `crucial_times` weighs them
-    overwriting_concept: str = ""  # caption c_o; the empty text is what the model draws when asked for nothing
+    # times of training: all alike, or as `crucial_times` weighs them
+    timestep_sampling: Literal["uniform", "crucial"] = "uniform"
+    # caption c_o; the empty text is what the model draws when asked for nothing
+    overwriting_concept: str = ""
     train_batch_size: int = Field(4, ge=1)  # forget pictures a micro-batch
     retain_batch_size: int = Field(8, ge=1)  # retain pictures a micro-batch
     gradient_accumulation_steps: int = Field(1, ge=1)
@@ -44,9 +51,20 @@ class FADE(TrainedUnlearner):
 class FadeLosses:
     "Named losses of one micro-batch; called by the training loop."
     def __init__(self, settings, pipe, forget, retain, generator):
-        self.settings, self.pipe, self.forget, self.retain, self.generator = settings, pipe, forget, retain, generator
-        self.forget_batches = cycle(len(forget), settings.train_batch_size, generator); self.retain_batches = cycle(len(retain), settings.retain_batch_size, generator)
-        self.times = crucial_times(pipe, forget, generator=generator) if settings.timestep_sampling == "crucial" else None
+        self.settings, self.pipe, self.forget, self.retain, self.generator = (
+            settings,
+            pipe,
+            forget,
+            retain,
+            generator,
+        )
+        self.forget_batches = cycle(len(forget), settings.train_batch_size, generator)
+        self.retain_batches = cycle(len(retain), settings.retain_batch_size, generator)
+        self.times = (
+            crucial_times(pipe, forget, generator=generator)
+            if settings.timestep_sampling == "crucial"
+            else None
+        )
 
     def __call__(self, step, micro):
         unet, f, r = self.pipe.unet, next(self.forget_batches), next(self.retain_batches)
@@ -57,8 +75,12 @@ class FadeLosses:
             teacher = predict(unet, noised, times, self.forget.overwrite[f] + self.retain.embeddings[r])
             unet.enable_adapters()
         student = predict(unet, noised, times, self.forget.embeddings[f] + self.retain.embeddings[r])
-        error = F.mse_loss(student.float(), teacher.float(), reduction="none").mean((1, 2, 3)); n = len(f)
-        return {"forget": self.settings.forget_weight*error[:n].mean(), "retain": self.settings.retain_weight*error[n:].mean()}
+        error = F.mse_loss(student.float(), teacher.float(), reduction="none").mean((1, 2, 3))
+        n = len(f)
+        return {
+            "forget": self.settings.forget_weight * error[:n].mean(),
+            "retain": self.settings.retain_weight * error[n:].mean(),
+        }
 
 # %% ../../nbs/33_unlearners.fade.ipynb #20b311fc
 def unlearn_fade(
@@ -75,9 +97,33 @@ def unlearn_fade(
     require_pictures(self, forget, retain)
     generator = generator or torch.Generator().manual_seed(0)
     with borrow(model):
-        data = encode_dataset(model, forget, overwrite=self.overwriting_concept), encode_dataset(model, retain)
-        with torch.enable_grad(), trainable_adapter(model.unet, self.rank, self.lora_alpha, generator, self.target_modules) as (parameters, config):
-            fit(parameters, FadeLosses(self, model, *data, generator), callbacks=callbacks, **self.optimisation(len(forget), model))
-            return adapter_edit(model.unet, config, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": sorted(set(forget["text"]))}, self.edit_scale)
+        data = (
+            encode_dataset(model, forget, overwrite=self.overwriting_concept),
+            encode_dataset(model, retain),
+        )
+        with (
+            torch.enable_grad(),
+            trainable_adapter(model.unet, self.rank, self.lora_alpha, generator, self.target_modules) as (
+                parameters,
+                config,
+            ),
+        ):
+            fit(
+                parameters,
+                FadeLosses(self, model, *data, generator),
+                callbacks=callbacks,
+                **self.optimisation(len(forget), model),
+            )
+            return adapter_edit(
+                model.unet,
+                config,
+                {
+                    "method": self.name,
+                    "settings": self.model_dump(mode="json"),
+                    "forget": sorted(set(forget["text"])),
+                },
+                self.edit_scale,
+            )
 
-FADE.unlearn = unlearn_fade; FADE.__abstractmethods__ = frozenset()
+FADE.unlearn = unlearn_fade
+FADE.__abstractmethods__ = frozenset()

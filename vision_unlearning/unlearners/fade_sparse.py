@@ -27,8 +27,16 @@ def candidate_layers(
     targets: tuple[str, ...],  # ends of names, as `target_modules` of peft
 ) -> list[str]:  # full names, in the order of the model
     "The linear layers that may be adapted."
-    names = [n for n, m in unet.named_modules() if isinstance(m, torch.nn.Linear) and any(n == t or n.endswith(f".{t}") for t in targets)]
-    if not names: raise ValueError(f"no linear layer of the UNet is called {', '.join(targets)}; attention projections are {', '.join(TARGETS)}")
+    names = [
+        n
+        for n, m in unet.named_modules()
+        if isinstance(m, torch.nn.Linear) and any(n == t or n.endswith(f".{t}") for t in targets)
+    ]
+    if not names:
+        raise ValueError(
+            f"no linear layer of the UNet is called {', '.join(targets)}; attention projections are "
+            f"{', '.join(TARGETS)}"
+        )
     return names
 
 # %% ../../nbs/33b_unlearners.fade_sparse.ipynb #38ae12fe
@@ -44,8 +52,15 @@ def forget_saliency(
     def loss(index):
         noised, times, target = diffusion_batch(pipe.scheduler, data.latents(index, generator), generator)
         return F.mse_loss(predict(pipe.unet, noised, times, data.embeddings[index]).float(), target.float())
-    order = (index for _ in range(passes) for index in torch.randperm(len(data), generator=generator).split(batch_size))
-    return saliency(pipe.unet, [f"{n}.weight" for n in layers], (loss(index) for index in order), "sum_of_abs")
+
+    order = (
+        index
+        for _ in range(passes)
+        for index in torch.randperm(len(data), generator=generator).split(batch_size)
+    )
+    return saliency(
+        pipe.unet, [f"{n}.weight" for n in layers], (loss(index) for index in order), "sum_of_abs"
+    )
 
 # %% ../../nbs/33b_unlearners.fade_sparse.ipynb #bdf257b6
 def top_layers(
@@ -60,27 +75,41 @@ def top_layers(
 # %% ../../nbs/33b_unlearners.fade_sparse.ipynb #fcd2f9e7
 class FADESparse(FADE):
     "What the sparse forms share: a saliency pass before the training of FADE."
-    kept_fraction: float = Field(.5, gt=0, le=1)  # share that may change; the published sparsity_inclusiveness
+    # share that may change; the published sparsity_inclusiveness
+    kept_fraction: float = Field(.5, gt=0, le=1)
     saliency_passes: int = Field(4, ge=1)  # visits of each forget picture when the saliency is measured
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=2e-3, high=2e-2, log=True), forget_weight=dict(low=.5, high=3., log=True), kept_fraction=dict(low=.2, high=1., log=True))
+    tuning: ClassVar[dict] = dict(
+        learning_rate=dict(low=2e-3, high=2e-2, log=True),
+        forget_weight=dict(low=0.5, high=3.0, log=True),
+        kept_fraction=dict(low=0.2, high=1.0, log=True),
+    )
 
     def _scores(self, model, forget, retain, generator):
         "Saliency of every candidate weight; both sides must be datasets."
         require_pipeline(self, model)
         require_pictures(self, forget, retain)
         layers = candidate_layers(model.unet, self.target_modules)
-        return forget_saliency(model, encode_dataset(model, forget), layers, self.saliency_passes, self.train_batch_size, generator)
+        return forget_saliency(
+            model,
+            encode_dataset(model, forget),
+            layers,
+            self.saliency_passes,
+            self.train_batch_size,
+            generator,
+        )
 
 # %% ../../nbs/33b_unlearners.fade_sparse.ipynb #d97a5bf5
 class FADEModule(FADESparse):
     "FADE on the most salient layers only; the result is a LoRA."
     name: ClassVar[str] = "distil_module"
-    target_modules: tuple[str, ...] = (*TARGETS, "ff.net.0.proj", "ff.net.2")  # ends of the names of candidate layers
+    # ends of the names of candidate layers
+    target_modules: tuple[str, ...] = (*TARGETS, "ff.net.0.proj", "ff.net.2")
 
     def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):
         "Choose the layers, then train FADE's adapter on them; `info['layers']` names them."
         generator = generator or torch.Generator().manual_seed(0)
-        with borrow(model): chosen = top_layers(self._scores(model, forget, retain, generator), self.kept_fraction)
+        with borrow(model):
+            chosen = top_layers(self._scores(model, forget, retain, generator), self.kept_fraction)
         dense = self.model_copy(update={"target_modules": tuple(chosen)})
         edit = FADE.unlearn(dense, model, forget, retain, generator=generator, callbacks=callbacks)
         edit.info.update(settings=self.model_dump(mode="json"), layers=chosen)
@@ -97,11 +126,25 @@ class MaskedAdapter:
         generator: torch.Generator,  # of the initial A, and of the drawn ranks
         search_space: tuple[int, ...] = (),  # ranks to draw from, each at most r; empty for r itself
     ):
-        found = dict(unet.named_modules()); self.layers = {n: found[n] for n in masks}
-        self.unet, self.scaling, self.generator, self.search_space, self.active = unet, alpha/rank, generator, search_space, True
+        found = dict(unet.named_modules())
+        self.layers = {n: found[n] for n in masks}
+        self.unet, self.scaling, self.generator, self.search_space, self.active = (
+            unet,
+            alpha / rank,
+            generator,
+            search_space,
+            True,
+        )
         self.masks = {n: m.to(found[n].weight) for n, m in masks.items()}
-        self.down = {n: (torch.randn(rank, m.in_features, generator=generator)/rank).to(m.weight).requires_grad_() for n, m in self.layers.items()}  # A
-        self.up = {n: m.weight.new_zeros(m.out_features, rank).requires_grad_() for n, m in self.layers.items()}  # B
+        # A
+        self.down = {
+            n: (torch.randn(rank, m.in_features, generator=generator) / rank).to(m.weight).requires_grad_()
+            for n, m in self.layers.items()
+        }
+        # B
+        self.up = {
+            n: m.weight.new_zeros(m.out_features, rank).requires_grad_() for n, m in self.layers.items()
+        }
 
     @property
     def parameters(self): return [*self.down.values(), *self.up.values()]
@@ -112,11 +155,17 @@ class MaskedAdapter:
     def _hook(self, name):
         def add(module, inputs, output):
             if not self.active: return output
-            drawn = self.search_space[int(torch.randint(len(self.search_space), (1,), generator=self.generator))] if self.search_space else None
+            drawn = (
+                self.search_space[int(torch.randint(len(self.search_space), (1,), generator=self.generator))]
+                if self.search_space
+                else None
+            )
             return output + F.linear(inputs[0], self.update(name, drawn))
         return add
 
-    def __enter__(self): self.handles = [m.register_forward_hook(self._hook(n)) for n, m in self.layers.items()]; return self
+    def __enter__(self):
+        self.handles = [m.register_forward_hook(self._hook(n)) for n, m in self.layers.items()]
+        return self
     def __exit__(self, *error): [h.remove() for h in self.handles]
     def __call__(self, *args, **kwargs): return self.unet(*args, **kwargs)
     def disable_adapters(self): self.active = False
@@ -142,34 +191,85 @@ def masked_edit(
     tensors = {f"{n}.weight": m.weight + scale*adapter.update(n, kept) for n, m in adapter.layers.items()}
     changed = sum(int((tensors[f"{n}.weight"] != m.weight).sum()) for n, m in adapter.layers.items())
     masked = sum(int(m.count_nonzero()) for m in adapter.masks.values())
-    return WeightEdit(tensors, {**info, "sparsity": dict(weights=total, masked=masked/total, changed=changed/total, rank=kept or len(next(iter(adapter.down.values()))))})
+    return WeightEdit(
+        tensors,
+        {
+            **info,
+            "sparsity": dict(
+                weights=total,
+                masked=masked / total,
+                changed=changed / total,
+                rank=kept or len(next(iter(adapter.down.values()))),
+            ),
+        },
+    )
 
 # %% ../../nbs/33b_unlearners.fade_sparse.ipynb #2bff42c7
 class FADEWeight(FADESparse):
-    "FADE whose merged update is zero outside a mask of the most salient weights; the result is a weight edit."
+    """FADE whose merged update is zero outside a mask of the most salient weights; the result is a weight
+    edit."""
     name: ClassVar[str] = "distil_weight"
     kept_fraction: float = Field(.1, gt=0, le=1)  # share of the candidate weights that may change
     search_space: tuple[int, ...] = ()  # elastic ranks, each at most `rank`; empty trains `rank` alone
 
     @model_validator(mode="after")
     def _ranks(self):
-        if self.search_space and self.gradient_checkpointing: raise ValueError("search_space draws ranks inside the network, which gradient_checkpointing would draw twice; set gradient_checkpointing=False")
-        if any(not 1 <= r <= self.rank for r in self.search_space): raise ValueError(f"search_space holds ranks between 1 and rank={self.rank}")
+        if self.search_space and self.gradient_checkpointing:
+            raise ValueError(
+                "search_space draws ranks inside the network, which gradient_checkpointing would draw twice; "
+                "set gradient_checkpointing=False"
+            )
+        if any(not 1 <= r <= self.rank for r in self.search_space):
+            raise ValueError(f"search_space holds ranks between 1 and rank={self.rank}")
         return self
 
     def train(self, model, masks, forget, retain, generator, callbacks=()):
         "A trained `MaskedAdapter` for given masks and encoded sides."
         model.unet.requires_grad_(False)
-        with torch.enable_grad(), MaskedAdapter(model.unet, masks, self.rank, self.lora_alpha, generator, self.search_space) as adapter:
-            fit(adapter.parameters, FadeLosses(self, SimpleNamespace(unet=adapter, scheduler=model.scheduler), forget, retain, generator), callbacks=callbacks, **self.optimisation(len(forget), model))
+        with (
+            torch.enable_grad(),
+            MaskedAdapter(
+                model.unet, masks, self.rank, self.lora_alpha, generator, self.search_space
+            ) as adapter,
+        ):
+            fit(
+                adapter.parameters,
+                FadeLosses(
+                    self, SimpleNamespace(unet=adapter, scheduler=model.scheduler), forget, retain, generator
+                ),
+                callbacks=callbacks,
+                **self.optimisation(len(forget), model),
+            )
         return adapter
 
     def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):
-        "Choose the weights, train under the mask, and return the merged matrices; `info['sparsity']` is measured on them."
+        """Choose the weights, train under the mask, and return the merged matrices; `info['sparsity']` is
+        measured on them."""
         generator = generator or torch.Generator().manual_seed(0)
         with borrow(model):
-            scores = self._scores(model, forget, retain, generator); masks = {n.removesuffix(".weight"): m for n, m in top_mask(scores, self.kept_fraction).items() if m.any()}
-            if not masks: raise ValueError(f"kept_fraction={self.kept_fraction} of {sum(s.numel() for s in scores.values())} weights keeps none; raise it")
-            data = encode_dataset(model, forget, overwrite=self.overwriting_concept), encode_dataset(model, retain)
+            scores = self._scores(model, forget, retain, generator)
+            masks = {
+                n.removesuffix(".weight"): m
+                for n, m in top_mask(scores, self.kept_fraction).items()
+                if m.any()
+            }
+            if not masks:
+                raise ValueError(
+                    f"kept_fraction={self.kept_fraction} of {sum(s.numel() for s in scores.values())} "
+                    "weights keeps none; raise it"
+                )
+            data = (
+                encode_dataset(model, forget, overwrite=self.overwriting_concept),
+                encode_dataset(model, retain),
+            )
             adapter = self.train(model, masks, *data, generator, callbacks)
-            return masked_edit(adapter, sum(s.numel() for s in scores.values()), {"method": self.name, "settings": self.model_dump(mode="json"), "forget": sorted(set(forget["text"]))}, self.edit_scale)
+            return masked_edit(
+                adapter,
+                sum(s.numel() for s in scores.values()),
+                {
+                    "method": self.name,
+                    "settings": self.model_dump(mode="json"),
+                    "forget": sorted(set(forget["text"])),
+                },
+                self.edit_scale,
+            )

@@ -39,12 +39,27 @@ def picture_generator(
     seed: int = 0,  # of the weights
 ) -> nn.Sequential:  # (B, latent) noise to (B,C,H,W) in 0..1
     "A small network that invents pictures."
-    channels, height, across = shape; wide = 2*width
-    if height % 4 or across % 4: raise ValueError(f"the generator doubles twice: sides must be multiples of 4, got {height}x{across}")
-    grow = lambda before, after: (nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.LeakyReLU(.2))
+    channels, height, across = shape
+    wide = 2*width
+    if height % 4 or across % 4:
+        raise ValueError(f"the generator doubles twice: sides must be multiples of 4, got {height}x{across}")
+    grow = lambda before, after: (
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(before, after, 3, padding=1),
+        nn.BatchNorm2d(after),
+        nn.LeakyReLU(0.2),
+    )
     with torch.random.fork_rng():
-        net = nn.Sequential(nn.Linear(latent, wide*height*across//16), nn.Unflatten(1, (wide, height//4, across//4)), nn.BatchNorm2d(wide),
-                            *grow(wide, wide), *grow(wide, width), nn.Conv2d(width, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.Sigmoid())
+        net = nn.Sequential(
+            nn.Linear(latent, wide * height * across // 16),
+            nn.Unflatten(1, (wide, height // 4, across // 4)),
+            nn.BatchNorm2d(wide),
+            *grow(wide, wide),
+            *grow(wide, width),
+            nn.Conv2d(width, channels, 3, padding=1),
+            nn.BatchNorm2d(channels),
+            nn.Sigmoid(),
+        )
     reset_layers(net, seed)
     return net
 
@@ -54,10 +69,12 @@ def attention_maps(
     pictures: torch.Tensor,  # (B,C,H,W) in 0..1
 ) -> tuple[torch.Tensor, list]:  # (B,K) logits, and one (B,H*W) map a layer
     "Logits, and where each layer of feature maps looks."
-    head, tail = split_at(model, next(iter(dict(getattr(model, "net", model).named_children())), "")); x, maps = head(pictures), []
+    head, tail = split_at(model, next(iter(dict(getattr(model, "net", model).named_children())), ""))
+    x, maps = head(pictures), []
     for part in tail:
         x = part(x)
-        if x.ndim == 4 and (isinstance(part, nn.ReLU) or next(part.children(), None) is not None): maps.append(F.normalize(x.square().mean(1).flatten(1)))
+        if x.ndim == 4 and (isinstance(part, nn.ReLU) or next(part.children(), None) is not None):
+            maps.append(F.normalize(x.square().mean(1).flatten(1)))
     return x, maps
 
 # %% ../../nbs/39d_unlearners.gkt.ipynb #dc4e718f
@@ -69,7 +86,10 @@ def transfer_loss(
 ) -> dict[str, torch.Tensor]:  # "divergence" and "attention", scalars to be summed
     "How far a student is from its teacher, in what it answers and where it looks."
     apart = sum((a - b).square().mean() for a, b in zip(student[1], teacher[1]))
-    return {"divergence": distillation(student[0], teacher[0], temperature), "attention": attention_weight*apart}
+    return {
+        "divergence": distillation(student[0], teacher[0], temperature),
+        "attention": attention_weight * apart,
+    }
 
 # %% ../../nbs/39d_unlearners.gkt.ipynb #7c822a30
 def generator_round(
@@ -80,10 +100,16 @@ def generator_round(
     "Let the generator look for pictures on which student and teacher differ."
     memory, value = run.memory, None
     for _ in range(method.generator_steps):
-        pictures = memory["generator"](noise); teacher = run.original(pictures); passed = gate(teacher.detach(), memory["gone"], method.threshold)
+        pictures = memory["generator"](noise)
+        teacher = run.original(pictures)
+        passed = gate(teacher.detach(), memory["gone"], method.threshold)
         if not passed.any(): return value
-        loss = -distillation(run.student(pictures[passed]), teacher[passed], method.temperature); memory["of_generator"].zero_grad(); loss.backward()
-        nn.utils.clip_grad_norm_(memory["generator"].parameters(), method.max_grad_norm or math.inf); memory["of_generator"].step(); value = -float(loss.detach())
+        loss = -distillation(run.student(pictures[passed]), teacher[passed], method.temperature)
+        memory["of_generator"].zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(memory["generator"].parameters(), method.max_grad_norm or math.inf)
+        memory["of_generator"].step()
+        value = -float(loss.detach())
     return value
 
 # %% ../../nbs/39d_unlearners.gkt.ipynb #06a5e8fa
@@ -94,13 +120,22 @@ def student_round(
 ) -> tuple:  # (share of pictures that passed, losses of the last step)
     "Let the student learn what passes the gate."
     with torch.no_grad():
-        pictures = run.memory["generator"](noise); logits, maps = attention_maps(run.original, pictures); passed = gate(logits, run.memory["gone"], method.threshold)
+        pictures = run.memory["generator"](noise)
+        logits, maps = attention_maps(run.original, pictures)
+        passed = gate(logits, run.memory["gone"], method.threshold)
     share, found = float(passed.double().mean()), {}
     if int(passed.sum()) < 2: return share, found
     pictures, teacher = pictures[passed], (logits[passed], [m[passed] for m in maps])
     for _ in range(method.student_steps):
-        found = transfer_loss(attention_maps(run.student, pictures), teacher, method.attention_weight, method.temperature); run.optimizer.zero_grad(); sum(found.values()).backward()
-        run.gradient_norm = float(nn.utils.clip_grad_norm_(run.student.parameters(), method.max_grad_norm or math.inf)); run.optimizer.step()
+        found = transfer_loss(
+            attention_maps(run.student, pictures), teacher, method.attention_weight, method.temperature
+        )
+        run.optimizer.zero_grad()
+        sum(found.values()).backward()
+        run.gradient_norm = float(
+            nn.utils.clip_grad_norm_(run.student.parameters(), method.max_grad_norm or math.inf)
+        )
+        run.optimizer.step()
     return share, {k: float(v.detach()) for k, v in found.items()}
 
 # %% ../../nbs/39d_unlearners.gkt.ipynb #0befd01d
@@ -109,7 +144,10 @@ class GKT(ClassifierUnlearner):
     name: ClassVar[str] = "gkt"
     reads: ClassVar[str] = "names"
     sides: ClassVar[tuple] = ("forget", "retain")
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=3e-4, high=1e-2, log=True), attention_weight=dict(low=10., high=3000., log=True))
+    tuning: ClassVar[dict] = dict(
+        learning_rate=dict(low=3e-4, high=1e-2, log=True),
+        attention_weight=dict(low=10.0, high=3000.0, log=True),
+    )
     num_rounds: int = Field(1000, ge=1)  # of one generator's turn and one student's; the paper runs 4000
     generator_steps: int = Field(1, ge=1)  # of a round
     student_steps: int = Field(10, ge=1)  # of a round
@@ -123,8 +161,13 @@ class GKT(ClassifierUnlearner):
     train_batch_size: int = Field(64, ge=2)  # invented pictures of a round; 256 in the paper
     max_grad_norm: float | None = Field(5., gt=0)
 
-    def record(self, run): return {s: getattr(run, s).classes() for s in self.sides} | {"passed": run.memory["passed"]/max(run.step, 1)}
-    def change(self, run, callbacks): teach_from_nothing(self, run); teach(self, run, callbacks)
+    def record(self, run):
+        return {s: getattr(run, s).classes() for s in self.sides} | {
+            "passed": run.memory["passed"] / max(run.step, 1)
+        }
+    def change(self, run, callbacks):
+        teach_from_nothing(self, run)
+        teach(self, run, callbacks)
 
     def unlearn(self,
         model: nn.Module,  # of `build_classifier`; comes back as it went in
@@ -135,8 +178,16 @@ class GKT(ClassifierUnlearner):
         callbacks=(),
     ) -> WeightEdit:
         "Teach a new network everything but the classes."
-        shape = picture_shape(model); blank = torch.zeros(1, *shape); classes = count_classes(model, blank.to(next(model.parameters()).device)); sides = split_classes(forget, retain, classes, self.name)
-        return super().unlearn(model, *((blank.expand(len(s), *shape), torch.tensor(s)) for s in sides), generator=generator, callbacks=callbacks)
+        shape = picture_shape(model)
+        blank = torch.zeros(1, *shape)
+        classes = count_classes(model, blank.to(next(model.parameters()).device))
+        sides = split_classes(forget, retain, classes, self.name)
+        return super().unlearn(
+            model,
+            *((blank.expand(len(s), *shape), torch.tensor(s)) for s in sides),
+            generator=generator,
+            callbacks=callbacks,
+        )
 
 # %% ../../nbs/39d_unlearners.gkt.ipynb #df6803b3
 def teach_from_nothing(
@@ -144,10 +195,20 @@ def teach_from_nothing(
     run,  # `Run`
 ):
     "A student with new weights, a generator, and an optimiser for each."
-    reset_layers(run.student, draw_seed(run.generator, 31)); run.student.requires_grad_(True).train(); run.original.requires_grad_(False)
-    generator = picture_generator(method.latent, picture_shape(run.original), method.width, draw_seed(run.generator, 31)).to(run.device)
-    run.memory.update(gone=run.forget.classes(), generator=generator, of_generator=torch.optim.Adam(generator.parameters(), lr=method.generator_rate), passed=0.)
-    run.parameters, run.num_steps = list(run.student.parameters()), method.num_rounds; run.optimizer = torch.optim.Adam(run.parameters, lr=method.learning_rate)
+    reset_layers(run.student, draw_seed(run.generator, 31))
+    run.student.requires_grad_(True).train()
+    run.original.requires_grad_(False)
+    generator = picture_generator(
+        method.latent, picture_shape(run.original), method.width, draw_seed(run.generator, 31)
+    ).to(run.device)
+    run.memory.update(
+        gone=run.forget.classes(),
+        generator=generator,
+        of_generator=torch.optim.Adam(generator.parameters(), lr=method.generator_rate),
+        passed=0.0,
+    )
+    run.parameters, run.num_steps = list(run.student.parameters()), method.num_rounds
+    run.optimizer = torch.optim.Adam(run.parameters, lr=method.learning_rate)
 
 # %% ../../nbs/39d_unlearners.gkt.ipynb #ea39b4da
 def teach(
@@ -162,10 +223,24 @@ def teach(
     call("before_fit")
     try:
         while run.step < method.num_rounds and not run.stop:
-            noise = torch.randn(method.train_batch_size, method.latent, generator=run.generator).to(run.device)
-            disagreement = generator_round(run, method, noise); share, found = student_round(run, method, noise); empty = 0 if found else empty + 1
-            if empty == 50: raise ValueError(f"{method.name}: in 50 rounds no picture passed the gate at threshold={method.threshold}; raise it, or forget fewer classes")
-            run.losses = found | {"disagreement": disagreement or 0., "passed": share}; run.loss = sum(found.values()); run.memory["passed"] += share; run.step += 1
-            if not math.isfinite(run.loss): raise DivergedError(f"{method.name}: the loss is {run.loss} in round {run.step}; lower the learning rate")
+            noise = torch.randn(method.train_batch_size, method.latent, generator=run.generator).to(
+                run.device
+            )
+            disagreement = generator_round(run, method, noise)
+            share, found = student_round(run, method, noise)
+            empty = 0 if found else empty + 1
+            if empty == 50:
+                raise ValueError(
+                    f"{method.name}: in 50 rounds no picture passed the gate at "
+                    f"threshold={method.threshold}; raise it, or forget fewer classes"
+                )
+            run.losses = found | {"disagreement": disagreement or 0., "passed": share}
+            run.loss = sum(found.values())
+            run.memory["passed"] += share
+            run.step += 1
+            if not math.isfinite(run.loss):
+                raise DivergedError(
+                    f"{method.name}: the loss is {run.loss} in round {run.step}; lower the learning rate"
+                )
             call("after_step")
     finally: call("after_fit")

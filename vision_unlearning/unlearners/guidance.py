@@ -18,7 +18,11 @@ class OnPipeline:
     "Mixin of edits that need the whole pipeline."
     def attach(self, model, scale: float = 1.0):
         "Switch the edit on, at `scale` times its strength."
-        if isinstance(model, torch.nn.Module): raise TypeError(f"{type(self).__name__} acts on sampling and not on weights: attach it to the pipeline, not to {type(model).__name__}")
+        if isinstance(model, torch.nn.Module):
+            raise TypeError(
+                f"{type(self).__name__} acts on sampling and not on weights: attach it to the pipeline, not "
+                f"to {type(model).__name__}"
+            )
         self._pipe = model
         try: return super().attach(model, scale)
         finally: del self._pipe
@@ -49,40 +53,112 @@ class GuidanceEdit(OnPipeline, Edit):
     "Guidance of the sampler away from a text."
     kind, file = "guidance", "guidance.safetensors"
     def _apply(self, module, scale):
-        return [module.register_forward_hook(Steering(self._pipe, self.tensors, self.info["settings"], scale), with_kwargs=True)]
+        return [
+            module.register_forward_hook(
+                Steering(self._pipe, self.tensors, self.info["settings"], scale), with_kwargs=True
+            )
+        ]
 
 # %% ../../nbs/37c_unlearners.guidance.ipynb #7030807b
 class Steering:
     "The forward hook of a `GuidanceEdit`; remembers step and momentum of the pictures in progress."
     def __init__(self, pipe, tensors, settings, scale):
-        self.pipe, self.tensors, self.settings, self.scale = pipe, tensors, {k: v for k, v in settings.items() if k.startswith("sld_")}, scale
-        self.warmup, self.last, self.step, self.momentum = self.settings.pop("sld_warmup_steps")/50, None, 0, None
+        self.pipe, self.tensors, self.settings, self.scale = (
+            pipe,
+            tensors,
+            {k: v for k, v in settings.items() if k.startswith("sld_")},
+            scale,
+        )
+        self.warmup, self.last, self.step, self.momentum = (
+            self.settings.pop("sld_warmup_steps") / 50,
+            None,
+            0,
+            None,
+        )
 
     def ask(self, unet, name, latents, time, kwargs, rows):
         "(B,C,h,w) prediction of the same UNet for a stored text, without the hooks on it."
         def batch(tensor): return tensor.to(latents).expand(len(latents), *tensor.shape[1:])
-        others = {k: v for k, v in kwargs.items() if k not in ("sample", "timestep", "encoder_hidden_states", "return_dict")}
-        if others.get("added_cond_kwargs"): others["added_cond_kwargs"] = {k: batch(self.tensors[f"{name}.pooled"]) if k == "text_embeds" else v[rows] for k, v in others["added_cond_kwargs"].items()}
+
+        others = {
+            k: v
+            for k, v in kwargs.items()
+            if k not in ("sample", "timestep", "encoder_hidden_states", "return_dict")
+        }
+        if others.get("added_cond_kwargs"):
+            others["added_cond_kwargs"] = {
+                k: batch(self.tensors[f"{name}.pooled"]) if k == "text_embeds" else v[rows]
+                for k, v in others["added_cond_kwargs"].items()
+            }
         return unet.forward(latents, time, batch(self.tensors[name]), return_dict=False, **others)[0]
 
     def __call__(self, unet, args, kwargs, output):
-        latents, time = (args[i] if len(args) > i else kwargs[k] for i, k in enumerate(("sample", "timestep"))); guided = bool(getattr(self.pipe, "do_classifier_free_guidance", False))
-        rows = slice(len(latents)//2, None) if guided else slice(None); time = torch.as_tensor(time); now = time.flatten()[0].item(); times = self.pipe.scheduler.timesteps
+        latents, time = (
+            args[i] if len(args) > i else kwargs[k] for i, k in enumerate(("sample", "timestep"))
+        )
+        guided = bool(getattr(self.pipe, "do_classifier_free_guidance", False))
+        rows = slice(len(latents)//2, None) if guided else slice(None)
+        time = torch.as_tensor(time)
+        now = time.flatten()[0].item()
+        times = self.pipe.scheduler.timesteps
         z, t = latents[rows], time[rows] if time.ndim and len(time) == len(latents) else time
         with torch.no_grad():
-            answer = output[0]; conditional = answer[rows]; unwanted = self.ask(unet, "concept", z, t, kwargs, rows); empty = answer[:rows.start] if guided else self.ask(unet, "empty", z, t, kwargs, rows)
-            first = self.last is None or now > self.last or now == times[0].item(); self.step, self.last = 0 if first else self.step + 1, now
+            answer = output[0]
+            conditional = answer[rows]
+            unwanted = self.ask(unet, "concept", z, t, kwargs, rows)
+            empty = answer[:rows.start] if guided else self.ask(unet, "empty", z, t, kwargs, rows)
+            first = self.last is None or now > self.last or now == times[0].item()
+            self.step, self.last = 0 if first else self.step + 1, now
             if first or self.momentum.shape != z.shape: self.momentum = torch.zeros_like(conditional)
-            unit = self.pipe.scheduler.alphas_cumprod[int(now)].sqrt().clamp_min(1e-4).item() if self.pipe.scheduler.config.prediction_type == "v_prediction" else 1.
-            gamma, self.momentum = safety_guidance(conditional*unit, empty*unit, unwanted*unit, self.momentum, **{k.removeprefix("sld_"): v for k, v in self.settings.items()})
-            if self.step >= self.warmup*len(times): answer = torch.cat([answer[:rows.start] if guided else answer[:0], conditional - self.scale*gamma/unit])
+            unit = (
+                self.pipe.scheduler.alphas_cumprod[int(now)].sqrt().clamp_min(1e-4).item()
+                if self.pipe.scheduler.config.prediction_type == "v_prediction"
+                else 1.0
+            )
+            gamma, self.momentum = safety_guidance(
+                conditional * unit,
+                empty * unit,
+                unwanted * unit,
+                self.momentum,
+                **{k.removeprefix("sld_"): v for k, v in self.settings.items()},
+            )
+            if self.step >= self.warmup*len(times):
+                answer = torch.cat(
+                    [answer[: rows.start] if guided else answer[:0], conditional - self.scale * gamma / unit]
+                )
         return (answer, *output[1:]) if isinstance(output, tuple) else type(output)(sample=answer)
 
 # %% ../../nbs/37c_unlearners.guidance.ipynb #0eed0cf2
-SLD_PRESETS = {"weak": dict(sld_warmup_steps=15, sld_guidance_scale=200., sld_threshold=0., sld_momentum_scale=0., sld_mom_beta=0.),
-               "medium": dict(sld_warmup_steps=10, sld_guidance_scale=1000., sld_threshold=.01, sld_momentum_scale=.3, sld_mom_beta=.4),
-               "strong": dict(sld_warmup_steps=7, sld_guidance_scale=2000., sld_threshold=.025, sld_momentum_scale=.5, sld_mom_beta=.7),
-               "max": dict(sld_warmup_steps=0, sld_guidance_scale=5000., sld_threshold=1., sld_momentum_scale=.5, sld_mom_beta=.7)}
+SLD_PRESETS = {
+    "weak": dict(
+        sld_warmup_steps=15,
+        sld_guidance_scale=200.0,
+        sld_threshold=0.0,
+        sld_momentum_scale=0.0,
+        sld_mom_beta=0.0,
+    ),
+    "medium": dict(
+        sld_warmup_steps=10,
+        sld_guidance_scale=1000.0,
+        sld_threshold=0.01,
+        sld_momentum_scale=0.3,
+        sld_mom_beta=0.4,
+    ),
+    "strong": dict(
+        sld_warmup_steps=7,
+        sld_guidance_scale=2000.0,
+        sld_threshold=0.025,
+        sld_momentum_scale=0.5,
+        sld_mom_beta=0.7,
+    ),
+    "max": dict(
+        sld_warmup_steps=0,
+        sld_guidance_scale=5000.0,
+        sld_threshold=1.0,
+        sld_momentum_scale=0.5,
+        sld_mom_beta=0.7,
+    ),
+}
 
 # %% ../../nbs/37c_unlearners.guidance.ipynb #aa2e2d19
 class SafeLatentGuidance(Unlearner):
@@ -90,7 +166,11 @@ class SafeLatentGuidance(Unlearner):
     name: ClassVar[str] = "sld"
     kind: ClassVar[str] = "text-to-image"
     reads: ClassVar[str] = "names"
-    tuning: ClassVar[dict] = dict(sld_guidance_scale=dict(low=10., high=5000., log=True), sld_warmup_steps=dict(low=0, high=15), sld_threshold=dict(low=0., high=1.))
+    tuning: ClassVar[dict] = dict(
+        sld_guidance_scale=dict(low=10.0, high=5000.0, log=True),
+        sld_warmup_steps=dict(low=0, high=15),
+        sld_threshold=dict(low=0.0, high=1.0),
+    )
     sld_guidance_scale: float = Field(1000., ge=0)  # s_S
     sld_warmup_steps: int = Field(10, ge=0, le=50)  # delta, of 50 steps
     sld_threshold: float = .01  # lambda, in units of the noise
@@ -108,9 +188,21 @@ class SafeLatentGuidance(Unlearner):
         require_pipeline(self, model)
         names = concepts(forget)
         if not names: raise ValueError("there is no concept to forget; name at least one")
-        with borrow(model): texts = dict(zip(("concept", "empty"), stored_texts(model, [self.concept_template.format(", ".join(names)), ""])))
-        tensors = {name + ("" if i == 0 else ".pooled"): part for name, parts in texts.items() for i, part in enumerate(parts)}
-        return GuidanceEdit(tensors, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": names})
+        with borrow(model):
+            texts = dict(
+                zip(
+                    ("concept", "empty"),
+                    stored_texts(model, [self.concept_template.format(", ".join(names)), ""]),
+                )
+            )
+        tensors = {
+            name + ("" if i == 0 else ".pooled"): part
+            for name, parts in texts.items()
+            for i, part in enumerate(parts)
+        }
+        return GuidanceEdit(
+            tensors, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": names}
+        )
 
 # %% ../../nbs/37c_unlearners.guidance.ipynb #dd598c20
 @torch.no_grad()
@@ -119,5 +211,10 @@ def stored_texts(
     texts: list[str],
 ) -> list[tuple[torch.Tensor, ...]]:  # for each text (1,L,D), and with XL (1,P) pooled
     "What the pipeline's UNet would be given for each text."
-    found = [pipe.encode_prompt(prompt=t, device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=False) for t in texts]
+    found = [
+        pipe.encode_prompt(
+            prompt=t, device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        for t in texts
+    ]
     return [(f[0], f[2]) if len(f) == 4 else (f[0],) for f in found]

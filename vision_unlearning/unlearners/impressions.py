@@ -31,7 +31,11 @@ def picture_shape(
 ) -> tuple:  # (C,H,W)
     "The shape of a picture, for a model that `build_classifier` made."
     options = getattr(model, "options", {})
-    if not {"channels", "size"} <= set(options): raise ValueError(f"this {type(model).__name__} does not say how large its pictures are; give input_shape=(channels, height, width)")
+    if not {"channels", "size"} <= set(options):
+        raise ValueError(
+            f"this {type(model).__name__} does not say how large its pictures are; give "
+            "input_shape=(channels, height, width)"
+        )
     return options["channels"], options["size"], options["size"]
 
 # %% ../../nbs/39b_unlearners.impressions.ipynb #c39338fc
@@ -43,11 +47,13 @@ def place_of(
     in_range: bool = True,  # keep to the values that can occur; False is the published code
 ) -> Place:
     "The tail that starts at a layer, and what its inputs look like."
-    shape = tuple(input_shape or picture_shape(model)); bounds = (0., 1.) if in_range else (None, None)
+    shape = tuple(input_shape or picture_shape(model))
+    bounds = (0., 1.) if in_range else (None, None)
     if layer is None: return Place(model, shape, *bounds)
     (head, tail), device = split_at(model, layer), next(model.parameters()).device
     with borrow(model):
-        model.eval(); seen = head(torch.rand(64, *shape, generator=torch.Generator().manual_seed(0)).to(device))
+        model.eval()
+        seen = head(torch.rand(64, *shape, generator=torch.Generator().manual_seed(0)).to(device))
     return Place(tail, tuple(seen.shape[1:]), 0. if in_range and float(seen.min()) >= 0 else None)
 
 # %% ../../nbs/39b_unlearners.impressions.ipynb #67d877f4
@@ -58,7 +64,8 @@ def starting_points(
     generator: torch.Generator,  # CPU generator
 ) -> torch.Tensor:  # (count, *shape) float32
     "Gaussian noise of a chosen deviation."
-    size = prod(shape); named = dict(xavier=(2/(size + size/shape[0]))**.5, kaiming=(2/size)**.5, normal=.02)
+    size = prod(shape)
+    named = dict(xavier=(2/(size + size/shape[0]))**.5, kaiming=(2/size)**.5, normal=.02)
     deviation = named[check_name("init", init, named)] if isinstance(init, str) else float(init)
     if not deviation > 0: raise ValueError(f"init must be a deviation above zero, got {init}")
     return deviation*torch.randn(count, *shape, generator=generator)
@@ -73,11 +80,17 @@ def climb(
     learning_rate: float = .1,  # of Adam: about the change of a value in a step
 ) -> torch.Tensor:  # (B, *shape), detached
     "Gradient ascent on one logit, the whole batch at once."
-    inside = (lambda t: t.clamp_(place.low, place.high)) if (place.low, place.high) != (None, None) else lambda t: t
-    x = inside(start.clone()).requires_grad_(True); optimizer = torch.optim.Adam([x], lr=learning_rate)
+    inside = (
+        (lambda t: t.clamp_(place.low, place.high))
+        if (place.low, place.high) != (None, None)
+        else lambda t: t
+    )
+    x = inside(start.clone()).requires_grad_(True)
+    optimizer = torch.optim.Adam([x], lr=learning_rate)
     with torch.enable_grad():
         for _ in range(num_steps):
-            x.grad, = torch.autograd.grad(l2*x.square().sum() - place.tail(x)[:, label].sum(), x); optimizer.step()
+            x.grad, = torch.autograd.grad(l2*x.square().sum() - place.tail(x)[:, label].sum(), x)
+            optimizer.step()
             with torch.no_grad(): inside(x)
     return x.detach()
 
@@ -88,11 +101,17 @@ def distinct(
     min_distance: float,  # relative; 0 lets copies pass
 ) -> torch.Tensor:  # (N,) bool
     "Those that are right and not close to an earlier one that was chosen."
-    flat = inputs.flatten(1).double(); norms = flat.norm(dim=1)
-    relative = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")/((norms[:, None] + norms)/2).clamp(min=1e-12); chosen = []
+    flat = inputs.flatten(1).double()
+    norms = flat.norm(dim=1)
+    relative = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist") / (
+        (norms[:, None] + norms) / 2
+    ).clamp(min=1e-12)
+    chosen = []
     for i in right.nonzero().flatten().tolist():
         if bool((relative[i, chosen] >= min_distance).all()): chosen.append(i)
-    return torch.zeros(len(flat), dtype=torch.bool).index_fill_(0, torch.tensor(chosen, dtype=torch.int64), True)
+    return torch.zeros(len(flat), dtype=torch.bool).index_fill_(
+        0, torch.tensor(chosen, dtype=torch.int64), True
+    )
 
 # %% ../../nbs/39b_unlearners.impressions.ipynb #5132cef7
 def attempt(
@@ -105,7 +124,8 @@ def attempt(
     **settings,  # of `climb`
 ) -> tuple:  # ((count, ...) inputs, (count,) bool: classified as the label), both on the CPU
     "One batch of impressions, and which of them are classified as asked."
-    device = next(place.tail.parameters()).device; found = climb(place, starting_points(count, place.shape, init, generator).to(device), label, **settings)
+    device = next(place.tail.parameters()).device
+    found = climb(place, starting_points(count, place.shape, init, generator).to(device), label, **settings)
     with torch.no_grad(): return found.cpu(), (place.tail(found).argmax(1) == label).cpu()
 
 # %% ../../nbs/39b_unlearners.impressions.ipynb #e5488406
@@ -131,17 +151,29 @@ def class_impressions(
     **settings,  # of `attempt` and `climb`: init, l2, num_steps, learning_rate
 ) -> ImageSet:  # float32, class after class
     "Labelled inputs that a model is sure of, made from nothing but the model."
-    generator = generator or torch.Generator().manual_seed(0); parts = []
+    generator = generator or torch.Generator().manual_seed(0)
+    parts = []
     with borrow(model):
-        model.eval(); place = place_of(model, layer, input_shape, in_range); names = [str(i) for i in range(num_outputs(place))]
+        model.eval()
+        place = place_of(model, layer, input_shape, in_range)
+        names = [str(i) for i in range(num_outputs(place))]
         wanted = class_indices("class", names if classes is None else classes, names)
         for label in wanted:
             kept, right = torch.empty(0, *place.shape), 0
             for _ in range(rounds):
-                found, good = attempt(place, label, num_per_class, generator, **settings); right += int(good.sum())
-                pool = torch.cat([kept, found]); kept = pool[distinct(pool, torch.cat([torch.ones(len(kept), dtype=torch.bool), good]), min_distance)][:num_per_class]
+                found, good = attempt(place, label, num_per_class, generator, **settings)
+                right += int(good.sum())
+                pool = torch.cat([kept, found])
+                kept = pool[
+                    distinct(pool, torch.cat([torch.ones(len(kept), dtype=torch.bool), good]), min_distance)
+                ][:num_per_class]
                 if len(kept) == num_per_class: break
-            else: raise ValueError(f"class {label}: of {rounds*num_per_class} attempts at {layer or 'the picture'} {right} are classified as it and {len(kept)} of these are distinct, {num_per_class} were asked for; choose another layer, a larger init, or a smaller min_distance")
+            else:
+                raise ValueError(
+                    f"class {label}: of {rounds * num_per_class} attempts at {layer or 'the picture'} "
+                    f"{right} are classified as it and {len(kept)} of these are distinct, {num_per_class} "
+                    "were asked for; choose another layer, a larger init, or a smaller min_distance"
+                )
             parts.append(kept)
     return ImageSet(torch.cat(parts), torch.tensor(wanted).repeat_interleave(num_per_class), names)
 
@@ -165,7 +197,17 @@ def responsive_layers(
     with borrow(model):
         model.eval()
         for layer in dict(model.net.named_children()) if layers is None else layers:
-            place = place_of(model, layer, input_shape, in_range); names = [str(i) for i in range(num_outputs(place))]; wanted = class_indices("class", names if classes is None else classes, names)
-            rows[layer or "picture"] = {c: float(distinct(*attempt(place, c, attempts, generator, **settings), min_distance).double().mean()) for c in wanted}
-    table = pd.DataFrame(rows).T; smallest = table.min(axis=1)
+            place = place_of(model, layer, input_shape, in_range)
+            names = [str(i) for i in range(num_outputs(place))]
+            wanted = class_indices("class", names if classes is None else classes, names)
+            rows[layer or "picture"] = {
+                c: float(
+                    distinct(*attempt(place, c, attempts, generator, **settings), min_distance)
+                    .double()
+                    .mean()
+                )
+                for c in wanted
+            }
+    table = pd.DataFrame(rows).T
+    smallest = table.min(axis=1)
     return table.assign(smallest=smallest, responsive=smallest >= share)

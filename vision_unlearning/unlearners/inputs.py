@@ -22,20 +22,42 @@ class Conditioning:
     pooled: torch.Tensor | None = None  # (N,P), XL only
     time_ids: torch.Tensor | None = None  # (N,6), XL only: height, width, top, left, height, width
 
-    def _each(self, change): return Conditioning(*(None if part is None else change(part) for part in (self.prompt_embeds, self.pooled, self.time_ids)))
+    def _each(self, change):
+        return Conditioning(
+            *(
+                None if part is None else change(part)
+                for part in (self.prompt_embeds, self.pooled, self.time_ids)
+            )
+        )
     def __len__(self): return len(self.prompt_embeds)
     def __getitem__(self, index): return self._each(lambda part: part[index])
     def expand(self, length): return self._each(lambda part: part.expand(length, *part.shape[1:]))
-    def __add__(self, other): return Conditioning(*(None if a is None else torch.cat([a, b]) for a, b in zip((self.prompt_embeds, self.pooled, self.time_ids), (other.prompt_embeds, other.pooled, other.time_ids))))
+    def __add__(self, other):
+        return Conditioning(
+            *(
+                None if a is None else torch.cat([a, b])
+                for a, b in zip(
+                    (self.prompt_embeds, self.pooled, self.time_ids),
+                    (other.prompt_embeds, other.pooled, other.time_ids),
+                )
+            )
+        )
 
     def unet_kwargs(self):
         "Keyword arguments of the UNet."
-        added = {} if self.pooled is None else {"added_cond_kwargs": {"text_embeds": self.pooled, "time_ids": self.time_ids}}
+        added = (
+            {}
+            if self.pooled is None
+            else {"added_cond_kwargs": {"text_embeds": self.pooled, "time_ids": self.time_ids}}
+        )
         return {"encoder_hidden_states": self.prompt_embeds, **added}
 
     def pipeline_kwargs(self, prefix=""):
         "Keyword arguments of the pipeline's call; `prefix` is empty or 'negative_'."
-        return {f"{prefix}prompt_embeds": self.prompt_embeds, **({} if self.pooled is None else {f"{prefix}pooled_prompt_embeds": self.pooled})}
+        return {
+            f"{prefix}prompt_embeds": self.prompt_embeds,
+            **({} if self.pooled is None else {f"{prefix}pooled_prompt_embeds": self.pooled}),
+        }
 
 # %% ../../nbs/30b_unlearners.inputs.ipynb #2c6d2532
 def predict(
@@ -45,7 +67,9 @@ def predict(
     text,  # Conditioning of length B, or (B,L,D) hidden states
 ) -> torch.Tensor:  # (B,C,h,w) what the UNet predicts
     "One evaluation of the UNet of any supported pipeline."
-    return unet(latents, times, **(text if isinstance(text, Conditioning) else Conditioning(text)).unet_kwargs()).sample
+    return unet(
+        latents, times, **(text if isinstance(text, Conditioning) else Conditioning(text)).unet_kwargs()
+    ).sample
 
 # %% ../../nbs/30b_unlearners.inputs.ipynb #df22d2e0
 def condition(
@@ -55,13 +79,28 @@ def condition(
     gradient: bool = False,  # keep the graph, for whoever searches among the embeddings
 ) -> Conditioning:  # of length N
     "What the pipeline's UNet is told for each prompt, each distinct prompt encoded once."
-    unique = list(dict.fromkeys(texts)); found = []
+    unique = list(dict.fromkeys(texts))
+    found = []
     for i in range(0, len(unique), batch_size):
-        with torch.set_grad_enabled(gradient): parts = pipe.encode_prompt(prompt=unique[i:i+batch_size], device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+        with torch.set_grad_enabled(gradient):
+            parts = pipe.encode_prompt(
+                prompt=unique[i : i + batch_size],
+                device=pipe.device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=False,
+            )
         found.append(parts[::2] if len(parts) == 4 else parts[:1])
-    embeds, *pooled = (torch.cat(p) for p in zip(*found)); side = pipe.unet.config.sample_size*pipe.vae_scale_factor; row = [unique.index(t) for t in texts]
+    embeds, *pooled = (torch.cat(p) for p in zip(*found))
+    side = pipe.unet.config.sample_size*pipe.vae_scale_factor
+    row = [unique.index(t) for t in texts]
     if not pooled: return Conditioning(embeds)[row]
-    return Conditioning(embeds, pooled[0], torch.tensor([side, side, 0, 0, side, side], dtype=embeds.dtype, device=embeds.device).repeat(len(unique), 1))[row]
+    return Conditioning(
+        embeds,
+        pooled[0],
+        torch.tensor([side, side, 0, 0, side, side], dtype=embeds.dtype, device=embeds.device).repeat(
+            len(unique), 1
+        ),
+    )[row]
 
 # %% ../../nbs/30b_unlearners.inputs.ipynb #d83fb74f
 def empty_condition(
@@ -69,7 +108,11 @@ def empty_condition(
 ) -> Conditioning:  # of length 1
     "What the pipeline gives its UNet where nothing is asked for."
     found = condition(pipe, [""])
-    if getattr(pipe.config, "force_zeros_for_empty_prompt", False): found.prompt_embeds, found.pooled = torch.zeros_like(found.prompt_embeds), torch.zeros_like(found.pooled)
+    if getattr(pipe.config, "force_zeros_for_empty_prompt", False):
+        found.prompt_embeds, found.pooled = (
+            torch.zeros_like(found.prompt_embeds),
+            torch.zeros_like(found.pooled),
+        )
     return found
 
 # %% ../../nbs/30b_unlearners.inputs.ipynb #33308511
@@ -84,7 +127,9 @@ class TrainingSet:
     def __len__(self): return len(self.mean)
     def latents(self, index, generator):
         "(B,C,h,w) samples of the posteriors of `index`."
-        return self.mean[index] + self.std[index]*torch.randn(self.mean[index].shape, generator=generator).to(self.mean)
+        return self.mean[index] + self.std[index] * torch.randn(
+            self.mean[index].shape, generator=generator
+        ).to(self.mean)
 
 # %% ../../nbs/30b_unlearners.inputs.ipynb #875563ca
 @torch.no_grad()
@@ -106,16 +151,36 @@ def encode_dataset(
 ) -> TrainingSet:
     "Encode one side of a split."
     for column in ("image", "text"):
-        if column not in dataset.column_names: raise ValueError(f"the dataset has no column {column!r}; it has {dataset.column_names}")
+        if column not in dataset.column_names:
+            raise ValueError(f"the dataset has no column {column!r}; it has {dataset.column_names}")
     if len(dataset) == 0: raise ValueError("the dataset is empty")
-    side = pipe.unet.config.sample_size*pipe.vae_scale_factor; means, stds, scale = [], [], pipe.vae.config.scaling_factor
+    side = pipe.unet.config.sample_size*pipe.vae_scale_factor
+    means, stds, scale = [], [], pipe.vae.config.scaling_factor
     for i in range(0, len(dataset), batch_size):
-        images = [im.convert("RGB").resize((side, side)) if im.size != (side, side) else im.convert("RGB") for im in dataset[i:i+batch_size]["image"]]
-        pixels = torch.from_numpy(np.stack([np.asarray(im) for im in images])).permute(0, 3, 1, 2).float()/127.5 - 1
+        images = [
+            im.convert("RGB").resize((side, side)) if im.size != (side, side) else im.convert("RGB")
+            for im in dataset[i : i + batch_size]["image"]
+        ]
+        pixels = (
+            torch.from_numpy(np.stack([np.asarray(im) for im in images])).permute(0, 3, 1, 2).float() / 127.5
+            - 1
+        )
         posterior = pipe.vae.encode(pixels.to(pipe.vae.device, pipe.vae.dtype)).latent_dist
-        means.append(posterior.mean*scale); stds.append(posterior.std*scale)
-    replaced = dataset["overwrite"] if "overwrite" in dataset.column_names else None if overwrite is None else [overwrite]*len(dataset)
-    return TrainingSet(torch.cat(means), torch.cat(stds), condition(pipe, list(dataset["text"])), None if replaced is None else condition(pipe, list(replaced)))
+        means.append(posterior.mean*scale)
+        stds.append(posterior.std*scale)
+    replaced = (
+        dataset["overwrite"]
+        if "overwrite" in dataset.column_names
+        else None
+        if overwrite is None
+        else [overwrite] * len(dataset)
+    )
+    return TrainingSet(
+        torch.cat(means),
+        torch.cat(stds),
+        condition(pipe, list(dataset["text"])),
+        None if replaced is None else condition(pipe, list(replaced)),
+    )
 
 # %% ../../nbs/30b_unlearners.inputs.ipynb #8ebd49bb
 def near_neighbours(
@@ -127,10 +192,15 @@ def near_neighbours(
 ) -> list[tuple[str, float]]:  # (name, centred cosine -1..1), nearest first
     "The names whose prompts the pipeline's own text encoder places next to the concept's."
     names = [c for c in dict.fromkeys(candidates) if c != concept]
-    if len(names) < 2: raise ValueError(f"{len(names)} candidates besides {concept!r}; give at least two names to compare with")
-    prompts = [template.format(x) for x in [concept, *names]]; vectors = embed_texts(pipe, prompts)
+    if len(names) < 2:
+        raise ValueError(
+            f"{len(names)} candidates besides {concept!r}; give at least two names to compare with"
+        )
+    prompts = [template.format(x) for x in [concept, *names]]
+    vectors = embed_texts(pipe, prompts)
     ends = [min(len(pipe.tokenizer(p).input_ids), vectors.shape[1]) - 1 for p in prompts]
-    found = vectors[torch.arange(len(prompts)), ends].float().cpu(); unit = F.normalize(found - found[1:].mean(0), dim=-1)
+    found = vectors[torch.arange(len(prompts)), ends].float().cpu()
+    unit = F.normalize(found - found[1:].mean(0), dim=-1)
     cosines = (unit[1:] @ unit[0]).tolist()
     return sorted(zip(names, cosines), key=lambda pair: -pair[1])[:n]
 
@@ -140,13 +210,25 @@ def diffusion_batch(
     latents: torch.Tensor,  # (B,C,h,w) clean latents z
     generator: torch.Generator,  # of noise and times
     weights: torch.Tensor | None = None,  # (T,) how often each time is drawn, on the CPU; None: all alike
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # noised latents, (B,) times, what a perfect network predicts
+# noised latents, (B,) times, what a perfect network predicts
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     "Forward diffusion at random times, with the target in the scheduler's own parametrisation."
-    if weights is None: times = torch.randint(0, scheduler.config.num_train_timesteps, (len(latents),), generator=generator).to(latents.device)
-    else: times = torch.multinomial(weights, len(latents), replacement=True, generator=generator).to(latents.device)
-    noise = torch.randn(latents.shape, generator=generator).to(latents); alpha = scheduler.alphas_cumprod.to(latents)[times][:, None, None, None]
+    if weights is None:
+        times = torch.randint(
+            0, scheduler.config.num_train_timesteps, (len(latents),), generator=generator
+        ).to(latents.device)
+    else:
+        times = torch.multinomial(weights, len(latents), replacement=True, generator=generator).to(
+            latents.device
+        )
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    alpha = scheduler.alphas_cumprod.to(latents)[times][:, None, None, None]
     signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
-    targets = {"epsilon": lambda: noise, "v_prediction": lambda: signal*noise - sigma*latents, "sample": lambda: latents}
+    targets = {
+        "epsilon": lambda: noise,
+        "v_prediction": lambda: signal * noise - sigma * latents,
+        "sample": lambda: latents,
+    }
     kind = check_name("prediction type", scheduler.config.prediction_type, targets)
     return signal*latents + sigma*noise, times, targets[kind]()
 
@@ -159,11 +241,17 @@ class cycle:
         generator: torch.Generator,  # of the permutations
     ):
         if length < 1: raise ValueError("nothing to draw from: the dataset is empty")
-        self.length, self.batch_size, self.generator, self.pool = length, batch_size, generator, torch.empty(0, dtype=torch.long)
+        self.length, self.batch_size, self.generator, self.pool = (
+            length,
+            batch_size,
+            generator,
+            torch.empty(0, dtype=torch.long),
+        )
 
     def __iter__(self): return self
     def __next__(self):
-        while len(self.pool) < self.batch_size: self.pool = torch.cat([self.pool, torch.randperm(self.length, generator=self.generator)])
+        while len(self.pool) < self.batch_size:
+            self.pool = torch.cat([self.pool, torch.randperm(self.length, generator=self.generator)])
         batch, self.pool = self.pool[:self.batch_size], self.pool[self.batch_size:]
         return batch
 

@@ -28,10 +28,14 @@ def trainable_adapter(
     "A fresh LoRA on `unet`, removed when the block ends."
     from peft import LoraConfig
     from peft.tuners.tuners_utils import BaseTunerLayer
-    config = LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(target_modules))
+
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(target_modules)
+    )
     with torch.random.fork_rng():
         torch.manual_seed(generator.initial_seed() if generator is not None else 0)
-        unet.requires_grad_(False); unet.add_adapter(config, adapter_name="learned")
+        unet.requires_grad_(False)
+        unet.add_adapter(config, adapter_name="learned")
     parameters = [p for n, p in unet.named_parameters() if ".lora_" in n]
     for p in parameters: p.requires_grad_(True)
     try: yield parameters, config
@@ -57,7 +61,10 @@ def lora_pairs(
     pairs = {}
     for key, tensor in tensors.items():
         name, side = key.removeprefix("unet.").removesuffix(".weight").rsplit(".", 1)[0], key.split(".")[-2]
-        if side not in SIDES: raise ForeignFileError(f"{key} is not part of a LoRA of linear layers; known are {', '.join(SIDES)}")
+        if side not in SIDES:
+            raise ForeignFileError(
+                f"{key} is not part of a LoRA of linear layers; known are {', '.join(SIDES)}"
+            )
         pairs.setdefault(name.removesuffix(".lora"), {})[SIDES[side]] = tensor
     return pairs
 
@@ -66,14 +73,22 @@ class LoraEdit(Edit):
     "A LoRA of a UNet, in diffusers' own format."
     kind, file = "lora", "pytorch_lora_weights.safetensors"
     def _apply(self, module, scale):
-        found = dict(module.named_modules()); adapter = self.info["adapter"]
+        found = dict(module.named_modules())
+        adapter = self.info["adapter"]
         pairs = lora_pairs(self.tensors)
         foreign = [n for n, p in pairs.items() if n not in found or len(p) < 2]
-        if foreign or not pairs: raise ForeignFileError(f"this edit belongs to another model: there is no module {(foreign or ['at all'])[0]} ({len(foreign)} of {len(pairs)})")
+        if foreign or not pairs:
+            raise ForeignFileError(
+                f"this edit belongs to another model: there is no module {(foreign or ['at all'])[0]} "
+                f"({len(foreign)} of {len(pairs)})"
+            )
         hooks = []
         for n, pair in pairs.items():
             a, b = pair["A"].to(found[n].weight), pair["B"].to(found[n].weight)
-            if (a.shape[1], b.shape[0]) != (found[n].weight.shape[1], found[n].weight.shape[0]): raise ForeignFileError(f"this edit belongs to another model: {n} is {tuple(found[n].weight.shape)} here")
+            if (a.shape[1], b.shape[0]) != (found[n].weight.shape[1], found[n].weight.shape[0]):
+                raise ForeignFileError(
+                    f"this edit belongs to another model: {n} is {tuple(found[n].weight.shape)} here"
+                )
             hooks.append((found[n], lora_hook(a, b, adapter["lora_alpha"]/len(a)*scale)))
         return [m.register_forward_hook(h) for m, h in hooks]
 
@@ -91,8 +106,16 @@ def adapter_edit(
     from peft.utils import get_peft_model_state_dict
     from diffusers.utils import convert_state_dict_to_diffusers
     tensors = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name="learned"))
-    adapter = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items() if k in ("r", "lora_alpha", "target_modules", "lora_bias", "use_dora", "rank_pattern", "alpha_pattern")}
-    return LoraEdit({f"unet.{k}": v.clone() for k, v in tensors.items()}, {**(info or {}), "adapter": {**adapter, "lora_alpha": adapter["lora_alpha"]*scale}})
+    adapter = {
+        k: sorted(v) if isinstance(v, set) else v
+        for k, v in config.to_dict().items()
+        if k
+        in ("r", "lora_alpha", "target_modules", "lora_bias", "use_dora", "rank_pattern", "alpha_pattern")
+    }
+    return LoraEdit(
+        {f"unet.{k}": v.clone() for k, v in tensors.items()},
+        {**(info or {}), "adapter": {**adapter, "lora_alpha": adapter["lora_alpha"] * scale}},
+    )
 
 # %% ../../nbs/31_unlearners.lora.ipynb #6a1a837e
 def save_lora_edit(
@@ -104,6 +127,8 @@ def save_lora_edit(
     from vision_unlearning.store import atomic_folder, write_json
     with atomic_folder(folder) as temporary:
         tensors = {k.removeprefix("unet."): v for k, v in edit.tensors.items()}
-        StableDiffusionPipeline.save_lora_weights(temporary, unet_lora_layers=tensors, unet_lora_adapter_metadata=dict(edit.info["adapter"]))
+        StableDiffusionPipeline.save_lora_weights(
+            temporary, unet_lora_layers=tensors, unet_lora_adapter_metadata=dict(edit.info["adapter"])
+        )
         write_json(temporary/"edit.json", dict(kind=edit.kind, **edit.info))
 LoraEdit.save_pretrained = save_lora_edit

@@ -26,10 +26,20 @@ def negate(
     scale: float = 1.,  # lambda; may be negative
 ) -> LoraEdit:
     "The adapter that does the opposite, `scale` times as strongly; sign and scale are in its tensors."
-    if not isinstance(edit, LoraEdit): raise TypeError(f"only a LoRA can be negated, got {type(edit).__name__}; a weight edit is reversed by attaching it with a negative scale")
+    if not isinstance(edit, LoraEdit):
+        raise TypeError(
+            f"only a LoRA can be negated, got {type(edit).__name__}; a weight edit is reversed by attaching "
+            "it with a negative scale"
+        )
     up = lambda key: key.endswith((".up.weight", ".lora_B.weight"))
-    if not any(map(up, edit.tensors)): raise ValueError(f"no tensor of this edit is the B of a LoRA; names are like {next(iter(edit.tensors), 'none')}")
-    return LoraEdit({k: -scale*v if up(k) else v.clone() for k, v in edit.tensors.items()}, {**edit.info, "negation": -scale*edit.info.get("negation", 1.)})
+    if not any(map(up, edit.tensors)):
+        raise ValueError(
+            f"no tensor of this edit is the B of a LoRA; names are like {next(iter(edit.tensors), 'none')}"
+        )
+    return LoraEdit(
+        {k: -scale * v if up(k) else v.clone() for k, v in edit.tensors.items()},
+        {**edit.info, "negation": -scale * edit.info.get("negation", 1.0)},
+    )
 
 # %% ../../nbs/32c_unlearners.lora_negation.ipynb #5a2f402f
 def signed_network(
@@ -40,7 +50,8 @@ def signed_network(
     if scale == 1: return unet
     names = [n for n, _ in unet.named_parameters() if ".lora_B." in n]
     def call(*inputs, **options):
-        found = dict(unet.named_parameters()); return functional_call(unet, {n: scale*found[n] for n in names}, inputs, options)
+        found = dict(unet.named_parameters())
+        return functional_call(unet, {n: scale*found[n] for n in names}, inputs, options)
     return call
 
 # %% ../../nbs/32c_unlearners.lora_negation.ipynb #a8bee954
@@ -48,15 +59,21 @@ class LoraNegation(TrainedUnlearner):
     "Learn the concept with a LoRA and subtract it."
     name: ClassVar[str] = "lora_negation"
     kind: ClassVar[str] = "text-to-image"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=5e-4, high=1e-2, log=True), negation_scale=dict(low=1., high=20., log=True), retain_weight=dict(low=.3, high=10., log=True))
+    tuning: ClassVar[dict] = dict(
+        learning_rate=dict(low=5e-4, high=1e-2, log=True),
+        negation_scale=dict(low=1.0, high=20.0, log=True),
+        retain_weight=dict(low=0.3, high=10.0, log=True),
+    )
     num_train_epochs: int = Field(30, ge=1)  # passes over the forget set
     learning_rate: float = Field(2e-3, gt=0)
     lr_scheduler: Literal["constant", "cosine", "linear"] = "cosine"
     negation_scale: float = Field(6., gt=0)  # lambda, how many times the adapter is subtracted
-    gradient_weighting: Literal["none", "simple", "munba"] = "munba"  # "none" leaves the retained pictures out
+    # "none" leaves the retained pictures out
+    gradient_weighting: Literal["none", "simple", "munba"] = "munba"
     forget_weight: float = Field(1., gt=0)  # factor ("simple") or bargaining power ("munba")
     retain_weight: float = Field(1., gt=0)  # factor ("simple") or bargaining power ("munba")
-    retain_sign: Literal["deployed", "trained"] = "deployed"  # where retaining is measured; "trained" reproduces the published code
+    # where retaining is measured; "trained" reproduces the published code
+    retain_sign: Literal["deployed", "trained"] = "deployed"
     rank: int = Field(8, ge=1)  # r of the LoRA
     lora_alpha: float = Field(8., gt=0)  # the update is lora_alpha/rank BA
     train_batch_size: int = Field(4, ge=1)  # forget pictures a micro-batch
@@ -69,16 +86,40 @@ class LoraNegation(TrainedUnlearner):
 class NegationLosses:
     "The loss of the concept, and of the retained pictures where there are any; called by the training loop."
     def __init__(self, settings, scheduler, unet, forget, retain, generator):
-        self.settings = settings; self.loss, self.generator, self.unet = partial(diffusion_loss, scheduler=scheduler, generator=generator), generator, unet
-        self.deployed = signed_network(unet, -settings.negation_scale if settings.retain_sign == "deployed" else 1)
+        self.settings = settings
+        self.loss, self.generator, self.unet = (
+            partial(diffusion_loss, scheduler=scheduler, generator=generator),
+            generator,
+            unet,
+        )
+        self.deployed = signed_network(
+            unet, -settings.negation_scale if settings.retain_sign == "deployed" else 1
+        )
         self.forget, self.forget_batches = forget, cycle(len(forget), settings.train_batch_size, generator)
-        self.retain, self.retain_batches = retain, None if retain is None else cycle(len(retain), settings.retain_batch_size, generator)
+        self.retain, self.retain_batches = (
+            retain,
+            None if retain is None else cycle(len(retain), settings.retain_batch_size, generator),
+        )
 
     def __call__(self, step, micro):
-        f = next(self.forget_batches); losses = {"forget": self.loss(self.unet, latents=self.forget.latents(f, self.generator), embeddings=self.forget.embeddings[f])}
+        f = next(self.forget_batches)
+        losses = {
+            "forget": self.loss(
+                self.unet,
+                latents=self.forget.latents(f, self.generator),
+                embeddings=self.forget.embeddings[f],
+            )
+        }
         if self.retain is None: return losses
         r = next(self.retain_batches)
-        return {**losses, "retain": self.loss(self.deployed, latents=self.retain.latents(r, self.generator), embeddings=self.retain.embeddings[r])}
+        return {
+            **losses,
+            "retain": self.loss(
+                self.deployed,
+                latents=self.retain.latents(r, self.generator),
+                embeddings=self.retain.embeddings[r],
+            ),
+        }
 
 # %% ../../nbs/32c_unlearners.lora_negation.ipynb #444dabc5
 def unlearn_lora_negation(
@@ -92,14 +133,35 @@ def unlearn_lora_negation(
 ) -> LoraEdit:
     "Train the adapter on the concept and return its negation; the pipeline is left as it was."
     require_pipeline(self, model)
-    needed = self.gradient_weighting != "none"; require_pictures(self, forget, retain, needed, "gradient_weighting='none' does without"); retain = retain if needed else None
+    needed = self.gradient_weighting != "none"
+    require_pictures(self, forget, retain, needed, "gradient_weighting='none' does without")
+    retain = retain if needed else None
     generator = generator or torch.Generator().manual_seed(0)
     combine = gradient_combiner(self.gradient_weighting, [self.forget_weight, self.retain_weight])
     with borrow(model):
         data = encode_dataset(model, forget), None if retain is None else encode_dataset(model, retain)
-        with torch.enable_grad(), trainable_adapter(model.unet, self.rank, self.lora_alpha, generator) as (parameters, config):
-            fit(parameters, NegationLosses(self, model.scheduler, model.unet, *data, generator), combine=combine, callbacks=callbacks, **self.optimisation(len(forget), model))
-            learned = adapter_edit(model.unet, config, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": sorted(set(forget["text"]))}, self.edit_scale)
+        with (
+            torch.enable_grad(),
+            trainable_adapter(model.unet, self.rank, self.lora_alpha, generator) as (parameters, config),
+        ):
+            fit(
+                parameters,
+                NegationLosses(self, model.scheduler, model.unet, *data, generator),
+                combine=combine,
+                callbacks=callbacks,
+                **self.optimisation(len(forget), model),
+            )
+            learned = adapter_edit(
+                model.unet,
+                config,
+                {
+                    "method": self.name,
+                    "settings": self.model_dump(mode="json"),
+                    "forget": sorted(set(forget["text"])),
+                },
+                self.edit_scale,
+            )
     return negate(learned, self.negation_scale)
 
-LoraNegation.unlearn = unlearn_lora_negation; LoraNegation.__abstractmethods__ = frozenset()
+LoraNegation.unlearn = unlearn_lora_negation
+LoraNegation.__abstractmethods__ = frozenset()

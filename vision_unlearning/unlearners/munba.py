@@ -41,7 +41,9 @@ def student_and_teacher(
     rank: int,  # of the LoRA
     lora_alpha: float,  # of the LoRA
     generator: torch.Generator,  # of the initial LoRA
-):  # list of trainable tensors, student and teacher (both called like the UNet), and a function (info, scale) -> Edit
+# list of trainable tensors, student and teacher (both called like the UNet), and a function (info, scale) ->
+# Edit
+):
     "The network that learns and the one that does not, in one set of weights."
     call = lambda tensors, *inputs, **options: functional_call(unet, tensors, inputs, options)
     if trainable == "lora":
@@ -50,8 +52,16 @@ def student_and_teacher(
             yield parameters, unet, partial(call, off), partial(adapter_edit, unet, config)
     else:
         unet.requires_grad_(False)
-        copies = {n: p.detach().clone().requires_grad_(True) for n, p in unet.named_parameters() if "attn2" in n and n.endswith(("to_k.weight", "to_v.weight"))}
-        def edit(info, scale=1.): return WeightEdit({n: torch.lerp(unet.get_parameter(n).detach(), p.detach(), scale) for n, p in copies.items()}, info)
+        copies = {
+            n: p.detach().clone().requires_grad_(True)
+            for n, p in unet.named_parameters()
+            if "attn2" in n and n.endswith(("to_k.weight", "to_v.weight"))
+        }
+        def edit(info, scale=1.):
+            return WeightEdit(
+                {n: torch.lerp(unet.get_parameter(n).detach(), p.detach(), scale) for n, p in copies.items()},
+                info,
+            )
         yield list(copies.values()), partial(call, copies), unet, edit
 
 # %% ../../nbs/32b_unlearners.munba.ipynb #ea097884
@@ -59,14 +69,19 @@ class MUNBa(TrainedUnlearner):
     "The concept's caption learns another answer, under a Nash bargain with what must stay."
     name: ClassVar[str] = "munba"
     kind: ClassVar[str] = "text-to-image"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=5e-4, high=2e-2, log=True), forget_weight=dict(low=.3, high=10., log=True), rank=dict(choices=(4, 8, 16)))
+    tuning: ClassVar[dict] = dict(
+        learning_rate=dict(low=5e-4, high=2e-2, log=True),
+        forget_weight=dict(low=0.3, high=10.0, log=True),
+        rank=dict(choices=(4, 8, 16)),
+    )
     num_train_epochs: int = Field(30, ge=1)  # passes over the forget set
     learning_rate: float = Field(2e-3, gt=0)
     lr_scheduler: Literal["constant", "cosine", "linear"] = "cosine"
     gradient_weighting: Literal["none", "simple", "munba"] = "munba"  # how two gradients become one
     forget_weight: float = Field(1., gt=0)  # factor ("simple") or bargaining power ("munba")
     retain_weight: float = Field(1., gt=0)  # factor ("simple") or bargaining power ("munba")
-    overwriting_concept: str = ""  # caption c_o; the empty text is what the model draws when asked for nothing
+    # caption c_o; the empty text is what the model draws when asked for nothing
+    overwriting_concept: str = ""
     trainable: Literal["lora", "cross_attention"] = "lora"  # what is trained
     rank: int = Field(8, ge=1)  # r of the LoRA
     lora_alpha: float = Field(8., gt=0)  # the update is lora_alpha/rank BA
@@ -80,17 +95,40 @@ class MUNBa(TrainedUnlearner):
 class MunbaLosses:
     "The forget and the retain loss of one micro-batch; called by the training loop."
     def __init__(self, settings, scheduler, student, teacher, forget, retain, generator):
-        self.settings = settings; self.scheduler, self.student, self.teacher, self.forget, self.retain, self.generator = scheduler, student, teacher, forget, retain, generator
+        self.settings = settings
+        self.scheduler, self.student, self.teacher, self.forget, self.retain, self.generator = (
+            scheduler,
+            student,
+            teacher,
+            forget,
+            retain,
+            generator,
+        )
         self.forget_batches = cycle(len(forget), settings.train_batch_size, generator)
-        self.retain_batches = None if retain is None else cycle(len(retain), settings.retain_batch_size, generator)
+        self.retain_batches = (
+            None if retain is None else cycle(len(retain), settings.retain_batch_size, generator)
+        )
 
     def __call__(self, step, micro):
-        f = next(self.forget_batches); noised, times, _ = diffusion_batch(self.scheduler, self.forget.latents(f, self.generator), self.generator)
+        f = next(self.forget_batches)
+        noised, times, _ = diffusion_batch(
+            self.scheduler, self.forget.latents(f, self.generator), self.generator
+        )
         with torch.no_grad(): target = predict(self.teacher, noised, times, self.forget.overwrite[f])
-        losses = {"forget": F.mse_loss(predict(self.student, noised, times, self.forget.embeddings[f]).float(), target.float())}
+        losses = {
+            "forget": F.mse_loss(
+                predict(self.student, noised, times, self.forget.embeddings[f]).float(), target.float()
+            )
+        }
         if self.retain is None: return losses
-        r = next(self.retain_batches); latents = self.retain.latents(r, self.generator)
-        return {**losses, "retain": diffusion_loss(self.student, self.scheduler, latents, self.retain.embeddings[r], self.generator)}
+        r = next(self.retain_batches)
+        latents = self.retain.latents(r, self.generator)
+        return {
+            **losses,
+            "retain": diffusion_loss(
+                self.student, self.scheduler, latents, self.retain.embeddings[r], self.generator
+            ),
+        }
 
 # %% ../../nbs/32b_unlearners.munba.ipynb #eaede1ff
 def unlearn_munba(
@@ -104,13 +142,40 @@ def unlearn_munba(
 ):  # LoraEdit or WeightEdit
     "Train under the bargain and return the edit; the pipeline is left as it was."
     require_pipeline(self, model)
-    needed = self.gradient_weighting != "none"; require_pictures(self, forget, retain, needed, "gradient_weighting='none' does without"); retain = retain if needed else None
+    needed = self.gradient_weighting != "none"
+    require_pictures(self, forget, retain, needed, "gradient_weighting='none' does without")
+    retain = retain if needed else None
     generator = generator or torch.Generator().manual_seed(0)
     combine = gradient_combiner(self.gradient_weighting, [self.forget_weight, self.retain_weight])
     with borrow(model):
-        data = encode_dataset(model, forget, overwrite=self.overwriting_concept), None if retain is None else encode_dataset(model, retain)
-        with torch.enable_grad(), student_and_teacher(model.unet, self.trainable, self.rank, self.lora_alpha, generator) as (parameters, student, teacher, edit):
-            fit(parameters, MunbaLosses(self, model.scheduler, student, teacher, *data, generator), combine=combine, callbacks=callbacks, **self.optimisation(len(forget), model))
-            return edit({"method": self.name, "settings": self.model_dump(mode="json"), "forget": sorted(set(forget["text"]))}, self.edit_scale)
+        data = (
+            encode_dataset(model, forget, overwrite=self.overwriting_concept),
+            None if retain is None else encode_dataset(model, retain),
+        )
+        with (
+            torch.enable_grad(),
+            student_and_teacher(model.unet, self.trainable, self.rank, self.lora_alpha, generator) as (
+                parameters,
+                student,
+                teacher,
+                edit,
+            ),
+        ):
+            fit(
+                parameters,
+                MunbaLosses(self, model.scheduler, student, teacher, *data, generator),
+                combine=combine,
+                callbacks=callbacks,
+                **self.optimisation(len(forget), model),
+            )
+            return edit(
+                {
+                    "method": self.name,
+                    "settings": self.model_dump(mode="json"),
+                    "forget": sorted(set(forget["text"])),
+                },
+                self.edit_scale,
+            )
 
-MUNBa.unlearn = unlearn_munba; MUNBa.__abstractmethods__ = frozenset()
+MUNBa.unlearn = unlearn_munba
+MUNBa.__abstractmethods__ = frozenset()

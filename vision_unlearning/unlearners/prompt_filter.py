@@ -38,9 +38,14 @@ def blend(
     scale: float,  # 1: replace; in between: interpolate
 ):  # like `value`
     "Replace rows of every tensor of an output."
-    if isinstance(value, torch.Tensor): return torch.where(rows.view(-1, *[1]*(value.ndim - 1)), torch.lerp(value, other.expand_as(value), scale), value)
-    if isinstance(value, dict): return type(value)(**{k: blend(v, other[k], rows, scale) for k, v in value.items()})
-    if isinstance(value, (tuple, list)): return type(value)(blend(a, b, rows, scale) for a, b in zip(value, other))
+    if isinstance(value, torch.Tensor):
+        return torch.where(
+            rows.view(-1, *[1] * (value.ndim - 1)), torch.lerp(value, other.expand_as(value), scale), value
+        )
+    if isinstance(value, dict):
+        return type(value)(**{k: blend(v, other[k], rows, scale) for k, v in value.items()})
+    if isinstance(value, (tuple, list)):
+        return type(value)(blend(a, b, rows, scale) for a, b in zip(value, other))
     return value
 
 # %% ../../nbs/37d_unlearners.prompt_filter.ipynb #b94e63d9
@@ -48,23 +53,51 @@ class PromptFilter(OnPipeline, Edit):
     "Prompts about a concept reach the model as a neutral text."
     kind, file = "prompt_filter", "prompt_filter.safetensors"
     def _apply(self, module, scale):
-        parts = [(getattr(self._pipe, f"tokenizer{s}", None), getattr(self._pipe, f"text_encoder{s}", None)) for s in ("", "_2")]; verdicts = {}
-        guards = [Guard(tokenizer, encoder, self.info["forget"], self.info["settings"], scale, verdicts) for tokenizer, encoder in parts if tokenizer is not None and encoder is not None]
+        parts = [
+            (getattr(self._pipe, f"tokenizer{s}", None), getattr(self._pipe, f"text_encoder{s}", None))
+            for s in ("", "_2")
+        ]
+        verdicts = {}
+        guards = [
+            Guard(tokenizer, encoder, self.info["forget"], self.info["settings"], scale, verdicts)
+            for tokenizer, encoder in parts
+            if tokenizer is not None and encoder is not None
+        ]
         return [guard.encoder.register_forward_hook(guard, with_kwargs=True) for guard in guards]
 
 # %% ../../nbs/37d_unlearners.prompt_filter.ipynb #e6fcca0c
 class Guard:
     "The forward hook on one text encoder of a `PromptFilter`; the encoders of a pipeline share `verdicts`."
     def __init__(self, tokenizer, encoder, names, settings, scale, verdicts):
-        self.tokenizer, self.encoder, self.names, self.scale, self.verdicts, self.threshold = tokenizer, encoder, names, scale, verdicts, settings["similarity_threshold"]
+        self.tokenizer, self.encoder, self.names, self.scale, self.verdicts, self.threshold = (
+            tokenizer,
+            encoder,
+            names,
+            scale,
+            verdicts,
+            settings["similarity_threshold"],
+        )
         texts = [settings["neutral"], *(settings["prompt_template"].format(n) for n in names)]
-        self.ids = tokenizer(texts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids.to(encoder.device)
-        with torch.no_grad(): self.stored = encoder.forward(self.ids).last_hidden_state if self.threshold is not None else None
+        self.ids = tokenizer(
+            texts,
+            padding="max_length",
+            truncation=True,
+            max_length=tokenizer.model_max_length,
+            return_tensors="pt",
+        ).input_ids.to(encoder.device)
+        with torch.no_grad():
+            self.stored = encoder.forward(self.ids).last_hidden_state if self.threshold is not None else None
 
     def __call__(self, encoder, args, kwargs, output):
-        ids = args[0] if args else kwargs["input_ids"]; texts = [plain_words(t) for t in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
-        near = torch.zeros(len(texts), dtype=torch.bool) if self.threshold is None else text_cosine(output.last_hidden_state, self.stored[1:], self.stored[0]) >= self.threshold
-        for text, close in zip(texts, near.tolist()): self.verdicts.setdefault(text, close or names_concept(text, self.names))
+        ids = args[0] if args else kwargs["input_ids"]
+        texts = [plain_words(t) for t in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        near = (
+            torch.zeros(len(texts), dtype=torch.bool)
+            if self.threshold is None
+            else text_cosine(output.last_hidden_state, self.stored[1:], self.stored[0]) >= self.threshold
+        )
+        for text, close in zip(texts, near.tolist()):
+            self.verdicts.setdefault(text, close or names_concept(text, self.names))
         rows = torch.tensor([self.verdicts[t] for t in texts], device=ids.device)
         if not rows.any(): return None
         others = {k: v for k, v in kwargs.items() if k not in ("input_ids", "attention_mask")}
@@ -78,13 +111,18 @@ class FilterPrompts(Unlearner):
     reads: ClassVar[str] = "names"
     tuning: ClassVar[dict] = dict(similarity_threshold=dict(choices=(None, .95, .9, .85, .8)))
     neutral: str = ""  # what the model reads instead
-    similarity_threshold: float | None = Field(None, gt=0, le=1)  # cosine from which an embedding is stopped; None: names only
-    prompt_template: str = Field("An image of {}", pattern=r"\{\}")  # the concept's prompt, to which the cosine is taken
+    # cosine from which an embedding is stopped; None: names only
+    similarity_threshold: float | None = Field(None, gt=0, le=1)
+    # the concept's prompt, to which the cosine is taken
+    prompt_template: str = Field("An image of {}", pattern=r"\{\}")
 
     def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):
         "An edit that stops prompts about `forget`; `retain` is not read."
         require_pipeline(self, model)
         names = concepts(forget)
         if not names: raise ValueError("there is no concept to forget; name at least one")
-        if names_concept(self.neutral, names): raise ValueError(f"the neutral text {self.neutral!r} names what is to be stopped; choose another")
-        return PromptFilter({}, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": names})
+        if names_concept(self.neutral, names):
+            raise ValueError(f"the neutral text {self.neutral!r} names what is to be stopped; choose another")
+        return PromptFilter(
+            {}, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": names}
+        )

@@ -21,8 +21,12 @@ def effective_change(
     weights = {n: p.detach().cpu().float() for n, p in denoiser(model).named_parameters()}
     if isinstance(edit, WeightEdit): return {n: t.float() - weights[n] for n, t in edit.tensors.items()}
     edit = getattr(edit, "lora", edit)
-    if not isinstance(edit, LoraEdit): raise TypeError(f"{type(edit).__name__} moves no weights, so there is no random edit of its size")
-    return {f"{n}.weight": p["B"].float() @ p["A"].float()*(edit.info["adapter"]["lora_alpha"]/len(p["A"])) for n, p in lora_pairs(edit.tensors).items()}
+    if not isinstance(edit, LoraEdit):
+        raise TypeError(f"{type(edit).__name__} moves no weights, so there is no random edit of its size")
+    return {
+        f"{n}.weight": p["B"].float() @ p["A"].float() * (edit.info["adapter"]["lora_alpha"] / len(p["A"]))
+        for n, p in lora_pairs(edit.tensors).items()
+    }
 
 # %% ../../nbs/38_unlearners.random_edit.ipynb #b6ba9031
 @torch.no_grad()
@@ -32,7 +36,19 @@ def random_edit(
     generator: torch.Generator | None = None,  # CPU generator; default seed 0
 ) -> WeightEdit:
     "A random change of the same Frobenius norm for each tensor that `edit` changes."
-    generator, weights = generator or torch.Generator().manual_seed(0), dict(denoiser(model).named_parameters())
-    def other(change): noise = torch.randn(change.shape, generator=generator); return noise*(change.norm()/noise.norm())
-    tensors = {n: (weights[n].detach().cpu().float() + other(c)).to(weights[n].dtype) for n, c in effective_change(edit, model).items()}
-    return WeightEdit(tensors, {"method": "random", "of": {k: edit.info[k] for k in ("method", "settings") if k in edit.info}})
+    generator, weights = (
+        generator or torch.Generator().manual_seed(0),
+        dict(denoiser(model).named_parameters()),
+    )
+    def other(change):
+        noise = torch.randn(change.shape, generator=generator)
+        return noise*(change.norm()/noise.norm())
+
+    tensors = {
+        n: (weights[n].detach().cpu().float() + other(c)).to(weights[n].dtype)
+        for n, c in effective_change(edit, model).items()
+    }
+    return WeightEdit(
+        tensors,
+        {"method": "random", "of": {k: edit.info[k] for k in ("method", "settings") if k in edit.info}},
+    )

@@ -22,26 +22,46 @@ def adversarial_vectors(
     ridge: float,  # lambda, > 0
 ) -> torch.Tensor:  # (n,D) float64, vectors c' that the edited projections read as c
     "What one must say to the edited model so that it hears the concept."
-    c, m, s = (x.double() for x in (vectors, matrix, gram)); left = m.T @ s
-    return torch.cholesky_solve(left @ c.T, torch.linalg.cholesky(left @ m + ridge*torch.eye(len(m), dtype=torch.float64))).T
+    c, m, s = (x.double() for x in (vectors, matrix, gram))
+    left = m.T @ s
+    return torch.cholesky_solve(
+        left @ c.T, torch.linalg.cholesky(left @ m + ridge * torch.eye(len(m), dtype=torch.float64))
+    ).T
 
 # %% ../../nbs/34b_unlearners.rece.ipynb #a8eeb719
 class RECE(UCE):
     "UCE, followed by rounds that find and erase the adversary's vectors."
     name: ClassVar[str] = "rece"
-    tuning: ClassVar[dict] = dict(erase_scale=dict(low=.1, high=100., log=True), ridge=dict(low=1e-3, high=10., log=True), num_iterations=dict(low=1, high=5))
+    tuning: ClassVar[dict] = dict(
+        erase_scale=dict(low=0.1, high=100.0, log=True),
+        ridge=dict(low=1e-3, high=10.0, log=True),
+        num_iterations=dict(low=1, high=5),
+    )
     num_iterations: int = Field(3, ge=0)  # rounds of attack and edit after the first edit
-    ridge: float = Field(.1, gt=0)  # lambda of the adversary: the larger, the tamer its vectors and the smaller the damage
-    rounds: Literal["joint", "sequential"] = "joint"  # solve for all vectors found so far, or only for the newest on the edited weights, as published
+    # lambda of the adversary: the larger, the tamer its vectors and the smaller the damage
+    ridge: float = Field(.1, gt=0)
+    # solve for all vectors found so far, or only for the newest on the edited weights, as published
+    rounds: Literal["joint", "sequential"] = "joint"
 
     def matrices(self, pipe, forget, retain=None):
         "M after the first edit and after every round, and the Gram matrix S: each (D,D) float64."
         with borrow(pipe), torch.no_grad():
-            edit, target, preserve = (x.double() for x in self.system(pipe, forget, retain)); gram = sum(w.T @ w for w in (w.cpu().double() for w in projections(denoiser(pipe)).values()))
-            def solve(vectors): return edit_matrix(vectors, target.repeat(len(vectors)//len(target), 1), preserve, self.erase_scale, self.preserve_scale, self.lamb)
-            vectors = edit; found = [solve(vectors)]
+            edit, target, preserve = (x.double() for x in self.system(pipe, forget, retain))
+            gram = sum(w.T @ w for w in (w.cpu().double() for w in projections(denoiser(pipe)).values()))
+            def solve(vectors):
+                return edit_matrix(
+                    vectors,
+                    target.repeat(len(vectors) // len(target), 1),
+                    preserve,
+                    self.erase_scale,
+                    self.preserve_scale,
+                    self.lamb,
+                )
+            vectors = edit
+            found = [solve(vectors)]
             for _ in range(self.num_iterations):
-                adversary = adversarial_vectors(edit, found[-1], gram, self.ridge); vectors = torch.cat([vectors, adversary])
+                adversary = adversarial_vectors(edit, found[-1], gram, self.ridge)
+                vectors = torch.cat([vectors, adversary])
                 found.append(solve(vectors) if self.rounds == "joint" else found[-1] @ solve(adversary))
         return found, gram
 
@@ -57,5 +77,6 @@ def relative_change(
     gram: torch.Tensor,  # (D,D) S
 ) -> float:  # 0 where both are read alike
     "Norm of W M x - W r over all projections and vectors, relative to that of W r."
-    r = reference.double(); gap = vectors.double() @ matrix.T - r
+    r = reference.double()
+    gap = vectors.double() @ matrix.T - r
     return float((((gap @ gram)*gap).sum()/((r @ gram)*r).sum()).sqrt())

@@ -23,12 +23,17 @@ def saliency(
     reduction: str = "abs_of_sum",  # "abs_of_sum" (SalUn) or "sum_of_abs" (FADE)
 ) -> dict[str, torch.Tensor]:  # name -> float32 scores >= 0, of the parameter's shape
     "Gradient magnitude of a loss at every weight."
-    check_name("reduction", reduction, REDUCTIONS); count = 0
+    check_name("reduction", reduction, REDUCTIONS)
+    count = 0
     with borrow(unet), torch.enable_grad(), trainable_weights(unet, names) as (parameters, _):
         scores = [torch.zeros_like(p, requires_grad=False) for p in parameters]
         for loss in loss_batches:
             count += 1
-            if not loss.requires_grad: raise ValueError("a loss does not depend on the named weights; pass a generator, so that losses are computed while these are trainable")
+            if not loss.requires_grad:
+                raise ValueError(
+                    "a loss does not depend on the named weights; pass a generator, so that losses are "
+                    "computed while these are trainable"
+                )
             for score, gradient in zip(scores, torch.autograd.grad(loss, parameters, allow_unused=True)):
                 if gradient is not None: score += gradient if reduction == "abs_of_sum" else gradient.abs()
     if not count: raise ValueError("there are no losses to take gradients of")
@@ -53,12 +58,16 @@ def top_mask(
 ) -> dict[str, torch.Tensor]:  # name -> bool, of the scores' shapes
     "The globally highest `round(fraction*N)` of N entries; equal scores in the order given."
     if not 0 <= fraction <= 1: raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
-    if not all(bool((s >= 0).all()) and bool(s.isfinite().all()) for s in scores.values()): raise ValueError("scores must be finite and not negative; take them from saliency")
-    exact = {n: s.detach().float().abs().contiguous() for n, s in scores.items()}; k = round(fraction*sum(s.numel() for s in exact.values()))
+    if not all(bool((s >= 0).all()) and bool(s.isfinite().all()) for s in scores.values()):
+        raise ValueError("scores must be finite and not negative; take them from saliency")
+    exact = {n: s.detach().float().abs().contiguous() for n, s in scores.items()}
+    k = round(fraction*sum(s.numel() for s in exact.values()))
     if k == 0: return {n: torch.zeros_like(s, dtype=torch.bool) for n, s in exact.items()}
-    threshold = kth_largest(list(exact.values()), k); masks = {n: s > threshold for n, s in exact.items()}
+    threshold = kth_largest(list(exact.values()), k)
+    masks = {n: s > threshold for n, s in exact.items()}
     missing = k - sum(int(m.sum()) for m in masks.values())
     for n, s in exact.items():
         ties = (s == threshold).flatten().nonzero()[:missing, 0]
-        masks[n].view(-1)[ties] = True; missing -= len(ties)
+        masks[n].view(-1)[ties] = True
+        missing -= len(ties)
     return masks

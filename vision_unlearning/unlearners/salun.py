@@ -11,7 +11,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from ..core import borrow
 from .base import require_pictures, require_pipeline
-from .inputs import Conditioning, cycle, diffusion_batch, empty_condition, encode_dataset, predict
+from vision_unlearning.unlearners.inputs import (
+    Conditioning,
+    cycle,
+    diffusion_batch,
+    empty_condition,
+    encode_dataset,
+    predict,
+)
 from .saliency import saliency, top_mask
 from .training import Callback, TrainedUnlearner, fit
 from .weights import select_parameters, teacher, trainable_weights, weight_edit
@@ -31,7 +38,13 @@ def forget_loss(
     "Diffusion loss of the concept's pictures, of the plain or of the guided prediction."
     noised, times, target = diffusion_batch(pipe.scheduler, latents, generator)
     if not guidance: return F.mse_loss(predict(pipe.unet, noised, times, embeddings).float(), target.float())
-    concept, nothing = predict(pipe.unet, noised.repeat(2, 1, 1, 1), times.repeat(2), embeddings + empty.expand(len(embeddings))).float().chunk(2)
+    concept, nothing = (
+        predict(
+            pipe.unet, noised.repeat(2, 1, 1, 1), times.repeat(2), embeddings + empty.expand(len(embeddings))
+        )
+        .float()
+        .chunk(2)
+    )
     return F.mse_loss((1 + guidance)*concept - guidance*nothing, target.float())
 
 # %% ../../nbs/36_unlearners.salun.ipynb #5897c6d2
@@ -40,7 +53,10 @@ class Hold(Callback):
     def __init__(self, parameters, base, masks):
         self.parameters, self.base, self.masks = list(parameters), list(base.values()), list(masks.values())
 
-    def before_fit(self, state): self.hooks = [p.register_hook(lambda gradient, m=m: gradient*m) for p, m in zip(self.parameters, self.masks)]
+    def before_fit(self, state):
+        self.hooks = [
+            p.register_hook(lambda gradient, m=m: gradient * m) for p, m in zip(self.parameters, self.masks)
+        ]
 
     def after_step(self, state):
         with torch.no_grad():
@@ -54,8 +70,13 @@ class SalUn(TrainedUnlearner):
     "Relabelling of a concept within the most salient weights."
     name: ClassVar[str] = "salun"
     kind: ClassVar[str] = "text-to-image"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=2e-3, log=True), alpha=dict(low=.1, high=10., log=True), mask_fraction=dict(low=.05, high=1., log=True))
-    train_method: Literal["xattn", "xattn_kv", "selfattn", "noxattn", "full"] = "xattn"  # weights from which the mask is taken
+    tuning: ClassVar[dict] = dict(
+        learning_rate=dict(low=1e-4, high=2e-3, log=True),
+        alpha=dict(low=0.1, high=10.0, log=True),
+        mask_fraction=dict(low=0.05, high=1.0, log=True),
+    )
+    # weights from which the mask is taken
+    train_method: Literal["xattn", "xattn_kv", "selfattn", "noxattn", "full"] = "xattn"
     num_train_epochs: int = Field(5, ge=1)  # passes over the forget set
     learning_rate: float = Field(1e-5, gt=0)
     lr_scheduler: Literal["constant", "cosine", "linear"] = "constant"
@@ -74,16 +95,32 @@ class SalUn(TrainedUnlearner):
 class SalunLosses:
     "Named losses of one micro-batch; called by the training loop."
     def __init__(self, settings, pipe, base, forget, retain, generator):
-        self.settings, self.pipe, self.base, self.forget, self.retain, self.generator = settings, pipe, base, forget, retain, generator
-        self.forget_batches = cycle(len(forget), settings.train_batch_size, generator); self.retain_batches = cycle(len(retain), settings.retain_batch_size, generator)
+        self.settings, self.pipe, self.base, self.forget, self.retain, self.generator = (
+            settings,
+            pipe,
+            base,
+            forget,
+            retain,
+            generator,
+        )
+        self.forget_batches = cycle(len(forget), settings.train_batch_size, generator)
+        self.retain_batches = cycle(len(retain), settings.retain_batch_size, generator)
 
     def __call__(self, step, micro):
-        f, r = next(self.forget_batches), next(self.retain_batches); n = len(f)
+        f, r = next(self.forget_batches), next(self.retain_batches)
+        n = len(f)
         latents = torch.cat([self.forget.latents(f, self.generator), self.retain.latents(r, self.generator)])
         noised, times, target = diffusion_batch(self.pipe.scheduler, latents, self.generator)
-        relabelled = teacher(self.pipe.unet, self.base, noised[:n], times[:n], **self.forget.overwrite[f].unet_kwargs())
-        student = predict(self.pipe.unet, noised, times, self.forget.embeddings[f] + self.retain.embeddings[r]).float()
-        return {"forget": F.mse_loss(student[:n], relabelled.float()), "retain": self.settings.alpha*F.mse_loss(student[n:], target[n:].float())}
+        relabelled = teacher(
+            self.pipe.unet, self.base, noised[:n], times[:n], **self.forget.overwrite[f].unet_kwargs()
+        )
+        student = predict(
+            self.pipe.unet, noised, times, self.forget.embeddings[f] + self.retain.embeddings[r]
+        ).float()
+        return {
+            "forget": F.mse_loss(student[:n], relabelled.float()),
+            "retain": self.settings.alpha * F.mse_loss(student[n:], target[n:].float()),
+        }
 
 # %% ../../nbs/36_unlearners.salun.ipynb #ac55884e
 def salun_mask(
@@ -96,7 +133,12 @@ def salun_mask(
     "The weights on which the concept's diffusion loss depends most."
     batches, empty = cycle(len(data), min(self.train_batch_size, len(data)), generator), empty_condition(pipe)
     drawn = (next(batches) for _ in range(self.saliency_epochs*ceil(len(data)/self.train_batch_size)))
-    losses = (forget_loss(pipe, data.latents(i, generator), data.embeddings[i], empty, self.saliency_guidance, generator) for i in drawn)
+    losses = (
+        forget_loss(
+            pipe, data.latents(i, generator), data.embeddings[i], empty, self.saliency_guidance, generator
+        )
+        for i in drawn
+    )
     return top_mask(saliency(pipe.unet, names, losses), self.mask_fraction)
 
 # %% ../../nbs/36_unlearners.salun.ipynb #ce73c610
@@ -112,13 +154,35 @@ def unlearn_salun(
     "Find the mask, train inside it, and return what changed; the pipeline is left as it was."
     require_pipeline(self, model)
     require_pictures(self, forget, retain)
-    generator, names = generator or torch.Generator().manual_seed(0), select_parameters(model.unet, self.train_method)
+    generator, names = (
+        generator or torch.Generator().manual_seed(0),
+        select_parameters(model.unet, self.train_method),
+    )
     with borrow(model):
         data = encode_dataset(model, forget, overwrite=self.substitute_concept), encode_dataset(model, retain)
         masks = salun_mask(self, model, data[0], names, generator)
         with torch.enable_grad(), trainable_weights(model.unet, names) as (parameters, base):
-            fit(parameters, SalunLosses(self, model, base, *data, generator), callbacks=[Hold(parameters, base, masks), *callbacks], **self.optimisation(len(forget), model))
-            return weight_edit(model.unet, names, base, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": sorted(set(forget["text"])),
-                                                         "mask": {"entries": sum(int(m.sum()) for m in masks.values()), "of": sum(m.numel() for m in masks.values())}}, self.edit_scale)
+            fit(
+                parameters,
+                SalunLosses(self, model, base, *data, generator),
+                callbacks=[Hold(parameters, base, masks), *callbacks],
+                **self.optimisation(len(forget), model),
+            )
+            return weight_edit(
+                model.unet,
+                names,
+                base,
+                {
+                    "method": self.name,
+                    "settings": self.model_dump(mode="json"),
+                    "forget": sorted(set(forget["text"])),
+                    "mask": {
+                        "entries": sum(int(m.sum()) for m in masks.values()),
+                        "of": sum(m.numel() for m in masks.values()),
+                    },
+                },
+                self.edit_scale,
+            )
 
-SalUn.unlearn = unlearn_salun; SalUn.__abstractmethods__ = frozenset()
+SalUn.unlearn = unlearn_salun
+SalUn.__abstractmethods__ = frozenset()

@@ -11,7 +11,14 @@ from pydantic import Field
 from ..core import ForeignFileError, borrow
 from .base import Edit, concepts, require_pipeline
 from .esd import deal, rollout
-from .inputs import Conditioning, condition, cycle, embed_texts, empty_condition, predict
+from vision_unlearning.unlearners.inputs import (
+    Conditioning,
+    condition,
+    cycle,
+    embed_texts,
+    empty_condition,
+    predict,
+)
 from .lora import TARGETS, LoraEdit, adapter_edit, lora_pairs, trainable_adapter
 from .training import TrainedUnlearner, fit
 
@@ -29,7 +36,11 @@ def adapter_share(
     target_modules=SPM_TARGETS,
 ) -> tuple[int, float]:  # trainable numbers, and their share of the UNet's
     "How much a LoRA on `target_modules` would train."
-    layers = [m for n, m in unet.named_modules() if isinstance(m, torch.nn.Linear) and n.endswith(tuple(f".{t}" for t in target_modules))]
+    layers = [
+        m
+        for n, m in unet.named_modules()
+        if isinstance(m, torch.nn.Linear) and n.endswith(tuple(f".{t}" for t in target_modules))
+    ]
     count = sum(rank*(m.in_features + m.out_features) for m in layers)
     return count, count/sum(p.numel() for p in unet.parameters())
 
@@ -61,9 +72,19 @@ def random_anchors(
 ) -> Conditioning:  # of length N
     "Random embeddings of the concept's length."
     def draw(part):
-        noise, length = torch.randn((count, part[0].numel()), generator=generator), .8 + .4*torch.rand((count, 1), generator=generator)
-        return (noise/noise.norm(dim=1, keepdim=True)*length).to(part).view(count, *part.shape[1:])*part.flatten(1).norm(dim=1).mean()
-    return Conditioning(draw(concept.prompt_embeds), None if concept.pooled is None else draw(concept.pooled), concept[:1].expand(count).time_ids)
+        noise, length = (
+            torch.randn((count, part[0].numel()), generator=generator),
+            0.8 + 0.4 * torch.rand((count, 1), generator=generator),
+        )
+        return (noise / noise.norm(dim=1, keepdim=True) * length).to(part).view(
+            count, *part.shape[1:]
+        ) * part.flatten(1).norm(dim=1).mean()
+
+    return Conditioning(
+        draw(concept.prompt_embeds),
+        None if concept.pooled is None else draw(concept.pooled),
+        concept[:1].expand(count).time_ids,
+    )
 
 # %% ../../nbs/37b_unlearners.spm.ipynb #bf4ca819
 class SPM(TrainedUnlearner):
@@ -71,7 +92,11 @@ class SPM(TrainedUnlearner):
     name: ClassVar[str] = "spm"
     kind: ClassVar[str] = "text-to-image"
     reads: ClassVar[str] = "names"
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-3, high=1e-2, log=True), anchoring_weight=dict(low=3., high=50., log=True), negative_guidance=dict(low=0., high=3.))
+    tuning: ClassVar[dict] = dict(
+        learning_rate=dict(low=1e-3, high=1e-2, log=True),
+        anchoring_weight=dict(low=3.0, high=50.0, log=True),
+        negative_guidance=dict(low=0.0, high=3.0),
+    )
     num_train_steps: int = Field(300, ge=1)  # optimiser updates
     learning_rate: float = Field(2e-3, gt=0)
     lr_scheduler: Literal["constant", "cosine", "linear"] = "cosine"
@@ -79,7 +104,8 @@ class SPM(TrainedUnlearner):
     lora_alpha: float = Field(1., gt=0)  # the update is lora_alpha/rank b a^T
     negative_guidance: float = Field(1., ge=0)  # eta
     surrogate_concept: str = ""  # s: what is drawn instead; the empty text is no concept at all
-    anchoring_weight: float = Field(10., ge=0)  # lambda; the published 1000 goes with random anchors, which hardly react
+    # lambda; the published 1000 goes with random anchors, which hardly react
+    anchoring_weight: float = Field(10., ge=0)
     anchor_exponent: float = Field(1., ge=0)  # alpha: how strongly far texts are preferred as anchors
     prompt_template: str = Field("An image of {}", pattern=r"\{\}")  # the prompt in which a concept is met
     num_inference_steps: int = Field(20, ge=1)  # steps of a trajectory on which the points lie
@@ -95,14 +121,34 @@ class SPM(TrainedUnlearner):
 class SpmLosses:
     "Named losses of one step; called by the training loop."
     def __init__(self, settings, pipe, forget, retain, generator):
-        self.settings, self.pipe, self.generator = settings, pipe, generator; fill = lambda name: settings.prompt_template.format(name) if name else ""
-        self.concept, surrogate = condition(pipe, [fill(n) for n in forget]), condition(pipe, [fill(settings.surrogate_concept)]) if settings.surrogate_concept else empty_condition(pipe)
+        self.settings, self.pipe, self.generator = settings, pipe, generator
+        fill = lambda name: settings.prompt_template.format(name) if name else ""
+        self.concept, surrogate = (
+            condition(pipe, [fill(n) for n in forget]),
+            condition(pipe, [fill(settings.surrogate_concept)])
+            if settings.surrogate_concept
+            else empty_condition(pipe),
+        )
         self.anchors = condition(pipe, [fill(n) for n in retain]) if retain else None
-        self.probabilities = None if self.anchors is None else anchor_probabilities(self.anchors.prompt_embeds, self.concept.prompt_embeds, settings.anchor_exponent).cpu()
+        self.probabilities = (
+            None
+            if self.anchors is None
+            else anchor_probabilities(
+                self.anchors.prompt_embeds, self.concept.prompt_embeds, settings.anchor_exponent
+            ).cpu()
+        )
         dealt = cycle(len(forget), settings.rollout_batch_size, generator)
         def draw(i):
-            return rollout(pipe, self.frozen, self.concept[i.to(pipe.unet.device)], surrogate, generator=generator, negative_guidance=1 + settings.negative_guidance,
-                           num_inference_steps=settings.num_inference_steps, guidance_scale=settings.guidance_scale)
+            return rollout(
+                pipe,
+                self.frozen,
+                self.concept[i.to(pipe.unet.device)],
+                surrogate,
+                generator=generator,
+                negative_guidance=1 + settings.negative_guidance,
+                num_inference_steps=settings.num_inference_steps,
+                guidance_scale=settings.guidance_scale,
+            )
         self.points = deal(draw, dealt, settings.train_batch_size, generator)
 
     @torch.no_grad()
@@ -115,13 +161,27 @@ class SpmLosses:
     def sample_anchors(self, count):
         "What to hold, N texts."
         if self.anchors is None: return random_anchors(self.concept, count, self.generator)
-        return self.anchors[torch.multinomial(self.probabilities, count, replacement=True, generator=self.generator).to(self.pipe.unet.device)]
+        return self.anchors[
+            torch.multinomial(self.probabilities, count, replacement=True, generator=self.generator).to(
+                self.pipe.unet.device
+            )
+        ]
 
     def __call__(self, step, micro):
-        points = next(self.points); n = len(points); anchors = self.sample_anchors(self.settings.anchor_batch_size)
-        again = torch.arange(len(anchors), device=points.inputs.device) % n; x, t = torch.cat([points.inputs, points.inputs[again]]), torch.cat([points.times, points.times[again]])
-        held = self.frozen(x[n:], t[n:], anchors); student = predict(self.pipe.unet, x, t, points.embeddings + anchors)
-        return {"erase": F.mse_loss(student[:n].float(), points.targets.float()), "anchor": self.settings.anchoring_weight*F.mse_loss(student[n:].float(), held.float())}
+        points = next(self.points)
+        n = len(points)
+        anchors = self.sample_anchors(self.settings.anchor_batch_size)
+        again = torch.arange(len(anchors), device=points.inputs.device) % n
+        x, t = (
+            torch.cat([points.inputs, points.inputs[again]]),
+            torch.cat([points.times, points.times[again]]),
+        )
+        held = self.frozen(x[n:], t[n:], anchors)
+        student = predict(self.pipe.unet, x, t, points.embeddings + anchors)
+        return {
+            "erase": F.mse_loss(student[:n].float(), points.targets.float()),
+            "anchor": self.settings.anchoring_weight * F.mse_loss(student[n:].float(), held.float()),
+        }
 
 # %% ../../nbs/37b_unlearners.spm.ipynb #b5beae47
 def unlearn_spm(
@@ -137,34 +197,80 @@ def unlearn_spm(
     require_pipeline(self, model)
     names, keep, generator = concepts(forget), concepts(retain), generator or torch.Generator().manual_seed(0)
     if not names: raise ValueError("there is no concept to forget; name at least one")
-    if set(names) & set(keep): raise ValueError(f"{sorted(set(names) & set(keep))} are to be forgotten and retained at once")
-    with borrow(model), torch.enable_grad(), trainable_adapter(model.unet, self.rank, self.lora_alpha, generator, SPM_TARGETS) as (parameters, config):
-        losses = SpmLosses(self, model, names, keep, generator); count = sum(p.numel() for p in parameters)
+    if set(names) & set(keep):
+        raise ValueError(f"{sorted(set(names) & set(keep))} are to be forgotten and retained at once")
+    with (
+        borrow(model),
+        torch.enable_grad(),
+        trainable_adapter(model.unet, self.rank, self.lora_alpha, generator, SPM_TARGETS) as (
+            parameters,
+            config,
+        ),
+    ):
+        losses = SpmLosses(self, model, names, keep, generator)
+        count = sum(p.numel() for p in parameters)
         fit(parameters, losses, callbacks=callbacks, **self.optimisation(model=model))
-        info = {"method": self.name, "settings": self.model_dump(mode="json"), "forget": names, "trained": {"numbers": count, "share": count/(sum(p.numel() for p in model.unet.parameters()) - count)}}
+        info = {
+            "method": self.name,
+            "settings": self.model_dump(mode="json"),
+            "forget": names,
+            "trained": {
+                "numbers": count,
+                "share": count / (sum(p.numel() for p in model.unet.parameters()) - count),
+            },
+        }
         edit = adapter_edit(model.unet, config, info, self.edit_scale)
     if not self.facilitated_transport: return edit
-    return transport_edit(edit, losses.concept.prompt_embeds, losses.anchors.prompt_embeds.mean(0) if keep else empty_condition(model).prompt_embeds[0])
+    return transport_edit(
+        edit,
+        losses.concept.prompt_embeds,
+        losses.anchors.prompt_embeds.mean(0) if keep else empty_condition(model).prompt_embeds[0],
+    )
 
-SPM.unlearn = unlearn_spm; SPM.__abstractmethods__ = frozenset()
+SPM.unlearn = unlearn_spm
+SPM.__abstractmethods__ = frozenset()
 
 # %% ../../nbs/37b_unlearners.spm.ipynb #90735760
 class TransportEdit(Edit):
     "A LoRA whose strength on each row of a batch is the row's similarity to the concept."
     kind, file = "transport", "transport.safetensors"
     @property
-    def lora(self) -> LoraEdit: return LoraEdit({k: v for k, v in self.tensors.items() if k.startswith("unet.")}, self.info)  # without the dependence on the prompt
+    def lora(self) -> LoraEdit:
+        # without the dependence on the prompt
+        return LoraEdit({k: v for k, v in self.tensors.items() if k.startswith("unet.")}, self.info)
 
     def _apply(self, module, scale):
-        found, row, scaling = dict(module.named_modules()), {}, self.info["adapter"]["lora_alpha"]/self.info["adapter"]["r"]*scale
-        pairs = lora_pairs(self.lora.tensors); foreign = [n for n in pairs if n not in found]
-        if foreign: raise ForeignFileError(f"this edit belongs to another model: there is no module {foreign[0]} ({len(foreign)} of {len(pairs)})")
+        found, row, scaling = (
+            dict(module.named_modules()),
+            {},
+            self.info["adapter"]["lora_alpha"] / self.info["adapter"]["r"] * scale,
+        )
+        pairs = lora_pairs(self.lora.tensors)
+        foreign = [n for n in pairs if n not in found]
+        if foreign:
+            raise ForeignFileError(
+                f"this edit belongs to another model: there is no module {foreign[0]} ({len(foreign)} of "
+                f"{len(pairs)})"
+            )
         def read(unet, args, kwargs):
             text = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
-            row["gamma"] = text_cosine(text, self.tensors["concept"].to(text), self.tensors["centre"].to(text)).clamp(0, 1).to(text.dtype)
-        def pass_through(a, b): return lambda layer, inputs, output: output + F.linear(F.linear(inputs[0], a), b)*scaling*row["gamma"][:, None, None]
+            row["gamma"] = (
+                text_cosine(text, self.tensors["concept"].to(text), self.tensors["centre"].to(text))
+                .clamp(0, 1)
+                .to(text.dtype)
+            )
+        def pass_through(a, b):
+            return lambda layer, inputs, output: (
+                output + F.linear(F.linear(inputs[0], a), b) * scaling * row["gamma"][:, None, None]
+            )
         weight = {n: found[n].weight for n in pairs}
-        return [module.register_forward_pre_hook(read, with_kwargs=True), *(found[n].register_forward_hook(pass_through(p["A"].to(weight[n]), p["B"].to(weight[n]))) for n, p in pairs.items())]
+        return [
+            module.register_forward_pre_hook(read, with_kwargs=True),
+            *(
+                found[n].register_forward_hook(pass_through(p["A"].to(weight[n]), p["B"].to(weight[n])))
+                for n, p in pairs.items()
+            ),
+        ]
 
     def _revert(self, module, memory):
         for handle in memory: handle.remove()

@@ -15,7 +15,8 @@ from .training import Callback
 __all__ = ['TRACKERS', 'need', 'make_tracker', 'flat', 'step_values', 'Draws', 'takes_pictures', 'log_pictures', 'Track']
 
 # %% ../../nbs/30e_unlearners.tracking.ipynb #246faaeb
-TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}  # name -> packages, one of which is needed
+# name -> packages, one of which is needed
+TRACKERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
 
 # %% ../../nbs/30e_unlearners.tracking.ipynb #b3cca231
 def need(
@@ -24,7 +25,8 @@ def need(
     extra: str = "track",
 ) -> None:
     "Refuse what is not installed, naming the extra."
-    if not any(importlib.util.find_spec(p) for p in packages): raise ImportError(f"{name} needs the package {packages[0]}: pip install \"vision_unlearning[{extra}]\"")
+    if not any(importlib.util.find_spec(p) for p in packages):
+        raise ImportError(f'{name} needs the package {packages[0]}: pip install "vision_unlearning[{extra}]"')
 
 # %% ../../nbs/30e_unlearners.tracking.ipynb #5b8ef9e0
 def make_tracker(
@@ -36,7 +38,8 @@ def make_tracker(
     "A tracker by its name."
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
     if isinstance(tracker, GeneralTracker): return tracker
-    need(tracker, TRACKERS[check_name("tracker", tracker, TRACKERS)]); cls = LOGGER_TYPE_TO_CLASS[tracker]
+    need(tracker, TRACKERS[check_name("tracker", tracker, TRACKERS)])
+    cls = LOGGER_TYPE_TO_CLASS[tracker]
     if not cls.requires_logging_directory: return cls(project, **options)
     if folder is None: raise ValueError(f"{tracker} writes files: give a folder")
     return cls(project, str(folder), **options)
@@ -50,7 +53,8 @@ def flat(
     found = {}
     for name, value in settings.items():
         if isinstance(value, dict): found |= flat(value, f"{prefix}{name}.")
-        elif value is not None: found[f"{prefix}{name}"] = value if isinstance(value, (bool, int, float, str)) else str(value)
+        elif value is not None:
+            found[f"{prefix}{name}"] = value if isinstance(value, (bool, int, float, str)) else str(value)
     return found
 
 # %% ../../nbs/30e_unlearners.tracking.ipynb #b45d190e
@@ -58,9 +62,14 @@ def step_values(
     state,  # of `training.fit`
 ) -> dict[str, float]:
     "The numbers of a step."
-    values = {f"loss/{name}": value for name, value in state.losses.items()} | {"loss": state.loss, "gradient_norm": state.gradient_norm}
+    values = {f"loss/{name}": value for name, value in state.losses.items()} | {
+        "loss": state.loss,
+        "gradient_norm": state.gradient_norm,
+    }
     schedule = state.parts.get("loop", {}).get("schedule")
-    return {k: float(v) for k, v in values.items() if v is not None} | ({} if schedule is None else {"learning_rate": float(schedule.get_last_lr()[0])})
+    return {k: float(v) for k, v in values.items() if v is not None} | (
+        {} if schedule is None else {"learning_rate": float(schedule.get_last_lr()[0])}
+    )
 
 # %% ../../nbs/30e_unlearners.tracking.ipynb #755823e7
 class Draws:
@@ -70,14 +79,38 @@ class Draws:
         prompts: list[str],
         seeds: tuple[int, ...] = (42,),
         **generation,  # num_inference_steps, guidance_scale
-    ): self.pipe, self.prompts, self.seeds, self.generation = pipe, list(prompts), tuple(seeds), {"num_inference_steps": 20, **generation}
+    ):
+        self.pipe, self.prompts, self.seeds, self.generation = (
+            pipe,
+            list(prompts),
+            tuple(seeds),
+            {"num_inference_steps": 20, **generation},
+        )
 
     def __call__(self) -> dict[str, np.ndarray]:
-        pipe, n = self.pipe, len(self.seeds); unet = pipe.unet; size = unet.config.sample_size
+        pipe, n = self.pipe, len(self.seeds)
+        unet = pipe.unet
+        size = unet.config.sample_size
         with borrow(pipe), torch.no_grad():
             for module in torch_modules(pipe): module.eval()
-            bar = getattr(pipe, "_progress_bar_config", {}); pipe.set_progress_bar_config(**{**bar, "disable": True})
-            try: drawn = {p: pipe([p]*n, latents=initial_latents(list(self.seeds), [p]*n, (unet.config.in_channels, size, size), device=unet.device, dtype=unet.dtype), output_type="np", **self.generation).images for p in self.prompts}
+            bar = getattr(pipe, "_progress_bar_config", {})
+            pipe.set_progress_bar_config(**{**bar, "disable": True})
+            try:
+                drawn = {
+                    p: pipe(
+                        [p] * n,
+                        latents=initial_latents(
+                            list(self.seeds),
+                            [p] * n,
+                            (unet.config.in_channels, size, size),
+                            device=unet.device,
+                            dtype=unet.dtype,
+                        ),
+                        output_type="np",
+                        **self.generation,
+                    ).images
+                    for p in self.prompts
+                }
             finally: pipe.set_progress_bar_config(**bar)
         return {p: (np.asarray(images)*255).round().astype(np.uint8) for p, images in drawn.items()}
 
@@ -95,9 +128,21 @@ def log_pictures(
     step: int,
 ) -> None:
     "Give pictures to a tracker."
-    if hasattr(tracker, "log_images"): tracker.log_images(pictures, step=step, **({"dataformats": "NHWC"} if tracker.name == "tensorboard" else {})); return
+    if hasattr(tracker, "log_images"):
+        tracker.log_images(
+            pictures, step=step, **({"dataformats": "NHWC"} if tracker.name == "tensorboard" else {})
+        )
+        return
     import trackio
-    tracker.log({f"{name}/{i}": trackio.Image(image) for name, images in pictures.items() for i, image in enumerate(images)}, step=step)
+
+    tracker.log(
+        {
+            f"{name}/{i}": trackio.Image(image)
+            for name, images in pictures.items()
+            for i, image in enumerate(images)
+        },
+        step=step,
+    )
 
 # %% ../../nbs/30e_unlearners.tracking.ipynb #11470819
 class Track(Callback):
@@ -108,20 +153,37 @@ class Track(Callback):
         folder=None,  # for trackers that write files
         every: int = 1,  # steps between two rows; the last step is always logged
         pictures=None,  # callable () -> {name: (N,H,W,3) uint8}, such as `Draws`
-        pictures_every: int = 100,  # steps between two looks; one is taken before the first step and one after the last
+        # steps between two looks; one is taken before the first step and one after the last
+        pictures_every: int = 100,
         **options,  # of the tracker
     ):
-        if min(every, pictures_every) < 1: raise ValueError(f"every and pictures_every count steps and must be at least 1, got {min(every, pictures_every)}")
-        self.tracker, self.every, self.pictures, self.pictures_every = make_tracker(tracker, project, folder, **options), every, pictures, pictures_every
-        if pictures is not None and not takes_pictures(self.tracker): raise ValueError(f"the tracker {self.tracker.name} takes no pictures; leave out pictures, or use {', '.join(TRACKERS)}")
+        if min(every, pictures_every) < 1:
+            raise ValueError(
+                "every and pictures_every count steps and must be at least 1, got "
+                f"{min(every, pictures_every)}"
+            )
+        self.tracker, self.every, self.pictures, self.pictures_every = (
+            make_tracker(tracker, project, folder, **options),
+            every,
+            pictures,
+            pictures_every,
+        )
+        if pictures is not None and not takes_pictures(self.tracker):
+            raise ValueError(
+                f"the tracker {self.tracker.name} takes no pictures; leave out pictures, or use "
+                f"{', '.join(TRACKERS)}"
+            )
         self.started, self.made = False, False
 
     def before_fit(self, state):
         from accelerate import PartialState
-        self.made = not PartialState._shared_state; PartialState()
+        self.made = not PartialState._shared_state
+        PartialState()
         if state.accelerator is not None and not state.accelerator.is_main_process: return
-        self.tracker.start(); self.started = True
-        self.tracker.store_init_configuration(flat(state.settings)); self.look(state)
+        self.tracker.start()
+        self.started = True
+        self.tracker.store_init_configuration(flat(state.settings))
+        self.look(state)
 
     def look(self, state):
         if self.pictures is not None: log_pictures(self.tracker, self.pictures(), state.step)

@@ -21,20 +21,32 @@ __all__ = ['PRECISIONS', 'State', 'Callback', 'History', 'SingleBatch', 'LossLog
 
 # %% ../../nbs/30c_unlearners.training.ipynb #a9231fd8
 class State:
-    "What callbacks see: step, num_steps, loss, losses by name, gradient norm, stop; and with `combine` the gradient of each loss and what they became."
+    """What callbacks see: step, num_steps, loss, losses by name, gradient norm, stop; and with `combine` the
+    gradient of each loss and what they became."""
     def __init__(self, num_steps, parameters=(), settings=None):
-        self.step, self.num_steps, self.loss, self.losses, self.gradient_norm, self.stop = 0, num_steps, None, {}, None, False
-        self.gradients, self.combined = None, None  # (K,P) float32 in the order of `losses`, and (P,) before clipping
+        self.step, self.num_steps, self.loss, self.losses, self.gradient_norm, self.stop = (
+            0,
+            num_steps,
+            None,
+            {},
+            None,
+            False,
+        )
+        # (K,P) float32 in the order of `losses`, and (P,) before clipping
+        self.gradients, self.combined = None, None
         self.parameters, self.settings = list(parameters), settings or {}  # what is trained, and how
         self.first, self.skipped = None, 0  # losses of the very first micro-batch; updates that fp16 left out
-        self.parts, self.callbacks, self.evaluate, self.accelerator = {}, [], None, None  # for checkpoints and several processes
+        # for checkpoints and several processes
+        self.parts, self.callbacks, self.evaluate, self.accelerator = {}, [], None, None
 
 class Callback:
     "Base of all callbacks; override what you need."
     order = 0
     def before_fit(self, state): "Before the first step."
     def after_loss(self, state): "The losses of a micro-batch are known."
-    def after_gradients(self, state): "All micro-batches are done: `state.gradients` with `combine`, `.grad` without, both still in the scale of fp16."
+    def after_gradients(self, state):
+        """All micro-batches are done: `state.gradients` with `combine`, `.grad` without, both still in the
+        scale of fp16."""
     def after_backward(self, state): "Gradients are complete and not yet clipped."
     def after_step(self, state): "The optimiser has moved."
     def after_fit(self, state): "After the last step."
@@ -53,15 +65,19 @@ class SingleBatch(Callback):
 class LossLog(Callback):
     "Keep the losses of every step in `history`, a list of dicts."
     def __init__(self): self.history = History()
-    def after_step(self, state): self.history.append({"step": state.step, **state.losses, "gradient_norm": state.gradient_norm})
+    def after_step(self, state):
+        self.history.append({"step": state.step, **state.losses, "gradient_norm": state.gradient_norm})
 
 class Progress(Callback):
     "A progress bar with the current loss."
-    def __init__(self, description="unlearning", disable=False): self.description, self.disable = description, disable
+    def __init__(self, description="unlearning", disable=False):
+        self.description, self.disable = description, disable
     def before_fit(self, state):
         from tqdm.auto import tqdm
         self.bar = tqdm(total=state.num_steps, desc=self.description, disable=self.disable)
-    def after_step(self, state): self.bar.update(state.step - self.bar.n); self.bar.set_postfix(loss=f"{state.loss:.4f}")
+    def after_step(self, state):
+        self.bar.update(state.step - self.bar.n)
+        self.bar.set_postfix(loss=f"{state.loss:.4f}")
     def after_fit(self, state): self.bar.close()
 
 # %% ../../nbs/30c_unlearners.training.ipynb #a5cc108b
@@ -71,9 +87,22 @@ def moving_parts(
     "What of an object goes on from step to step."
     found = {}
     for name, value in getattr(owner, "__dict__", {}).items():
-        for label, part in {f"{name}.{k}": v for k, v in value.items()}.items() if isinstance(value, dict) else [(name, value)]:
-            if isinstance(part, GeneratorType): raise TypeError(f"{type(owner).__name__}.{label} is a Python generator, whose position cannot be kept; use an iterator with a state_dict, such as inputs.cycle")
-            if isinstance(part, torch.Generator) or hasattr(part, "state_dict") and not isinstance(part, torch.nn.Module): found[label] = part
+        for label, part in (
+            {f"{name}.{k}": v for k, v in value.items()}.items()
+            if isinstance(value, dict)
+            else [(name, value)]
+        ):
+            if isinstance(part, GeneratorType):
+                raise TypeError(
+                    f"{type(owner).__name__}.{label} is a Python generator, whose position cannot be kept; "
+                    "use an iterator with a state_dict, such as inputs.cycle"
+                )
+            if (
+                isinstance(part, torch.Generator)
+                or hasattr(part, "state_dict")
+                and not isinstance(part, torch.nn.Module)
+            ):
+                found[label] = part
     return found
 
 # %% ../../nbs/30c_unlearners.training.ipynb #712cb5ea
@@ -83,7 +112,10 @@ def loss_gradients(
 ) -> torch.Tensor:  # (K,P) float32
     "The gradient of each loss, flat; zero where a loss does not depend on a parameter."
     losses = list(losses)
-    rows = [torch.autograd.grad(l, parameters, retain_graph=i < len(losses) - 1, materialize_grads=True) for i, l in enumerate(losses)]
+    rows = [
+        torch.autograd.grad(l, parameters, retain_graph=i < len(losses) - 1, materialize_grads=True)
+        for i, l in enumerate(losses)
+    ]
     return torch.stack([torch.cat([g.flatten().float() for g in row]) for row in rows])
 
 # %% ../../nbs/30c_unlearners.training.ipynb #160e0f22
@@ -92,7 +124,8 @@ def set_gradient(
     gradient: torch.Tensor,  # (P,)
 ):
     "Cut a flat gradient into the `.grad` of each parameter; copies, so that clipping does not reach back."
-    for p, part in zip(parameters, gradient.split([p.numel() for p in parameters])): p.grad = part.view_as(p).to(p.dtype, copy=True)
+    for p, part in zip(parameters, gradient.split([p.numel() for p in parameters])):
+        p.grad = part.view_as(p).to(p.dtype, copy=True)
 
 # %% ../../nbs/30c_unlearners.training.ipynb #c5298efd
 PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -106,7 +139,11 @@ def autocast(
     dtype = PRECISIONS[check_name("precision", mixed_precision, PRECISIONS)]
     if dtype is None: return nullcontext()
     low = next((p.dtype for p in parameters if p.dtype.itemsize < 4), None)
-    if low is not None: raise ValueError(f"mixed_precision={mixed_precision!r} needs weights in float32, these are {low}; load the pipeline with torch_dtype=torch.float32")
+    if low is not None:
+        raise ValueError(
+            f"mixed_precision={mixed_precision!r} needs weights in float32, these are {low}; load the "
+            "pipeline with torch_dtype=torch.float32"
+        )
     return torch.autocast(parameters[0].device.type, dtype, cache_enabled=False)
 
 # %% ../../nbs/30c_unlearners.training.ipynb #b2e55811
@@ -126,10 +163,18 @@ def recomputed(
     enabled: bool = True,
 ):
     "Gradient checkpointing for the length of a block; the switches of the model come back."
-    if not enabled: yield; return
-    if not getattr(module, "_supports_gradient_checkpointing", False): raise ValueError(f"{type(module).__name__} has no gradient checkpointing; set gradient_checkpointing=False")
-    names = ("gradient_checkpointing", "_gradient_checkpointing_func"); before = [(m, {n: vars(m)[n] for n in names if n in vars(m)}) for m in module.modules()]
-    try: module.enable_gradient_checkpointing(recompute); yield
+    if not enabled:
+        yield
+        return
+    if not getattr(module, "_supports_gradient_checkpointing", False):
+        raise ValueError(
+            f"{type(module).__name__} has no gradient checkpointing; set gradient_checkpointing=False"
+        )
+    names = ("gradient_checkpointing", "_gradient_checkpointing_func")
+    before = [(m, {n: vars(m)[n] for n in names if n in vars(m)}) for m in module.modules()]
+    try:
+        module.enable_gradient_checkpointing(recompute)
+        yield
     finally:
         for m, values in before:
             for n in names: vars(m).pop(n, None)
@@ -143,20 +188,35 @@ def accumulate(
     scaler=None,  # torch.amp.GradScaler
 ):
     "The losses of one update in `state.losses`, and its gradient, scaled, in `.grad`."
-    state.losses, state.gradients, count, parameters = {}, None, state.settings["gradient_accumulation_steps"], state.parameters
+    state.losses, state.gradients, count, parameters = (
+        {},
+        None,
+        state.settings["gradient_accumulation_steps"],
+        state.parameters,
+    )
     for micro in range(count):
-        found = state.evaluate(state.step, micro); low = [n for n, v in found.items() if v.dtype.itemsize < 4]
-        if low: raise TypeError(f"the loss {low[0]!r} is {found[low[0]].dtype}; compute it in float32, from prediction.float()")
+        found = state.evaluate(state.step, micro)
+        low = [n for n, v in found.items() if v.dtype.itemsize < 4]
+        if low:
+            raise TypeError(
+                f"the loss {low[0]!r} is {found[low[0]].dtype}; compute it in float32, from "
+                "prediction.float()"
+            )
         if state.first is None: state.first = {n: float(v.detach()) for n, v in found.items()}
         if combine is None: scaler.scale(sum(found.values())/count).backward()
         else:
             rows = loss_gradients([scaler.scale(v) for v in found.values()], parameters)/count
             state.gradients = rows if state.gradients is None else state.gradients + rows
-        for key, value in found.items(): state.losses[key] = state.losses.get(key, 0.) + float(value.detach())/count
-        state.loss = sum(state.losses.values()); call("after_loss")
-    call("after_gradients"); state.loss = sum(state.losses.values())
+        for key, value in found.items():
+            state.losses[key] = state.losses.get(key, 0.) + float(value.detach())/count
+        state.loss = sum(state.losses.values())
+        call("after_loss")
+    call("after_gradients")
+    state.loss = sum(state.losses.values())
     if combine is None: return
-    scale = scaler.get_scale(); state.gradients = state.gradients/scale; usable = not scaler.is_enabled() or bool(state.gradients.isfinite().all())
+    scale = scaler.get_scale()
+    state.gradients = state.gradients/scale
+    usable = not scaler.is_enabled() or bool(state.gradients.isfinite().all())
     state.combined = combine(state.gradients) if usable else state.gradients.sum(0)
     set_gradient(parameters, state.combined*scale)
 
@@ -170,11 +230,30 @@ def begin(
 ) -> State:  # with optimiser, schedule and scaler in `parts["loop"]`
     "What a training starts from."
     from diffusers.optimization import get_scheduler
-    s = settings; method = getattr(losses, "settings", None); state = State(s["num_steps"], parameters, {**s, **({"method": method.model_dump(mode="json")} if hasattr(method, "model_dump") else {})})
-    optimizer = torch.optim.AdamW(state.parameters, lr=s["learning_rate"], weight_decay=s["weight_decay"]); autocast(s["mixed_precision"], state.parameters)
-    state.parts = {"losses": moving_parts(losses) | ({} if generator is None else {"generator": generator}), "loop": {
-        "optimizer": optimizer, "schedule": get_scheduler(s["lr_scheduler"], optimizer, num_warmup_steps=s["lr_warmup_steps"], num_training_steps=s["num_steps"]),
-        "scaler": torch.amp.GradScaler(state.parameters[0].device.type, enabled=s["mixed_precision"] == "fp16")}}
+    s = settings
+    method = getattr(losses, "settings", None)
+    state = State(
+        s["num_steps"],
+        parameters,
+        {**s, **({"method": method.model_dump(mode="json")} if hasattr(method, "model_dump") else {})},
+    )
+    optimizer = torch.optim.AdamW(state.parameters, lr=s["learning_rate"], weight_decay=s["weight_decay"])
+    autocast(s["mixed_precision"], state.parameters)
+    state.parts = {
+        "losses": moving_parts(losses) | ({} if generator is None else {"generator": generator}),
+        "loop": {
+            "optimizer": optimizer,
+            "schedule": get_scheduler(
+                s["lr_scheduler"],
+                optimizer,
+                num_warmup_steps=s["lr_warmup_steps"],
+                num_training_steps=s["num_steps"],
+            ),
+            "scaler": torch.amp.GradScaler(
+                state.parameters[0].device.type, enabled=s["mixed_precision"] == "fp16"
+            ),
+        },
+    }
     def evaluate(step, micro):
         with autocast(s["mixed_precision"], state.parameters): return losses(step, micro)
     state.callbacks, state.evaluate = sorted(callbacks, key=lambda callback: callback.order), evaluate
@@ -188,11 +267,26 @@ def update(
 ):
     "One step of the optimiser, or none where fp16 was scaled too high."
     optimizer, schedule, scaler = (state.parts["loop"][n] for n in ("optimizer", "schedule", "scaler"))
-    optimizer.zero_grad(set_to_none=True); accumulate(state, call, combine, scaler); scaler.unscale_(optimizer); call("after_backward")
-    state.gradient_norm = float(torch.nn.utils.clip_grad_norm_(state.parameters, state.settings["max_grad_norm"])); scaler.step(optimizer); scaler.update()
-    if not scaler.is_enabled() or isfinite(state.gradient_norm): schedule.step(); state.step += 1; call("after_step"); return
+    optimizer.zero_grad(set_to_none=True)
+    accumulate(state, call, combine, scaler)
+    scaler.unscale_(optimizer)
+    call("after_backward")
+    state.gradient_norm = float(
+        torch.nn.utils.clip_grad_norm_(state.parameters, state.settings["max_grad_norm"])
+    )
+    scaler.step(optimizer)
+    scaler.update()
+    if not scaler.is_enabled() or isfinite(state.gradient_norm):
+        schedule.step()
+        state.step += 1
+        call("after_step")
+        return
     state.skipped += 1
-    if scaler.get_scale() < 1: raise FloatingPointError(f"step {state.step}: the gradient is not finite in fp16 however the loss is scaled; train with mixed_precision='bf16'")
+    if scaler.get_scale() < 1:
+        raise FloatingPointError(
+            f"step {state.step}: the gradient is not finite in fp16 however the loss is scaled; train with "
+            "mixed_precision='bf16'"
+        )
 
 # %% ../../nbs/30c_unlearners.training.ipynb #cbf2fc74
 def fit(
@@ -210,18 +304,33 @@ def fit(
     mixed_precision: str = "no",  # "no", "bf16" or "fp16": precision of the forward passes
     gradient_checkpointing: bool = False,  # compute again in the backward pass what `module` would keep
     module=None,  # the network in training, for `gradient_checkpointing`
-    generator: torch.Generator | None = None,  # of the random numbers of `losses`, where it is not an attribute of theirs
+    # of the random numbers of `losses`, where it is not an attribute of theirs
+    generator: torch.Generator | None = None,
     callbacks=(),
 ) -> State:
     "Minimise the sum of `losses` over `parameters`."
-    state = begin(list(parameters), losses, generator, callbacks, num_steps=num_steps, learning_rate=learning_rate, lr_scheduler=lr_scheduler, lr_warmup_steps=lr_warmup_steps, weight_decay=weight_decay,
-                  max_grad_norm=max_grad_norm, gradient_accumulation_steps=gradient_accumulation_steps, mixed_precision=mixed_precision)
+    state = begin(
+        list(parameters),
+        losses,
+        generator,
+        callbacks,
+        num_steps=num_steps,
+        learning_rate=learning_rate,
+        lr_scheduler=lr_scheduler,
+        lr_warmup_steps=lr_warmup_steps,
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        mixed_precision=mixed_precision,
+    )
     started = []
     def call(event):
         for callback in state.callbacks: getattr(callback, event)(state)
     try:
         with recomputed(module, gradient_checkpointing):
-            for callback in state.callbacks: callback.before_fit(state); started.append(callback)
+            for callback in state.callbacks:
+                callback.before_fit(state)
+                started.append(callback)
             while state.step < num_steps and not state.stop: update(state, call, combine)
     finally:
         for callback in started: callback.after_fit(state)
@@ -239,8 +348,12 @@ class Distributed(Callback):
         from accelerate.utils import broadcast
         state.accelerator, rank = self.accelerator, self.accelerator.process_index
         own = {id(p): p for p in state.parts["losses"].values() if isinstance(p, torch.Generator)}
-        if not own: raise ValueError("every process would draw the same pictures: give `fit` the generator of the losses")
-        for g in own.values() if rank else (): g.manual_seed(int(config_hash({"seed": g.initial_seed(), "process": rank}), 16))
+        if not own:
+            raise ValueError(
+                "every process would draw the same pictures: give `fit` the generator of the losses"
+            )
+        for g in own.values() if rank else ():
+            g.manual_seed(int(config_hash({"seed": g.initial_seed(), "process": rank}), 16))
         with torch.no_grad():
             for p in state.parameters: p.copy_(broadcast(p.detach().clone()))
 
@@ -250,13 +363,16 @@ class Distributed(Callback):
         else:
             for p in state.parameters:
                 if p.grad is not None: p.grad.copy_(reduce(p.grad, "mean"))
-        means = reduce(torch.tensor(list(state.losses.values()), device=state.parameters[0].device), "mean").tolist()
+        means = reduce(
+            torch.tensor(list(state.losses.values()), device=state.parameters[0].device), "mean"
+        ).tolist()
         state.losses = dict(zip(state.losses, means))
 
 # %% ../../nbs/30c_unlearners.training.ipynb #9f18082c
 class TrainedUnlearner(Unlearner):
     "A method that trains with `fit`; what all of them can be told."
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"  # of the forward passes; weights and losses are float32
+    # of the forward passes; weights and losses are float32
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     gradient_checkpointing: bool = False  # less memory for a third more time
     edit_scale: float = Field(1., gt=0)  # times the change that was trained
 

@@ -16,7 +16,8 @@ __all__ = ['tuning_record', 'tuned_settings', 'held_out_record']
 # %% ../../nbs/39_unlearners.tuned.ipynb #71584ba3
 def _shipped(folder, task, method):
     "A record that comes with the package; None where there is none."
-    get_task(task); check_name("method", method, METHODS)
+    get_task(task)
+    check_name("method", method, METHODS)
     path = Path(vision_unlearning.__file__).parent/"embedded"/folder/f"{task}_{method}.json"
     return read_json(path) if path.exists() else None
 
@@ -43,6 +44,11 @@ def held_out_record(
 ) -> dict | None:  # as `running.held_out.held_out` returned it; None where no test was made
     "The shipped record of the test of a method with its shipped settings."
     record = _shipped("held_out", task, method)
-    if record and record["settings"] != (now := get_method(method)(**tuned_settings(task, method)).model_dump(mode="json")):
-        raise ValueError(f"the shipped test of {method} on {task} was made with other settings ({record['settings']}) than the shipped ones ({now}); run running.held_out again")
+    if record and record["settings"] != (
+        now := get_method(method)(**tuned_settings(task, method)).model_dump(mode="json")
+    ):
+        raise ValueError(
+            f"the shipped test of {method} on {task} was made with other settings ({record['settings']}) "
+            f"than the shipped ones ({now}); run running.held_out again"
+        )
     return record

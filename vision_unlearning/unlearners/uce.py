@@ -24,7 +24,8 @@ def edit_matrix(
     lamb: float,  # lambda
 ) -> torch.Tensor:  # (D,D) float64, W' = W @ M
     "The matrix M of UCE, from one Cholesky factorisation."
-    c, g, p = (x.double() for x in (edit, guide, preserve)); eye = torch.eye(c.shape[-1], dtype=torch.float64)
+    c, g, p = (x.double() for x in (edit, guide, preserve))
+    eye = torch.eye(c.shape[-1], dtype=torch.float64)
     keep = lamb*eye + preserve_scale*p.T @ p
     left, right = keep + erase_scale*g.T @ c, keep + erase_scale*c.T @ c + 1e-6*eye
     return torch.cholesky_solve(left.T, torch.linalg.cholesky(right)).T
@@ -39,26 +40,42 @@ def aligned_positions(
     positions: str = "all",  # "all" from the concept on, or "last" as in the published code
 ) -> tuple[list[int], list[int]]:  # positions in the prompt, and in the guide's prompt
     "Pairs of token positions whose vectors correspond."
-    length = tokenizer.model_max_length; body = lambda text: tokenizer(text, add_special_tokens=False).input_ids
+    length = tokenizer.model_max_length
+    body = lambda text: tokenizer(text, add_special_tokens=False).input_ids
     def span(prompt, concept):
-        start = 1 + len(body(prompt[:prompt.index(concept)].strip())); return start, start + len(body(concept))
+        start = 1 + len(body(prompt[:prompt.index(concept)].strip()))
+        return start, start + len(body(concept))
     (start, end), (guide_start, guide_end) = span(prompt, concept), span(guide_prompt, guide)
-    if end > length - 1: raise ValueError(f"the concept in {prompt!r} reaches beyond the {length} tokens of the text encoder")
+    if end > length - 1:
+        raise ValueError(f"the concept in {prompt!r} reaches beyond the {length} tokens of the text encoder")
     if positions == "last": return [end - 1], [max(guide_end - 1, 0)]
     inside = [(i, max(guide_end - 1, guide_start - 1, 0)) for i in range(start, end)]
     after = [(i, min(guide_end + i - end, length - 1)) for i in range(end, length)]
     return tuple(map(list, zip(*inside, *after)))
 
 # %% ../../nbs/34_unlearners.uce.ipynb #1380611b
-TEMPLATES = {"object": ("An image of {}", "A picture of {}", "A photo of {}", "A painting of {}", "A portrait of {}", "{}"),
-             "art": ("painting by {}", "art by {}", "artwork by {}", "picture by {}", "style of {}", "{}")}
+TEMPLATES = {
+    "object": (
+        "An image of {}",
+        "A picture of {}",
+        "A photo of {}",
+        "A painting of {}",
+        "A portrait of {}",
+        "{}",
+    ),
+    "art": ("painting by {}", "art by {}", "artwork by {}", "picture by {}", "style of {}", "{}"),
+}
 
 # %% ../../nbs/34_unlearners.uce.ipynb #5f076356
 def projections(
     unet,  # UNet with cross-attention
 ) -> dict[str, torch.Tensor]:  # name -> (out,D) weight
     "The key and value projections through which a text enters."
-    return {f"{n}.weight": m.weight for n, m in unet.named_modules() if "attn2" in n and n.endswith(("to_k", "to_v"))}
+    return {
+        f"{n}.weight": m.weight
+        for n, m in unet.named_modules()
+        if "attn2" in n and n.endswith(("to_k", "to_v"))
+    }
 
 # %% ../../nbs/34_unlearners.uce.ipynb #f7e7d91f
 @torch.no_grad()
@@ -81,35 +98,65 @@ class UCE(Unlearner):
     guide_concepts: str | tuple[str, ...] = ""  # what replaces the concept: one for all, or one for each
     concept_type: Literal["object", "art"] = "object"  # which sentences `expand_prompts` uses
     expand_prompts: bool = True  # edit the concept in several sentences
-    tuning: ClassVar[dict] = dict(erase_scale=dict(low=.1, high=100., log=True), preserve_scale=dict(low=.01, high=10., log=True), lamb=dict(low=1e-3, high=10., log=True))
+    tuning: ClassVar[dict] = dict(
+        erase_scale=dict(low=0.1, high=100.0, log=True),
+        preserve_scale=dict(low=0.01, high=10.0, log=True),
+        lamb=dict(low=1e-3, high=10.0, log=True),
+    )
     positions: Literal["all", "last"] = "all"  # token positions; "last" reproduces the published code
 
     def _vectors(self, pipe, concept, guide):
         "Vectors of one concept and of its guide, (n,D) each."
-        if guide == concept: raise ValueError(f"the guide of {concept!r} is the concept itself, which changes nothing; choose another")
+        if guide == concept:
+            raise ValueError(
+                f"the guide of {concept!r} is the concept itself, which changes nothing; choose another"
+            )
         templates = TEMPLATES[self.concept_type] if self.expand_prompts else TEMPLATES[self.concept_type][:1]
-        prompts, replaced = ([t.format(x) for t in templates] for x in (concept, guide)); edit, target = [], []
-        for prompt, other, a, b in zip(prompts, replaced, embed_texts(pipe, prompts), embed_texts(pipe, replaced)):
+        prompts, replaced = ([t.format(x) for t in templates] for x in (concept, guide))
+        edit, target = [], []
+        for prompt, other, a, b in zip(
+            prompts, replaced, embed_texts(pipe, prompts), embed_texts(pipe, replaced)
+        ):
             mine, theirs = aligned_positions(pipe.tokenizer, prompt, concept, other, guide, self.positions)
-            edit.append(a[mine]); target.append(b[theirs])
+            edit.append(a[mine])
+            target.append(b[theirs])
         return torch.cat(edit), torch.cat(target)
 
     def system(self, pipe, forget, retain):
         "Vectors of concepts, guides and what to preserve: (n,D), (n,D), (m,D) on the CPU."
-        names, keep = concepts(forget), concepts(retain); guides = [self.guide_concepts] if isinstance(self.guide_concepts, str) else list(self.guide_concepts)
+        names, keep = concepts(forget), concepts(retain)
+        guides = [self.guide_concepts] if isinstance(self.guide_concepts, str) else list(self.guide_concepts)
         if not names: raise ValueError("there is no concept to forget; name at least one")
         if len(guides) == 1: guides = guides*len(names)
-        if len(guides) != len(names): raise ValueError(f"{len(guides)} guides for {len(names)} concepts; give one for all or one for each")
-        if set(names) & set(keep): raise ValueError(f"{sorted(set(names) & set(keep))} are to be forgotten and preserved at once")
-        edit, target = (torch.cat(x).cpu() for x in zip(*[self._vectors(pipe, n, g) for n, g in zip(names, guides)]))
-        return edit, target, embed_texts(pipe, [TEMPLATES[self.concept_type][0].format(k) for k in keep] + [""]).flatten(0, 1).cpu()
+        if len(guides) != len(names):
+            raise ValueError(
+                f"{len(guides)} guides for {len(names)} concepts; give one for all or one for each"
+            )
+        if set(names) & set(keep):
+            raise ValueError(f"{sorted(set(names) & set(keep))} are to be forgotten and preserved at once")
+        edit, target = (
+            torch.cat(x).cpu() for x in zip(*[self._vectors(pipe, n, g) for n, g in zip(names, guides)])
+        )
+        return (
+            edit,
+            target,
+            embed_texts(pipe, [TEMPLATES[self.concept_type][0].format(k) for k in keep] + [""])
+            .flatten(0, 1)
+            .cpu(),
+        )
 
     def matrix(self, pipe, forget, retain):
         "(D,D) M, on the right of every projection."
-        return edit_matrix(*self.system(pipe, forget, retain), self.erase_scale, self.preserve_scale, self.lamb)
+        return edit_matrix(
+            *self.system(pipe, forget, retain), self.erase_scale, self.preserve_scale, self.lamb
+        )
 
     def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):
         "Edit the key and value projections of every cross-attention; `retain` lists what to preserve."
         require_pipeline(self, model)
-        with borrow(model), torch.no_grad(): tensors = apply_matrix(denoiser(model), self.matrix(model, forget, retain))
-        return WeightEdit(tensors, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": concepts(forget)})
+        with borrow(model), torch.no_grad():
+            tensors = apply_matrix(denoiser(model), self.matrix(model, forget, retain))
+        return WeightEdit(
+            tensors,
+            {"method": self.name, "settings": self.model_dump(mode="json"), "forget": concepts(forget)},
+        )

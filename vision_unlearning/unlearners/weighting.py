@@ -37,7 +37,11 @@ def unit_rows(
 ) -> torch.Tensor:  # (K,P); a row that is zero beside the longest one stays zero
     "Gradients of length one."
     norms = gradients.norm(dim=1, keepdim=True)
-    return torch.where(norms > 1e-12*norms.max(), gradients/norms.clamp_min(torch.finfo(gradients.dtype).tiny), torch.zeros_like(gradients))
+    return torch.where(
+        norms > 1e-12 * norms.max(),
+        gradients / norms.clamp_min(torch.finfo(gradients.dtype).tiny),
+        torch.zeros_like(gradients),
+    )
 
 # %% ../../nbs/32_unlearners.weighting.ipynb #81021ba6
 HOPELESS = 1e3  # a bargain that scales a unit gradient by more than this gains nothing for it
@@ -61,7 +65,8 @@ def nash_weights(
     a = w.sqrt()
     for _ in range(max_steps):
         residual, H = w - a*(C @ a), a[:, None]*C*a + torch.diag(w)
-        d = torch.linalg.solve(H, residual); decrement = float((residual @ d/w.min()).clamp_min(0).sqrt())
+        d = torch.linalg.solve(H, residual)
+        decrement = float((residual @ d/w.min()).clamp_min(0).sqrt())
         if decrement < 1e-8: return a
         a = a*(1 + d/(1 + decrement) if decrement > .25 else 1 + d)
         if not bool((a < HOPELESS*w.max().sqrt()).all()): break
@@ -74,7 +79,8 @@ def combine_munba(
 ) -> torch.Tensor:  # (P,) of squared length sum of the weights; zero where no direction helps all
     "The Nash bargain of the losses whose gradient and weight are not zero."
     units, weights = unit_rows(gradients), weights.to(gradients)
-    present = (units.abs().amax(1) > 0) & (weights > 0); units, weights = units[present], weights[present]
+    present = (units.abs().amax(1) > 0) & (weights > 0)
+    units, weights = units[present], weights[present]
     if len(units) == 2 and bool(weights[0] == weights[1]): a = nash_pair(units)*weights.sqrt()
     else: a = nash_weights(units @ units.T, weights) if len(units) else weights
     return a.to(units) @ units
@@ -88,10 +94,13 @@ def gradient_combiner(
     weights,  # K non-negative numbers, one a loss: factors for "simple", bargaining powers for "munba"
 ):  # callable (K,P) -> (P,), for `fit(combine=...)`
     "The rule of that name with its weights."
-    rule = WEIGHTINGS[check_name("gradient weighting", gradient_weighting, WEIGHTINGS)]; weights = torch.as_tensor(list(weights), dtype=torch.float32)
-    if bool((weights < 0).any()) or not bool(weights.any()): raise ValueError(f"weights must be >= 0 and not all zero, got {weights.tolist()}")
+    rule = WEIGHTINGS[check_name("gradient weighting", gradient_weighting, WEIGHTINGS)]
+    weights = torch.as_tensor(list(weights), dtype=torch.float32)
+    if bool((weights < 0).any()) or not bool(weights.any()):
+        raise ValueError(f"weights must be >= 0 and not all zero, got {weights.tolist()}")
     def combine(gradients):
-        if rule is not combine_none and len(gradients) != len(weights): raise ValueError(f"{len(weights)} weights for {len(gradients)} losses; give one a loss")
+        if rule is not combine_none and len(gradients) != len(weights):
+            raise ValueError(f"{len(weights)} weights for {len(gradients)} losses; give one a loss")
         return rule(gradients, weights)
     return combine
 
@@ -105,20 +114,34 @@ def cosine(
 
 # %% ../../nbs/32_unlearners.weighting.ipynb #504c06e9
 class GradientConflict(Callback):
-    "Keeps the cosines between the gradients of the losses, and with the update, in `history`, a list of dicts."
+    """Keeps the cosines between the gradients of the losses, and with the update, in `history`, a list of
+    dicts."""
     def __init__(self): self.history = History()
     def before_fit(self, state): self.history = History()
     def after_backward(self, state):
-        if state.gradients is None: raise ValueError("GradientConflict needs the gradient of each loss; train with gradient_weighting='simple' or 'munba', or give `fit` a `combine`")
+        if state.gradients is None:
+            raise ValueError(
+                "GradientConflict needs the gradient of each loss; train with gradient_weighting='simple' or "
+                "'munba', or give `fit` a `combine`"
+            )
         rows = dict(zip(state.losses, state.gradients))
         pairs = {f"{a} | {b}": cosine(rows[a], rows[b]) for a, b in combinations(rows, 2)}
-        self.history.append({"step": state.step, **pairs, **{f"{a} | update": cosine(g, state.combined) for a, g in rows.items()}})
+        self.history.append(
+            {
+                "step": state.step,
+                **pairs,
+                **{f"{a} | update": cosine(g, state.combined) for a, g in rows.items()},
+            }
+        )
 
     def summary(self):
         "Mean cosine and share of steps in conflict, for each key."
         keys = [k for k in self.history[0] if k != "step"] if self.history else []
         columns = {k: [h[k] for h in self.history] for k in keys}
-        return {k: {"mean": sum(c)/len(c), "conflict": sum(x < 0 for x in c)/len(c)} for k, c in columns.items()}
+        return {
+            k: {"mean": sum(c) / len(c), "conflict": sum(x < 0 for x in c) / len(c)}
+            for k, c in columns.items()
+        }
 
 # %% ../../nbs/32_unlearners.weighting.ipynb #414b6e30
 def plot_conflict(
@@ -127,10 +150,23 @@ def plot_conflict(
     bins: int = 41,  # between -1 and 1
 ):  # Axes
     "Histograms of the cosines; left of zero is conflict."
-    if not history: raise ValueError("nothing was recorded; pass the GradientConflict to a training run first")
-    ax = new_axes((4.6, 2.6), ax); edges = [-1 + 2*i/bins for i in range(bins + 1)]; colors = ("#333333", "#D55E00", "#0072B2", "#009E73", "#E69F00", "#CC79A7")
+    if not history:
+        raise ValueError("nothing was recorded; pass the GradientConflict to a training run first")
+    ax = new_axes((4.6, 2.6), ax)
+    edges = [-1 + 2*i/bins for i in range(bins + 1)]
+    colors = ("#333333", "#D55E00", "#0072B2", "#009E73", "#E69F00", "#CC79A7")
     for i, key in enumerate(k for k in history[0] if k != "step"):
-        ax.hist([h[key] for h in history], edges, histtype="stepfilled" if i == 0 else "step", alpha=.35 if i == 0 else 1, lw=1.5, color=colors[i % len(colors)], label=key)
-    ax.axvline(0, color="#999999", lw=.8); ax.set(xlabel="cosine of the gradients", ylabel="steps", xlim=(-1.02, 1.02)); ax.legend(fontsize=8, frameon=False)
+        ax.hist(
+            [h[key] for h in history],
+            edges,
+            histtype="stepfilled" if i == 0 else "step",
+            alpha=0.35 if i == 0 else 1,
+            lw=1.5,
+            color=colors[i % len(colors)],
+            label=key,
+        )
+    ax.axvline(0, color="#999999", lw=.8)
+    ax.set(xlabel="cosine of the gradients", ylabel="steps", xlim=(-1.02, 1.02))
+    ax.legend(fontsize=8, frameon=False)
     return ax
 GradientConflict.plot = lambda self, ax=None: plot_conflict(self.history, ax)

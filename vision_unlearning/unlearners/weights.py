@@ -23,13 +23,27 @@ def select_parameters(
 ) -> list[str]:  # names of parameters, in the order of the model
     "Names of the parameters that a choice stands for."
     check_name("parameter set", which, PARAMETER_SETS)
-    role = {n: bool(m.is_cross_attention) for n, m in unet.named_modules() if hasattr(m, "is_cross_attention")}
-    def inside(name, cross, parts): return any(name.startswith(tuple(f"{n}.{part}" for part in parts)) for n, c in role.items() if c == cross)
+    role = {
+        n: bool(m.is_cross_attention) for n, m in unet.named_modules() if hasattr(m, "is_cross_attention")
+    }
+    def inside(name, cross, parts):
+        return any(
+            name.startswith(tuple(f"{n}.{part}" for part in parts)) for n, c in role.items() if c == cross
+        )
     projections = ("to_q.", "to_k.", "to_v.", "to_out.")
-    rules = {"xattn": lambda n: inside(n, True, projections), "xattn_kv": lambda n: inside(n, True, projections[1:3]), "selfattn": lambda n: inside(n, False, projections),
-             "noxattn": lambda n: not inside(n, True, ("",)), "full": lambda n: True}
+    rules = {
+        "xattn": lambda n: inside(n, True, projections),
+        "xattn_kv": lambda n: inside(n, True, projections[1:3]),
+        "selfattn": lambda n: inside(n, False, projections),
+        "noxattn": lambda n: not inside(n, True, ("",)),
+        "full": lambda n: True,
+    }
     names = [n for n, _ in unet.named_parameters() if rules["noxattn" if which == "u" else which](n)]
-    if not names: raise ValueError(f"{type(unet).__name__} has no parameters for {which!r}; known sets are {', '.join(PARAMETER_SETS)}")
+    if not names:
+        raise ValueError(
+            f"{type(unet).__name__} has no parameters for {which!r}; known sets are "
+            f"{', '.join(PARAMETER_SETS)}"
+        )
     return names
 
 # %% ../../nbs/31b_unlearners.weights.ipynb #a2418c22
@@ -39,13 +53,28 @@ def trainable_weights(
     names: list[str],  # of the parameters to train, from `select_parameters`
 ):  # (list of parameters, dict name -> remembered tensor)
     "Make exactly `names` trainable; on exit values, flags and gradients are what they were."
-    found = dict(unet.named_parameters()); missing = [n for n in names if n not in found]
-    if missing: raise ValueError(f"{type(unet).__name__} has no parameter {missing[0]!r} ({len(missing)} of {len(names)} are unknown); take names from select_parameters")
+    found = dict(unet.named_parameters())
+    missing = [n for n in names if n not in found]
+    if missing:
+        raise ValueError(
+            f"{type(unet).__name__} has no parameter {missing[0]!r} ({len(missing)} of {len(names)} are "
+            "unknown); take names from select_parameters"
+        )
     low = next((found[n].dtype for n in names if found[n].dtype.itemsize < 4), None)
-    if low is not None: raise ValueError(f"weights in {low} are too coarse to be fine-tuned; train with pipe.to(torch.float32), the edit can be attached to any dtype")
-    flags, gradients, base = [(p, p.requires_grad) for p in found.values()], [(p, p.grad) for p in found.values()], {n: found[n].detach().clone() for n in names}
+    if low is not None:
+        raise ValueError(
+            f"weights in {low} are too coarse to be fine-tuned; train with pipe.to(torch.float32), the edit "
+            "can be attached to any dtype"
+        )
+    flags, gradients, base = (
+        [(p, p.requires_grad) for p in found.values()],
+        [(p, p.grad) for p in found.values()],
+        {n: found[n].detach().clone() for n in names},
+    )
     try:
-        for n, p in found.items(): p.requires_grad_(n in base); p.grad = None
+        for n, p in found.items():
+            p.requires_grad_(n in base)
+            p.grad = None
         yield [found[n] for n in names], base
     finally:
         with torch.no_grad():
@@ -74,4 +103,11 @@ def weight_edit(
 ) -> WeightEdit:
     "The parameters that changed, as an edit."
     found = dict(unet.named_parameters())
-    return WeightEdit({n: torch.lerp(base[n], found[n].detach(), scale) for n in names if not torch.equal(found[n], base[n])}, info)
+    return WeightEdit(
+        {
+            n: torch.lerp(base[n], found[n].detach(), scale)
+            for n in names
+            if not torch.equal(found[n], base[n])
+        },
+        info,
+    )

@@ -29,11 +29,30 @@ def split_classes(
     "Which classes go and which stay."
     for side, given in (("forget", forget), ("retain", retain)):
         many = given if isinstance(given, (list, tuple, set, range)) else [given]
-        if given is not None and not all(hasattr(i, "__index__") and getattr(i, "ndim", 0) == 0 for i in many): raise TypeError(f"{method} reads no data: {side} must be class indices such as [1, 2], got {type(given).__name__}")
-    names = [str(i) for i in range(num_classes)]; gone = class_indices("class", [] if forget is None else forget, names); kept = [i for i in range(num_classes) if i not in gone] if retain is None else class_indices("class", retain, names)
+        if given is not None and not all(
+            hasattr(i, "__index__") and getattr(i, "ndim", 0) == 0 for i in many
+        ):
+            raise TypeError(
+                f"{method} reads no data: {side} must be class indices such as [1, 2], got "
+                f"{type(given).__name__}"
+            )
+    names = [str(i) for i in range(num_classes)]
+    gone = class_indices("class", [] if forget is None else forget, names)
+    kept = (
+        [i for i in range(num_classes) if i not in gone]
+        if retain is None
+        else class_indices("class", retain, names)
+    )
     if not gone: raise ValueError(f"{method} was given no class to forget; give forget=[3] or several")
-    if set(gone) & set(kept): raise ValueError(f"class {min(set(gone) & set(kept))} is to be forgotten and retained; take it out of one of the two")
-    if not kept: raise ValueError(f"all {num_classes} classes are to be forgotten; {method} needs at least one that stays")
+    if set(gone) & set(kept):
+        raise ValueError(
+            f"class {min(set(gone) & set(kept))} is to be forgotten and retained; take it out of one of the "
+            "two"
+        )
+    if not kept:
+        raise ValueError(
+            f"all {num_classes} classes are to be forgotten; {method} needs at least one that stays"
+        )
     return gone, kept
 
 # %% ../../nbs/39c_unlearners.zero_shot.ipynb #973177c2
@@ -45,23 +64,35 @@ def trained_names(
     "The parameters that impressions at a layer may change."
     if trainable == "bias":
         bias = f"{last_linear(model)}.bias"
-        if bias not in dict(model.named_parameters()): raise ValueError(f"{last_linear(model)} has no bias to train; use trainable='layer' or 'tail'")
+        if bias not in dict(model.named_parameters()):
+            raise ValueError(f"{last_linear(model)} has no bias to train; use trainable='layer' or 'tail'")
         return [bias]
-    found = weight_layers(model) if layer is None else [f"net.{n}" for n in weight_layers(split_at(model, layer)[1])]
-    return [f"{n}.{p}" for n in (found[:1] if trainable == "layer" else found) for p, _ in model.get_submodule(n).named_parameters(recurse=False)]
+    found = (
+        weight_layers(model)
+        if layer is None
+        else [f"net.{n}" for n in weight_layers(split_at(model, layer)[1])]
+    )
+    return [
+        f"{n}.{p}"
+        for n in (found[:1] if trainable == "layer" else found)
+        for p, _ in model.get_submodule(n).named_parameters(recurse=False)
+    ]
 
 # %% ../../nbs/39c_unlearners.zero_shot.ipynb #05605d02
 def default_layer(
     model: torch.nn.Module,
 ) -> str:  # "fc2"
-    "The last layer but one that holds weights, as a part of the network; the last one where there is no other."
+    """The last layer but one that holds weights, as a part of the network; the last one where there is no
+    other."""
     parts = [n for n, m in model.net.named_children() if any(True for _ in m.parameters())]
     return parts[-2:][0]
 
 # %% ../../nbs/39c_unlearners.zero_shot.ipynb #d80c7b53
 class Tail(torch.nn.Module):
     "The end of a network as a model of its own, and the network it is the end of."
-    def __init__(self, model, layer): super().__init__(); self.model, self.tail = model, model if layer is None else split_at(model, layer)[1]
+    def __init__(self, model, layer):
+        super().__init__()
+        self.model, self.tail = model, model if layer is None else split_at(model, layer)[1]
     def forward(self, x): return self.tail(x)
 
 # %% ../../nbs/39c_unlearners.zero_shot.ipynb #755fd8d4
@@ -73,8 +104,13 @@ def signed_losses(
     "The weighted cross-entropies with their signs; the one that is ascended stops at the ceiling."
     up, found = "forget" if method.sign == "text" else "retain", {}
     for side, z in logits.items():
-        each = F.cross_entropy(z, labels[side], reduction="none", label_smoothing=method.label_smoothing); weight = method.forget_weight if side == "forget" else method.retain_weight
-        found[side] = -weight*(each if method.ceiling is None else each.clamp(max=method.ceiling)).mean() if side == up else weight*each.mean()
+        each = F.cross_entropy(z, labels[side], reduction="none", label_smoothing=method.label_smoothing)
+        weight = method.forget_weight if side == "forget" else method.retain_weight
+        found[side] = (
+            -weight * (each if method.ceiling is None else each.clamp(max=method.ceiling)).mean()
+            if side == up
+            else weight * each.mean()
+        )
     return found
 
 # %% ../../nbs/39c_unlearners.zero_shot.ipynb #a85203ad
@@ -87,8 +123,18 @@ def impression_sides(
 ) -> list[tuple]:  # [(inputs, labels) of the forgotten, of the retained]
     "The impressions that stand for both sides."
     place = method.place(model)
-    with borrow(model): model.eval(); gone, kept = split_classes(forget, retain, num_outputs(place_of(model, place, method.impression.get("input_shape"))), method.name)
-    made = class_impressions(model, sorted(gone + kept), place, method.num_impressions, generator=generator, **method.impression); mine = torch.isin(made.labels, torch.tensor(gone))
+    with borrow(model):
+        model.eval()
+        gone, kept = split_classes(
+            forget,
+            retain,
+            num_outputs(place_of(model, place, method.impression.get("input_shape"))),
+            method.name,
+        )
+    made = class_impressions(
+        model, sorted(gone + kept), place, method.num_impressions, generator=generator, **method.impression
+    )
+    mine = torch.isin(made.labels, torch.tensor(gone))
     return [(made.images[rows], made.labels[rows]) for rows in (mine, ~mine)]
 
 # %% ../../nbs/39c_unlearners.zero_shot.ipynb #4a3415f6
@@ -97,17 +143,23 @@ class ZeroShot(TrainedClassifier):
     name: ClassVar[str] = "zero_shot"
     reads: ClassVar[str] = "names"
     sides: ClassVar[tuple] = ("forget", "retain")
-    tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=.03, log=True), forget_weight=dict(low=.05, high=.9))
-    layer: str | None = None  # impressions at its input, "fc2"; "picture" for pixels; None is the last but one with weights
+    tuning: ClassVar[dict] = dict(
+        learning_rate=dict(low=1e-4, high=0.03, log=True), forget_weight=dict(low=0.05, high=0.9)
+    )
+    # impressions at its input, "fc2"; "picture" for pixels; None is the last but one with weights
+    layer: str | None = None
     part: Literal["bias", "layer", "tail"] = "layer"  # what of the tail is trained
-    sign: Literal["text", "published_code"] = "text"  # whether the forgotten classes are ascended or, as published, descended
+    # whether the forgotten classes are ascended or, as published, descended
+    sign: Literal["text", "published_code"] = "text"
     alternating: bool = False  # a pass over each side in turn, instead of joint steps
     forget_weight: float = Field(.1, ge=0)  # w_f
     retain_weight: float = Field(.9, ge=0)  # w_r
-    ceiling: float | None = Field(5., gt=0)  # k in nats, where the ascended cross-entropy stops to count; None is no bound
+    # k in nats, where the ascended cross-entropy stops to count; None is no bound
+    ceiling: float | None = Field(5., gt=0)
     label_smoothing: float = Field(0., ge=0, lt=1)
     num_impressions: int = Field(20, ge=1)  # of each class
-    impression: dict[str, Any] = {}  # settings of `class_impressions`: init, l2, num_steps, learning_rate, min_distance, in_range, rounds
+    # settings of `class_impressions`: init, l2, num_steps, learning_rate, min_distance, in_range, rounds
+    impression: dict[str, Any] = {}
     optimizer: Any = "AdamW(lr=0.001)"
     num_train_epochs: int = Field(20, ge=1)  # passes over the impressions
     train_batch_size: int = Field(16, ge=1)  # impressions of each side a step
@@ -116,18 +168,40 @@ class ZeroShot(TrainedClassifier):
     @field_validator("impression")
     @classmethod
     def known(cls, value):
-        for name in value: check_name("setting of impressions", name, ("init", "l2", "num_steps", "learning_rate", "min_distance", "in_range", "rounds", "input_shape"))
+        for name in value:
+            check_name(
+                "setting of impressions",
+                name,
+                (
+                    "init",
+                    "l2",
+                    "num_steps",
+                    "learning_rate",
+                    "min_distance",
+                    "in_range",
+                    "rounds",
+                    "input_shape",
+                ),
+            )
         return value
 
     def place(self, model): return None if self.layer == "picture" else self.layer or default_layer(model)
-    def phases(self, epoch): return [(s, (s,)) for s in self.sides] if self.alternating else [("unlearn", self.sides)]
+    def phases(self, epoch):
+        return [(s, (s,)) for s in self.sides] if self.alternating else [("unlearn", self.sides)]
     def trainable(self, run): return trained_names(run.student, self.place(run.student), self.part)
 
-    def prepare(self, run): run.memory["tail"] = run.student.tail; run.original, run.student = run.original.model, run.student.model; run.student.__dict__.pop("_edits", None)
-    def record(self, run): return {s: getattr(run, s).classes() for s in self.sides} | {"layer": self.place(run.original)}
+    def prepare(self, run):
+        run.memory["tail"] = run.student.tail
+        run.original, run.student = run.original.model, run.student.model
+        run.student.__dict__.pop("_edits", None)
+    def record(self, run):
+        return {s: getattr(run, s).classes() for s in self.sides} | {"layer": self.place(run.original)}
 
     def losses(self, run, batch):
-        run.student.eval(); z = run.memory["tail"](torch.cat([x for x, _ in batch.values()])).split([len(y) for _, y in batch.values()])
+        run.student.eval()
+        z = run.memory["tail"](torch.cat([x for x, _ in batch.values()])).split(
+            [len(y) for _, y in batch.values()]
+        )
         return signed_losses(self, dict(zip(batch, z)), {s: y for s, (_, y) in batch.items()})
 
     def unlearn(self,
@@ -139,15 +213,33 @@ class ZeroShot(TrainedClassifier):
         callbacks=(),
     ) -> WeightEdit:
         "Make impressions, train the tail of a copy on them, and return what changed."
-        generator = generator or torch.Generator().manual_seed(0); sides = impression_sides(self, model, forget, retain, generator)
-        return super().unlearn(Tail(model, self.place(model)), *sides, generator=generator, callbacks=callbacks)
+        generator = generator or torch.Generator().manual_seed(0)
+        sides = impression_sides(self, model, forget, retain, generator)
+        return super().unlearn(
+            Tail(model, self.place(model)), *sides, generator=generator, callbacks=callbacks
+        )
 
 # %% ../../nbs/39c_unlearners.zero_shot.ipynb #4ee15045
 def published_zero_shot(
     model: torch.nn.Module,
     **changes,  # of single settings
 ) -> ZeroShot:
-    "The published code: saturated impressions before the last layer, both signs reversed, one bias vector trained."
+    """The published code: saturated impressions before the last layer, both signs reversed, one bias vector
+    trained."""
     recipe = dict(init="xavier", num_steps=1000, min_distance=1e-9, in_range=False)
-    return ZeroShot(**dict(layer=last_linear(model).removeprefix("net."), part="bias", sign="published_code", alternating=True, forget_weight=.9, retain_weight=.1, ceiling=None, label_smoothing=.1,
-                           num_impressions=100, impression=recipe, num_train_epochs=1000) | changes)
+    return ZeroShot(
+        **dict(
+            layer=last_linear(model).removeprefix("net."),
+            part="bias",
+            sign="published_code",
+            alternating=True,
+            forget_weight=0.9,
+            retain_weight=0.1,
+            ceiling=None,
+            label_smoothing=0.1,
+            num_impressions=100,
+            impression=recipe,
+            num_train_epochs=1000,
+        )
+        | changes
+    )
