@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from vision_unlearning.benchmarks.classification import PROTOCOLS
-from vision_unlearning.classifiers import Classifier, accuracy, load_classifier, save_classifier
+from vision_unlearning.oracle.classification import PROTOCOLS
+from vision_unlearning.models.classifiers import Classifier, accuracy, load_classifier, save_classifier
 from vision_unlearning.data.classification import load_classification
 from vision_unlearning.data.forgetting import class_split, split_loaders
-from vision_unlearning.running.tune_classifiers import REST, comparable, tuned_path
+from vision_unlearning.running.tuning.search_classifiers import REST, comparable, tuned_path
 from vision_unlearning.store import read_json
 from vision_unlearning.unlearners.base import load_edit
-from vision_unlearning.unlearners.classifier import CLASSIFIER_METHODS, Finetune, get_classifier_method
+from vision_unlearning.unlearners.classifiers.base import CLASSIFIER_METHODS, Finetune, get_classifier_method
 
 QUICK = dict(num_train_epochs=2, noise_steps=2, noise_samples=16, fisher_samples=32, impair_epochs=1)
 CHILD = """
 import json, sys
 import numpy as np, torch
-from vision_unlearning.classifiers import load_classifier
+from vision_unlearning.models.classifiers import load_classifier
 from vision_unlearning.unlearners.base import load_edit
 asked = json.load(sys.stdin); torch.set_num_threads(asked["threads"]); folder = asked["folder"]; x = torch.from_numpy(np.load(f"{folder}/x.npy")); model = load_classifier(f"{folder}/model")
 for method in asked["methods"]:
@@ -35,8 +35,8 @@ for method in asked["methods"]:
 @pytest.fixture(scope="module")
 def problem():
     "LeNet-5 that knows a quarter of the digits, and what is given to a method: one class to forget."
-    from vision_unlearning.classifier_training import train_classifier
-    from vision_unlearning.classifiers import classifier_for
+    from vision_unlearning.models.classifier_training import train_classifier
+    from vision_unlearning.models.classifiers import classifier_for
     data = load_classification("digits")
     data.train = data.train[range(0, 1198, 4)]
     sides = split_loaders(data, class_split(data, 3), 32)

@@ -355,8 +355,8 @@ def test_an_edit_goes_to_the_hub_and_comes_back(hub, tmp_path, monkeypatch, kind
     from vision_unlearning.cards import evaluation
     from vision_unlearning.models import tiny_pipeline
     from vision_unlearning.unlearners.base import Edit, load_edit
-    from vision_unlearning.unlearners.lora import adapter_edit, trainable_adapter
-    from vision_unlearning.unlearners.uce import UCE
+    from vision_unlearning.unlearners.diffusion.lora import adapter_edit, trainable_adapter
+    from vision_unlearning.unlearners.diffusion.uce import UCE
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     pipe, at = tiny_pipeline(), dict(token="writer", endpoint=hub.url)
     if kind == "weights": edit = UCE().unlearn(pipe, "fox")

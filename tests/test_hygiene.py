@@ -36,7 +36,7 @@ class Notebook:
         self.module = next(
             (m[1] for c in self.code for m in [re.search(r"^#\|\s*default_exp\s+(\S+)", c, re.M)] if m), None
         )
-        self.band = int(self.name[0]) if re.match(r"\d\d[a-z]?_[^/]*$", self.name) else None
+        self.band = self.name.split("/")[0] if re.match(r"\d[a-z]?_[a-z]+/", self.name) else None
         self.parameters = [c for c in self.cells if "parameters" in c.get("metadata", {}).get("tags", [])]
 
 

@@ -62,7 +62,7 @@ if __name__ == "__main__":
     os.environ["IN_TEST"] = "1"
     nbs = root / "nbs"
     default = [
-        *sorted(nbs.glob("[0-9]*.ipynb")),
+        *sorted(nbs.glob("[0-9]*/*.ipynb")),
         *nbs.glob("index.ipynb"),
         *sorted(nbs.glob("tutorials/*.ipynb")),
     ]
