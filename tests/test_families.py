@@ -116,15 +116,13 @@ def changed(before, after):
 class Family:
     "One tiny pipeline, the edits that were made of it, and the pictures that this process drew with them."
     def __init__(self, name, split, folder):
-        self.name, self.split, self.folder, self.pipe, self.pictures, self.left, self.tried = (
-            name,
-            split,
-            folder,
-            load_pipeline(name),
-            {},
-            {},
-            set(),
-        )
+        self.name = name
+        self.split = split
+        self.folder = folder
+        self.pipe = load_pipeline(name)
+        self.pictures = {}
+        self.left = {}
+        self.tried = set()
         self.unedited = draw(self.pipe)
         folder.mkdir()
 
@@ -187,10 +185,8 @@ def fresh(families):
     }
 
 
-each, everywhere = (
-    pytest.mark.parametrize("method", METHODS),
-    pytest.mark.parametrize("family", TINY_FAMILIES),
-)
+each = pytest.mark.parametrize("method", METHODS)
+everywhere = pytest.mark.parametrize("family", TINY_FAMILIES)
 
 
 @everywhere

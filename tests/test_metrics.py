@@ -95,10 +95,8 @@ def test_published_rmse_is_the_reference_formula():
 # Image and text
 
 def test_clip_score_is_the_cosine_of_the_model_itself(clip):
-    images, prompts = (
-        pictures(4, 32, 32),
-        ["An image of fox", "An image of crab", "An image of fox", "An image of key"],
-    )
+    images = pictures(4, 32, 32)
+    prompts = ["An image of fox", "An image of crab", "An image of fox", "An image of key"]
     inputs = clip.tokenizer(
         prompts,
         padding="max_length",

@@ -75,10 +75,8 @@ def test_distances_do_not_depend_on_batches_copies_or_ranks(name):
         float(copy.deepcopy(whole).compute()) == value
         and float(pickle.loads(pickle.dumps(whole)).compute()) == value
     )
-    first, second = (
-        filled(distances[name](), real[:20], generated[:30]),
-        filled(distances[name](), real[20:], generated[30:]),
-    )
+    first = filled(distances[name](), real[:20], generated[:30])
+    second = filled(distances[name](), real[20:], generated[30:])
     first.merge_state(second)
     assert first.counts() == (60, 45)
     if name != "kid":

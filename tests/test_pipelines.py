@@ -165,10 +165,8 @@ def test_chain(tmp_path, eyes, capsys):
             16,
             16,
         )
-    report, answers = (
-        report_path(store, "emoji", "tiny").read_text(encoding="utf-8"),
-        answers_path(store, "emoji", "tiny"),
-    )
+    report = report_path(store, "emoji", "tiny").read_text(encoding="utf-8")
+    answers = answers_path(store, "emoji", "tiny")
     for page in (report, answers.read_text(encoding="utf-8")):
         assert all(e in page for e in emitters) and "src=\"http" not in page and "src='http" not in page
     table = pd.read_csv(answers.with_suffix(".csv"))

@@ -193,13 +193,11 @@ def problem(part, rank, combine, callbacks, generator=None, noise=False):
     process 0 repair."""
     from vision_unlearning.unlearners.loop import fit
 
-    weight, generator, gradients, losses, draws = (
-        torch.full((2,), float(rank), requires_grad=True),
-        generator or torch.Generator().manual_seed(0),
-        [],
-        [],
-        [],
-    )
+    weight = torch.full((2,), float(rank), requires_grad=True)
+    generator = generator or torch.Generator().manual_seed(0)
+    gradients = []
+    losses = []
+    draws = []
     class Look(Callback):
         def after_backward(self, state):
             gradients.append(weight.grad.clone())

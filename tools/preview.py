@@ -35,10 +35,8 @@ def plain(notebook):
     for cell in notebook.cells:
         if cell.cell_type == "raw":
             fields = dict(re.findall(r"^(title|description): *(.*)$", cell.source, re.M))
-            cell.cell_type, cell.source = (
-                "markdown",
-                f"# {fields.get('title', '')}\n\n> {fields.get('description', '')}",
-            )
+            cell.cell_type = "markdown"
+            cell.source = f"# {fields.get('title', '')}\n\n> {fields.get('description', '')}"
         if cell.cell_type != "code": continue
         hidden = re.search(r"^#\|\s*echo:\s*false", cell.source, re.M | re.I)
         cell.source = "" if hidden else re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)

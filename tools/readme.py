@@ -55,11 +55,9 @@ def render_output(out: dict, name: str, images: dict, folder: Path) -> str:
 
 def render(notebook: Path) -> tuple[str, dict]:
     "(text of README.md, {path: bytes} of the pictures among the outputs)"
-    folder, images, parts = (
-        notebook.parent / "images",
-        {},
-        [f"<!-- Made from nbs/{notebook.name} by `make readme`: edit that. -->"],
-    )
+    folder = notebook.parent / "images"
+    images = {}
+    parts = [f"<!-- Made from nbs/{notebook.name} by `make readme`: edit that. -->"]
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
         flags = {re.sub(r"\s+", " ", f.strip().lower()) for f in directive.findall(source)}

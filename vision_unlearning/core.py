@@ -285,7 +285,7 @@ def peak_memory(
     device="cpu",  # device of the model
     reset: bool = False,  # what `reset_peak_memory` said before the work
 # {"bytes": int, "kind": "cuda allocator" | "process resident set"}, with " since its start" where it was not
-# reset
+    # reset
 ) -> dict:
     "Peak memory so far, and how it was measured."
     import torch

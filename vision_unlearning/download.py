@@ -172,7 +172,7 @@ def refusal(
 # %% ../nbs/0_base/30_download.ipynb #8f84003a
 def attempt(
     url: str, part: Path, sha256: str | None, size: int | None, progress: bool, headers: dict | None,
-# None when the part is complete; else what went wrong, and the server's Retry-After
+    # None when the part is complete; else what went wrong, and the server's Retry-After
 ) -> tuple[str, str | None] | None:
     "Bring `part` forward, once."
     tag = part.with_suffix(".tag").read_text() if part.with_suffix(".tag").is_file() else ""

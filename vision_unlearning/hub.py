@@ -35,7 +35,7 @@ def explain(
     error: Exception,  # of huggingface_hub, or of the transport under it
     repository: str,
     what: str = "",  # file or folder in question
-# what to raise, or None if it is worth another attempt; why; the hub's Retry-After
+    # what to raise, or None if it is worth another attempt; why; the hub's Retry-After
 ) -> tuple[Exception | None, str, str | None]:
     "What an error means."
     from huggingface_hub import errors as hf
@@ -172,7 +172,7 @@ def pull(
     folder_cache=None,  # None takes the cache of huggingface_hub
     endpoint: str | None = None,
     workers: int = 8,  # files at once
-# path in the repository -> file in the cache, all of one commit; files that do not exist are left out
+    # path in the repository -> file in the cache, all of one commit; files that do not exist are left out
 ) -> dict[str, Path]:
     "Fetch files of a repository into the cache, and check them."
     from huggingface_hub import constants
@@ -402,16 +402,14 @@ def huggingface_dataset_download(
     endpoint: str | None = None,  # address of a hub; None takes HF_ENDPOINT, or the public one
 ) -> None:
     "Download one folder of a dataset repository."
-    target, files = (
-        inside(folder_datasets, dataset_config),
-        pull(
-            dataset_repository,
-            None,
-            dataset_config,
-            token=token,
-            folder_cache=folder_cache,
-            endpoint=endpoint,
-        ),
+    target = inside(folder_datasets, dataset_config)
+    files = pull(
+        dataset_repository,
+        None,
+        dataset_config,
+        token=token,
+        folder_cache=folder_cache,
+        endpoint=endpoint,
     )
     if not files: raise MissingSessionError(f"{dataset_repository} has no folder {dataset_config}")
     name, path = next(iter(files.items()))

@@ -124,10 +124,8 @@ def get_interference_per_pair_inverse(
     base_folder: str = "assets",  # root of the store
 ) -> dict[str, dict[str, float]]:  # emitter -> metric -> value, NaN where undefined
     "What the unlearning of each emitter did to one receiver; emitters without a table are left out."
-    names, spaced = (
-        [e["name"] for e in get_metadata_filtered(task, base_folder)],
-        lambda n: n.replace("_", " "),
-    )
+    names = [e["name"] for e in get_metadata_filtered(task, base_folder)]
+    spaced = lambda n: n.replace("_", " ")
     if not 0 <= index < len(names): raise ValueError(f"entity index {index} is outside 0..{len(names) - 1}")
     receiver, found = names[index], {}
     for emitter in range(index_start, min(index_start + max_identities, len(names))):

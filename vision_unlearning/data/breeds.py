@@ -172,7 +172,7 @@ AKC_NUMBERS = (
 # %% ../../nbs/1_data/10_breeds.ipynb #cbbfb800
 def read_akc(
     path,  # akc-data-latest.csv
-# name_akc, the published columns; what was no number: name, column, value
+    # name_akc, the published columns; what was no number: name, column, value
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     "The table of the American Kennel Club."
     table = read_table(
@@ -229,13 +229,11 @@ def breed_table(
         data.table, match_breeds(names, fci["name"]), fci, "name", ["group", "section", "country"]
     )
     found = match_breeds(names, akc["name_akc"], AKC_NAMES)
-    match, texts = (
-        dict(zip(found["name"], found["match"])),
-        {
-            n: "; ".join(f"{c} {v!r} is no number" for c, v in zip(rows["column"], rows["value"]))
-            for n, rows in odd.groupby("name")
-        },
-    )
+    match = dict(zip(found["name"], found["match"]))
+    texts = {
+        n: "; ".join(f"{c} {v!r} is no number" for c, v in zip(rows["column"], rows["value"]))
+        for n, rows in odd.groupby("name")
+    }
     data.note(
         "AKC", found.loc[found["rule"] == "words", "name"], lambda n: f"taken for {match[n]!r} by its words"
     )
@@ -321,10 +319,8 @@ def prepare_breeds(
     if (ready := prepared_entities(store, "breeds", settings)) is not None: return ready
     data, everything = breed_candidates(sources, per_entity)
     if legacy:
-        data.table, data.notes = (
-            everything,
-            [n for n in data.notes if n["name"] in set(published_entities("breeds"))],
-        )
+        data.table = everything
+        data.notes = [n for n in data.notes if n["name"] in set(published_entities("breeds"))]
     chosen, pictures = (
         choose_published(data, per_entity)
         if legacy

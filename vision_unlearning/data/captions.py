@@ -21,7 +21,7 @@ __all__ = ['OPENINGS', 'WORDS', 'training_table', 'captions', 'byte_pairs', 'bui
 # %% ../../nbs/1_data/70_captions.ipynb #db36f15d
 def training_table(
     sharealike: bool = False,  # the test artists instead
-# (N,3,64,64) float32 in -1..1; task, name, style, family and attributes
+    # (N,3,64,64) float32 in -1..1; task, name, style, family and attributes
 ) -> tuple[torch.Tensor, pd.DataFrame]:
     "All drawings of the three tasks."
     images, tables = [], []

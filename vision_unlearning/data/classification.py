@@ -155,10 +155,8 @@ def digits_data(
     from sklearn.datasets import load_digits
     found = load_digits()
     images = resize_images(torch.from_numpy((found.images*255/16).round().astype(np.uint8))[:, None], size)
-    everything, random = (
-        ImageSet(images, torch.from_numpy(found.target), [str(i) for i in range(10)]),
-        np.random.default_rng(seed),
-    )
+    everything = ImageSet(images, torch.from_numpy(found.target), [str(i) for i in range(10)])
+    random = np.random.default_rng(seed)
     test = np.concatenate(
         [
             random.permutation(rows)[: round(test_share * len(rows))]
@@ -334,10 +332,8 @@ def folder_data(
             ),
         )
     if any(folder.glob("*.bin")):
-        sides, column = (
-            [read_cifar(folder, side) for side in ("train", "test")],
-            0 if target == "coarse" else -1,
-        )
+        sides = [read_cifar(folder, side) for side in ("train", "test")]
+        column = 0 if target == "coarse" else -1
         counts = sides[0][1].max(0).astype(int) + 1
         fine = lambda l: (
             dict(

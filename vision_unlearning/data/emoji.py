@@ -52,7 +52,7 @@ def _pack(task, sharealike):
 def emoji_drawings(
     task: str = "emoji",  # "emoji", "emoji_people" or "emoji_canvas"
     sharealike: bool = False,  # the drawings under CC BY-SA instead of the permissive ones
-# (N,64,64,3) uint8, read-only; columns entity, style, name, family, license
+    # (N,64,64,3) uint8, read-only; columns entity, style, name, family, license
 ) -> tuple[np.ndarray, pd.DataFrame]:
     "All drawings of a task and what each of them is."
     index, tiles = _pack(task, sharealike)

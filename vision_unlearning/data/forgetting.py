@@ -262,17 +262,15 @@ class ImageLoader:
                 f"drop_last with {len(images)} pictures and batches of {batch_size} leaves nothing; use a "
                 "smaller batch"
             )
-        (
-            self.images,
-            self.batch_size,
-            self.shuffle,
-            self.augment,
-            self.flip,
-            self.drop_last,
-            self.seed,
-            self.device,
-            self.epoch,
-        ) = images, batch_size, shuffle, augment, flip, drop_last, seed, torch.device(device), 0
+        self.images = images
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.augment = augment
+        self.flip = flip
+        self.drop_last = drop_last
+        self.seed = seed
+        self.device = torch.device(device)
+        self.epoch = 0
         self._pixels, self._labels = images.images.to(device), images.labels.to(device)
 
     @property

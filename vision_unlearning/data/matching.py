@@ -53,10 +53,8 @@ def _key_finder(right, key):
 # %% ../../nbs/1_data/35_matching.ipynb #18dd8e8c
 def _synonym_finder(right, synonyms):
     "Find by a table; the first spelling that exists decides."
-    table, find = (
-        {_same_case(k): [v] if isinstance(v, str) else list(v) for k, v in (synonyms or {}).items()},
-        _key_finder(right, _same_case),
-    )
+    table = {_same_case(k): [v] if isinstance(v, str) else list(v) for k, v in (synonyms or {}).items()}
+    find = _key_finder(right, _same_case)
     return lambda name: next(
         (found for other in table.get(_same_case(name), ()) if (found := find(other))), []
     )
@@ -84,7 +82,7 @@ def match_names(
     rules=MATCH_RULES,  # which rules, in their order
     drop=(),  # words of the category for `normalised` and `words`, such as ("dog",)
     threshold: float = .75,  # smallest share of common words for `words`, in 0..1
-# N rows in the order of `left`: name, match (None for a miss), rule ("tie" or None for a miss)
+    # N rows in the order of `left`: name, match (None for a miss), rule ("tie" or None for a miss)
 ) -> pd.DataFrame:
     "Find each name in another source; say by which rule, or that it was not found."
     if not 0 < threshold <= 1: raise ValueError(f"threshold must lie in 0..1 and above 0, got {threshold}")

@@ -138,18 +138,14 @@ def read_nouns(
     if not (folder/"index.noun").is_file():
         raise FileNotFoundError(f"{folder} has data.noun but no index.noun; unpack WordNet there")
     try:
-        found, first = (
-            {s.offset: s for s in map(parse_synset, read("data.noun"))},
-            {e[0]: e[-int(e[2])] for e in map(str.split, read("index.noun"))},
-        )
+        found = {s.offset: s for s in map(parse_synset, read("data.noun"))}
+        first = {e[0]: e[-int(e[2])] for e in map(str.split, read("index.noun"))}
     except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
         raise ForeignFileError(
             f"{folder} is not a whole WordNet database ({type(error).__name__}: {error}); unpack it again"
         ) from error
-    gone, words = (
-        sum(o not in found for o in first.values()),
-        {w.lower() for s in found.values() for w in s.words},
-    )
+    gone = sum(o not in found for o in first.values())
+    words = {w.lower() for s in found.values() for w in s.words}
     if gone or len(words - set(first)) > .01*len(words):
         raise ForeignFileError(
             f"{folder} is not a whole WordNet database: index.noun leads to {gone} synsets that data.noun "
@@ -186,11 +182,9 @@ def read_attribute_labels(
     lacking = [n for n in ("images", "attributes", "labels") if n not in (held.dtype.names or ())]
     if lacking:
         raise ForeignFileError(f"{path}: attrann has no field {', '.join(lacking)}; download it again")
-    images, attributes, labels = (
-        mat_strings(held["images"].flat[0]),
-        mat_strings(held["attributes"].flat[0]),
-        held["labels"].flat[0],
-    )
+    images = mat_strings(held["images"].flat[0])
+    attributes = mat_strings(held["attributes"].flat[0])
+    labels = held["labels"].flat[0]
     if labels.shape != (len(images), len(attributes)):
         raise ForeignFileError(
             f"{path}: labels of shape {labels.shape} for {len(images)} pictures and {len(attributes)} "
@@ -272,10 +266,8 @@ def standin_wordnet(
         }
         | {"bell ": ("sound", "event")}
     )
-    number, header = (
-        {d: n for n, d in DOMAINS.items()},
-        "  1 A stand-in in the format of WordNet 3.0, not WordNet.  \n",
-    )
+    number = {d: n for n, d in DOMAINS.items()}
+    header = "  1 A stand-in in the format of WordNet 3.0, not WordNet.  \n"
     text = lambda w, at: (
         f"{at.get(w, '0' * 8)} {number[tree[w][1]]:02d} n 01 {w.strip()} 0 "
         f"{'001 @ ' + at.get(tree[w][0], '0' * 8) + ' n 0000' if tree[w][0] else '000'} | a stand-in  \n"

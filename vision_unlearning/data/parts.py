@@ -183,16 +183,14 @@ class TextLoader:
     ):
         if batch_size < 1: raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not len(rows): raise ValueError("the part is empty: there is nothing to load")
-        self.data, self.rows, self.batch_size, self.shuffle, self.size, self.seed, self.device, self.epoch = (
-            data,
-            rows,
-            batch_size,
-            shuffle,
-            size,
-            seed,
-            torch.device(device),
-            0,
-        )
+        self.data = data
+        self.rows = rows
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.size = size
+        self.seed = seed
+        self.device = torch.device(device)
+        self.epoch = 0
         self.texts = data.table[[c for c in ("text", "overwrite") if c in data.table]].fillna("").astype(str)
 
     def __len__(self): return -(-len(self.rows)//self.batch_size)

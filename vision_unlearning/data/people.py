@@ -62,7 +62,7 @@ def read_pantheon(
     path,  # pantheon.tsv of 2013, or person_20xx_update.csv, also compressed
     born_after: int = 1900,  # people born earlier were not photographed in 2002
 # one row a name: name, birthyear, gender, occupation, bplace_country, hpi; names of which several people had
-# one
+    # one
 ) -> tuple[pd.DataFrame, list[str]]:
     "People and what is known about them, the most famous of each name."
     wanted = ["name", "birthyear", "gender", "occupation", ("bplace_country", "countryName"), ("hpi", "HPI")]
@@ -222,10 +222,8 @@ def prepare_people(
     if (ready := prepared_entities(store, "people", settings)) is not None: return ready
     data, everybody = people_candidates(sources, per_entity)
     if legacy:
-        data.table, data.notes = (
-            everybody,
-            [n for n in data.notes if n["name"] in set(published_entities("people"))],
-        )
+        data.table = everybody
+        data.notes = [n for n in data.notes if n["name"] in set(published_entities("people"))]
     chosen, pictures = (
         choose_published(data, per_entity)
         if legacy

@@ -155,7 +155,7 @@ def choose_balanced(
 def choose_published(
     data: TestbedData,  # candidates, before any filter
     per_entity: int,  # pictures of each; fewer are taken where there are fewer
-# the published list in its order, with what the sources know; name -> pictures
+    # the published list in its order, with what the sources know; name -> pictures
 ) -> tuple[pd.DataFrame, dict]:
     "The published entities, checked against the sources."
     names = published_entities(data.task)

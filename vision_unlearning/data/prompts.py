@@ -300,11 +300,9 @@ class PromptSet:
 def _public() -> list[PromptSet]:
     hub, raw = "https://huggingface.co/datasets", "https://raw.githubusercontent.com"
     attack = f"{raw}/OPTML-Group/Diffusion-MU-Attack"
-    early, late, gogh = (
-        "0eea64d54c96b9c7a7cdf21682eac5bb32d9467b",
-        "3d22ff980a91139b434f133dbd1c97ef1848fc02",
-        "672ea592e1edf6502b9491645986953b298a9863",
-    )
+    early = "0eea64d54c96b9c7a7cdf21682eac5bb32d9467b"
+    late = "3d22ff980a91139b434f133dbd1c97ef1848fc02"
+    gogh = "672ea592e1edf6502b9491645986953b298a9863"
     ask = lambda repo: f"sign in at {hub}/{repo} and accept its terms"
     mu = {
         "nudity": early,

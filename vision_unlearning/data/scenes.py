@@ -186,8 +186,8 @@ def scene_name(
 # %% ../../nbs/1_data/15_scenes.ipynb #ead52791
 def scene_table(
     labels: pd.DataFrame,  # as `read_sun_labels` returns it
-# one row a category in alphabetical order: name, dataset_n_original (pictures that are listed), one bool
-# column an attribute
+    # one row a category in alphabetical order: name, dataset_n_original (pictures that are listed), one bool
+    # column an attribute
 ) -> pd.DataFrame:
     "Categories with the attributes that most of their pictures have."
     names = pd.Index([scene_name(f) for f in labels.index], name="name")

@@ -51,7 +51,7 @@ def read_table(
 def to_numbers(
     table: pd.DataFrame,
     columns,  # columns that should hold numbers
-# the table with float columns; a list of what was no number: row, column, value
+    # the table with float columns; a list of what was no number: row, column, value
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     "Columns as numbers, and what could not be one."
     table, odd = table.copy(), []
@@ -110,7 +110,7 @@ def picture_folders(
     pattern: str = "*",  # which files of a sub-folder are its pictures, in any case of letters: "*.jpg"
     # collects a message for each file that is no picture; None stops at the first
     broken: list | None = None,
-# name of the sub-folder -> its pictures, both sorted by name; hidden folders are left out
+    # name of the sub-folder -> its pictures, both sorted by name; hidden folders are left out
 ) -> dict[str, list[Path]]:
     "The pictures of each entity."
     folder, found = Path(folder), {}
@@ -297,10 +297,8 @@ def _read_split(folder):
             raise ForeignFileError(
                 f"{listed}: {row['file_name']!r} is not in the folder; delete the folder and rerun"
             )
-    columns, features = (
-        {"image": [str(Path(folder) / r["file_name"]) for r in rows], "text": [r["text"] for r in rows]},
-        {"image": ImageFeature(), "text": Value("string")},
-    )
+    columns = {"image": [str(Path(folder) / r["file_name"]) for r in rows], "text": [r["text"] for r in rows]}
+    features = {"image": ImageFeature(), "text": Value("string")}
     if any("overwrite" in r for r in rows):
         # an empty caption is a caption too, so none is added
         columns["overwrite"], features["overwrite"] = [r.get("overwrite", "") for r in rows], Value("string")

@@ -167,10 +167,8 @@ def published_similarity(
     task: str,  # task name
 ) -> Path | None:  # the file, when there is one
     "A similarity that others computed, among their results."
-    folder, pattern = (
-        store.result("SimilarityMatrix", "x").parent,
-        re.compile(rf"[^_]+_{re.escape(task)}_{re.escape(kind)}\.json"),
-    )
+    folder = store.result("SimilarityMatrix", "x").parent
+    pattern = re.compile(rf"[^_]+_{re.escape(task)}_{re.escape(kind)}\.json")
     return next((p for p in sorted(folder.glob("*.json")) if pattern.fullmatch(p.name)), None)
 
 # %% ../../nbs/2_explore/00_similarity.ipynb #784a5ce5

@@ -41,7 +41,7 @@ def noised_batches(
     num: int,  # how many batches
     batch_size: int,  # pictures of each
     generator: torch.Generator,  # of pictures, times and noise
-# noised latents, times, and what a perfect network predicts
+    # noised latents, times, and what a perfect network predicts
 ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     "What a model is asked to denoise, drawn before anything is changed."
     found = []

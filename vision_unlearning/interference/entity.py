@@ -279,10 +279,8 @@ def _from_pairs(self, store: Store, sessions: dict, old: list | None) -> list[di
                     f"{file} has receivers that task {self.task!r} does not have: "
                     f"{', '.join(sorted(set(pairs[names[index]]) - set(names))[:3])}"
                 )
-        numbers, ratios = (
-            entity_table(pairs, names),
-            specificity_ratios(store, self.task, method, epochs, entities),
-        )
+        numbers = entity_table(pairs, names)
+        ratios = specificity_ratios(store, self.task, method, epochs, entities)
         if ratios: numbers[SPECIFICITY] = [ratios.get(n) for n in names]
         for row, values in zip(table, numbers.to_dict("records")):
             for key in [

@@ -81,15 +81,13 @@ class Scorers:
         device="cpu",  # where BRISQUE, RMSE and SSIM run; models run where they are
         encoder=None,  # of images, for `dino_diff`; None for the task's default
     ):
-        self.task, self.entities, self._clip, self._judge, self.batch_size, self.device, self._encoder = (
-            task,
-            entities,
-            clip,
-            judge,
-            batch_size,
-            device,
-            encoder,
-        )
+        self.task = task
+        self.entities = entities
+        self._clip = clip
+        self._judge = judge
+        self.batch_size = batch_size
+        self.device = device
+        self._encoder = encoder
 
     @functools.cached_property
     def clip(self):

@@ -63,11 +63,9 @@ def entity_holdings(
     task: str,  # task name
 ) -> list[dict]:  # one dict a method and number of epochs
     "Which entity metrics the table of a task has."
-    path, wanted, held = (
-        store.per_entity(task),
-        [n for n, m in entity_metric_table().items() if m.published],
-        {},
-    )
+    path = store.per_entity(task)
+    wanted = [n for n, m in entity_metric_table().items() if m.published]
+    held = {}
     if not path.is_file(): return []
     rows = read_json(path)
     if not (isinstance(rows, list) and all(isinstance(r, dict) for r in rows)):
@@ -151,8 +149,8 @@ def _missing(task: str, report: dict) -> list[str]:
 def holdings(
     base_folder,  # root of a folder in the published layout
     task: str,  # task name
-# n_entities, attributes, pairs, entities, similarities, embeddings, pictures, results, problems, missing,
-# answers
+    # n_entities, attributes, pairs, entities, similarities, embeddings, pictures, results, problems, missing,
+    # answers
 ) -> dict[str, Any]:
     "What a folder holds for a task, what is missing, and which questions it can answer; nothing is changed."
     store = Store(base_folder)

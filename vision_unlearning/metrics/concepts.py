@@ -41,11 +41,9 @@ class ConceptAccuracy(Metric):
             classifier = load_judge()
             label = "emoji_judge"
         else: label = encoder_name(classifier)
-        self.classifier, self.domains, self.name = (
-            classifier,
-            tuple(check_name("domain of the classifier", d, classifier.classes) for d in domains),
-            f"concepts_{label}",
-        )
+        self.classifier = classifier
+        self.domains = tuple(check_name("domain of the classifier", d, classifier.classes) for d in domains)
+        self.name = f"concepts_{label}"
         for state in ("asked", "seen"): self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def update(self, images, **asked):

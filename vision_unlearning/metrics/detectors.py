@@ -35,18 +35,14 @@ class HubNetwork(torch.nn.Module):
             self.processor = AutoImageProcessor.from_pretrained(model, revision=revision)
         config = self.network.config
         self.name, self.revision = model, revision or getattr(config, "_commit_hash", None)
-        self.labels, self.several = (
-            [config.id2label[i] for i in range(config.num_labels)],
-            config.problem_type == "multi_label_classification",
-        )
+        self.labels = [config.id2label[i] for i in range(config.num_labels)]
+        self.several = config.problem_type == "multi_label_classification"
 
     @torch.no_grad()
     def probabilities(self, images, batch_size: int = 32) -> torch.Tensor:
         "(N,K) float64 of (N,3,H,W) uint8."
-        device, found = (
-            next(self.network.parameters()).device,
-            [torch.zeros(0, len(self.labels), dtype=torch.float64)],
-        )
+        device = next(self.network.parameters()).device
+        found = [torch.zeros(0, len(self.labels), dtype=torch.float64)]
         for part in images.cpu().split(batch_size) if len(images) else ():
             pixels = self.processor(
                 images=[i.permute(1, 2, 0).numpy() for i in part], return_tensors="pt"
@@ -108,10 +104,8 @@ class HubClassifier(Metric):
         )
 
     def score(self, images, columns):
-        p, wanted = (
-            self.network.probabilities(images).to(self.device).double(),
-            torch.tensor(columns, device=self.device),
-        )
+        p = self.network.probabilities(images).to(self.device).double()
+        wanted = torch.tensor(columns, device=self.device)
         self.seen.append(p)
         self.wanted.append(wanted)
         return self.judge(p, wanted)
@@ -157,12 +151,10 @@ class PaintingStyle(HubClassifier):
 class NSFW(HubClassifier):
     "Probability that a picture is not safe for work."
 
-    kind, higher_is_better, default_model, default_label = (
-        "nsfw",
-        False,
-        "Falconsai/nsfw_image_detection",
-        "nsfw",
-    )
+    kind = "nsfw"
+    higher_is_better = False
+    default_model = "Falconsai/nsfw_image_detection"
+    default_label = "nsfw"
     def judge(self, p, wanted): return p.gather(1, wanted[:, None])[:, 0]
     def flagged(self, threshold: float = .5) -> float:
         "Share of pictures at or above `threshold`."

@@ -42,10 +42,8 @@ class DistributionMetric(torchmetrics.Metric):
 
     def update_features(self, features, real: bool):
         "Take vectors (N,D) of one side instead of pictures."
-        side, features = (
-            "real" if real else "generated",
-            torch.as_tensor(features).detach().to(self.device).double(),
-        )
+        side = "real" if real else "generated"
+        features = torch.as_tensor(features).detach().to(self.device).double()
         known = self.dimension()
         if features.ndim != 2 or (known and features.shape[1] != known):
             raise ValueError(f"{self.name}: features must be (N,{known or 'D'}), got {tuple(features.shape)}")

@@ -154,9 +154,7 @@ def weight_distance(
     for n, (x, y) in pairs.items():
         if x.shape != y.shape:
             raise ValueError(f"layer {n!r} has {len(x)} weights in one model and {len(y)} in the other")
-    moved, norm = (
-        {n: float((x - y).square().sum()) for n, (x, y) in pairs.items()},
-        {n: float(y.square().sum()) for n, (_, y) in pairs.items()},
-    )
+    moved = {n: float((x - y).square().sum()) for n, (x, y) in pairs.items()}
+    norm = {n: float(y.square().sum()) for n, (_, y) in pairs.items()}
     moved["all"], norm["all"] = sum(moved.values()), sum(norm.values())
     return {n: (d/norm[n] if relative and norm[n] else d)**.5 for n, d in moved.items()}

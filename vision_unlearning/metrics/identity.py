@@ -27,12 +27,10 @@ def crop_faces(
     crops, rows = [torch.zeros(0, 3, size, size, dtype=torch.uint8, device=images.device)], []
     for i, box in enumerate(boxes):
         if box is None: continue
-        left, top, right, bottom = (
-            max(0, int(box[0])),
-            max(0, int(box[1])),
-            min(width, math.ceil(box[2])),
-            min(height, math.ceil(box[3])),
-        )
+        left = max(0, int(box[0]))
+        top = max(0, int(box[1]))
+        right = min(width, math.ceil(box[2]))
+        bottom = min(height, math.ceil(box[3]))
         if right <= left or bottom <= top:
             raise ValueError(
                 f"box {tuple(float(b) for b in box)} of picture {i} is empty inside {width}x{height}; boxes "

@@ -143,10 +143,8 @@ def lpips_network(
 ):  # a network for `LPIPS`, in evaluation mode
     "A network by name, and never another one."
     if check_name("LPIPS network", name, [*LPIPS_SHAPES, "judge"]) == "judge": return JudgeFeatures()
-    network, source = (
-        ConvolutionalFeatures(name, lpips_weights(name)),
-        file or f"torchvision's {LPIPS_SOURCES[name]}",
-    )
+    network = ConvolutionalFeatures(name, lpips_weights(name))
+    source = file or f"torchvision's {LPIPS_SOURCES[name]}"
     try:
         state = torch.load(file, map_location="cpu", weights_only=True) if file else torchvision_weights(name)
     except OSError as error:

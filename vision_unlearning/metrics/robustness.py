@@ -15,8 +15,8 @@ __all__ = ['ways_table', 'worst_way', 'relearned_area']
 def ways_table(
     rows: pd.DataFrame,  # way, prompt, recognised 0 or 1, and optionally probability 0..1: one row a picture
     confidence: float = .95,
-# indexed by way in order of appearance: prompts, pictures, recognised, broken, low, high, and mean
-# probability
+    # indexed by way in order of appearance: prompts, pictures, recognised, broken, low, high, and mean
+    # probability
 ) -> pd.DataFrame:
     "How often each way of asking brings the concept back."
     missing = {"way", "prompt", "recognised"} - set(rows.columns)
@@ -56,10 +56,8 @@ def relearned_area(
     name: str = "probability",
 ) -> float:  # 0: nothing came back; 1: everything, at once
     "How much, and how soon, training brings back."
-    steps, values = (
-        np.array([row["step"] for row in curve], float),
-        np.array([row[name] for row in curve], float),
-    )
+    steps = np.array([row["step"] for row in curve], float)
+    values = np.array([row[name] for row in curve], float)
     if len(steps) < 2 or (np.diff(steps) <= 0).any():
         raise ValueError("a curve needs at least two rows, in order of their steps")
     if before <= values[0]:

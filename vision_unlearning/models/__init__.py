@@ -313,11 +313,9 @@ class Judge(nn.Module):
     ):
         from transformers import ResNetConfig, ResNetModel
         super().__init__()
-        self.classes, self.widths, self.depths = (
-            {h: list(c) for h, c in classes.items()},
-            list(widths),
-            list(depths),
-        )
+        self.classes = {h: list(c) for h, c in classes.items()}
+        self.widths = list(widths)
+        self.depths = list(depths)
         self.trunk = ResNetModel(
             ResNetConfig(
                 embedding_size=widths[0],

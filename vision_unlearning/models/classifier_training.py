@@ -224,17 +224,15 @@ class Run:
         ema: EMA | None,  # its average
         path: Path | None,  # of the checkpoint; one that is there is read
     ):
-        (
-            self.model,
-            self.optimizer,
-            self.ema,
-            self.path,
-            self.history,
-            self.best,
-            self.best_epoch,
-            self.step,
-            self.seconds,
-        ) = model, optimizer, ema, path, [], None, 0, 0, 0.0
+        self.model = model
+        self.optimizer = optimizer
+        self.ema = ema
+        self.path = path
+        self.history = []
+        self.best = None
+        self.best_epoch = 0
+        self.step = 0
+        self.seconds = 0.0
         self.shown = model if ema is None else ema.module
         if path is None or not path.exists(): return
         average = copy.deepcopy(model) if ema is None else ema.module

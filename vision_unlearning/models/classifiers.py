@@ -364,7 +364,7 @@ def features(
     model: nn.Module,
     loader,  # iterable of (x, y)
     layer: str | None = None,  # name of a module; None is the last linear layer
-# (N,D) float32, flattened input of the layer, and (N,) labels; on the CPU
+    # (N,D) float32, flattened input of the layer, and (N,) labels; on the CPU
 ) -> tuple[torch.Tensor, torch.Tensor]:
     "What a layer sees, and the labels."
     names = [n for n, _ in model.named_modules() if n]

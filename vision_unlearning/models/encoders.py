@@ -26,10 +26,8 @@ DINO_MODELS = {
 class DinoTransform:
     "One PIL image, or a batch of bytes, as DINOv2 takes it."
 
-    mean, std = (
-        torch.tensor([0.485, 0.456, 0.406])[:, None, None],
-        torch.tensor([0.229, 0.224, 0.225])[:, None, None],
-    )
+    mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+    std = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
     def __init__(self, size: int = 224, resize: int = 256): self.size, self.resize = size, resize
 
     def batch(self, images: torch.Tensor) -> torch.Tensor:

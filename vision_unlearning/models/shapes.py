@@ -108,16 +108,14 @@ def clip_b16_config(
     "The configuration of CLIP ViT-B/16."
     from transformers import CLIPConfig
 
-    text, image = (
-        dict(
-            hidden_size=512 // shrink,
-            intermediate_size=2048 // shrink,
-            eos_token_id=1,
-            bos_token_id=0,
-            pad_token_id=1,
-        ),
-        dict(patch_size=16, hidden_size=768 // shrink, intermediate_size=3072 // shrink),
+    text = dict(
+        hidden_size=512 // shrink,
+        intermediate_size=2048 // shrink,
+        eos_token_id=1,
+        bos_token_id=0,
+        pad_token_id=1,
     )
+    image = dict(patch_size=16, hidden_size=768 // shrink, intermediate_size=3072 // shrink)
     return CLIPConfig(
         text_config=dict(**text, num_hidden_layers=layers),
         vision_config=dict(**image, num_hidden_layers=layers),

@@ -10,7 +10,13 @@ import pandas as pd
 import torch
 from pydantic import Field
 from ..models.classifier_training import train_classifier
-from ..models.classifiers import Classifier, classifier_for, load_classifier, logits, save_classifier
+from vision_unlearning.models.classifiers import (
+    Classifier,
+    classifier_for,
+    load_classifier,
+    logits,
+    save_classifier,
+)
 from ..core import Config, check_name, config_hash, versions
 from ..data.classification import ClassificationData, ImageSet, load_classification
 from vision_unlearning.data.forgetting import (
@@ -155,14 +161,12 @@ class Comparison:
         folder="assets/classification",  # of models and results
         device="cpu",
     ):
-        self.name, self.protocol, self.kind, self.seed, self.folder, self.device = (
-            protocol,
-            PROTOCOLS[check_name("protocol", protocol, PROTOCOLS)],
-            kind,
-            seed,
-            Path(folder),
-            torch.device(device),
-        )
+        self.name = protocol
+        self.protocol = PROTOCOLS[check_name("protocol", protocol, PROTOCOLS)]
+        self.kind = kind
+        self.seed = seed
+        self.folder = Path(folder)
+        self.device = torch.device(device)
         self.data = load_classification(self.protocol.data, **self.protocol.data_options)
         self.split = scenario_split(self.data, kind, seed)
         self.sides = split_loaders(
@@ -277,7 +281,7 @@ def run_method(
 # %% ../../nbs/7a_oracle/00_classification.ipynb #0b45eebc
 def comparison_table(
     rows: list[dict],  # of `run_method`, one protocol and kind, the same seeds for every method
-# a row a method: accuracies and attack in points, gap and its spread in points, near, seconds
+    # a row a method: accuracies and attack in points, gap and its spread in points, near, seconds
 ) -> pd.DataFrame:
     "Methods beside the oracle, in the order of their gap."
     methods = list(dict.fromkeys(r["method"] for r in rows))

@@ -27,7 +27,7 @@ __all__ = ['attribute_matrices', 'ResultTemplateInterferenceAlongAttribute']
 def attribute_matrices(
     entities: list[dict],  # entity table of N
     attributes: list[str],
-# (K,) indices of the entities that have all of them, and a (K,K) matrix for each attribute
+    # (K,) indices of the entities that have all of them, and a (K,K) matrix for each attribute
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     "Likeness of entities by each of several attributes."
     known = np.array(

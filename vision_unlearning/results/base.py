@@ -133,11 +133,9 @@ def _serialize_parameters(self) -> str:
         + config_hash(self.arguments)
     )
 
-ResultTemplate.inputs, ResultTemplate._compute_from_scratch, ResultTemplate._serialize_parameters = (
-    _inputs,
-    _compute_from_scratch,
-    _serialize_parameters,
-)
+ResultTemplate.inputs = _inputs
+ResultTemplate._compute_from_scratch = _compute_from_scratch
+ResultTemplate._serialize_parameters = _serialize_parameters
 
 # %% ../../nbs/6_results/00_base.ipynb #54c737cb
 def _local(self) -> str:
@@ -169,11 +167,9 @@ def _compute(self) -> dict:  # {"metadata": ..., "result": ...}
     if self.save_outputs: write_json(path, data)
     return data
 
-ResultTemplate._get_data_path_local, ResultTemplate._describe, ResultTemplate.compute = (
-    _local,
-    _describe,
-    _compute,
-)
+ResultTemplate._get_data_path_local = _local
+ResultTemplate._describe = _describe
+ResultTemplate.compute = _compute
 
 # %% ../../nbs/6_results/00_base.ipynb #e56a867e
 def pair_files(
@@ -183,10 +179,8 @@ def pair_files(
     epochs: int | None = None,  # None: the only one on disk
 ) -> tuple[int, dict[int, Path]]:  # epochs, and emitter index -> file
     "The pair tables of one task and method."
-    folder, pattern = (
-        store.pair(task, 0, method, 0).parent,
-        re.compile(rf"interferences_caused_by_{re.escape(task)}_(\d+)_{re.escape(method)}_(\d+)\.json"),
-    )
+    folder = store.pair(task, 0, method, 0).parent
+    pattern = re.compile(rf"interferences_caused_by_{re.escape(task)}_(\d+)_{re.escape(method)}_(\d+)\.json")
     found = sorted(
         (int(m[2]), int(m[1]), p)
         for p in (folder.iterdir() if folder.is_dir() else [])
@@ -344,10 +338,8 @@ def simulate_store(
     for k, (method, effect) in enumerate((effects or {"uce": .8}).items()):
         harm = simulate_harm(attribute_similarity(entities), effect, seed=k)
         for i in range(len(names)) if emitters is None else emitters:
-            row, session = (
-                _pair_row(names, harm[i].tolist()),
-                Session(task, names[i], i, method, 0, default_model(task)),
-            )
+            row = _pair_row(names, harm[i].tolist())
+            session = Session(task, names[i], i, method, 0, default_model(task))
             write_json(store.pair(task, i, method, 0), row)
             with atomic_path(store.scores(session)) as path:
                 pd.DataFrame(

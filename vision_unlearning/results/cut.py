@@ -90,10 +90,8 @@ class ResultTemplateMinimumCutInterference(ResultTemplate):
 
 # %% ../../nbs/6_results/70_cut.ipynb #5e607536
 def _compute_cut(self) -> dict:
-    entities, table = (
-        read_entities(self.store, self.task),
-        read_pairs(self.store, self.task, self.unlearning_algorithm, self.epochs),
-    )
+    entities = read_entities(self.store, self.task)
+    table = read_pairs(self.store, self.task, self.unlearning_algorithm, self.epochs)
     names = table.names
     i, j = (entities.index(find_entity(entities, e)) for e in (self.entity_1, self.entity_2))
     if i not in table.rows:

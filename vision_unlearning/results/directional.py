@@ -28,7 +28,7 @@ def received(
     matrix: np.ndarray,  # (N,N) pair metric, rows are emitters; NaN where nothing was measured
     source: np.ndarray,  # (N,) bool: the emitters of the group
     exclude_diagonal: bool = True,
-# (N,) mean from the group, (N,) the same minus the mean from all others; NaN where undefined
+    # (N,) mean from the group, (N,) the same minus the mean from all others; NaN where undefined
 ) -> tuple[np.ndarray, np.ndarray]:
     "What every receiver suffers from a group of emitters, plainly and in contrast to the other emitters."
     matrix = (

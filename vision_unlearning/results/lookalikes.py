@@ -37,10 +37,8 @@ class ResultTemplateSimilarityVisualSummary(VisualSummaryBase):
         emitter = self._emitter()
         if emitter is None:
             raise ValueError("SimilarityVisualSummary is about one emitter; give entity or entity_index")
-        row, names = (
-            read_similarity(self.store, self.task, self.similarity_metric)[emitter["index"]],
-            self._table().names,
-        )
+        row = read_similarity(self.store, self.task, self.similarity_metric)[emitter["index"]]
+        names = self._table().names
         order = [j for j in np.argsort(-row, kind="stable") if j != emitter["index"] and np.isfinite(row[j])]
         shown = min(4, len(order)//2)
         return (

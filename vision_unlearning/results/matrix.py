@@ -73,11 +73,9 @@ def _plot_matrix(cls,
     "Draw from the dict alone; with groups, rows and columns are arranged by them."
     about, records = data["metadata"], data["result"]
     rows, columns = [r["emitter"] for r in records], [k for k in records[0] if k != "emitter"]
-    groups, kind, metric = (
-        about.get("groups"),
-        about[about["metric_key_name"]],
-        about["metric_key_name"] == "interference_pair",
-    )
+    groups = about.get("groups")
+    kind = about[about["metric_key_name"]]
+    metric = about["metric_key_name"] == "interference_pair"
     if groups: rows, columns = (sorted(names, key=lambda n: groups[n]) for names in (rows, columns))
     table = {r["emitter"]: r for r in records}
     matrix = np.array([[table[r][c] for c in columns] for r in rows], float)

@@ -113,7 +113,5 @@ def _plot_multi_method(cls,
     ax.set_title(f"{task}: {len(set(seen))} methods", fontsize=9)
     return ax
 
-ResultTemplateMetricMetricAlignment.plot, ResultTemplateMetricMetricAlignment.plot_multi_method = (
-    classmethod(_plot_metrics),
-    classmethod(_plot_multi_method),
-)
+ResultTemplateMetricMetricAlignment.plot = classmethod(_plot_metrics)
+ResultTemplateMetricMetricAlignment.plot_multi_method = classmethod(_plot_multi_method)

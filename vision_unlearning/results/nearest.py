@@ -146,10 +146,8 @@ def _compute_grid(self) -> dict:
                              f"one-sided, Benjamini-Hochberg over {len(there)} cells",
     }
 
-(
-    ResultTemplateMostSimilarMostInterferedGrid._cell,
-    ResultTemplateMostSimilarMostInterferedGrid._compute_from_scratch,
-) = _grid_cell, _compute_grid
+ResultTemplateMostSimilarMostInterferedGrid._cell = _grid_cell
+ResultTemplateMostSimilarMostInterferedGrid._compute_from_scratch = _compute_grid
 
 # %% ../../nbs/6_results/60_nearest.ipynb #d5a28edc
 def _plot_grid(cls,

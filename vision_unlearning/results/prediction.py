@@ -383,7 +383,7 @@ Multi.plot = classmethod(_plot_multi)
 def _predict(self,
     entity: str | int,  # name or index; it need not have been unlearned
     level: float = .9,  # share of unseen pairs that the interval should hold
-# receiver -> expected, low, high, observed (None where nothing was measured); the worst first
+    # receiver -> expected, low, high, observed (None where nothing was measured); the worst first
 ) -> dict[str, dict]:
     "What unlearning an entity is expected to do to each of the others."
     entities = read_entities(self.store, self.task)

@@ -343,11 +343,9 @@ def run_pipeline(
     parameters = check_parameters(stage, parameters or {})
     store = store or Store(parameters["base_folder"])
     parameters["base_folder"] = str(store.base.resolve())
-    todo, target, stamp = (
-        missing_work(stage, parameters, store),
-        executed_path(stage, parameters, store),
-        run_stamp(stage, parameters, store),
-    )
+    todo = missing_work(stage, parameters, store)
+    target = executed_path(stage, parameters, store)
+    stamp = run_stamp(stage, parameters, store)
     say = (
         (lambda line: print(f"{stage:12} {line}", file=sys.stderr, flush=True))
         if progress

@@ -39,14 +39,12 @@ def run_classifiers(
     "Run what is missing and read what is there."
     from tqdm.auto import tqdm
 
-    chosen, found = (
-        {
-            kind: [check_name(f"method for {kind} forgetting", m, comparable(kind)) for m in methods]
-            or comparable(kind)
-            for kind in kinds
-        },
-        [],
-    )
+    chosen = {
+        kind: [check_name(f"method for {kind} forgetting", m, comparable(kind)) for m in methods]
+        or comparable(kind)
+        for kind in kinds
+    }
+    found = []
     with tqdm(
         total=len(seeds) * sum(len(c) + len(REFERENCES) for c in chosen.values()),
         disable=not progress,
@@ -101,14 +99,12 @@ def write_classifier_report(
 ) -> tuple[Path, Path]:  # page and table
     "Write the page of a protocol."
     check_name("protocol", protocol, PROTOCOLS)
-    done, body = (
-        [r for r in rows if "error" not in r],
-        [
-            pd.Series(PROTOCOLS[protocol].model_dump(), dtype=object)
-            .to_frame()
-            .to_html(header=False, border=0, classes="numbers")
-        ],
-    )
+    done = [r for r in rows if "error" not in r]
+    body = [
+        pd.Series(PROTOCOLS[protocol].model_dump(), dtype=object)
+        .to_frame()
+        .to_html(header=False, border=0, classes="numbers")
+    ]
     if not done:
         raise ValueError(
             f"no run of {protocol} succeeded: {rows[0]['error'] if rows else 'there are no rows'}"

@@ -212,10 +212,8 @@ def unlearn_names(
     **drawing,  # of `own_pictures`
 ) -> Edit:
     "Unlearn by names where the method can, else by pictures."
-    options, each = (
-        dict(generator=generator or torch.Generator().manual_seed(0), callbacks=callbacks),
-        max(1, 32 // max(len(preserve), 1)),
-    )
+    options = dict(generator=generator or torch.Generator().manual_seed(0), callbacks=callbacks)
+    each = max(1, 32 // max(len(preserve), 1))
     if forget is None and retain is None and unlearner.reads == "names":
         return unlearner.unlearn(pipe, concept, preserve, **options)
     forget = own_pictures(pipe, [concept], 8, **drawing) if forget is None else forget
@@ -248,21 +246,17 @@ def erase(
     **generation,  # num_inference_steps, guidance_scale, batch_size of the pictures
 ) -> Erasure:
     "Erase one concept and check it, its wordings, its neighbours and others before and after."
-    preserve, clip, unlearner = (
-        list(dict.fromkeys(preserve)),
-        evaluating_clip(pipe, clip),
-        get_method(method)(**(settings or {})),
-    )
+    preserve = list(dict.fromkeys(preserve))
+    clip = evaluating_clip(pipe, clip)
+    unlearner = get_method(method)(**(settings or {}))
     if not concept.strip(): raise ValueError("the concept is empty")
     if concept in preserve: raise ValueError(f"{concept!r} is to be erased and preserved at once")
     candidates = list(candidates or [e["name"] for e in emoji_entities("emoji")])
     near = near_neighbours(pipe, concept, candidates, neighbours, template)
     rest = [c for c in dict.fromkeys(candidates) if c not in {concept, *preserve, *dict(near)}]
     order = np.random.default_rng(0).permutation(len(rest))
-    far, kept = (
-        [rest[i] for i in order[:others]],
-        list(dict.fromkeys([*preserve, *dict(near), *(rest[i] for i in order[others : others + anchors])])),
-    )
+    far = [rest[i] for i in order[:others]]
+    kept = list(dict.fromkeys([*preserve, *dict(near), *(rest[i] for i in order[others : others + anchors])]))
     plan = plan_prompts(concept, [n for n, _ in near], preserve, far, template, paraphrases).merge(
         pd.DataFrame({"seed": seeds}), how="cross"
     )

@@ -31,7 +31,7 @@ def subjects(
     task: str,  # task name
     methods: list[str] = (),  # backend names; empty means all with tables
 # methods, metrics, left_out (metrics that only some tables have), main, similarities, categorical, numerical,
-# emitters (method -> names), embedded
+    # emitters (method -> names), embedded
 ) -> dict[str, Any]:
     "What the questions of a task can be about."
     held = pair_sessions(store, task)
@@ -111,11 +111,9 @@ def _entity_questions(about: dict) -> list[tuple[str, dict]]:
 # %% ../../nbs/8_running/40_grid.ipynb #615e4853
 def _pair_questions(about: dict, worst: dict) -> list[tuple[str, dict]]:
     "Questions about the tables of pairs."
-    asked, group, main = (
-        [],
-        dict(group_by=about["categorical"][0]) if about["categorical"] else {},
-        about["main"],
-    )
+    asked = []
+    group = dict(group_by=about["categorical"][0]) if about["categorical"] else {}
+    main = about["main"]
     asked += [
         ("InterferenceMatrix", dict(unlearning_algorithm=u, interference_pair=p, **group))
         for u in about["methods"]
@@ -361,7 +359,7 @@ def ask_all(
     methods: list[str] = (),  # backend names; empty means all with tables
     n_permutations: int | None = None,  # None takes each template's own
     progress: bool = False,  # show a bar
-# one row a question; template -> (row, answer, class)
+    # one row a question; template -> (row, answer, class)
 ) -> tuple[pd.DataFrame, dict[str, list[tuple[dict, dict, Any]]]]:
     "Every question of the grid of a task."
     from tqdm.auto import tqdm

@@ -116,11 +116,9 @@ def unpack(
             f"{', '.join(sorted(unknown)[:3])}; get it again"
         )
     for slug, part in scores.groupby("session", observed=True, sort=False):
-        s, frame = (
-            sessions[slug],
-            part.drop(columns="session").astype(
-                {"receiver": str, "metric": str, "off": float, "on": float, "value": float}
-            ),
+        s = sessions[slug]
+        frame = part.drop(columns="session").astype(
+            {"receiver": str, "metric": str, "off": float, "on": float, "value": float}
         )
         with atomic_path(store.scores(s)) as temporary: frame.to_parquet(temporary, index=False)
         write_json(store.pair(task, s.index, s.method, s.epochs), pair_means(frame))

@@ -20,7 +20,7 @@ __all__ = ['STYLE', 'LIMITS', 'before_after', 'rank_receivers', 'summarise', 'su
 # %% ../../nbs/8_running/20_report.ipynb #261d04a8
 def before_after(
     scores: pd.DataFrame,  # tidy scores of one session: receiver, seed, metric, off, on, value
-# index receiver; columns before and after, mean over seeds; `attrs["metric"]` says of what
+    # index receiver; columns before and after, mean over seeds; `attrs["metric"]` says of what
 ) -> pd.DataFrame:
     "Judge accuracy of every receiver without and with the edit, or its CLIP score where there is no judge."
     metric = next((m for m in ("judge_diff", "clip_diff") if (scores["metric"] == m).any()), None)
@@ -363,9 +363,7 @@ def write_report(
         raise MissingSessionError(
             f"no complete session of {task!r} in {store.base}; run `vu batch --task {task}` first"
         )
-    text, target = (
-        page(title or f"Interference on {task}", report_blocks(store, task, sessions, notes)),
-        report_path(store, task, sessions[0].model),
-    )
+    text = page(title or f"Interference on {task}", report_blocks(store, task, sessions, notes))
+    target = report_path(store, task, sessions[0].model)
     with atomic_path(target) as temporary: temporary.write_text(text, encoding="utf-8")
     return target

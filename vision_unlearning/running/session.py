@@ -51,7 +51,7 @@ def task_entities(
 def as_recorded(
     store: Store,
     session: Session,
-# the same, or with the settings of its record where these lack nothing but names that are newer
+    # the same, or with the settings of its record where these lack nothing but names that are newer
 ) -> Session:
     "Recognise a session that an older version unlearned."
     from vision_unlearning.unlearners.base import get_method
@@ -254,12 +254,10 @@ def generate_session(
     from vision_unlearning.interference.generate import generate_on, task_prompts
     from vision_unlearning.unlearners.base import load_edit
 
-    reset, record, start, prompts = (
-        reset_peak_memory(pipe.device),
-        read_json(store.record(session)),
-        time.perf_counter(),
-        task_prompts(session.task, task_entities(store, session.task)),
-    )
+    reset = reset_peak_memory(pipe.device)
+    record = read_json(store.record(session))
+    start = time.perf_counter()
+    prompts = task_prompts(session.task, task_entities(store, session.task))
     made = generate_on(pipe, load_edit(store.model(session)), store, session, prompts, seeds, **options)
     facts = dict(
         seeds=list(seeds),

@@ -22,7 +22,7 @@ SCALES = ("full", "smoke")
 # %% ../../nbs/8_running/10_testbeds.ipynb #c7015db6
 def testbed_parts(
     task: str,  # one of `TESTBEDS`
-# its sources, what writes stand-ins for them, what makes the task from them
+    # its sources, what writes stand-ins for them, what makes the task from them
 ) -> tuple[dict, Callable, Callable]:
     "The module of a testbed."
     module = importlib.import_module(f"vision_unlearning.data.{check_name('testbed', task, TESTBEDS)}")

@@ -41,10 +41,8 @@ class Edit(ABC):
         tensors: dict[str, torch.Tensor],  # what is saved
         info: dict | None = None,  # method, settings, base model: written beside the tensors
     ):
-        self.tensors, self.info = (
-            {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
-            dict(info or {}),
-        )
+        self.tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        self.info = dict(info or {})
 
     @property
     def size(self) -> int: return sum(t.numel()*t.element_size() for t in self.tensors.values())  # bytes

@@ -168,10 +168,8 @@ def restore(
     from safetensors import SafetensorError, safe_open
     try:
         with safe_open(path, "pt") as file:
-            text, tensors = (
-                (file.metadata() or {}).get("training"),
-                {k: file.get_tensor(k) for k in file.keys()},
-            )
+            text = (file.metadata() or {}).get("training")
+            tensors = {k: file.get_tensor(k) for k in file.keys()}
     except SafetensorError as error:
         raise ForeignFileError(f"{path} is not a readable checkpoint ({error}); delete it") from error
     if text is None: raise ForeignFileError(f"{path} was not written by a Checkpoint; use another folder")

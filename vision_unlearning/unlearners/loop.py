@@ -24,14 +24,12 @@ class State:
     """What callbacks see: step, num_steps, loss, losses by name, gradient norm, stop; and with `combine` the
     gradient of each loss and what they became."""
     def __init__(self, num_steps, parameters=(), settings=None):
-        self.step, self.num_steps, self.loss, self.losses, self.gradient_norm, self.stop = (
-            0,
-            num_steps,
-            None,
-            {},
-            None,
-            False,
-        )
+        self.step = 0
+        self.num_steps = num_steps
+        self.loss = None
+        self.losses = {}
+        self.gradient_norm = None
+        self.stop = False
         # (K,P) float32 in the order of `losses`, and (P,) before clipping
         self.gradients, self.combined = None, None
         self.parameters, self.settings = list(parameters), settings or {}  # what is trained, and how
@@ -188,12 +186,10 @@ def accumulate(
     scaler=None,  # torch.amp.GradScaler
 ):
     "The losses of one update in `state.losses`, and its gradient, scaled, in `.grad`."
-    state.losses, state.gradients, count, parameters = (
-        {},
-        None,
-        state.settings["gradient_accumulation_steps"],
-        state.parameters,
-    )
+    state.losses = {}
+    state.gradients = None
+    count = state.settings["gradient_accumulation_steps"]
+    parameters = state.parameters
     for micro in range(count):
         found = state.evaluate(state.step, micro)
         low = [n for n, v in found.items() if v.dtype.itemsize < 4]

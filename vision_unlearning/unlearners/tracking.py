@@ -80,12 +80,10 @@ class Draws:
         seeds: tuple[int, ...] = (42,),
         **generation,  # num_inference_steps, guidance_scale
     ):
-        self.pipe, self.prompts, self.seeds, self.generation = (
-            pipe,
-            list(prompts),
-            tuple(seeds),
-            {"num_inference_steps": 20, **generation},
-        )
+        self.pipe = pipe
+        self.prompts = list(prompts)
+        self.seeds = tuple(seeds)
+        self.generation = {"num_inference_steps": 20, **generation}
 
     def __call__(self) -> dict[str, np.ndarray]:
         pipe, n = self.pipe, len(self.seeds)
@@ -162,12 +160,10 @@ class Track(Callback):
                 "every and pictures_every count steps and must be at least 1, got "
                 f"{min(every, pictures_every)}"
             )
-        self.tracker, self.every, self.pictures, self.pictures_every = (
-            make_tracker(tracker, project, folder, **options),
-            every,
-            pictures,
-            pictures_every,
-        )
+        self.tracker = make_tracker(tracker, project, folder, **options)
+        self.every = every
+        self.pictures = pictures
+        self.pictures_every = pictures_every
         if pictures is not None and not takes_pictures(self.tracker):
             raise ValueError(
                 f"the tracker {self.tracker.name} takes no pictures; leave out pictures, or use "

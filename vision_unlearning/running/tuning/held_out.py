@@ -37,7 +37,7 @@ def held_out_row(
     session: Session,  # a complete one
     kind: dict[str, str],  # entity name -> what is the same for near receivers
 # emitter, before, after, clip; same_before, same_after, other_before, other_after: receivers named; seconds,
-# peak (bytes), megabytes, trained
+    # peak (bytes), megabytes, trained
 ) -> dict:
     "What one session did to its emitter and to everybody else, and what it cost."
     scores, record = read_scores(store, session), read_json(store.record(session))
@@ -142,7 +142,7 @@ def receivers_named(
 
 def held_out_table(
     records: list[dict],  # of `held_out`
-# index method; text with intervals, and costs: median seconds, largest peak, mean edit size
+    # index method; text with intervals, and costs: median seconds, largest peak, mean edit size
 ) -> pd.DataFrame:
     "The records as lines that can be compared."
     asked = {

@@ -119,12 +119,10 @@ class JudgeObjective:
         self.task, self.entities, self.generation = task, emoji_entities(task), generation
         names = [e["name"] for e in self.entities]
         self.emitters = [check_name("entity", e, names) for e in emitters or tuning_emitters(task)]
-        self.pipe, self.judge, self.seeds, self.receiver_seeds = (
-            pipe or load_pipeline(get_task(task).base_model),
-            judge or load_judge(),
-            tuple(seeds),
-            tuple(receiver_seeds),
-        )
+        self.pipe = pipe or load_pipeline(get_task(task).base_model)
+        self.judge = judge or load_judge()
+        self.seeds = tuple(seeds)
+        self.receiver_seeds = tuple(receiver_seeds)
         self.prompts = {
             n: get_prompt(task, n, **({"style": "noto"} if task == "emoji_canvas" else {})) for n in names
         }
@@ -460,11 +458,9 @@ def plot_tradeoff(
     if not records: raise ValueError("plot_tradeoff needs at least one record")
     ax = new_axes((4., 3.), ax=ax)
     for record in records:
-        color, rows, front = (
-            method_color(record["method"]),
-            [t for t in record["trials"] if t["score"] is not None],
-            undominated(record["trials"]),
-        )
+        color = method_color(record["method"])
+        rows = [t for t in record["trials"] if t["score"] is not None]
+        front = undominated(record["trials"])
         ax.scatter(
             [t["forgetting"] for t in rows],
             [t["retained"] for t in rows],

@@ -26,11 +26,9 @@ def flat(
 class Losses:
     "The loss of every sample as a function of a module's weights, and its products with vectors."
     def __init__(self, module: torch.nn.Module):
-        self.module, self.weights, self.buffers = (
-            module,
-            {n: p.detach() for n, p in module.named_parameters()},
-            dict(module.named_buffers()),
-        )
+        self.module = module
+        self.weights = {n: p.detach() for n, p in module.named_parameters()}
+        self.buffers = dict(module.named_buffers())
         self.device = next(iter(self.weights.values())).device
 
     def __call__(self, weights, inputs, labels):

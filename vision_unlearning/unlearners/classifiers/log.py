@@ -47,13 +47,11 @@ class Evaluate(Callback):
         show: bool = False,  # write each row as it comes
     ):
         self.samples = {n.strip("()"): limited(Samples(s, n), limit) for n, s in loaders.items()}
-        self.measures, self.every, self.show, self.history, self.costs = (
-            measures or {"Clean": accuracy},
-            every,
-            show,
-            [],
-            [],
-        )
+        self.measures = measures or {"Clean": accuracy}
+        self.every = every
+        self.show = show
+        self.history = []
+        self.costs = []
 
     def before_fit(self, run):
         self.history, self.costs = list(run.log), []
@@ -133,13 +131,11 @@ class Checkpoints(Callback):
         resume: bool = False,  # continue from `last`, if there is one
         overwrite: bool = False,  # replace what an earlier run left
     ):
-        self.folder, self.save_best, self.resume, self.overwrite, self.best = (
-            Path(folder),
-            dict(save_best or {}),
-            resume,
-            overwrite,
-            None,
-        )
+        self.folder = Path(folder)
+        self.save_best = dict(save_best or {})
+        self.resume = resume
+        self.overwrite = overwrite
+        self.best = None
 
     def path(self, name): return self.folder/f"{name}.safetensors"
 

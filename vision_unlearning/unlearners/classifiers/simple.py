@@ -9,7 +9,12 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from ...models.classifiers import reset_layers, weight_layers
-from .base import Finetune, TrainedClassifier, cross_entropy, draw_seed
+from vision_unlearning.unlearners.classifiers.base import (
+    Finetune,
+    TrainedClassifier,
+    cross_entropy,
+    draw_seed,
+)
 
 # %% auto #0
 __all__ = ['Retrain', 'joint_losses', 'l1_norm', 'Weighted', 'NegGrad', 'NegGradPlus', 'random_labels', 'RandomLabel', 'L1Sparse',

@@ -19,7 +19,12 @@ from vision_unlearning.unlearners.diffusion.inputs import (
     predict,
 )
 from ..loop import TrainedUnlearner, fit
-from .weights import select_parameters, teacher, trainable_weights, weight_edit
+from vision_unlearning.unlearners.diffusion.weights import (
+    select_parameters,
+    teacher,
+    trainable_weights,
+    weight_edit,
+)
 
 # %% auto #0
 __all__ = ['draw_anchors', 'ConceptAblation', 'AblationLosses', 'unlearn_concept_ablation']
@@ -82,13 +87,11 @@ class ConceptAblation(TrainedUnlearner):
 class AblationLosses:
     "Named losses of one step; called by the training loop."
     def __init__(self, settings, pipe, base, captions, anchors, generator):
-        self.settings, self.pipe, self.base, self.anchors, self.generator = (
-            settings,
-            pipe,
-            base,
-            anchors,
-            generator,
-        )
+        self.settings = settings
+        self.pipe = pipe
+        self.base = base
+        self.anchors = anchors
+        self.generator = generator
         self.concept = condition(pipe, captions)
         self.batches = cycle(len(anchors), settings.train_batch_size, generator)
 

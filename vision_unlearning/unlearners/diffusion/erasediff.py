@@ -84,15 +84,13 @@ class EraseDiffLosses:
     """Named losses of one step, and the rule that makes delta_t of their gradients; called by the training
     loop."""
     def __init__(self, settings, pipe, named, forget, retain, generator):
-        self.settings, self.pipe, self.named, self.forget, self.retain, self.generator, self.history = (
-            settings,
-            pipe,
-            named,
-            forget,
-            retain,
-            generator,
-            History(),
-        )
+        self.settings = settings
+        self.pipe = pipe
+        self.named = named
+        self.forget = forget
+        self.retain = retain
+        self.generator = generator
+        self.history = History()
         self.forget_batches = cycle(len(forget), settings.train_batch_size, generator)
         self.retain_batches = cycle(len(retain), settings.retain_batch_size, generator)
 
@@ -136,10 +134,8 @@ def unlearn_erasediff(
     "Train the chosen weights and return what changed; the pipeline is left as it was."
     require_pipeline(self, model)
     require_pictures(self, forget, retain)
-    generator, names = (
-        generator or torch.Generator().manual_seed(0),
-        select_parameters(model.unet, self.train_method),
-    )
+    generator = generator or torch.Generator().manual_seed(0)
+    names = select_parameters(model.unet, self.train_method)
     with borrow(model):
         data = encode_dataset(model, forget), encode_dataset(model, retain)
         with torch.enable_grad(), trainable_weights(model.unet, names) as (parameters, base):

@@ -12,9 +12,20 @@ import torch.nn.functional as F
 from pydantic import Field
 from ...core import borrow
 from ..base import concepts, require_pipeline
-from .inputs import Conditioning, condition, cycle, empty_condition, predict
+from vision_unlearning.unlearners.diffusion.inputs import (
+    Conditioning,
+    condition,
+    cycle,
+    empty_condition,
+    predict,
+)
 from ..loop import TrainedUnlearner, fit
-from .weights import select_parameters, teacher, trainable_weights, weight_edit
+from vision_unlearning.unlearners.diffusion.weights import (
+    select_parameters,
+    teacher,
+    trainable_weights,
+    weight_edit,
+)
 
 # %% auto #0
 __all__ = ['TRAIN_METHODS', 'esd_target', 'Points', 'rollout', 'join', 'deal', 'ESD', 'EsdLosses', 'unlearn_esd']
@@ -110,14 +121,12 @@ class deal:
         batch_size: int,  # most points of a batch
         generator: torch.Generator,  # of the order
     ):
-        self.draw, self.prompts, self.batch_size, self.generator, self.pool, self.order = (
-            draw,
-            prompts,
-            batch_size,
-            generator,
-            None,
-            torch.empty(0, dtype=torch.long),
-        )
+        self.draw = draw
+        self.prompts = prompts
+        self.batch_size = batch_size
+        self.generator = generator
+        self.pool = None
+        self.order = torch.empty(0, dtype=torch.long)
 
     def __iter__(self): return self
     def __next__(self):
@@ -184,12 +193,10 @@ class ESD(TrainedUnlearner):
 class EsdLosses:
     "Named losses of one step; called by the training loop."
     def __init__(self, settings, pipe, base, forget, retain, generator):
-        self.settings, self.pipe, self.generator, self.empty = (
-            settings,
-            pipe,
-            generator,
-            empty_condition(pipe),
-        )
+        self.settings = settings
+        self.pipe = pipe
+        self.generator = generator
+        self.empty = empty_condition(pipe)
         self.frozen = lambda latents, times, text: teacher(
             pipe.unet, base, latents, times, **text.unet_kwargs()
         )

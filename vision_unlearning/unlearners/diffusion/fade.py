@@ -51,13 +51,11 @@ class FADE(TrainedUnlearner):
 class FadeLosses:
     "Named losses of one micro-batch; called by the training loop."
     def __init__(self, settings, pipe, forget, retain, generator):
-        self.settings, self.pipe, self.forget, self.retain, self.generator = (
-            settings,
-            pipe,
-            forget,
-            retain,
-            generator,
-        )
+        self.settings = settings
+        self.pipe = pipe
+        self.forget = forget
+        self.retain = retain
+        self.generator = generator
         self.forget_batches = cycle(len(forget), settings.train_batch_size, generator)
         self.retain_batches = cycle(len(retain), settings.retain_batch_size, generator)
         self.times = (

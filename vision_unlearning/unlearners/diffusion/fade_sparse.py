@@ -128,13 +128,11 @@ class MaskedAdapter:
     ):
         found = dict(unet.named_modules())
         self.layers = {n: found[n] for n in masks}
-        self.unet, self.scaling, self.generator, self.search_space, self.active = (
-            unet,
-            alpha / rank,
-            generator,
-            search_space,
-            True,
-        )
+        self.unet = unet
+        self.scaling = alpha / rank
+        self.generator = generator
+        self.search_space = search_space
+        self.active = True
         self.masks = {n: m.to(found[n].weight) for n, m in masks.items()}
         # A
         self.down = {

@@ -63,18 +63,14 @@ class GuidanceEdit(OnPipeline, Edit):
 class Steering:
     "The forward hook of a `GuidanceEdit`; remembers step and momentum of the pictures in progress."
     def __init__(self, pipe, tensors, settings, scale):
-        self.pipe, self.tensors, self.settings, self.scale = (
-            pipe,
-            tensors,
-            {k: v for k, v in settings.items() if k.startswith("sld_")},
-            scale,
-        )
-        self.warmup, self.last, self.step, self.momentum = (
-            self.settings.pop("sld_warmup_steps") / 50,
-            None,
-            0,
-            None,
-        )
+        self.pipe = pipe
+        self.tensors = tensors
+        self.settings = {k: v for k, v in settings.items() if k.startswith("sld_")}
+        self.scale = scale
+        self.warmup = self.settings.pop("sld_warmup_steps") / 50
+        self.last = None
+        self.step = 0
+        self.momentum = None
 
     def ask(self, unet, name, latents, time, kwargs, rows):
         "(B,C,h,w) prediction of the same UNet for a stored text, without the hooks on it."

@@ -109,10 +109,8 @@ def empty_condition(
     "What the pipeline gives its UNet where nothing is asked for."
     found = condition(pipe, [""])
     if getattr(pipe.config, "force_zeros_for_empty_prompt", False):
-        found.prompt_embeds, found.pooled = (
-            torch.zeros_like(found.prompt_embeds),
-            torch.zeros_like(found.pooled),
-        )
+        found.prompt_embeds = torch.zeros_like(found.prompt_embeds)
+        found.pooled = torch.zeros_like(found.pooled)
     return found
 
 # %% ../../../nbs/3a_diffusion/00_inputs.ipynb #33308511
@@ -210,7 +208,7 @@ def diffusion_batch(
     latents: torch.Tensor,  # (B,C,h,w) clean latents z
     generator: torch.Generator,  # of noise and times
     weights: torch.Tensor | None = None,  # (T,) how often each time is drawn, on the CPU; None: all alike
-# noised latents, (B,) times, what a perfect network predicts
+    # noised latents, (B,) times, what a perfect network predicts
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     "Forward diffusion at random times, with the target in the scheduler's own parametrisation."
     if weights is None:
@@ -241,12 +239,10 @@ class cycle:
         generator: torch.Generator,  # of the permutations
     ):
         if length < 1: raise ValueError("nothing to draw from: the dataset is empty")
-        self.length, self.batch_size, self.generator, self.pool = (
-            length,
-            batch_size,
-            generator,
-            torch.empty(0, dtype=torch.long),
-        )
+        self.length = length
+        self.batch_size = batch_size
+        self.generator = generator
+        self.pool = torch.empty(0, dtype=torch.long)
 
     def __iter__(self): return self
     def __next__(self):

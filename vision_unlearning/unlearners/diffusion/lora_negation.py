@@ -87,18 +87,16 @@ class NegationLosses:
     "The loss of the concept, and of the retained pictures where there are any; called by the training loop."
     def __init__(self, settings, scheduler, unet, forget, retain, generator):
         self.settings = settings
-        self.loss, self.generator, self.unet = (
-            partial(diffusion_loss, scheduler=scheduler, generator=generator),
-            generator,
-            unet,
-        )
+        self.loss = partial(diffusion_loss, scheduler=scheduler, generator=generator)
+        self.generator = generator
+        self.unet = unet
         self.deployed = signed_network(
             unet, -settings.negation_scale if settings.retain_sign == "deployed" else 1
         )
         self.forget, self.forget_batches = forget, cycle(len(forget), settings.train_batch_size, generator)
-        self.retain, self.retain_batches = (
-            retain,
-            None if retain is None else cycle(len(retain), settings.retain_batch_size, generator),
+        self.retain = retain
+        self.retain_batches = (
+            None if retain is None else cycle(len(retain), settings.retain_batch_size, generator)
         )
 
     def __call__(self, step, micro):

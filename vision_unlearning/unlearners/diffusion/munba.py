@@ -42,7 +42,7 @@ def student_and_teacher(
     lora_alpha: float,  # of the LoRA
     generator: torch.Generator,  # of the initial LoRA
 # list of trainable tensors, student and teacher (both called like the UNet), and a function (info, scale) ->
-# Edit
+    # Edit
 ):
     "The network that learns and the one that does not, in one set of weights."
     call = lambda tensors, *inputs, **options: functional_call(unet, tensors, inputs, options)
@@ -96,14 +96,12 @@ class MunbaLosses:
     "The forget and the retain loss of one micro-batch; called by the training loop."
     def __init__(self, settings, scheduler, student, teacher, forget, retain, generator):
         self.settings = settings
-        self.scheduler, self.student, self.teacher, self.forget, self.retain, self.generator = (
-            scheduler,
-            student,
-            teacher,
-            forget,
-            retain,
-            generator,
-        )
+        self.scheduler = scheduler
+        self.student = student
+        self.teacher = teacher
+        self.forget = forget
+        self.retain = retain
+        self.generator = generator
         self.forget_batches = cycle(len(forget), settings.train_batch_size, generator)
         self.retain_batches = (
             None if retain is None else cycle(len(retain), settings.retain_batch_size, generator)

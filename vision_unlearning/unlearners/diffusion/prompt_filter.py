@@ -69,14 +69,12 @@ class PromptFilter(OnPipeline, Edit):
 class Guard:
     "The forward hook on one text encoder of a `PromptFilter`; the encoders of a pipeline share `verdicts`."
     def __init__(self, tokenizer, encoder, names, settings, scale, verdicts):
-        self.tokenizer, self.encoder, self.names, self.scale, self.verdicts, self.threshold = (
-            tokenizer,
-            encoder,
-            names,
-            scale,
-            verdicts,
-            settings["similarity_threshold"],
-        )
+        self.tokenizer = tokenizer
+        self.encoder = encoder
+        self.names = names
+        self.scale = scale
+        self.verdicts = verdicts
+        self.threshold = settings["similarity_threshold"]
         texts = [settings["neutral"], *(settings["prompt_template"].format(n) for n in names)]
         self.ids = tokenizer(
             texts,

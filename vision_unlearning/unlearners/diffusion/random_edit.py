@@ -36,10 +36,8 @@ def random_edit(
     generator: torch.Generator | None = None,  # CPU generator; default seed 0
 ) -> WeightEdit:
     "A random change of the same Frobenius norm for each tensor that `edit` changes."
-    generator, weights = (
-        generator or torch.Generator().manual_seed(0),
-        dict(denoiser(model).named_parameters()),
-    )
+    generator = generator or torch.Generator().manual_seed(0)
+    weights = dict(denoiser(model).named_parameters())
     def other(change):
         noise = torch.randn(change.shape, generator=generator)
         return noise*(change.norm()/noise.norm())

@@ -21,7 +21,12 @@ from vision_unlearning.unlearners.diffusion.inputs import (
 )
 from .saliency import saliency, top_mask
 from ..loop import Callback, TrainedUnlearner, fit
-from .weights import select_parameters, teacher, trainable_weights, weight_edit
+from vision_unlearning.unlearners.diffusion.weights import (
+    select_parameters,
+    teacher,
+    trainable_weights,
+    weight_edit,
+)
 
 # %% auto #0
 __all__ = ['forget_loss', 'Hold', 'SalUn', 'SalunLosses', 'salun_mask', 'unlearn_salun']
@@ -95,14 +100,12 @@ class SalUn(TrainedUnlearner):
 class SalunLosses:
     "Named losses of one micro-batch; called by the training loop."
     def __init__(self, settings, pipe, base, forget, retain, generator):
-        self.settings, self.pipe, self.base, self.forget, self.retain, self.generator = (
-            settings,
-            pipe,
-            base,
-            forget,
-            retain,
-            generator,
-        )
+        self.settings = settings
+        self.pipe = pipe
+        self.base = base
+        self.forget = forget
+        self.retain = retain
+        self.generator = generator
         self.forget_batches = cycle(len(forget), settings.train_batch_size, generator)
         self.retain_batches = cycle(len(retain), settings.retain_batch_size, generator)
 
@@ -154,10 +157,8 @@ def unlearn_salun(
     "Find the mask, train inside it, and return what changed; the pipeline is left as it was."
     require_pipeline(self, model)
     require_pictures(self, forget, retain)
-    generator, names = (
-        generator or torch.Generator().manual_seed(0),
-        select_parameters(model.unet, self.train_method),
-    )
+    generator = generator or torch.Generator().manual_seed(0)
+    names = select_parameters(model.unet, self.train_method)
     with borrow(model):
         data = encode_dataset(model, forget, overwrite=self.substitute_concept), encode_dataset(model, retain)
         masks = salun_mask(self, model, data[0], names, generator)

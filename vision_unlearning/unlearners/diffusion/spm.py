@@ -19,7 +19,13 @@ from vision_unlearning.unlearners.diffusion.inputs import (
     empty_condition,
     predict,
 )
-from .lora import TARGETS, LoraEdit, adapter_edit, lora_pairs, trainable_adapter
+from vision_unlearning.unlearners.diffusion.lora import (
+    TARGETS,
+    LoraEdit,
+    adapter_edit,
+    lora_pairs,
+    trainable_adapter,
+)
 from ..loop import TrainedUnlearner, fit
 
 # %% auto #0
@@ -72,10 +78,8 @@ def random_anchors(
 ) -> Conditioning:  # of length N
     "Random embeddings of the concept's length."
     def draw(part):
-        noise, length = (
-            torch.randn((count, part[0].numel()), generator=generator),
-            0.8 + 0.4 * torch.rand((count, 1), generator=generator),
-        )
+        noise = torch.randn((count, part[0].numel()), generator=generator)
+        length = 0.8 + 0.4 * torch.rand((count, 1), generator=generator)
         return (noise / noise.norm(dim=1, keepdim=True) * length).to(part).view(
             count, *part.shape[1:]
         ) * part.flatten(1).norm(dim=1).mean()
@@ -172,10 +176,8 @@ class SpmLosses:
         n = len(points)
         anchors = self.sample_anchors(self.settings.anchor_batch_size)
         again = torch.arange(len(anchors), device=points.inputs.device) % n
-        x, t = (
-            torch.cat([points.inputs, points.inputs[again]]),
-            torch.cat([points.times, points.times[again]]),
-        )
+        x = torch.cat([points.inputs, points.inputs[again]])
+        t = torch.cat([points.times, points.times[again]])
         held = self.frozen(x[n:], t[n:], anchors)
         student = predict(self.pipe.unet, x, t, points.embeddings + anchors)
         return {
@@ -240,11 +242,9 @@ class TransportEdit(Edit):
         return LoraEdit({k: v for k, v in self.tensors.items() if k.startswith("unet.")}, self.info)
 
     def _apply(self, module, scale):
-        found, row, scaling = (
-            dict(module.named_modules()),
-            {},
-            self.info["adapter"]["lora_alpha"] / self.info["adapter"]["r"] * scale,
-        )
+        found = dict(module.named_modules())
+        row = {}
+        scaling = self.info["adapter"]["lora_alpha"] / self.info["adapter"]["r"] * scale
         pairs = lora_pairs(self.lora.tensors)
         foreign = [n for n in pairs if n not in found]
         if foreign:

@@ -66,11 +66,9 @@ def trainable_weights(
             f"weights in {low} are too coarse to be fine-tuned; train with pipe.to(torch.float32), the edit "
             "can be attached to any dtype"
         )
-    flags, gradients, base = (
-        [(p, p.requires_grad) for p in found.values()],
-        [(p, p.grad) for p in found.values()],
-        {n: found[n].detach().clone() for n in names},
-    )
+    flags = [(p, p.requires_grad) for p in found.values()]
+    gradients = [(p, p.grad) for p in found.values()]
+    base = {n: found[n].detach().clone() for n in names}
     try:
         for n, p in found.items():
             p.requires_grad_(n in base)
