@@ -14,13 +14,8 @@ from pydantic import Field
 from ..core import Config, borrow
 from .generate import generate_array
 from ..unlearners.base import require_pipeline
-from vision_unlearning.unlearners.diffusion.inputs import (
-    TrainingSet,
-    condition,
-    diffusion_batch,
-    encode_dataset,
-    predict,
-)
+from ..models.conditioning import condition, predict
+from ..unlearners.diffusion.inputs import TrainingSet, diffusion_batch, encode_dataset
 
 # %% auto #0
 __all__ = ['MARK', 'as_pictures', 'noised_batches', 'denoising_error', 'text_encoders', 'mark_places', 'replaced_tokens',

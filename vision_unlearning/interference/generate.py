@@ -41,7 +41,7 @@ def generate(
 ):  # iterator of (slice, (B,H,W,3) uint8)
     "Yield pictures batch by batch; the pipeline comes back as it was."
     from tqdm.auto import tqdm
-    from vision_unlearning.unlearners.diffusion.inputs import condition, empty_condition
+    from vision_unlearning.models.conditioning import condition, empty_condition
     if len(seeds) != len(prompts):
         raise ValueError(f"{len(seeds)} seeds but {len(prompts)} prompts; give one seed an image")
     if batch_size < 1: raise ValueError(f"batch_size must be at least 1, got {batch_size}")

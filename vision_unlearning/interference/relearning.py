@@ -12,7 +12,9 @@ from pydantic import Field
 from ..core import Config, borrow
 from .attacks import as_pictures
 from ..unlearners.base import require_pipeline
-from ..unlearners.diffusion.inputs import cycle, diffusion_batch, predict
+from ..models.conditioning import predict
+from ..unlearners.diffusion.inputs import diffusion_batch
+from ..unlearners.loop import cycle
 from ..unlearners.diffusion.lora import trainable_adapter
 from ..unlearners.loop import Callback, fit
 

@@ -21,7 +21,7 @@ from ..models import embedded_path, load_clip, quiet_loading
 from ..plotting import image_grid
 from ..store import atomic_folder, atomic_path, read_json, write_json
 from ..unlearners.base import Edit, WeightEdit, denoiser, get_method
-from ..unlearners.diffusion.inputs import near_neighbours
+from ..explore.neighbours import near_neighbours
 from ..unlearners.diffusion.lora import SIDES
 from ..unlearners.diffusion.random_edit import effective_change
 

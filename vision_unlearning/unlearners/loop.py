@@ -16,8 +16,8 @@ from .base import Unlearner
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'State', 'Callback', 'History', 'SingleBatch', 'LossLog', 'Progress', 'moving_parts', 'loss_gradients',
-           'set_gradient', 'autocast', 'recompute', 'recomputed', 'accumulate', 'begin', 'update', 'fit', 'Distributed',
-           'TrainedUnlearner']
+           'set_gradient', 'autocast', 'recompute', 'recomputed', 'accumulate', 'begin', 'update', 'fit', 'cycle',
+           'Distributed', 'TrainedUnlearner']
 
 # %% ../../nbs/3_unlearners/10_loop.ipynb #a9231fd8
 class State:
@@ -331,6 +331,30 @@ def fit(
     finally:
         for callback in started: callback.after_fit(state)
     return state
+
+# %% ../../nbs/3_unlearners/10_loop.ipynb #4a589002
+class cycle:
+    "Endless batches of indices, without replacement until all have been seen."
+    def __init__(self,
+        length: int,  # number of items
+        batch_size: int,  # length of the LongTensors that it yields
+        generator: torch.Generator,  # of the permutations
+    ):
+        if length < 1: raise ValueError("nothing to draw from: the dataset is empty")
+        self.length = length
+        self.batch_size = batch_size
+        self.generator = generator
+        self.pool = torch.empty(0, dtype=torch.long)
+
+    def __iter__(self): return self
+    def __next__(self):
+        while len(self.pool) < self.batch_size:
+            self.pool = torch.cat([self.pool, torch.randperm(self.length, generator=self.generator)])
+        batch, self.pool = self.pool[:self.batch_size], self.pool[self.batch_size:]
+        return batch
+
+    def state_dict(self): return {"pool": self.pool}
+    def load_state_dict(self, state): self.pool = state["pool"]
 
 # %% ../../nbs/3_unlearners/10_loop.ipynb #976d84fa
 class Distributed(Callback):

@@ -17,7 +17,7 @@ from ...interference.generate import generate_array
 from ...plotting import method_color, method_label, new_axes
 from ...store import safe_name, write_json
 from ...unlearners.base import get_method
-from ...unlearners.diffusion.inputs import near_neighbours
+from ...explore.neighbours import near_neighbours
 
 # %% auto #0
 __all__ = ['SCORES', 'require_optuna', 'search_space', 'score', 'shuffled_entities', 'tuning_emitters', 'held_out_emitters',

@@ -18,7 +18,7 @@ from ...data.classification import ImageSet
 from ...data.forgetting import as_loader
 from ..base import Unlearner, WeightEdit, all_tensors
 from .recipes import checked_recipe, make_minimizer
-from ..diffusion.inputs import cycle
+from ..loop import cycle
 from ..loop import State
 
 # %% auto #0

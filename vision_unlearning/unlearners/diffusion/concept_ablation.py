@@ -10,14 +10,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from ...core import borrow
 from ..base import concepts, require_pipeline
-from vision_unlearning.unlearners.diffusion.inputs import (
-    TrainingSet,
-    condition,
-    cycle,
-    diffusion_batch,
-    encode_dataset,
-    predict,
-)
+from ...models.conditioning import condition, predict
+from .inputs import TrainingSet, diffusion_batch, encode_dataset
+from ..loop import cycle
 from ..loop import TrainedUnlearner, fit
 from vision_unlearning.unlearners.diffusion.weights import (
     select_parameters,

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import torch
 from ...core import check_name
-from .inputs import predict
+from ...models.conditioning import predict
 
 # %% auto #0
 __all__ = ['crucial_times']

@@ -11,7 +11,9 @@ from pydantic import Field
 from torch.func import functional_call
 from ...core import borrow
 from ..base import require_pictures, require_pipeline
-from .inputs import cycle, diffusion_batch, encode_dataset, predict
+from ...models.conditioning import predict
+from .inputs import diffusion_batch, encode_dataset
+from ..loop import cycle
 from ..loop import History, TrainedUnlearner, fit
 from .weights import select_parameters, trainable_weights, weight_edit
 

@@ -12,13 +12,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from ...core import borrow
 from ..base import concepts, require_pipeline
-from vision_unlearning.unlearners.diffusion.inputs import (
-    Conditioning,
-    condition,
-    cycle,
-    empty_condition,
-    predict,
-)
+from ...models.conditioning import Conditioning, condition, empty_condition, predict
+from ..loop import cycle
 from ..loop import TrainedUnlearner, fit
 from vision_unlearning.unlearners.diffusion.weights import (
     select_parameters,

@@ -11,7 +11,9 @@ from pydantic import Field
 from ...core import borrow
 from ..base import require_pictures, require_pipeline
 from .crucial_times import crucial_times
-from .inputs import cycle, diffusion_batch, encode_dataset, predict
+from ...models.conditioning import predict
+from .inputs import diffusion_batch, encode_dataset
+from ..loop import cycle
 from .lora import TARGETS, adapter_edit, trainable_adapter
 from ..loop import TrainedUnlearner, fit
 

@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 from ...core import borrow
 from ..base import WeightEdit, require_pictures, require_pipeline
 from .fade import FADE, FadeLosses
-from .inputs import diffusion_batch, encode_dataset, predict
+from ...models.conditioning import predict
+from .inputs import diffusion_batch, encode_dataset
 from .lora import TARGETS
 from .saliency import saliency, top_mask
 from ..loop import fit

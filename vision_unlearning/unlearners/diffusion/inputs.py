@@ -7,111 +7,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 import numpy as np
 import torch
-import torch.nn.functional as F
 from ...core import check_name
+from ...models.conditioning import Conditioning, condition
 
 # %% auto #0
-__all__ = ['Conditioning', 'predict', 'condition', 'empty_condition', 'TrainingSet', 'embed_texts', 'encode_dataset',
-           'near_neighbours', 'diffusion_batch', 'cycle']
-
-# %% ../../../nbs/3a_diffusion/00_inputs.ipynb #77f07319
-@dataclass
-class Conditioning:
-    "What a UNet is told about N pictures besides their latents and times."
-    prompt_embeds: torch.Tensor  # (N,L,D) hidden states of the tokens
-    pooled: torch.Tensor | None = None  # (N,P), XL only
-    time_ids: torch.Tensor | None = None  # (N,6), XL only: height, width, top, left, height, width
-
-    def _each(self, change):
-        return Conditioning(
-            *(
-                None if part is None else change(part)
-                for part in (self.prompt_embeds, self.pooled, self.time_ids)
-            )
-        )
-    def __len__(self): return len(self.prompt_embeds)
-    def __getitem__(self, index): return self._each(lambda part: part[index])
-    def expand(self, length): return self._each(lambda part: part.expand(length, *part.shape[1:]))
-    def __add__(self, other):
-        return Conditioning(
-            *(
-                None if a is None else torch.cat([a, b])
-                for a, b in zip(
-                    (self.prompt_embeds, self.pooled, self.time_ids),
-                    (other.prompt_embeds, other.pooled, other.time_ids),
-                )
-            )
-        )
-
-    def unet_kwargs(self):
-        "Keyword arguments of the UNet."
-        added = (
-            {}
-            if self.pooled is None
-            else {"added_cond_kwargs": {"text_embeds": self.pooled, "time_ids": self.time_ids}}
-        )
-        return {"encoder_hidden_states": self.prompt_embeds, **added}
-
-    def pipeline_kwargs(self, prefix=""):
-        "Keyword arguments of the pipeline's call; `prefix` is empty or 'negative_'."
-        return {
-            f"{prefix}prompt_embeds": self.prompt_embeds,
-            **({} if self.pooled is None else {f"{prefix}pooled_prompt_embeds": self.pooled}),
-        }
-
-# %% ../../../nbs/3a_diffusion/00_inputs.ipynb #2c6d2532
-def predict(
-    unet,  # UNet2DConditionModel
-    latents: torch.Tensor,  # (B,C,h,w) noised latents
-    times: torch.Tensor,  # (B,) or a scalar
-    text,  # Conditioning of length B, or (B,L,D) hidden states
-) -> torch.Tensor:  # (B,C,h,w) what the UNet predicts
-    "One evaluation of the UNet of any supported pipeline."
-    return unet(
-        latents, times, **(text if isinstance(text, Conditioning) else Conditioning(text)).unet_kwargs()
-    ).sample
-
-# %% ../../../nbs/3a_diffusion/00_inputs.ipynb #df22d2e0
-def condition(
-    pipe,  # Stable Diffusion pipeline, 1.x, 2.x or XL
-    texts: list[str],  # N prompts
-    batch_size: int = 128,
-    gradient: bool = False,  # keep the graph, for whoever searches among the embeddings
-) -> Conditioning:  # of length N
-    "What the pipeline's UNet is told for each prompt, each distinct prompt encoded once."
-    unique = list(dict.fromkeys(texts))
-    found = []
-    for i in range(0, len(unique), batch_size):
-        with torch.set_grad_enabled(gradient):
-            parts = pipe.encode_prompt(
-                prompt=unique[i : i + batch_size],
-                device=pipe.device,
-                num_images_per_prompt=1,
-                do_classifier_free_guidance=False,
-            )
-        found.append(parts[::2] if len(parts) == 4 else parts[:1])
-    embeds, *pooled = (torch.cat(p) for p in zip(*found))
-    side = pipe.unet.config.sample_size*pipe.vae_scale_factor
-    row = [unique.index(t) for t in texts]
-    if not pooled: return Conditioning(embeds)[row]
-    return Conditioning(
-        embeds,
-        pooled[0],
-        torch.tensor([side, side, 0, 0, side, side], dtype=embeds.dtype, device=embeds.device).repeat(
-            len(unique), 1
-        ),
-    )[row]
-
-# %% ../../../nbs/3a_diffusion/00_inputs.ipynb #d83fb74f
-def empty_condition(
-    pipe,  # Stable Diffusion pipeline, 1.x, 2.x or XL
-) -> Conditioning:  # of length 1
-    "What the pipeline gives its UNet where nothing is asked for."
-    found = condition(pipe, [""])
-    if getattr(pipe.config, "force_zeros_for_empty_prompt", False):
-        found.prompt_embeds = torch.zeros_like(found.prompt_embeds)
-        found.pooled = torch.zeros_like(found.pooled)
-    return found
+__all__ = ['TrainingSet', 'encode_dataset', 'diffusion_batch']
 
 # %% ../../../nbs/3a_diffusion/00_inputs.ipynb #33308511
 @dataclass
@@ -128,16 +28,6 @@ class TrainingSet:
         return self.mean[index] + self.std[index] * torch.randn(
             self.mean[index].shape, generator=generator
         ).to(self.mean)
-
-# %% ../../../nbs/3a_diffusion/00_inputs.ipynb #875563ca
-@torch.no_grad()
-def embed_texts(
-    pipe,  # Stable Diffusion pipeline
-    texts: list[str],  # N prompts
-    batch_size: int = 128,
-) -> torch.Tensor:  # (N,L,D) last hidden states
-    "Hidden states of the tokens alone, as the pipeline computes them."
-    return condition(pipe, texts, batch_size).prompt_embeds
 
 # %% ../../../nbs/3a_diffusion/00_inputs.ipynb #838e08de
 @torch.no_grad()
@@ -180,28 +70,6 @@ def encode_dataset(
         None if replaced is None else condition(pipe, list(replaced)),
     )
 
-# %% ../../../nbs/3a_diffusion/00_inputs.ipynb #8ebd49bb
-def near_neighbours(
-    pipe,  # Stable Diffusion pipeline
-    concept: str,
-    candidates: list[str],  # names to choose from; the concept itself is left out
-    n: int = 8,
-    template: str = "An image of {}",
-) -> list[tuple[str, float]]:  # (name, centred cosine -1..1), nearest first
-    "The names whose prompts the pipeline's own text encoder places next to the concept's."
-    names = [c for c in dict.fromkeys(candidates) if c != concept]
-    if len(names) < 2:
-        raise ValueError(
-            f"{len(names)} candidates besides {concept!r}; give at least two names to compare with"
-        )
-    prompts = [template.format(x) for x in [concept, *names]]
-    vectors = embed_texts(pipe, prompts)
-    ends = [min(len(pipe.tokenizer(p).input_ids), vectors.shape[1]) - 1 for p in prompts]
-    found = vectors[torch.arange(len(prompts)), ends].float().cpu()
-    unit = F.normalize(found - found[1:].mean(0), dim=-1)
-    cosines = (unit[1:] @ unit[0]).tolist()
-    return sorted(zip(names, cosines), key=lambda pair: -pair[1])[:n]
-
 # %% ../../../nbs/3a_diffusion/00_inputs.ipynb #b94dbd6c
 def diffusion_batch(
     scheduler,  # of the pipeline; its alphas and prediction type are used
@@ -229,27 +97,3 @@ def diffusion_batch(
     }
     kind = check_name("prediction type", scheduler.config.prediction_type, targets)
     return signal*latents + sigma*noise, times, targets[kind]()
-
-# %% ../../../nbs/3a_diffusion/00_inputs.ipynb #4a589002
-class cycle:
-    "Endless batches of indices, without replacement until all have been seen."
-    def __init__(self,
-        length: int,  # number of items
-        batch_size: int,  # length of the LongTensors that it yields
-        generator: torch.Generator,  # of the permutations
-    ):
-        if length < 1: raise ValueError("nothing to draw from: the dataset is empty")
-        self.length = length
-        self.batch_size = batch_size
-        self.generator = generator
-        self.pool = torch.empty(0, dtype=torch.long)
-
-    def __iter__(self): return self
-    def __next__(self):
-        while len(self.pool) < self.batch_size:
-            self.pool = torch.cat([self.pool, torch.randperm(self.length, generator=self.generator)])
-        batch, self.pool = self.pool[:self.batch_size], self.pool[self.batch_size:]
-        return batch
-
-    def state_dict(self): return {"pool": self.pool}
-    def load_state_dict(self, state): self.pool = state["pool"]

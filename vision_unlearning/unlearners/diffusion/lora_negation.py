@@ -11,7 +11,8 @@ from pydantic import Field
 from torch.func import functional_call
 from ...core import borrow
 from ..base import require_pictures, require_pipeline
-from .inputs import cycle, encode_dataset
+from .inputs import encode_dataset
+from ..loop import cycle
 from .lora import LoraEdit, adapter_edit, trainable_adapter
 from .munba import diffusion_loss
 from ..loop import TrainedUnlearner, fit

@@ -13,7 +13,9 @@ from pydantic import Field
 from torch.func import functional_call
 from ...core import borrow
 from ..base import WeightEdit, require_pictures, require_pipeline
-from .inputs import cycle, diffusion_batch, encode_dataset, predict
+from ...models.conditioning import predict
+from .inputs import diffusion_batch, encode_dataset
+from ..loop import cycle
 from .lora import adapter_edit, trainable_adapter
 from ..loop import TrainedUnlearner, fit
 from ..weighting import gradient_combiner

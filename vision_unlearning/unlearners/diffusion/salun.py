@@ -11,14 +11,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from ...core import borrow
 from ..base import require_pictures, require_pipeline
-from vision_unlearning.unlearners.diffusion.inputs import (
-    Conditioning,
-    cycle,
-    diffusion_batch,
-    empty_condition,
-    encode_dataset,
-    predict,
-)
+from ...models.conditioning import Conditioning, empty_condition, predict
+from .inputs import diffusion_batch, encode_dataset
+from ..loop import cycle
 from .saliency import saliency, top_mask
 from ..loop import Callback, TrainedUnlearner, fit
 from vision_unlearning.unlearners.diffusion.weights import (

@@ -11,14 +11,14 @@ from pydantic import Field
 from ...core import ForeignFileError, borrow
 from ..base import Edit, concepts, require_pipeline
 from .esd import deal, rollout
-from vision_unlearning.unlearners.diffusion.inputs import (
+from vision_unlearning.models.conditioning import (
     Conditioning,
     condition,
-    cycle,
     embed_texts,
     empty_condition,
     predict,
 )
+from ..loop import cycle
 from vision_unlearning.unlearners.diffusion.lora import (
     TARGETS,
     LoraEdit,

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from ...core import borrow
 from ..base import Unlearner, WeightEdit, concepts, denoiser, require_pipeline
-from .inputs import embed_texts
+from ...models.conditioning import embed_texts
 
 # %% auto #0
 __all__ = ['TEMPLATES', 'edit_matrix', 'aligned_positions', 'projections', 'apply_matrix', 'UCE']
