@@ -7,7 +7,8 @@ from __future__ import annotations
 import base64, html, io, re
 from pathlib import Path
 import pandas as pd
-from ..core import ForeignFileError, MissingSessionError, get_task
+from ..core import ForeignFileError, MissingSessionError
+from ..tasks import get_task
 from ..store import Session, Store, atomic_path, image_name, read_json
 from ..interference.generate import task_prompts
 from .session import read_scores, task_entities
