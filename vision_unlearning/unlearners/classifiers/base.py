@@ -19,7 +19,7 @@ from ...data.forgetting import as_loader
 from ..base import Unlearner, WeightEdit, all_tensors
 from .recipes import checked_recipe, make_minimizer
 from ..loop import cycle
-from ..loop import State
+from ..callbacks import State
 
 # %% auto #0
 __all__ = ['CLASSIFIER_METHODS', 'check_labels', 'unwrapped', 'Samples', 'draw_seed', 'Run', 'count_classes',

@@ -12,8 +12,8 @@ from ..loop import loss_gradients, set_gradient
 from .base import TrainedClassifier
 from .recipes import Minimizer
 from .simple import RandomLabel, joint_losses, random_labels
-from ..diffusion.saliency import saliency, top_mask
-from ..diffusion.salun import Hold
+from ..saliency import saliency, top_mask
+from ..saliency import Hold
 from ..weighting import gradient_combiner
 
 # %% auto #0

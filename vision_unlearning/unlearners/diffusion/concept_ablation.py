@@ -13,13 +13,10 @@ from ..base import concepts, require_pipeline
 from ...models.conditioning import condition, predict
 from .inputs import TrainingSet, diffusion_batch, encode_dataset
 from ..loop import cycle
-from ..loop import TrainedUnlearner, fit
-from vision_unlearning.unlearners.diffusion.weights import (
-    select_parameters,
-    teacher,
-    trainable_weights,
-    weight_edit,
-)
+from .training import TrainedUnlearner
+from ..loop import fit
+from .weights import select_parameters, teacher
+from ..trainable import trainable_weights, weight_edit
 
 # %% auto #0
 __all__ = ['draw_anchors', 'ConceptAblation', 'AblationLosses', 'unlearn_concept_ablation']

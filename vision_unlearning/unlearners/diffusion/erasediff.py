@@ -14,8 +14,11 @@ from ..base import require_pictures, require_pipeline
 from ...models.conditioning import predict
 from .inputs import diffusion_batch, encode_dataset
 from ..loop import cycle
-from ..loop import History, TrainedUnlearner, fit
-from .weights import select_parameters, trainable_weights, weight_edit
+from ..callbacks import History
+from .training import TrainedUnlearner
+from ..loop import fit
+from .weights import select_parameters
+from ..trainable import trainable_weights, weight_edit
 
 # %% auto #0
 __all__ = ['uniform_loss', 'constraint_weight', 'reachable_loss', 'EraseDiff', 'EraseDiffLosses', 'unlearn_erasediff']

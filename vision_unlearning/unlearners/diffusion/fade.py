@@ -15,7 +15,8 @@ from ...models.conditioning import predict
 from .inputs import diffusion_batch, encode_dataset
 from ..loop import cycle
 from .lora import TARGETS, adapter_edit, trainable_adapter
-from ..loop import TrainedUnlearner, fit
+from .training import TrainedUnlearner
+from ..loop import fit
 
 # %% auto #0
 __all__ = ['FADE', 'FadeLosses', 'unlearn_fade']

@@ -15,7 +15,7 @@ from .fade import FADE, FadeLosses
 from ...models.conditioning import predict
 from .inputs import diffusion_batch, encode_dataset
 from .lora import TARGETS
-from .saliency import saliency, top_mask
+from ..saliency import saliency, top_mask
 from ..loop import fit
 
 # %% auto #0

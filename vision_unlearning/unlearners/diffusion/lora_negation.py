@@ -15,7 +15,8 @@ from .inputs import encode_dataset
 from ..loop import cycle
 from .lora import LoraEdit, adapter_edit, trainable_adapter
 from .munba import diffusion_loss
-from ..loop import TrainedUnlearner, fit
+from .training import TrainedUnlearner
+from ..loop import fit
 from ..weighting import gradient_combiner
 
 # %% auto #0

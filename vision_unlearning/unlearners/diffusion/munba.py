@@ -17,7 +17,8 @@ from ...models.conditioning import predict
 from .inputs import diffusion_batch, encode_dataset
 from ..loop import cycle
 from .lora import adapter_edit, trainable_adapter
-from ..loop import TrainedUnlearner, fit
+from .training import TrainedUnlearner
+from ..loop import fit
 from ..weighting import gradient_combiner
 
 # %% auto #0

@@ -26,7 +26,8 @@ from vision_unlearning.unlearners.diffusion.lora import (
     lora_pairs,
     trainable_adapter,
 )
-from ..loop import TrainedUnlearner, fit
+from .training import TrainedUnlearner
+from ..loop import fit
 
 # %% auto #0
 __all__ = ['SPM_TARGETS', 'adapter_share', 'text_cosine', 'anchor_probabilities', 'random_anchors', 'SPM', 'SpmLosses',
