@@ -130,6 +130,14 @@ def test_lines_fit(nb):
 
 
 @each
+def test_title_and_promise_stand_alone(nb):
+    "nbdev makes the head of a page out of the title cell and drops whatever else stands in it."
+    lines = nb.cells[0]["source"].splitlines()
+    assert nb.cells[0]["cell_type"] == "markdown" and len(lines) == 3, "cell 0 is `# Title` and `> promise` alone"
+    assert lines[0].startswith("# ") and not lines[1] and lines[2].startswith("> "), lines
+
+
+@each
 def test_cell_ids_are_unique(nb):
     ids = [c.get("id") for c in nb.cells]
     assert None not in ids and len(set(ids)) == len(ids), "exported modules name their cells by id"
