@@ -14,7 +14,7 @@ from ..base import require_pictures, require_pipeline
 from ...models.conditioning import Conditioning, empty_condition, predict
 from .inputs import diffusion_batch, encode_dataset
 from ..loop import cycle
-from ..saliency import saliency, top_mask
+from ..saliency import Hold, saliency, top_mask
 from ..callbacks import Callback
 from .training import TrainedUnlearner
 from ..loop import fit
