@@ -54,6 +54,9 @@ def draw_anchors(
 class ConceptAblation(TrainedUnlearner):
     "Fine-tuning of the cross-attention until a concept's caption means an anchor's."
     name: ClassVar[str] = "concept_ablation"
+    label: ClassVar[str] = "concept ablation"
+    color: ClassVar[str] = "#7A3B69"
+    figure_order: ClassVar[int] = 120
     kind: ClassVar[str] = "text-to-image"
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=3e-4, high=5e-3, log=True),

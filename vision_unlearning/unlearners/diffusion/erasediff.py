@@ -67,6 +67,9 @@ def reachable_loss(
 class EraseDiff(TrainedUnlearner):
     "Constrained fine-tuning: the concept's denoising is driven to uniform noise."
     name: ClassVar[str] = "erasediff"
+    label: ClassVar[str] = "EraseDiff"
+    color: ClassVar[str] = "#A39A00"
+    figure_order: ClassVar[int] = 150
     kind: ClassVar[str] = "text-to-image"
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=1e-4, high=2e-3, log=True), eta=dict(low=0.01, high=1.0, log=True)

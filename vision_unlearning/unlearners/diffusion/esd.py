@@ -153,6 +153,9 @@ TRAIN_METHODS = {"esd-x": "xattn", "esd-x-strict": "xattn_kv", "esd-u": "noxattn
 class ESD(TrainedUnlearner):
     "Fine-tuning towards the negative of a concept's own guidance; needs words only."
     name: ClassVar[str] = "esd"
+    label: ClassVar[str] = "ESD"
+    color: ClassVar[str] = "#CC79A7"
+    figure_order: ClassVar[int] = 110
     kind: ClassVar[str] = "text-to-image"
     reads: ClassVar[str] = "names"
     tuning: ClassVar[dict] = dict(

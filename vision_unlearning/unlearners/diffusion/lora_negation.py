@@ -60,6 +60,9 @@ def signed_network(
 class LoraNegation(TrainedUnlearner):
     "Learn the concept with a LoRA and subtract it."
     name: ClassVar[str] = "lora_negation"
+    label: ClassVar[str] = "LoRA negation"
+    color: ClassVar[str] = "#E69F00"
+    figure_order: ClassVar[int] = 100
     kind: ClassVar[str] = "text-to-image"
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=5e-4, high=1e-2, log=True),

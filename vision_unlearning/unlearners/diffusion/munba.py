@@ -71,6 +71,9 @@ def student_and_teacher(
 class MUNBa(TrainedUnlearner):
     "The concept's caption learns another answer, under a Nash bargain with what must stay."
     name: ClassVar[str] = "munba"
+    label: ClassVar[str] = "MUNBa"
+    color: ClassVar[str] = "#009E73"
+    figure_order: ClassVar[int] = 90
     kind: ClassVar[str] = "text-to-image"
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=5e-4, high=2e-2, log=True),

@@ -49,6 +49,9 @@ def forget_loss(
 class SalUn(TrainedUnlearner):
     "Relabelling of a concept within the most salient weights."
     name: ClassVar[str] = "salun"
+    label: ClassVar[str] = "SalUn"
+    color: ClassVar[str] = "#F0E442"
+    figure_order: ClassVar[int] = 140
     kind: ClassVar[str] = "text-to-image"
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=1e-4, high=2e-3, log=True),
