@@ -10,10 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 from ..core import check_name
-from ..tasks import get_prompt, PROMPT_TEMPLATE
-from ..plotting import image_grid, method_label, metric_label, new_axes, save_figure, scatter
+from ..plotting import image_grid, metric_label, new_axes, save_figure, scatter
 from ..results.visual import decode_image, encode_image
 from ..store import MissingSessionError, Session, Store, image_name
+from ..tasks import PROMPT_TEMPLATE, get_prompt
+from ..unlearners.methods import method_label
 
 # %% auto #0
 __all__ = ['analyze_relationship_numerical', 'analyze_relationship_regression', 'analyze_relationship_categorical',
