@@ -9,7 +9,6 @@ import pytest
 
 from vision_unlearning.interference.stats import bootstrap_correlation, mantel
 from vision_unlearning.plotting import HIGHER_IS_BETTER, heatmap, image_grid, save_figure
-from vision_unlearning.unlearners.methods import known_methods
 from vision_unlearning.results.alignment import ResultTemplateMetricSimilarityAlignment
 from vision_unlearning.results.base import ResultTemplate, pair_files, read_pairs, simulate_store
 from vision_unlearning.results.comparison import ResultTemplateMethodComparisonByMetricEntity
@@ -19,6 +18,7 @@ from vision_unlearning.results.visual import (
     ResultTemplateUnlearningVisualSummary,
 )
 from vision_unlearning.store import ForeignFileError, MissingSessionError, Store, read_json, write_json
+from vision_unlearning.unlearners.methods import known_methods
 
 uce = dict(unlearning_algorithm="uce")
 questions = [
