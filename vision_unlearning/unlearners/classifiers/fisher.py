@@ -122,6 +122,8 @@ class FisherForget(GridClassifier):
     "Noise in proportion to what the retained data do not need."
     name: ClassVar[str] = "fisher"
     random: ClassVar[bool] = True
+    # it chooses among strengths by itself
+    fixed: ClassVar[dict] = dict(alphas=(1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3), repeat=3)
     variant: Literal["published_code", "paper"] = "published_code"
     # the class whose output row is erased, with the published code's rules
     omit_label: int | None = Field(None, ge=0)

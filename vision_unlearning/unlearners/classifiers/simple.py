@@ -24,6 +24,7 @@ __all__ = ['Retrain', 'joint_losses', 'l1_norm', 'Weighted', 'NegGrad', 'NegGrad
 class Retrain(Finetune):
     "Training from new weights on the retained data: the oracle."
     name: ClassVar[str] = "retrain"
+    is_oracle: ClassVar[bool] = True
     def prepare(self, run): reset_layers(run.student, draw_seed(run.generator, 31))
 
 # %% ../../../nbs/3b_classifiers/20_simple.ipynb #2d270ed0
