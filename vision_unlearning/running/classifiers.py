@@ -196,7 +196,9 @@ def report_classifiers(
         seeds = [{r["seed"] for r in part if r["method"] == m} for m in {r["method"] for r in part}]
         kept += [r for r in part if r["seed"] in set.intersection(*seeds)]
     if kept: return write_classifier_report(protocol, kept, folder)
-    raise MissingSessionError(f"no run of {protocol} in {folder} fits; run `vu batch --task {protocol}` first")
+    raise MissingSessionError(
+        f"no run of {protocol} in {folder} fits; run `vu batch --task {protocol}` first"
+    )
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #a627cf68
 PARAMETERS = {"kinds": str, "seeds": int, "device": str}  # of the command line, and what their values are
@@ -244,7 +246,8 @@ def run_classifier_stage(
     check_name("stage of a classifier benchmark", stage, CLASSIFIER_STAGES)
     folder = Path(base_folder)/"classification"
     if stage == "report":
-        if parameters: raise ValueError(f"report is about all runs that are there; leave out -p {parameters[0]}")
+        if parameters:
+            raise ValueError(f"report is about all runs that are there; leave out -p {parameters[0]}")
         return list(report_classifiers(protocol, methods, base_folder))
     run_classifiers(protocol, methods, folder=folder, progress=progress, **parse_parameters(parameters))
     return [folder/"runs"]

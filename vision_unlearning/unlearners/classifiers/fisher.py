@@ -121,6 +121,9 @@ class GridClassifier(ClassifierUnlearner):
 class FisherForget(GridClassifier):
     "Noise in proportion to what the retained data do not need."
     name: ClassVar[str] = "fisher"
+    label: ClassVar[str] = "Fisher"
+    color: ClassVar[str] = "#BCBD22"
+    figure_order: ClassVar[int] = 250
     random: ClassVar[bool] = True
     # it chooses among strengths by itself
     fixed: ClassVar[dict] = dict(alphas=(1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3), repeat=3)
