@@ -8,8 +8,6 @@ import importlib, tempfile
 from pathlib import Path
 from typing import Callable
 from ..core import check_name, get_task
-from ..data.emoji import emoji_tasks, prepare_emoji
-from ..data.preparation import fetch_sources
 from ..store import Store, read_entities
 
 # %% auto #0
@@ -38,6 +36,8 @@ def prepare_task(
     progress: bool = True,  # bars
 ) -> list[dict]:  # the entity table
     "Write the table of a task if it is missing, and return the table of any."
+    from vision_unlearning.data.emoji import emoji_tasks, prepare_emoji
+    from vision_unlearning.data.preparation import fetch_sources
     check_name("scale", scale, SCALES)
     if get_task(task).name in emoji_tasks: return prepare_emoji(store, task)
     if store.metadata(task).exists() or task not in TESTBEDS: return read_entities(store, task)
