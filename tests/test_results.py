@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from vision_unlearning.interference.stats import bootstrap_correlation, mantel
-from vision_unlearning.plotting import HIGHER_IS_BETTER, METHOD_COLORS, heatmap, image_grid, save_figure
+from vision_unlearning.plotting import HIGHER_IS_BETTER, heatmap, image_grid, save_figure
+from vision_unlearning.unlearners.methods import known_methods
 from vision_unlearning.results.alignment import ResultTemplateMetricSimilarityAlignment
 from vision_unlearning.results.base import ResultTemplate, pair_files, read_pairs, simulate_store
 from vision_unlearning.results.comparison import ResultTemplateMethodComparisonByMetricEntity
@@ -154,9 +155,8 @@ def test_one_list_of_methods_and_of_directions():
     pair = pytest.importorskip("vision_unlearning.interference.pair")
     base = importlib.import_module("vision_unlearning.unlearners.base")
     assert {n: m.higher_is_better for n, m in pair.PAIR_METRICS.items()}.items() <= HIGHER_IS_BETTER.items()
-    assert set(base.METHODS) <= set(METHOD_COLORS), (
-        "a method without a colour: add it to plotting.METHOD_COLORS"
-    )
+    looks = [known_methods()[name] for name in base.METHODS]
+    assert len({look.label for look in looks}) == len({look.color for look in looks}) == len(base.METHODS)
 
 
 def test_the_entity_table_of_this_library_is_read(tmp_path):

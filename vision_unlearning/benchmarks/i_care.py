@@ -9,7 +9,8 @@ from ..core import TASKS, get_task
 from ..data.preparation import published_attributes, published_entities
 from ..explore.similarity import SIMILARITIES
 from ..interference.names import entity_metric_table
-from ..plotting import HIGHER_IS_BETTER, METHOD_COLORS, method_label
+from ..plotting import HIGHER_IS_BETTER
+from ..unlearners.methods import known_methods, method_label
 
 # %% auto #0
 __all__ = ['type_task', 'type_unlearning_algorithm', 'type_model', 'type_mp', 'type_me', 'type_s', 'type_l', 'type_direction',
@@ -20,7 +21,7 @@ __all__ = ['type_task', 'type_unlearning_algorithm', 'type_model', 'type_mp', 't
 
 # %% ../../nbs/7_icare/00_i_care.ipynb #dfe503ee
 type_task = Literal[tuple(TASKS)]
-type_unlearning_algorithm = Literal[tuple(METHOD_COLORS)]
+type_unlearning_algorithm = Literal[tuple(known_methods())]
 type_model = Literal["sd1.4", "emoji-sd", "tiny"]
 type_mp = Literal[tuple(HIGHER_IS_BETTER)]
 type_me = Literal[tuple(entity_metric_table())]
@@ -48,7 +49,7 @@ _TASKS = {
 }
 _METHODS = {"FADE": "distil", "Munba": "munba", "UCE": "uce"}
 _METHODS |= {
-    method_label(m)[0].upper() + method_label(m)[1:]: m for m in METHOD_COLORS if m not in _METHODS.values()
+    method_label(m)[0].upper() + method_label(m)[1:]: m for m in known_methods() if m not in _METHODS.values()
 }
 _MODELS = {"Stable Diffusion 1.4": "sd1.4", "Emoji Stable Diffusion": "emoji-sd"}
 _PAIRS = {

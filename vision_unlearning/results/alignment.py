@@ -11,14 +11,8 @@ from scipy import stats
 from ..core import check_name
 from ..explore.similarity import SIMILARITIES
 from ..interference.stats import bootstrap_correlation, mantel
-from vision_unlearning.plotting import (
-    HIGHER_IS_BETTER,
-    method_color,
-    method_label,
-    metric_label,
-    scatter,
-    similarity_label,
-)
+from ..plotting import HIGHER_IS_BETTER, metric_label, scatter, similarity_label
+from ..unlearners.methods import method_color, method_label
 from vision_unlearning.results.base import (
     PairTable,
     ResultTemplate,

@@ -11,7 +11,8 @@ from ..core import check_name
 from ..explore.similarity import attribute_columns, attribute_similarity
 from ..interference.partial import partial_mantel
 from ..interference.stats import mantel
-from ..plotting import HIGHER_IS_BETTER, method_color, method_label, metric_label, new_axes
+from ..plotting import HIGHER_IS_BETTER, metric_label, new_axes
+from ..unlearners.methods import method_color, method_label
 from .base import ResultTemplate, pair_files, read_pairs
 from vision_unlearning.results.relationship import (
     InsufficientSamplesError,

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from scipy import stats
 from ..core import check_name
 from ..interference.stats import benjamini_hochberg, bootstrap_ci
-from ..plotting import METHOD_COLORS, method_color, method_label, metric_label, new_axes
+from ..plotting import metric_label, new_axes
+from ..unlearners.methods import known_methods, method_color, method_label
 from .base import ResultTemplate, read_table
 from ..store import MissingSessionError
 
@@ -134,7 +135,7 @@ def _plot_comparison(cls,
 ) -> Axes:
     "Every value as a dot, a box over them, and a diamond with its interval for the mean."
     result = data["result"]
-    known = list(METHOD_COLORS)
+    known = list(known_methods())
     methods = sorted(result, key=lambda m: known.index(m) if m in known else len(known))
     ax = new_axes((1.8 + .9*len(methods), 3.6), ax)
     jitter = np.random.default_rng(0)

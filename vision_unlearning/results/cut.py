@@ -9,7 +9,8 @@ import networkx as nx
 import numpy as np
 from matplotlib.axes import Axes
 from networkx.algorithms.flow import preflow_push
-from ..plotting import HIGHER_IS_BETTER, METHOD_COLORS, method_label, metric_label, new_axes
+from ..plotting import HIGHER_IS_BETTER, metric_label, new_axes
+from ..unlearners.methods import method_color, method_label
 from .base import ResultTemplate, pair_files, read_pairs
 from ..store import MissingSessionError, find_entity, read_entities
 
@@ -164,7 +165,7 @@ def _plot_cut(cls,
         mine = (e["from"], e["to"]) == (first, second)
         ax.annotate("", (.97, place[1][e["to"]]), (.03, place[0][e["from"]]),
              arrowprops=dict(arrowstyle="-|>", lw=.4 + 3.6*e["weight"]/widest,
-            color=METHOD_COLORS["distil" if mine else "uce"], alpha=.75, shrinkA=0, shrinkB=0))
+            color=method_color("distil" if mine else "uce"), alpha=.75, shrinkA=0, shrinkB=0))
     for x, align, side, where, chief in (
         (0, "right", sides[0], place[0], first),
         (1, "left", sides[1], place[1], second),

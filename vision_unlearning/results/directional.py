@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name
-from ..plotting import HIGHER_IS_BETTER, method_color, method_label, metric_label
+from ..plotting import HIGHER_IS_BETTER, metric_label
+from ..unlearners.methods import method_color, method_label
 from .base import ResultTemplate, pair_files, read_pairs
 from vision_unlearning.results.relationship import (
     InsufficientSamplesError,

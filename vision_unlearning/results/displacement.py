@@ -12,14 +12,8 @@ from sklearn.decomposition import PCA
 from ..explore.embeddings import mean_embeddings, specificity_ratio
 from ..interference.entity_stats import permutation_correlation
 from ..interference.stats import bootstrap_ci
-from vision_unlearning.plotting import (
-    METHOD_COLORS,
-    method_color,
-    method_label,
-    metric_label,
-    new_axes,
-    scatter,
-)
+from ..plotting import metric_label, new_axes, scatter
+from ..unlearners.methods import method_color, method_label
 from .base import ResultTemplate, _signature, pair_files, read_pairs
 from vision_unlearning.store import (
     MissingSessionError,
@@ -190,13 +184,13 @@ def _plot_profile(cls,
     if panel == "displacements":
         ax = new_axes((4.6, 2.8), ax)
         ax.hist(r["retained_displacement_magnitudes"], bins=25, color="#999999")
-        ax.axvline(r["self_displacement_magnitude"], color=METHOD_COLORS["distil"], lw=2)
+        ax.axvline(r["self_displacement_magnitude"], color=method_color("distil"), lw=2)
         ax.set(xlabel="distance moved", ylabel="entities")
         ax.text(
             r["self_displacement_magnitude"],
             ax.get_ylim()[1],
             f" {about['entity']}",
-            color=METHOD_COLORS["distil"],
+            color=method_color("distil"),
             va="top",
             fontsize=8,
         )
@@ -226,7 +220,7 @@ def _plot_profile(cls,
             "",
             on[k, :2],
             off[k, :2],
-            arrowprops=dict(arrowstyle="-|>", color=METHOD_COLORS["distil"], lw=2),
+            arrowprops=dict(arrowstyle="-|>", color=method_color("distil"), lw=2),
             zorder=4,
         )
         ax.annotate(about["entity"], off[k, :2], (4, 4), textcoords="offset points", fontsize=9)

@@ -9,15 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name
 from ..explore.similarity import SIMILARITIES
-from vision_unlearning.plotting import (
-    HIGHER_IS_BETTER,
-    method_color,
-    method_label,
-    metric_label,
-    new_axes,
-    scatter,
-    similarity_label,
-)
+from ..plotting import HIGHER_IS_BETTER, metric_label, new_axes, scatter, similarity_label
+from ..unlearners.methods import method_color, method_label
 from vision_unlearning.results.base import (
     PairTable,
     ResultTemplate,

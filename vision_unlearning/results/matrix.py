@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name
 from ..explore.similarity import SIMILARITIES, matrix_to_records
-from ..plotting import HIGHER_IS_BETTER, heatmap, method_label, metric_label, similarity_label
+from ..plotting import HIGHER_IS_BETTER, heatmap, metric_label, similarity_label
+from ..unlearners.methods import method_label
 from vision_unlearning.results.base import (
     ResultTemplate,
     pair_files,

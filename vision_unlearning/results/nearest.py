@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from ..core import check_name, get_task
 from ..explore.similarity import SIMILARITIES
 from ..interference.stats import _permutation_pvalue, _renamed, _renamings, benjamini_hochberg
-from ..plotting import HIGHER_IS_BETTER, METHOD_COLORS, method_label, new_axes
+from ..plotting import HIGHER_IS_BETTER, new_axes
+from ..unlearners.methods import known_methods, method_label
 from vision_unlearning.results.base import (
     ResultTemplate,
     pair_files,
@@ -71,7 +72,7 @@ class ResultTemplateMostSimilarMostInterferedGrid(ResultTemplate):
     def _check(self):
         super()._check()
         for field, kind, known in (
-            ("unlearning_algorithms", "method", METHOD_COLORS),
+            ("unlearning_algorithms", "method", known_methods()),
             ("interference_pairs", "pair metric", HIGHER_IS_BETTER),
             ("similarity_metrics", "similarity", SIMILARITIES),
         ):

@@ -18,7 +18,8 @@ from vision_unlearning.interference.entity_stats import (
     permutation_groups,
 )
 from ..interference.stats import bootstrap_ci
-from ..plotting import method_color, method_label, metric_label, new_axes, scatter
+from ..plotting import metric_label, new_axes, scatter
+from ..unlearners.methods import method_color, method_label
 from .base import ResultTemplate, pair_files, read_pairs, read_table
 from .comparison import find_column
 

@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image, UnidentifiedImageError
 from ..core import ForeignFileError
-from ..plotting import HIGHER_IS_BETTER, image_grid, method_label, metric_label, new_axes
+from ..plotting import HIGHER_IS_BETTER, image_grid, metric_label, new_axes
+from ..unlearners.methods import method_label
 from .base import PairTable, ResultTemplate, pair_files, read_pairs
 from ..store import MissingSessionError, Session, find_entity, image_name, read_entities
 

@@ -12,9 +12,10 @@ import numpy as np
 from ..core import MissingSessionError, check_name
 from ..explore.similarity import SIMILARITIES, attribute_columns
 from ..interference.entity import pair_sessions
-from ..plotting import HIGHER_IS_BETTER, METHOD_COLORS
+from ..plotting import HIGHER_IS_BETTER
 from ..results.base import PairTable, read_pairs
 from ..store import Store, read_entities
+from ..unlearners.methods import known_methods
 
 # %% auto #0
 __all__ = ['Question', 'Subjects', 'worst_pair', 'shared_values', 'made_similarities', 'tested_methods', 'subjects',
@@ -75,7 +76,7 @@ def tested_methods(
 ) -> list[str]:
     "The methods that have tables of pairs."
     held = {m for m, _ in pair_sessions(store, task)}
-    known = [m for m in METHOD_COLORS if m in held]
+    known = [m for m in known_methods() if m in held]
     chosen = [check_name("method with tables", m, known) for m in methods] or known
     if chosen: return chosen
     raise MissingSessionError(

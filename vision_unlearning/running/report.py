@@ -9,13 +9,14 @@ from pathlib import Path
 import pandas as pd
 from ..core import MissingSessionError
 from ..interference.generate import task_prompts
-from ..plotting import heatmap, method_label, metric_label
+from ..plotting import heatmap, metric_label
 from .page import figure_html, note, numbers, picture, report_path, wide
 from .page import write_page
 from .session import read_scores, task_entities
 from .summary import before_after, printed, rank_receivers, score_text
 from .summary import summary_table
 from ..store import Session, Store, image_name, read_json
+from ..unlearners.methods import method_label
 
 # %% auto #0
 __all__ = ['NOT_SHOWN', 'shown_entities', 'caption', 'session_grid', 'grid_table', 'interference_rows', 'matrix_axes',
@@ -123,8 +124,8 @@ def matrix_blocks(
 # %% ../../nbs/8_running/20_report.ipynb #29c00c28
 NOT_SHOWN = """<p>The judge is a small network, right about most drawings and not about all: the column
 "before" says how often, and a fall is a fall from there.
-One prompt is tried for each entity; that the model does not answer to it does not show that nothing is left of
-the concept.
+One prompt is tried for each entity; that the model does not answer to it does not show that nothing is left
+of the concept.
 Receivers are the entities of this task only, so harm to anything else is not seen.
 A mean over few seeds moves by chance: with two seeds the accuracy of one receiver can only be 0, 50 or
 100 %.</p>"""

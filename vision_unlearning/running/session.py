@@ -387,5 +387,6 @@ def check_methods(
     methods: list[str],  # backend names
 ):
     "Refuse names of methods that there are not."
-    from vision_unlearning.unlearners.base import METHODS
-    for method in methods: check_name("method", method, METHODS)
+    from vision_unlearning.unlearners.methods import DIFFUSION, find_methods
+    known = find_methods(DIFFUSION)
+    for method in methods: check_name("method", method, known)

@@ -14,7 +14,8 @@ from ...core import DivergedError, check_name, config_hash, get_prompt, get_task
 from ...data.emoji import emoji_entities, emoji_tasks
 from ...data.splits import make_split
 from ...interference.generate import generate_array
-from ...plotting import method_color, method_label, new_axes
+from ...plotting import new_axes
+from ...unlearners.methods import method_color, method_label
 from ...store import safe_name, write_json
 from ...unlearners.base import get_method
 from ...explore.neighbours import near_neighbours

@@ -13,13 +13,10 @@ from ..base import concepts, require_pipeline
 from ...models.conditioning import condition, predict
 from .inputs import TrainingSet, diffusion_batch, encode_dataset
 from ..loop import cycle
-from ..loop import TrainedUnlearner, fit
-from vision_unlearning.unlearners.diffusion.weights import (
-    select_parameters,
-    teacher,
-    trainable_weights,
-    weight_edit,
-)
+from .training import TrainedUnlearner
+from ..loop import fit
+from .weights import select_parameters, teacher
+from ..trainable import trainable_weights, weight_edit
 
 # %% auto #0
 __all__ = ['draw_anchors', 'ConceptAblation', 'AblationLosses', 'unlearn_concept_ablation']
@@ -57,6 +54,9 @@ def draw_anchors(
 class ConceptAblation(TrainedUnlearner):
     "Fine-tuning of the cross-attention until a concept's caption means an anchor's."
     name: ClassVar[str] = "concept_ablation"
+    label: ClassVar[str] = "concept ablation"
+    color: ClassVar[str] = "#7A3B69"
+    figure_order: ClassVar[int] = 120
     kind: ClassVar[str] = "text-to-image"
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=3e-4, high=5e-3, log=True),

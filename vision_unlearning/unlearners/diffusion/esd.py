@@ -14,13 +14,10 @@ from ...core import borrow
 from ..base import concepts, require_pipeline
 from ...models.conditioning import Conditioning, condition, empty_condition, predict
 from ..loop import cycle
-from ..loop import TrainedUnlearner, fit
-from vision_unlearning.unlearners.diffusion.weights import (
-    select_parameters,
-    teacher,
-    trainable_weights,
-    weight_edit,
-)
+from .training import TrainedUnlearner
+from ..loop import fit
+from .weights import select_parameters, teacher
+from ..trainable import trainable_weights, weight_edit
 
 # %% auto #0
 __all__ = ['TRAIN_METHODS', 'esd_target', 'Points', 'rollout', 'join', 'deal', 'ESD', 'EsdLosses', 'unlearn_esd']
@@ -156,6 +153,9 @@ TRAIN_METHODS = {"esd-x": "xattn", "esd-x-strict": "xattn_kv", "esd-u": "noxattn
 class ESD(TrainedUnlearner):
     "Fine-tuning towards the negative of a concept's own guidance; needs words only."
     name: ClassVar[str] = "esd"
+    label: ClassVar[str] = "ESD"
+    color: ClassVar[str] = "#CC79A7"
+    figure_order: ClassVar[int] = 110
     kind: ClassVar[str] = "text-to-image"
     reads: ClassVar[str] = "names"
     tuning: ClassVar[dict] = dict(

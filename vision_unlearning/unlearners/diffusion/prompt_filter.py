@@ -51,7 +51,8 @@ def blend(
 # %% ../../../nbs/3a_diffusion/35_prompt_filter.ipynb #b94e63d9
 class PromptFilter(OnPipeline, Edit):
     "Prompts about a concept reach the model as a neutral text."
-    kind, file = "prompt_filter", "prompt_filter.safetensors"
+    kind: ClassVar[str] = "prompt_filter"
+    file: ClassVar[str] = "prompt_filter.safetensors"
     def _apply(self, module, scale):
         parts = [
             (getattr(self._pipe, f"tokenizer{s}", None), getattr(self._pipe, f"text_encoder{s}", None))
@@ -105,6 +106,9 @@ class Guard:
 class FilterPrompts(Unlearner):
     "Stop prompts that name a concept before they reach the model; nothing is trained."
     name: ClassVar[str] = "prompt_filter"
+    label: ClassVar[str] = "prompt filter"
+    color: ClassVar[str] = "#BBBBBB"
+    figure_order: ClassVar[int] = 20
     kind: ClassVar[str] = "text-to-image"
     reads: ClassVar[str] = "names"
     tuning: ClassVar[dict] = dict(similarity_threshold=dict(choices=(None, .95, .9, .85, .8)))

@@ -26,7 +26,8 @@ from vision_unlearning.unlearners.diffusion.lora import (
     lora_pairs,
     trainable_adapter,
 )
-from ..loop import TrainedUnlearner, fit
+from .training import TrainedUnlearner
+from ..loop import fit
 
 # %% auto #0
 __all__ = ['SPM_TARGETS', 'adapter_share', 'text_cosine', 'anchor_probabilities', 'random_anchors', 'SPM', 'SpmLosses',
@@ -94,6 +95,9 @@ def random_anchors(
 class SPM(TrainedUnlearner):
     "Rank-one adapters with negative guidance and latent anchoring; needs words only."
     name: ClassVar[str] = "spm"
+    label: ClassVar[str] = "SPM"
+    color: ClassVar[str] = "#5DBB9E"
+    figure_order: ClassVar[int] = 130
     kind: ClassVar[str] = "text-to-image"
     reads: ClassVar[str] = "names"
     tuning: ClassVar[dict] = dict(
@@ -235,7 +239,8 @@ SPM.__abstractmethods__ = frozenset()
 # %% ../../../nbs/3a_diffusion/70_spm.ipynb #90735760
 class TransportEdit(Edit):
     "A LoRA whose strength on each row of a batch is the row's similarity to the concept."
-    kind, file = "transport", "transport.safetensors"
+    kind: ClassVar[str] = "transport"
+    file: ClassVar[str] = "transport.safetensors"
     @property
     def lora(self) -> LoraEdit:
         # without the dependence on the prompt

@@ -90,6 +90,9 @@ def apply_matrix(
 class UCE(Unlearner):
     "Unified Concept Editing of the cross-attention, in closed form."
     name: ClassVar[str] = "uce"
+    label: ClassVar[str] = "UCE"
+    color: ClassVar[str] = "#0072B2"
+    figure_order: ClassVar[int] = 40
     kind: ClassVar[str] = "text-to-image"
     reads: ClassVar[str] = "names"
     erase_scale: float = Field(1., gt=0)  # s_e, weight of each vector to erase
