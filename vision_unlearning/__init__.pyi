@@ -3,7 +3,7 @@
 
 # Tasks, their entities, and the files of their results
 from .core import DivergedError, ForeignFileError, MissingSessionError, UnknownNameError
-from .core import get_prompt, get_task
+from .tasks import get_prompt, get_task
 from .data.emoji import emoji_entities
 from .data.splits import image_dataset, make_split
 from .store import Session, Store

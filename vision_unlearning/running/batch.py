@@ -19,8 +19,8 @@ from vision_unlearning.running.stages import (
     TASK_STAGES,
     pipeline_parameters,
 )
-from .testbeds import TESTBEDS
 from ..store import Store, find_entity
+from ..tasks import get_task
 
 # %% auto #0
 __all__ = ['STATUS_COLUMNS', 'Batch', 'clear_partials', 'run_batch', 'batch_status']
@@ -102,7 +102,8 @@ def run_batch(
     "Run the stages of a batch, one after another."
     batch = Batch(task, tuple(methods), tuple(entities), overrides or {}, tuple(stages), parameters)
     batch.check()
-    if task not in TESTBEDS or "prepare" not in stages: batch = batch.planned(store)
+    prepared = get_task(task).embedded or store.metadata(task).exists()
+    if prepared or "prepare" not in stages: batch = batch.planned(store)
     clear_partials(store)
     executed = {}
     with SharedKernel() as kernel:

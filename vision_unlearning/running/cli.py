@@ -42,13 +42,16 @@ def split(
     "Names separated by commas."
     return [part.strip() for part in text.split(",") if part.strip()]
 
-# %% ../../nbs/8_running/60_cli.ipynb #41c26c57
+# %% ../../nbs/8_running/60_cli.ipynb #b1042ab1
 def is_benchmark(
     task: str,  # "emoji", "digits"
 ) -> bool:
     "Whether a task is a classifier benchmark."
-    from vision_unlearning.core import TASKS
-    if task in TASKS and TASKS[task].base_model != "lenet5": return False
+    from vision_unlearning.core import UnknownNameError
+    from vision_unlearning.tasks import get_task
+    try: of_pictures = get_task(task).asks_in_words
+    except UnknownNameError: of_pictures = False
+    if of_pictures: return False
     from vision_unlearning.oracle.classification import PROTOCOLS
     return task in PROTOCOLS
 
@@ -140,7 +143,7 @@ def batch_command(
 ):
     "Run all stages for several methods and emitters, or a classifier benchmark; what is there stays."
     from vision_unlearning.core import check_name
-    from vision_unlearning.running.testbeds import SCALES
+    from vision_unlearning.running.stages import SCALES
     smoke = check_name("scale", scale, SCALES) == "smoke"
     if is_benchmark(task):
         if entities or force or smoke:

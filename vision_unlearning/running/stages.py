@@ -12,14 +12,15 @@ from ..core import check_name
 from ..store import read_json
 
 # %% auto #0
-__all__ = ['STAGES', 'TASK_STAGES', 'SESSION_STAGES', 'PAGE_STAGES', 'pipeline_path', 'Parameter', 'pipeline_parameters', 'fits',
-           'check_parameters', 'parse_parameter']
+__all__ = ['STAGES', 'TASK_STAGES', 'SESSION_STAGES', 'PAGE_STAGES', 'SCALES', 'pipeline_path', 'Parameter',
+           'pipeline_parameters', 'fits', 'check_parameters', 'parse_parameter']
 
 # %% ../../nbs/8_running/00_stages.ipynb #9a5a909a
 STAGES = ("prepare", "explore", "unlearn", "generate", "interference", "results", "report", "answers")
 TASK_STAGES = STAGES[:2]  # once a task
 SESSION_STAGES = STAGES[2:5]  # once a method
 PAGE_STAGES = STAGES[5:]  # once for all complete sessions
+SCALES = ("full", "smoke")  # how a real task is prepared: from its sources, or from a dozen stand-ins
 
 # %% ../../nbs/8_running/00_stages.ipynb #0bf3367f
 def pipeline_path(
