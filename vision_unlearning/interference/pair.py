@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 import torch
-from ..core import ForeignFileError, check_name, config_hash, get_task
+from ..core import ForeignFileError, check_name, config_hash
+from ..tasks import get_task
 from ..metrics.embedding import cosines
 from ..metrics.classification import JudgeAccuracy
 from ..metrics.image_image import RMSE, SSIM, PairOfImages
@@ -93,14 +94,7 @@ class Scorers:
     def clip(self):
         from vision_unlearning.models import load_clip
 
-        return Encoded(
-            self._clip
-            or load_clip(
-                "emoji-clip"
-                if get_task(self.task).base_model == "emoji-sd"
-                else "openai/clip-vit-base-patch16"
-            )
-        )
+        return Encoded(self._clip or load_clip(get_task(self.task).clip))
 
     @functools.cached_property
     def judge(self):
@@ -111,13 +105,9 @@ class Scorers:
     def encoder(self):
         from vision_unlearning.models.encoders import load_image_encoder
 
-        if (
-            self._encoder is not None
-            and self._encoder is self._clip
-            or self._encoder is self._clip is None
-            and get_task(self.task).base_model == "emoji-sd"
-        ):
-            return self.clip
+        task = get_task(self.task)
+        same = self._encoder is self._clip and (self._encoder is not None or task.encoder == task.clip)
+        if same: return self.clip
         return Encoded(self._encoder or load_image_encoder(self.task))
 
     def features(self, scorer, images, receivers, prompts) -> dict[str, torch.Tensor]:
@@ -249,13 +239,8 @@ def choose_metrics(
                 )
             }.values()
         )
-    from vision_unlearning.models import JUDGE_HEADS
-
-    return [
-        m
-        for m in PAIR_METRICS.values()
-        if m.default and (m.scorer != "judge" or judge is not None or task in JUDGE_HEADS)
-    ]
+    judged = judge is not None or bool(get_task(task).judge)
+    return [m for m in PAIR_METRICS.values() if m.default and (m.scorer != "judge" or judged)]
 
 # %% ../../nbs/5_interference/05_pair.ipynb #6183998e
 def check_twins(

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 import numpy as np
-from ..core import Config, UnknownNameError, check_name, config_hash, get_task, versions
+from ..core import Config, UnknownNameError, check_name, config_hash, versions
+from ..tasks import get_task
 from ..explore.similarity import similarity_matrix
 from ..plotting import HIGHER_IS_BETTER
 from ..unlearners.methods import known_methods

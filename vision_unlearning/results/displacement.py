@@ -23,6 +23,7 @@ from vision_unlearning.store import (
     read_entities,
     write_json,
 )
+from ..tasks import PROMPT_TEMPLATE
 
 # %% auto #0
 __all__ = ['EmbeddingTemplate', 'simulate_embeddings', 'ResultTemplateEmbeddingUnlearningProfile',
@@ -102,7 +103,7 @@ def simulate_embeddings(
             {
                 "prompted_entity": entity["name"],
                 "seed": s,
-                "prompt": f"An image of {entity['name']}",
+                "prompt": PROMPT_TEMPLATE.format(entity["name"]),
                 "embedding": (vector + w).tolist(),
             }
             for s, w in zip(seeds, wobble)

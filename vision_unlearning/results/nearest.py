@@ -8,7 +8,8 @@ from itertools import product
 from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
-from ..core import check_name, get_task
+from ..core import check_name
+from ..tasks import get_task
 from ..explore.similarity import SIMILARITIES
 from ..interference.stats import _permutation_pvalue, _renamed, _renamings, benjamini_hochberg
 from ..plotting import HIGHER_IS_BETTER, new_axes
