@@ -9,7 +9,8 @@ from ..core import TASKS, get_task
 from ..data.preparation import published_attributes, published_entities
 from ..explore.similarity import SIMILARITIES
 from ..interference.names import entity_metric_table
-from ..plotting import HIGHER_IS_BETTER, METHOD_COLORS, method_label
+from ..interference.pair_metrics import PAIR_METRICS
+from ..plotting import METHOD_COLORS, method_label
 
 # %% auto #0
 __all__ = ['type_task', 'type_unlearning_algorithm', 'type_model', 'type_mp', 'type_me', 'type_s', 'type_l', 'type_direction',
@@ -22,7 +23,7 @@ __all__ = ['type_task', 'type_unlearning_algorithm', 'type_model', 'type_mp', 't
 type_task = Literal[tuple(TASKS)]
 type_unlearning_algorithm = Literal[tuple(METHOD_COLORS)]
 type_model = Literal["sd1.4", "emoji-sd", "tiny"]
-type_mp = Literal[tuple(HIGHER_IS_BETTER)]
+type_mp = Literal[tuple(PAIR_METRICS)]
 type_me = Literal[tuple(entity_metric_table())]
 type_s = Literal[tuple(SIMILARITIES)]
 type_l = Literal["clip_embedding", "dino_embedding"]

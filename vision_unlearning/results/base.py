@@ -11,7 +11,8 @@ from typing import ClassVar
 import numpy as np
 from ..core import Config, UnknownNameError, check_name, config_hash, get_task, versions
 from ..explore.similarity import similarity_matrix
-from ..plotting import HIGHER_IS_BETTER, METHOD_COLORS
+from ..interference.pair_metrics import PAIR_METRICS
+from ..plotting import METHOD_COLORS
 from vision_unlearning.store import (
     MissingSessionError,
     Session,
@@ -76,7 +77,7 @@ class ResultTemplate(Config):
         ):
             check_name("method", method, METHOD_COLORS)
         if hasattr(self, "interference_pair"):
-            check_name("pair metric", self.interference_pair, HIGHER_IS_BETTER)
+            check_name("pair metric", self.interference_pair, PAIR_METRICS)
 
     @property
     def store(self) -> Store: return Store(self.base_folder)

@@ -16,7 +16,8 @@ from vision_unlearning.interference.entity_stats import (
     permutation_groups,
 )
 from ..interference.stats import benjamini_hochberg
-from ..plotting import METHOD_COLORS, method_label, metric_label, new_axes
+from ..interference.names import metric_label
+from ..plotting import METHOD_COLORS, method_label, new_axes
 from .base import ResultTemplate, read_table
 from .comparison import find_column
 from vision_unlearning.results.relationship import (

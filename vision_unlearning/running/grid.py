@@ -15,7 +15,8 @@ from ..core import MissingSessionError, check_name
 from ..explore.similarity import SIMILARITIES, attribute_columns
 from ..interference.entity import InterferencePerEntity, pair_sessions
 from ..interference.stats import benjamini_hochberg
-from ..plotting import HIGHER_IS_BETTER, METHOD_COLORS
+from ..interference.pair_metrics import PAIR_METRICS
+from ..plotting import METHOD_COLORS
 from ..results.base import read_pairs
 from ..results.relationship import InsufficientSamplesError
 from .report import figure_html, page, report_path
@@ -220,7 +221,7 @@ def _value_questions(about: dict, values: dict[str, list[str]]) -> list[tuple[st
 def _worst_pair(store: Store, task: str, method: str, metric: str) -> tuple[str, str] | None:
     "The emitter and the other entity that it harms most."
     table = read_pairs(store, task, method)
-    harm = table.matrix(metric)*(-1 if HIGHER_IS_BETTER[metric] else 1)
+    harm = table.matrix(metric)*(-1 if PAIR_METRICS[metric].higher_is_better else 1)
     np.fill_diagonal(harm, np.nan)
     if not np.isfinite(harm).any(): return None
     i, j = np.unravel_index(np.nanargmax(harm), harm.shape)

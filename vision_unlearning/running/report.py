@@ -246,7 +246,8 @@ def matrix_blocks(
     metrics: tuple[str, ...] = ("judge_diff", "clip_diff"),
 ) -> list[str]:  # HTML blocks, one a method and metric
     "Heat maps of the interference that was run."
-    from vision_unlearning.plotting import heatmap, method_label, metric_label
+    from vision_unlearning.interference.names import metric_label
+    from vision_unlearning.plotting import heatmap, method_label
     blocks, entities = [], task_entities(store, task)
     for method in dict.fromkeys(s.method for s in sessions):
         scores = {s.entity: read_scores(store, s) for s in sessions if s.method == method}

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from ...core import MissingSessionError, check_name, get_task, versions
 from ...data.emoji import emoji_entities
-from ...interference.stats import bootstrap_ci
+from ...intervals import bootstrap_interval
 from ...metrics.speed import processor
 from ..batch import chosen_sessions, run_batch
 from ..report import before_after
@@ -129,7 +129,7 @@ def with_interval(
 ) -> str:  # "5.0% (0% to 15%)"
     "A share with its 95 % bootstrap interval."
     return "{:.1%} ({:.0%} to {:.0%})".format(
-        float(statistic(np.asarray(values, float), axis=0)), *bootstrap_ci(values, statistic)
+        float(statistic(np.asarray(values, float), axis=0)), *bootstrap_interval(values, statistic)
     )
 
 # %% ../../../nbs/8a_tuning/30_held_out.ipynb #e208ac37
