@@ -9,7 +9,8 @@ import pytest
 
 from vision_unlearning.interference.stats import mantel
 from vision_unlearning.intervals import pair_correlation_interval
-from vision_unlearning.plotting import METHOD_COLORS, heatmap, image_grid, save_figure
+from vision_unlearning.plotting import heatmap, image_grid, save_figure
+from vision_unlearning.unlearners.methods import known_methods
 from vision_unlearning.results.alignment import ResultTemplateMetricSimilarityAlignment
 from vision_unlearning.results.base import ResultTemplate, pair_files, read_pairs, simulate_store
 from vision_unlearning.results.comparison import ResultTemplateMethodComparisonByMetricEntity
@@ -153,9 +154,8 @@ def test_mantel_does_not_depend_on_the_order_of_entities():
 
 def test_one_list_of_methods():
     base = importlib.import_module("vision_unlearning.unlearners.base")
-    assert set(base.METHODS) <= set(METHOD_COLORS), (
-        "a method without a colour: add it to plotting.METHOD_COLORS"
-    )
+    looks = [known_methods()[name] for name in base.METHODS]
+    assert len({look.label for look in looks}) == len({look.color for look in looks}) == len(base.METHODS)
 
 
 def test_the_entity_table_of_this_library_is_read(tmp_path):

@@ -14,98 +14,7 @@ from matplotlib.figure import Figure
 from .store import atomic_path
 
 # %% auto #0
-__all__ = ['METHOD_COLORS', 'CATEGORY_COLORS', 'method_label', 'method_color', 'similarity_label', 'new_axes', 'save_figure',
-           'image_grid', 'heatmap', 'scatter']
-
-# %% ../nbs/0_base/20_plotting.ipynb #84d5055c
-METHOD_COLORS = {
-    "none": "#999999",
-    "random": "#666666",
-    "prompt_filter": "#BBBBBB",
-    "sld": "#8C6D46",
-    "uce": "#0072B2",
-    "rece": "#56B4E9",
-    "distil": "#D55E00",
-    "distil_module": "#E8935C",
-    "distil_weight": "#8F3D00",
-    "munba": "#009E73",
-    "lora_negation": "#E69F00",
-    "esd": "#CC79A7",
-    "concept_ablation": "#7A3B69",
-    "spm": "#5DBB9E",
-    "salun": "#F0E442",
-    "erasediff": "#A39A00",
-    "retrain": "#222222",
-    "finetune": "#AEC7E8",
-    "l1_sparse": "#6B8FB5",
-    "neggrad": "#C44E52",
-    "neggrad_plus": "#E07B7E",
-    "random_label": "#F2B8B5",
-    "cf_k": "#C5B0D5",
-    "eu_k": "#9467BD",
-    "uam": "#17A2B8",
-    "fisher": "#BCBD22",
-    "influence": "#7F8C3A",
-    "ssd": "#2CA02C",
-    "scrub": "#FF7F0E",
-    "bad_teacher": "#B8860B",
-    "unsir": "#E377C2",
-    "boundary_shrink": "#4B6A9B",
-    "boundary_expand": "#2F4B7C",
-    "zero_shot": "#C49C94",
-    "gkt": "#8C564B",
-}
-_METHOD_LABELS = {
-    "none": "no edit",
-    "random": "random edit",
-    "prompt_filter": "prompt filter",
-    "sld": "SLD",
-    "uce": "UCE",
-    "rece": "RECE",
-    "distil": "FADE",
-    "distil_module": "FADE by layer",
-    "distil_weight": "FADE by weight",
-    "munba": "MUNBa",
-    "lora_negation": "LoRA negation",
-    "esd": "ESD",
-    "concept_ablation": "concept ablation",
-    "spm": "SPM",
-    "salun": "SalUn",
-    "erasediff": "EraseDiff",
-    "retrain": "retraining",
-    "finetune": "fine-tuning",
-    "l1_sparse": "L1 sparse",
-    "neggrad": "NegGrad",
-    "neggrad_plus": "NegGrad+",
-    "random_label": "random labels",
-    "cf_k": "CF-k",
-    "eu_k": "EU-k",
-    "uam": "UAM",
-    "fisher": "Fisher",
-    "influence": "influence",
-    "ssd": "SSD",
-    "scrub": "SCRUB",
-    "bad_teacher": "bad teacher",
-    "unsir": "UNSIR",
-    "boundary_shrink": "boundary shrink",
-    "boundary_expand": "boundary expand",
-    "zero_shot": "zero-shot",
-    "gkt": "GKT",
-}
-
-# %% ../nbs/0_base/20_plotting.ipynb #d896673f
-def method_label(
-    method: str,  # backend name: "distil"
-) -> str:
-    "The name a paper would print; an unlisted method keeps its own."
-    return _METHOD_LABELS.get(method, method)
-
-# %% ../nbs/0_base/20_plotting.ipynb #1608db9f
-def method_color(
-    method: str,  # backend name
-) -> str:  # hex colour
-    "The colour of a method in every figure."
-    return METHOD_COLORS.get(method, "#333333")
+__all__ = ['GROUP_COLORS', 'similarity_label', 'new_axes', 'save_figure', 'image_grid', 'heatmap', 'scatter']
 
 # %% ../nbs/0_base/20_plotting.ipynb #c64c6558
 _SIMILARITY_LABELS = {
@@ -264,9 +173,12 @@ def heatmap(
     ax.tick_params(length=0)
     return ax
 
-# %% ../nbs/0_base/20_plotting.ipynb #0f9d4608
-CATEGORY_COLORS = ("#BBBBBB", "#8C6D46", "#0072B2", "#56B4E9", "#D55E00", "#E8935C", "#8F3D00", "#009E73")
+# %% ../nbs/0_base/20_plotting.ipynb #97abf381
+# of up to eight groups in a scatter plot, most frequent first
+GROUP_COLORS = ("#BBBBBB", "#8C6D46", "#0072B2", "#56B4E9",
+    "#D55E00", "#E8935C", "#8F3D00", "#009E73")
 
+# %% ../nbs/0_base/20_plotting.ipynb #0f9d4608
 def scatter(
     x: Sequence[float],  # N numbers
     y: Sequence[float],  # N numbers
@@ -292,7 +204,7 @@ def scatter(
     if len(kinds) > 8:
         colors = np.where(np.isin(colors, kinds[:7]), colors, "others")
         kinds = kinds[:7] + ["others"]
-    palette = [color] if colors is None else CATEGORY_COLORS
+    palette = [color] if colors is None else GROUP_COLORS
     for kind, its_color in zip(kinds, palette):
         chosen = valid if kind is None else valid & (colors == kind)
         ax.scatter(x[chosen], y[chosen], color=its_color, label=kind, **style)

@@ -6,7 +6,8 @@
 from __future__ import annotations
 import re, tempfile
 from typing import Any
-from ..core import Config, ForeignFileError, MissingSessionError, check_name, get_task
+from ..core import Config, ForeignFileError, MissingSessionError, check_name
+from ..tasks import get_task
 from .names import SPECIFICITY, entity_column, entity_metrics, parse_column
 from .pair import read_pair
 from .pair_metrics import PAIR_METRICS
@@ -227,7 +228,7 @@ class InterferencePerEntity(Config):
         missing = (
             f"no interference of task {self.task!r} in {self.base_folder}; run `vu run interference` first"
         )
-        if get_task(self.task).base_model == "emoji-sd" or not self.remote_repository_name:
+        if get_task(self.task).embedded or not self.remote_repository_name:
             raise MissingSessionError(missing)
         with tempfile.TemporaryDirectory() as folder:
             try:

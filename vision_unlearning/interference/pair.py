@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Callable
 import torch
-from ..core import ForeignFileError, config_hash, get_task
+from ..core import ForeignFileError, config_hash
 from .pair_metrics import PAIR_METRICS, PairMetric, get_pair_metric
 from ..metrics.image_image import PairOfImages
+from ..tasks import get_task
 from ..store import Session, Store, atomic_path, read_entities, read_json, write_json
 
 # %% auto #0
@@ -66,8 +67,7 @@ class Scorers:
     @functools.cached_property
     def clip(self):
         from vision_unlearning.models import load_clip
-        embedded = get_task(self.task).base_model == "emoji-sd"
-        return Encoded(self._clip or load_clip("emoji-clip" if embedded else "openai/clip-vit-base-patch16"))
+        return Encoded(self._clip or load_clip(get_task(self.task).clip))
 
     @functools.cached_property
     def judge(self):
@@ -77,9 +77,9 @@ class Scorers:
     @functools.cached_property
     def encoder(self):
         from vision_unlearning.models.encoders import load_image_encoder
-        embedded = get_task(self.task).base_model == "emoji-sd"
-        by_default_the_same = self._encoder is None and self._clip is None and embedded
-        if by_default_the_same or self._encoder is not None and self._encoder is self._clip: return self.clip
+        task = get_task(self.task)
+        same = self._encoder is self._clip and (self._encoder is not None or task.encoder == task.clip)
+        if same: return self.clip
         return Encoded(self._encoder or load_image_encoder(self.task))
 
     def fingerprint(self,
@@ -175,8 +175,7 @@ def choose_metrics(
 ) -> list[PairMetric]:
     "The metrics that will be computed, in the order of `PAIR_METRICS` or as asked."
     if metrics: return list({m.name: m for m in map(as_pair_metric, metrics)}.values())
-    from vision_unlearning.models import JUDGE_HEADS
-    has_judge = judge is not None or task in JUDGE_HEADS
+    has_judge = judge is not None or bool(get_task(task).judge)
     return [m for m in PAIR_METRICS.values() if m.default and (has_judge or not m.needs_judge)]
 
 # %% ../../nbs/5_interference/05_pair.ipynb #6183998e

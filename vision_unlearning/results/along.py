@@ -13,7 +13,8 @@ from ..interference.partial import partial_mantel
 from ..interference.stats import mantel
 from ..interference.names import metric_label
 from ..interference.pair_metrics import PAIR_METRICS
-from ..plotting import method_color, method_label, new_axes
+from ..plotting import new_axes
+from ..unlearners.methods import method_color, method_label
 from .base import ResultTemplate, pair_files, read_pairs
 from vision_unlearning.results.relationship import (
     InsufficientSamplesError,

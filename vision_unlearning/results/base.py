@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 import numpy as np
-from ..core import Config, UnknownNameError, check_name, config_hash, get_task, versions
+from ..core import Config, UnknownNameError, check_name, config_hash, versions
+from ..tasks import get_task
 from ..explore.similarity import similarity_matrix
 from ..interference.pair_metrics import PAIR_METRICS
-from ..plotting import METHOD_COLORS
+from ..unlearners.methods import known_methods
 from vision_unlearning.store import (
     MissingSessionError,
     Session,
@@ -75,7 +76,7 @@ class ResultTemplate(Config):
         for method in getattr(
             self, "unlearning_algorithm_list", [getattr(self, "unlearning_algorithm", "none")]
         ):
-            check_name("method", method, METHOD_COLORS)
+            check_name("method", method, known_methods())
         if hasattr(self, "interference_pair"):
             check_name("pair metric", self.interference_pair, PAIR_METRICS)
 

@@ -14,7 +14,8 @@ from ..core import check_name
 from ..interference.stats import benjamini_hochberg
 from ..intervals import bootstrap_interval
 from ..interference.names import metric_label
-from ..plotting import METHOD_COLORS, method_color, method_label, new_axes
+from ..plotting import new_axes
+from ..unlearners.methods import known_methods, method_color, method_label
 from .base import ResultTemplate, read_table
 from ..store import MissingSessionError
 
@@ -136,7 +137,7 @@ def _plot_comparison(cls,
 ) -> Axes:
     "Every value as a dot, a box over them, and a diamond with its interval for the mean."
     result = data["result"]
-    known = list(METHOD_COLORS)
+    known = list(known_methods())
     methods = sorted(result, key=lambda m: known.index(m) if m in known else len(known))
     ax = new_axes((1.8 + .9*len(methods), 3.6), ax)
     jitter = np.random.default_rng(0)

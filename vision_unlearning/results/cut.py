@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from networkx.algorithms.flow import preflow_push
 from ..interference.names import metric_label
 from ..interference.pair_metrics import PAIR_METRICS
-from ..plotting import METHOD_COLORS, method_label, new_axes
+from ..plotting import new_axes
+from ..unlearners.methods import method_color, method_label
 from .base import ResultTemplate, pair_files, read_pairs
 from ..store import MissingSessionError, find_entity, read_entities
 
@@ -163,7 +164,7 @@ def _plot_cut(cls,
         mine = (e["from"], e["to"]) == (first, second)
         ax.annotate("", (.97, place[1][e["to"]]), (.03, place[0][e["from"]]),
              arrowprops=dict(arrowstyle="-|>", lw=.4 + 3.6*e["weight"]/widest,
-            color=METHOD_COLORS["distil" if mine else "uce"], alpha=.75, shrinkA=0, shrinkB=0))
+            color=method_color("distil" if mine else "uce"), alpha=.75, shrinkA=0, shrinkB=0))
     for x, align, side, where, chief in (
         (0, "right", sides[0], place[0], first),
         (1, "left", sides[1], place[1], second),

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from ..core import check_name
 from ..interference.names import metric_label
 from ..interference.pair_metrics import PAIR_METRICS
-from ..plotting import method_color, method_label
+from ..unlearners.methods import method_color, method_label
 from .base import ResultTemplate, pair_files, read_pairs
 from vision_unlearning.results.relationship import (
     InsufficientSamplesError,

@@ -11,7 +11,8 @@ from ..core import check_name
 from ..explore.similarity import SIMILARITIES
 from ..interference.names import metric_label
 from ..interference.pair_metrics import PAIR_METRICS
-from ..plotting import method_color, method_label, new_axes, scatter, similarity_label
+from ..plotting import new_axes, scatter, similarity_label
+from ..unlearners.methods import method_color, method_label
 from vision_unlearning.results.base import (
     PairTable,
     ResultTemplate,

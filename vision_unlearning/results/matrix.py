@@ -11,7 +11,8 @@ from ..core import check_name
 from ..explore.similarity import SIMILARITIES, matrix_to_records
 from ..interference.names import metric_label
 from ..interference.pair_metrics import PAIR_METRICS
-from ..plotting import heatmap, method_label, similarity_label
+from ..plotting import heatmap, similarity_label
+from ..unlearners.methods import method_label
 from vision_unlearning.results.base import (
     ResultTemplate,
     pair_files,

@@ -8,11 +8,13 @@ from itertools import product
 from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
-from ..core import check_name, get_task
+from ..core import check_name
+from ..tasks import get_task
 from ..explore.similarity import SIMILARITIES
 from ..interference.stats import _permutation_pvalue, _renamed, _renamings, benjamini_hochberg
 from ..interference.pair_metrics import PAIR_METRICS
-from ..plotting import METHOD_COLORS, method_label, new_axes
+from ..plotting import new_axes
+from ..unlearners.methods import known_methods, method_label
 from vision_unlearning.results.base import (
     ResultTemplate,
     pair_files,
@@ -72,7 +74,7 @@ class ResultTemplateMostSimilarMostInterferedGrid(ResultTemplate):
     def _check(self):
         super()._check()
         for field, kind, known in (
-            ("unlearning_algorithms", "method", METHOD_COLORS),
+            ("unlearning_algorithms", "method", known_methods()),
             ("interference_pairs", "pair metric", PAIR_METRICS),
             ("similarity_metrics", "similarity", SIMILARITIES),
         ):

@@ -16,14 +16,8 @@ from ..explore.similarity import SIMILARITIES, attribute_columns
 from ..interference.stats import mantel
 from ..interference.names import metric_label
 from ..interference.pair_metrics import PAIR_METRICS
-from vision_unlearning.plotting import (
-    METHOD_COLORS,
-    method_color,
-    method_label,
-    new_axes,
-    scatter,
-    similarity_label,
-)
+from ..plotting import new_axes, scatter, similarity_label
+from ..unlearners.methods import method_color, method_label
 from vision_unlearning.results.base import (
     PairTable,
     ResultTemplate,
@@ -431,10 +425,10 @@ def plot_expected(
     ax = new_axes((5, .8 + .24*len(shown)), ax)
     for k, (_, p) in enumerate(shown):
         ax.plot([p["low"], p["high"]], [k, k], color="#999999", lw=2)
-        ax.plot(p["expected"], k, "o", color=METHOD_COLORS["uce"], label="expected" if k == 0 else None)
+        ax.plot(p["expected"], k, "o", color=method_color("uce"), label="expected" if k == 0 else None)
         if p["observed"] is not None:
             ax.plot(
-                p["observed"], k, "x", color=METHOD_COLORS["distil"], label="measured" if k == 0 else None
+                p["observed"], k, "x", color=method_color("distil"), label="measured" if k == 0 else None
             )
     ax.set_yticks(range(len(shown)), [n for n, _ in shown], fontsize=8)
     ax.invert_yaxis()

@@ -19,7 +19,8 @@ from vision_unlearning.interference.entity_stats import (
 from ..intervals import correlation_interval
 from ..intervals import bootstrap_interval
 from ..interference.names import metric_label
-from ..plotting import method_color, method_label, new_axes, scatter
+from ..plotting import new_axes, scatter
+from ..unlearners.methods import method_color, method_label
 from .base import ResultTemplate, pair_files, read_pairs, read_table
 from .comparison import find_column
 

@@ -12,7 +12,8 @@ from PIL import Image, UnidentifiedImageError
 from ..core import ForeignFileError
 from ..interference.names import metric_label
 from ..interference.pair_metrics import PAIR_METRICS
-from ..plotting import image_grid, method_label, new_axes
+from ..plotting import image_grid, new_axes
+from ..unlearners.methods import method_label
 from .base import PairTable, ResultTemplate, pair_files, read_pairs
 from ..store import MissingSessionError, Session, find_entity, image_name, read_entities
 

@@ -13,9 +13,9 @@ from vision_unlearning.core import (
     UnknownNameError,
     check_name,
     config_hash,
-    get_task,
     versions,
 )
+from ..tasks import get_task
 from ..store import Session, Store, atomic_path, find_entity, image_name, read_json
 from .grid import answers_path
 from .report import report_path
@@ -28,7 +28,7 @@ from vision_unlearning.running.session import (
     task_entities,
     weights_fingerprint,
 )
-from .testbeds import TESTBEDS
+from .testbeds import find_testbeds
 from ..unlearners.base import get_method
 
 # %% auto #0
@@ -428,7 +428,7 @@ def run_batch(
         check_name("parameter", n, {n for s in stages for n in known[check_name("stage", s, STAGES)]})
     for m in overrides or {}: check_name("method in overrides", m, methods)
     for m in methods: get_method(m)(**(overrides or {}).get(m, {}))
-    if task not in TESTBEDS or "prepare" not in stages:
+    if task not in find_testbeds() or "prepare" not in stages:
         entities = planned_entities(store, task, methods, entities, parameters.get("model"), overrides)
     clear_partials(store)
     def run(stage, **more):

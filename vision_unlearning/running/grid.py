@@ -16,7 +16,7 @@ from ..explore.similarity import SIMILARITIES, attribute_columns
 from ..interference.entity import InterferencePerEntity, pair_sessions
 from ..interference.stats import benjamini_hochberg
 from ..interference.pair_metrics import PAIR_METRICS
-from ..plotting import METHOD_COLORS
+from ..unlearners.methods import known_methods
 from ..results.base import read_pairs
 from ..results.relationship import InsufficientSamplesError
 from .report import figure_html, page, report_path
@@ -37,7 +37,7 @@ def subjects(
     "What the questions of a task can be about."
     held = pair_sessions(store, task)
     found = list(dict.fromkeys(m for m, _ in held))
-    known = [m for m in METHOD_COLORS if m in found]
+    known = [m for m in known_methods() if m in found]
     chosen = [check_name("method with tables", m, known) for m in methods] or known
     if not chosen:
         raise MissingSessionError(

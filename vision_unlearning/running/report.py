@@ -7,7 +7,8 @@ from __future__ import annotations
 import base64, html, io, re
 from pathlib import Path
 import pandas as pd
-from ..core import ForeignFileError, MissingSessionError, get_task
+from ..core import ForeignFileError, MissingSessionError
+from ..tasks import get_task
 from ..store import Session, Store, atomic_path, image_name, read_json
 from ..interference.generate import task_prompts
 from .session import read_scores, task_entities
@@ -247,7 +248,8 @@ def matrix_blocks(
 ) -> list[str]:  # HTML blocks, one a method and metric
     "Heat maps of the interference that was run."
     from vision_unlearning.interference.names import metric_label
-    from vision_unlearning.plotting import heatmap, method_label
+    from vision_unlearning.plotting import heatmap
+    from vision_unlearning.unlearners.methods import method_label
     blocks, entities = [], task_entities(store, task)
     for method in dict.fromkeys(s.method for s in sessions):
         scores = {s.entity: read_scores(store, s) for s in sessions if s.method == method}
@@ -308,7 +310,7 @@ def report_blocks(
     max_grids: int = 40,  # sessions that get pictures
 ) -> list[str]:  # HTML blocks
     "What a report says, block by block."
-    from vision_unlearning.plotting import method_label
+    from vision_unlearning.unlearners.methods import method_label
     records = [read_json(store.record(s)) for s in sessions]
     head = report_head(task, len(task_entities(store, task)), records, notes)
     table = printed(summary_table(store, sessions)).to_html(index=False, border=0, classes="numbers")

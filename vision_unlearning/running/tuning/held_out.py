@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable
 import numpy as np
 import pandas as pd
-from ...core import MissingSessionError, check_name, get_task, versions
+from ...core import MissingSessionError, check_name, versions
+from ...tasks import get_task
 from ...data.emoji import emoji_entities
 from ...intervals import bootstrap_interval
 from ...metrics.speed import processor

@@ -121,6 +121,9 @@ class GridClassifier(ClassifierUnlearner):
 class FisherForget(GridClassifier):
     "Noise in proportion to what the retained data do not need."
     name: ClassVar[str] = "fisher"
+    label: ClassVar[str] = "Fisher"
+    color: ClassVar[str] = "#BCBD22"
+    figure_order: ClassVar[int] = 250
     random: ClassVar[bool] = True
     variant: Literal["published_code", "paper"] = "published_code"
     # the class whose output row is erased, with the published code's rules

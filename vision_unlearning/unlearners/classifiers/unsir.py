@@ -38,6 +38,9 @@ def error_maximising_noise(
 class UNSIR(TrainedClassifier):
     "Impair with error-maximising noise, repair with the retained data; for whole classes."
     name: ClassVar[str] = "unsir"
+    label: ClassVar[str] = "UNSIR"
+    color: ClassVar[str] = "#E377C2"
+    figure_order: ClassVar[int] = 300
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=1e-4, high=0.3, log=True), noise_penalty=dict(low=0.01, high=1.0, log=True)
     )
