@@ -10,7 +10,6 @@ import pytest
 from vision_unlearning.interference.stats import mantel
 from vision_unlearning.intervals import pair_correlation_interval
 from vision_unlearning.plotting import heatmap, image_grid, save_figure
-from vision_unlearning.unlearners.methods import known_methods
 from vision_unlearning.results.alignment import ResultTemplateMetricSimilarityAlignment
 from vision_unlearning.results.base import ResultTemplate, pair_files, read_pairs, simulate_store
 from vision_unlearning.results.comparison import ResultTemplateMethodComparisonByMetricEntity
@@ -20,6 +19,7 @@ from vision_unlearning.results.visual import (
     ResultTemplateUnlearningVisualSummary,
 )
 from vision_unlearning.store import ForeignFileError, MissingSessionError, Store, read_json, write_json
+from vision_unlearning.unlearners.methods import known_methods
 
 uce = dict(unlearning_algorithm="uce")
 questions = [

@@ -19,7 +19,7 @@ from vision_unlearning.oracle.classification import (
 )
 from ..core import DivergedError, check_name
 from ..plotting import new_axes
-from .report import figure_html, page
+from .page import figure_html, page
 from .tuning.search_classifiers import comparable, tuned_classifier
 from ..store import atomic_path
 
