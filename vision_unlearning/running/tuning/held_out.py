@@ -12,8 +12,9 @@ from ...tasks import get_task
 from ...data.emoji import emoji_entities
 from ...intervals import bootstrap_interval
 from ...metrics.speed import processor
-from ..batch import chosen_sessions, run_batch
-from ..report import before_after
+from ..batch import run_batch
+from ..session import chosen_sessions
+from ..summary import before_after
 from ..session import read_scores
 from .search import held_out_emitters
 from ...store import Session, Store, read_json
@@ -91,7 +92,7 @@ def held_out(
         progress=False,
         **ask,
     )
-    done = {s.entity: s for s in chosen_sessions(dict(ask, model=get_task(task).base_model), store)}
+    done = {s.entity: s for s in chosen_sessions(store, **ask)}
     missing = [e for e in emitters if e not in done]
     if missing:
         raise MissingSessionError(
