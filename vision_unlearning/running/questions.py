@@ -12,7 +12,7 @@ import numpy as np
 from ..core import MissingSessionError, check_name
 from ..explore.similarity import SIMILARITIES, attribute_columns
 from ..interference.entity import pair_sessions
-from ..plotting import HIGHER_IS_BETTER
+from ..interference.pair_metrics import PAIR_METRICS
 from ..results.base import PairTable, read_pairs
 from ..store import Store, read_entities
 from ..unlearners.methods import known_methods
@@ -43,7 +43,7 @@ def worst_pair(
     metric: str,
 ) -> tuple[str, str] | None:  # None where nothing was measured
     "The emitter and the other entity that it harms most."
-    harm = table.matrix(metric)*(-1 if HIGHER_IS_BETTER[metric] else 1)
+    harm = table.matrix(metric)*(-1 if PAIR_METRICS[metric].higher_is_better else 1)
     np.fill_diagonal(harm, np.nan)
     if not np.isfinite(harm).any(): return None
     i, j = np.unravel_index(np.nanargmax(harm), harm.shape)

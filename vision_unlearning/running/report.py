@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 from ..core import MissingSessionError
 from ..interference.generate import task_prompts
-from ..plotting import heatmap, metric_label
+from ..interference.names import metric_label
+from ..plotting import heatmap
 from .page import figure_html, note, numbers, picture, report_path, wide
 from .page import write_page
 from .session import read_scores, task_entities
