@@ -13,7 +13,7 @@ from ..oracle.classification import GAP, KINDS, PROTOCOLS, REFERENCES
 from ..oracle.classification import Comparison, comparison_table, run_method
 from ..oracle.tuned import comparable, tuned_classifier
 from ..plotting import new_axes
-from .report import figure_html, page
+from .page import figure_html, page
 from ..store import atomic_path, read_json
 from ..unlearners.classifiers.base import get_classifier_method
 
