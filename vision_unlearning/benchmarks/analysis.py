@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 from ..core import check_name
-from ..plotting import image_grid, metric_label, new_axes, save_figure, scatter
+from ..interference.names import metric_label
+from ..plotting import image_grid, new_axes, save_figure, scatter
 from ..results.visual import decode_image, encode_image
 from ..store import MissingSessionError, Session, Store, image_name
 from ..tasks import PROMPT_TEMPLATE, get_prompt

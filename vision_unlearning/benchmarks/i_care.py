@@ -8,7 +8,7 @@ from typing import Any, Literal
 from ..data.preparation import published_attributes, published_entities
 from ..explore.similarity import SIMILARITIES
 from ..interference.names import entity_metric_table
-from ..plotting import HIGHER_IS_BETTER
+from ..interference.pair_metrics import PAIR_METRICS
 from ..tasks import find_tasks, get_task
 from ..unlearners.methods import known_methods, method_label
 
@@ -23,7 +23,7 @@ __all__ = ['type_task', 'type_unlearning_algorithm', 'type_model', 'type_mp', 't
 type_task = Literal[tuple(find_tasks())]
 type_unlearning_algorithm = Literal[tuple(known_methods())]
 type_model = Literal["sd1.4", "emoji-sd", "tiny"]
-type_mp = Literal[tuple(HIGHER_IS_BETTER)]
+type_mp = Literal[tuple(PAIR_METRICS)]
 type_me = Literal[tuple(entity_metric_table())]
 type_s = Literal[tuple(SIMILARITIES)]
 type_l = Literal["clip_embedding", "dino_embedding"]

@@ -32,7 +32,7 @@ from vision_unlearning.store import (
 # %% auto #0
 __all__ = ['task_entities', 'as_recorded', 'plan_sessions', 'weights_fingerprint', 'session_data', 'finished', 'claim_baseline',
            'require_edits', 'unlearn_session', 'note_stage', 'generate_session', 'default_clip', 'load_evaluators',
-           'score_images', 'embed_images', 'read_scores', 'recorded_sessions']
+           'score_images', 'embed_images', 'read_scores', 'recorded_sessions', 'chosen_sessions', 'check_methods']
 
 # %% ../../nbs/8_running/05_session.ipynb #4f81696c
 def task_entities(
@@ -355,3 +355,32 @@ def recorded_sessions(
     records = [read_json(p) for p in folder.glob("[!.]*/record.json")]  # a dot marks what is not finished
     found = {Session(**r["session"]): r for r in records if task in (None, r["session"]["task"])}
     return dict(sorted(found.items(), key=lambda pair: (pair[0].task, pair[0].method, pair[0].index)))
+
+# %% ../../nbs/8_running/05_session.ipynb #0480f440
+def chosen_sessions(
+    store: Store,
+    task: str,  # task name
+    methods: list[str] = (),  # backend names, in the order wanted; empty means all
+    entities: list[str | int] = (),  # emitters by name or index; empty means all
+    model: str = "",  # base model; empty is the task's own
+) -> list[Session]:  # those that are complete
+    "The complete sessions that a page is about; names are checked."
+    table = task_entities(store, task) if entities else []
+    names = {find_entity(table, e)["name"] for e in entities}
+    if methods: check_methods(methods)
+    complete = [s for s, r in recorded_sessions(store, task).items() if r["status"] == "complete"]
+    found = [
+        s for s in complete
+        if s.model == (model or get_task(task).base_model)
+        and (not names or s.entity in names)
+        and (not methods or s.method in methods)
+    ]
+    return sorted(found, key=lambda s: methods.index(s.method)) if methods else found
+
+def check_methods(
+    methods: list[str],  # backend names
+):
+    "Refuse names of methods that there are not."
+    from vision_unlearning.unlearners.methods import DIFFUSION, find_methods
+    known = find_methods(DIFFUSION)
+    for method in methods: check_name("method", method, known)

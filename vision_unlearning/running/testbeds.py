@@ -12,14 +12,12 @@ from ..core import check_name
 from ..data.emoji import prepare_emoji
 from ..data.preparation import fetch_sources
 from ..download import Source
+from .stages import SCALES
 from ..store import Store, read_entities
 from ..tasks import find_tasks, get_task, task_module
 
 # %% auto #0
-__all__ = ['SCALES', 'Testbed', 'find_testbeds', 'get_testbed', 'prepare_task']
-
-# %% ../../nbs/8_running/10_testbeds.ipynb #741c9d84
-SCALES = ("full", "smoke")
+__all__ = ['Testbed', 'find_testbeds', 'get_testbed', 'prepare_task']
 
 # %% ../../nbs/8_running/10_testbeds.ipynb #c7015db6
 @dataclass(frozen=True)
