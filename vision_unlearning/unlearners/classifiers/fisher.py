@@ -122,7 +122,7 @@ class FisherForget(GridClassifier):
     "Noise in proportion to what the retained data do not need."
     name: ClassVar[str] = "fisher"
     random: ClassVar[bool] = True
-    variant: Literal["published_code", "paper"] = "published_code"
+    variant: Literal["published_code", "paper"] = "published_code"  # whose formula the noise follows
     # the class whose output row is erased, with the published code's rules
     omit_label: int | None = Field(None, ge=0)
     estimator: Literal["sample", "batch"] = "sample"  # squares of single gradients, or of a batch's
