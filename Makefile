@@ -16,7 +16,7 @@ SLOW ?=
 WORKERS ?= 2
 THREADS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); t=$$((n / $(WORKERS))); echo $$((t > 0 ? t : 1)))
 
-.PHONY: help test demo outputs prepare sidebar readme docs-preview lint install
+.PHONY: help test claims demo outputs prepare sidebar face readme docs-preview lint install
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -34,12 +34,19 @@ install: $(STAMP) ## make .venv and install the package with the tested versions
 test: $(STAMP) ## every test: the notebooks, the package, the house rules
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} $(PY) -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
+# Long; for some notebooks, make claims PYTEST_ARGS='-k fade'.
+# The page nbs/explanations/02_claims_about_chance shows the record.
+claims: $(STAMP) ## what lessons assert of chance, under six seeds, one and two threads, other rounding
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal --claims $${CLAIMS:-6} \
+	    --claims-record nbs/explanations/claims_about_chance.json $(PYTEST_ARGS)
+
 demo: $(STAMP) ## forget one emoji, measure what else was forgotten
 	$(BIN)/vu demo
 
-prepare: $(STAMP) ## before a commit: export, sidebar, README, clean
+prepare: $(STAMP) ## before a commit: export, sidebar, face, README, clean
 	$(BIN)/nbdev_export
 	$(PY) tools/sidebar.py
+	$(PY) tools/face.py
 	$(PY) tools/readme.py
 	$(BIN)/nbdev_clean
 
@@ -50,6 +57,9 @@ outputs: $(STAMP) ## run library notebooks and tutorials again, keep their outpu
 
 sidebar: $(STAMP) ## list the notebooks in _quarto.yml
 	$(PY) tools/sidebar.py
+
+face: $(STAMP) ## offer methods and metrics as vu.NAME
+	$(PY) tools/face.py
 
 readme: $(STAMP) ## README.md from nbs/index.ipynb
 	$(PY) tools/readme.py

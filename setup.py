@@ -62,7 +62,7 @@ setup(
     # `package_dir` is said so that an editable install is a plain path entry: new modules need no reinstall.
     package_dir={"": "."},
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
-    package_data={cfg["lib_path"]: ["embedded/**/*"]},
+    package_data={cfg["lib_path"]: ["embedded/**/*", "__init__.pyi"]},
     exclude_package_data={"": ["*.partial", "*.pyc"]},
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),

@@ -262,11 +262,23 @@ def test_top_level_imports_are_requirements():
 def test_importing_the_package_is_light():
     heavy = ("torch diffusers transformers datasets pandas matplotlib scipy sklearn networkx seaborn "
              "pydantic").split()
-    command = f"import sys, vision_unlearning; print(*(set({heavy}) & set(sys.modules)))"
+    command = f"import sys, vision_unlearning as vu; dir(vu); print(*(set({heavy}) & set(sys.modules)))"
     out = subprocess.run(
         [sys.executable, "-c", command], cwd=root, capture_output=True, text=True, check=True
     )
     assert not out.stdout.strip(), f"`import {package.name}` imports {out.stdout}"
+
+
+def test_every_name_of_the_face_is_there():
+    import vision_unlearning as vu
+    absent = [name for name in dir(vu) if not hasattr(vu, name)]
+    assert not absent, f"vision_unlearning/__init__.pyi names what is not there: {absent}"
+
+
+def test_the_face_has_every_method_and_metric():
+    import face
+    text = face.stub.read_text(encoding="utf-8")
+    assert face.updated(text) == text, "make face"
 
 
 # The repository
@@ -345,6 +357,7 @@ def test_wheel_holds_what_runs_without_the_repository(tmp_path):
         if p.is_file() and p.suffix != ".partial" and "__pycache__" not in p.parts
     ]
     wanted = {p.relative_to(root).as_posix() for p in [*modules.values(), *data]}
+    wanted |= {f"{package.name}/__init__.pyi"}
     wanted |= {f"{package.name}/pipelines/{nb.path.name}" for nb in of_folder("pipelines")}
     assert not wanted - held, f"missing from the wheel: {sorted(wanted - held)}"
     assert any(n.endswith("licenses/THIRD_PARTY.md") for n in held), "the licences travel with the drawings"

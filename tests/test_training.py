@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from vision_unlearning.unlearners.loop import Callback
+from vision_unlearning.unlearners.callbacks import Callback
 
 FAST = dict(train_batch_size=3, retain_batch_size=4)
 WALK = dict(num_inference_steps=3, rollout_batch_size=2, num_train_steps=5)
@@ -61,7 +61,7 @@ def train(world, case, callbacks=(), **settings):
 def test_an_interrupted_training_gives_the_same_bits(world, case, tmp_path):
     "Killed after three steps with a checkpoint after two, so that one step is made again."
     from vision_unlearning.unlearners.checkpoint import Checkpoint
-    from vision_unlearning.unlearners.loop import LossLog
+    from vision_unlearning.unlearners.callbacks import LossLog
     logs = [LossLog(), LossLog()]
     whole = train(world, case, [logs[0]])
     with pytest.raises(KeyboardInterrupt): train(world, case, [Checkpoint(tmp_path, every=2), Die(3)])
@@ -99,7 +99,7 @@ def test_the_checkpoint_of_another_run_is_refused(world, tmp_path):
 
 @pytest.mark.parametrize("case", METHODS)
 def test_computing_again_changes_no_gradient(world, case):
-    from vision_unlearning.unlearners.loop import SingleBatch
+    from vision_unlearning.unlearners.callbacks import SingleBatch
     found = []
     class Look(Callback):
         def after_backward(self, state):
@@ -123,7 +123,7 @@ def test_computing_again_changes_no_gradient(world, case):
 
 @pytest.mark.parametrize("case", METHODS)
 def test_half_precision_keeps_losses_and_weights_in_float32(world, case):
-    from vision_unlearning.unlearners.loop import SingleBatch
+    from vision_unlearning.unlearners.callbacks import SingleBatch
     seen = []
     class Look(Callback):
         def after_backward(self, state):
@@ -168,7 +168,7 @@ def share(rank, world_size, port, folder):
     from safetensors.torch import save_file
 
     from vision_unlearning.unlearners.checkpoint import Checkpoint
-    from vision_unlearning.unlearners.loop import Distributed
+    from vision_unlearning.unlearners.distributed import Distributed
     state = PartialState(cpu=True)
     assert state.num_processes == world_size
     part = DATA.chunk(world_size)[rank]

@@ -7,9 +7,10 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from ..core import check_name, entity_text, get_task, overwrite_concept
+from ..core import check_name
+from ..tasks import entity_text, get_task, overwrite_concept
 from ..interference.pair import read_pair
-from ..plotting import METHOD_COLORS
+from ..unlearners.methods import known_methods
 from ..results.base import _signature
 from vision_unlearning.store import (
     MissingSessionError,
@@ -49,7 +50,7 @@ def get_target_overwrite(
     target: str,  # entity, raw or preprocessed
 ) -> tuple[str, str]:  # the entity's text, and the text that takes its place
     "Preprocessed target and target overwrite of a task."
-    check_name("method", method, METHOD_COLORS)
+    check_name("method", method, known_methods())
     return entity_text(task, target, legacy=True), overwrite_concept(task)
 
 # %% ../../nbs/7_icare/10_tables.ipynb #228439a0

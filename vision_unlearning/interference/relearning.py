@@ -16,7 +16,8 @@ from ..models.conditioning import predict
 from ..unlearners.diffusion.inputs import diffusion_batch
 from ..unlearners.loop import cycle
 from ..unlearners.diffusion.lora import trainable_adapter
-from ..unlearners.loop import Callback, fit
+from ..unlearners.callbacks import Callback
+from ..unlearners.loop import fit
 
 # %% auto #0
 __all__ = ['Relearning', 'trainable_part', 'Reading', 'relearning_curve']

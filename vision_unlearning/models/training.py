@@ -4,10 +4,11 @@
 
 # %% ../../nbs/0_models/50_training.ipynb #2e356984
 from __future__ import annotations
-import copy, json, math, time
+import copy, math, time
 from pathlib import Path
 import torch
 from ..core import ForeignFileError, versions
+from .checkpoints import load_checkpoint, save_checkpoint
 from ..store import atomic_path
 
 # %% auto #0
@@ -26,63 +27,54 @@ def cosine_rate(
     )
 
 # %% ../../nbs/0_models/50_training.ipynb #51ca8e19
-def save_state(path, module, ema, optimizer, generator, step, seconds, extra=None):
-    "Write a checkpoint, whole or not at all; `extra` are further tensors by name."
-    from safetensors.torch import save_file
-    names = {p: n for n, p in module.named_parameters()}
-    tensors = {f"model.{n}": t.contiguous() for n, t in module.state_dict().items()}
-    tensors |= {f"ema.{n}": t.contiguous() for n, t in ema.state_dict().items()} | {
-        f"extra.{n}": t.contiguous() for n, t in (extra or {}).items()
+def save_state(
+    path,  # of the checkpoint
+    module: torch.nn.Module,  # in training
+    ema: torch.nn.Module,  # its running average
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,  # of the data
+    step: int,  # updates done
+    seconds: float,  # spent so far
+    extra: dict | None = None,  # what else goes on: tensors and JSON values by name
+):
+    "Write a checkpoint, whole or not at all."
+    tree = {
+        "model": module.state_dict(),
+        "ema": ema.state_dict(),
+        "optimizer": optimizer.state_dict()["state"],
+        "generator": generator.get_state(),
+        "extra": extra or {},
     }
-    for p, state in optimizer.state.items():
-        tensors |= {f"{k}.{names[p]}": v.contiguous() for k, v in state.items() if torch.is_tensor(v)}
-    tensors["generator"] = generator.get_state()
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"step": str(step), "seconds": str(seconds)})
+    save_checkpoint(path, tree, {"step": step, "seconds": seconds})
 
 # %% ../../nbs/0_models/50_training.ipynb #39faaa35
-def load_state(path, module, ema, optimizer, generator) -> tuple[int, float]:  # (step, seconds)
+def load_state(
+    path,  # of the checkpoint
+    module: torch.nn.Module,  # receives the weights
+    ema: torch.nn.Module,  # receives the average
+    optimizer: torch.optim.Optimizer,  # receives its memory
+    generator: torch.Generator,  # receives the random state
+) -> tuple[int, float]:  # (updates done, seconds spent)
     "Continue from a checkpoint; one of another model is refused."
-    from safetensors import SafetensorError, safe_open
+    tree, about = load_checkpoint(path)
     try:
-        with safe_open(path, "pt") as file:
-            meta, tensors = file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}
-    except SafetensorError as error:
-        raise ForeignFileError(
-            f"{path} is not a whole checkpoint ({error}); delete it to start again"
-        ) from error
-    part = lambda prefix: {
-        k.removeprefix(prefix + "."): v for k, v in tensors.items() if k.startswith(prefix + ".")
-    }
-    try:
-        module.load_state_dict(part("model"))
-        ema.load_state_dict(part("ema"))
+        module.load_state_dict(tree["model"])
+        ema.load_state_dict(tree["ema"])
     except RuntimeError as error:
         raise ForeignFileError(
             f"{path} is a checkpoint of another model ({str(error).splitlines()[0]}); use another folder"
         ) from error
-    slots = sorted({k.split(".")[0] for k in tensors} - {"model", "ema", "extra", "generator"})
-    for n, p in module.named_parameters():
-        kept = {slot: tensors[f"{slot}.{n}"] for slot in slots if f"{slot}.{n}" in tensors}
-        if kept:
-            optimizer.state[p] = {
-                slot: t.clone() if slot == "step" else t.to(p, copy=True) for slot, t in kept.items()
-            }
-    generator.set_state(tensors["generator"])
-    return int(meta["step"]), float(meta["seconds"])
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": tree["optimizer"], "param_groups": groups})
+    generator.set_state(tree["generator"])
+    return about["step"], about["seconds"]
 
 # %% ../../nbs/0_models/50_training.ipynb #e007f8ce
 def load_extra(
     path,  # of a checkpoint
-) -> dict[str, torch.Tensor]:
-    "The further tensors of a checkpoint."
-    from safetensors import safe_open
-    with safe_open(path, "pt") as file:
-        return {
-            k.removeprefix("extra."): file.get_tensor(k).clone()
-            for k in file.keys()
-            if k.startswith("extra.")
-        }
+) -> dict:  # tensors and JSON values by name
+    "What else a checkpoint holds."
+    return load_checkpoint(path)[0]["extra"]
 
 # %% ../../nbs/0_models/50_training.ipynb #f2e15f18
 def train(

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name
 from ..interference.stats import _renamings, benjamini_hochberg
-from ..plotting import heatmap, method_label
+from ..plotting import heatmap
+from ..unlearners.methods import method_label
 from .displacement import EmbeddingTemplate
 from .relationship import InsufficientSamplesError, attribute_values
 from ..store import read_entities

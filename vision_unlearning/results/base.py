@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 import numpy as np
-from ..core import Config, UnknownNameError, check_name, config_hash, get_task, versions
+from ..core import Config, UnknownNameError, check_name, config_hash, versions
+from ..tasks import get_task
 from ..explore.similarity import similarity_matrix
-from ..plotting import HIGHER_IS_BETTER, METHOD_COLORS
+from ..interference.pair_metrics import PAIR_METRICS
+from ..unlearners.methods import known_methods
 from vision_unlearning.store import (
     MissingSessionError,
     Session,
@@ -74,9 +76,9 @@ class ResultTemplate(Config):
         for method in getattr(
             self, "unlearning_algorithm_list", [getattr(self, "unlearning_algorithm", "none")]
         ):
-            check_name("method", method, METHOD_COLORS)
+            check_name("method", method, known_methods())
         if hasattr(self, "interference_pair"):
-            check_name("pair metric", self.interference_pair, HIGHER_IS_BETTER)
+            check_name("pair metric", self.interference_pair, PAIR_METRICS)
 
     @property
     def store(self) -> Store: return Store(self.base_folder)

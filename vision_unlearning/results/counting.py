@@ -16,7 +16,9 @@ from vision_unlearning.interference.entity_stats import (
     permutation_groups,
 )
 from ..interference.stats import benjamini_hochberg
-from ..plotting import METHOD_COLORS, method_label, metric_label, new_axes
+from ..interference.names import metric_label
+from ..plotting import new_axes
+from ..unlearners.methods import method_color, method_label
 from .base import ResultTemplate, read_table
 from .comparison import find_column
 from vision_unlearning.results.relationship import (
@@ -189,7 +191,7 @@ def _plot_count(cls,
     )
     ax = new_axes((5, 1 + .34*len(groups)), ax)
     for k, g in enumerate(groups.values()):
-        ax.barh(k, g["fraction"] or 0, color=METHOD_COLORS["uce"], height=.62)
+        ax.barh(k, g["fraction"] or 0, color=method_color("uce"), height=.62)
         ax.text(
             1.02,
             k,
@@ -202,7 +204,7 @@ def _plot_count(cls,
             ax.plot(
                 [g["count_naive"] / g["total"]] * 2,
                 [k - 0.36, k + 0.36],
-                color=METHOD_COLORS["distil"],
+                color=method_color("distil"),
                 lw=2,
                 ls=":",
             )

@@ -11,15 +11,10 @@ from matplotlib.axes import Axes
 from sklearn.decomposition import PCA
 from ..explore.embeddings import mean_embeddings, specificity_ratio
 from ..interference.entity_stats import permutation_correlation
-from ..interference.stats import bootstrap_ci
-from vision_unlearning.plotting import (
-    METHOD_COLORS,
-    method_color,
-    method_label,
-    metric_label,
-    new_axes,
-    scatter,
-)
+from ..intervals import bootstrap_interval
+from ..interference.names import metric_label
+from ..plotting import new_axes, scatter
+from ..unlearners.methods import method_color, method_label
 from .base import ResultTemplate, _signature, pair_files, read_pairs
 from vision_unlearning.store import (
     MissingSessionError,
@@ -29,6 +24,7 @@ from vision_unlearning.store import (
     read_entities,
     write_json,
 )
+from ..tasks import PROMPT_TEMPLATE
 
 # %% auto #0
 __all__ = ['EmbeddingTemplate', 'simulate_embeddings', 'ResultTemplateEmbeddingUnlearningProfile',
@@ -108,7 +104,7 @@ def simulate_embeddings(
             {
                 "prompted_entity": entity["name"],
                 "seed": s,
-                "prompt": f"An image of {entity['name']}",
+                "prompt": PROMPT_TEMPLATE.format(entity["name"]),
                 "embedding": (vector + w).tolist(),
             }
             for s, w in zip(seeds, wobble)
@@ -190,13 +186,13 @@ def _plot_profile(cls,
     if panel == "displacements":
         ax = new_axes((4.6, 2.8), ax)
         ax.hist(r["retained_displacement_magnitudes"], bins=25, color="#999999")
-        ax.axvline(r["self_displacement_magnitude"], color=METHOD_COLORS["distil"], lw=2)
+        ax.axvline(r["self_displacement_magnitude"], color=method_color("distil"), lw=2)
         ax.set(xlabel="distance moved", ylabel="entities")
         ax.text(
             r["self_displacement_magnitude"],
             ax.get_ylim()[1],
             f" {about['entity']}",
-            color=METHOD_COLORS["distil"],
+            color=method_color("distil"),
             va="top",
             fontsize=8,
         )
@@ -226,7 +222,7 @@ def _plot_profile(cls,
             "",
             on[k, :2],
             off[k, :2],
-            arrowprops=dict(arrowstyle="-|>", color=METHOD_COLORS["distil"], lw=2),
+            arrowprops=dict(arrowstyle="-|>", color=method_color("distil"), lw=2),
             zorder=4,
         )
         ax.annotate(about["entity"], off[k, :2], (4, 4), textcoords="offset points", fontsize=9)
@@ -266,7 +262,7 @@ class ResultTemplateEmbeddingForgettingEfficiency(EmbeddingTemplate):
         valid = ratios[np.isfinite(ratios)]
         both = np.isfinite(ratios) & np.isfinite(change)
         found = permutation_correlation(ratios, change, self.n_permutations, "spearman", self.random_state)
-        low, high = bootstrap_ci(valid, seed=self.random_state)
+        low, high = bootstrap_interval(valid, seed=self.random_state)
         of = lambda f: float(f(valid)) if len(valid) else float("nan")
         return {
             "entity_names": [names[i] for i in rows],

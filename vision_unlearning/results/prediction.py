@@ -14,16 +14,10 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 from ..core import check_name
 from ..explore.similarity import SIMILARITIES, attribute_columns
 from ..interference.stats import mantel
-from vision_unlearning.plotting import (
-    HIGHER_IS_BETTER,
-    METHOD_COLORS,
-    method_color,
-    method_label,
-    metric_label,
-    new_axes,
-    scatter,
-    similarity_label,
-)
+from ..interference.names import metric_label
+from ..interference.pair_metrics import PAIR_METRICS
+from ..plotting import new_axes, scatter, similarity_label
+from ..unlearners.methods import method_color, method_label
 from vision_unlearning.results.base import (
     PairTable,
     ResultTemplate,
@@ -407,7 +401,8 @@ def _predict(self,
     fit[:, index] = False
     receivers = [j for j in range(len(entities)) if j != index and known[index, j]]
     expected = self._regressor().fit(features[fit], target[fit]).predict(features[index, receivers])
-    order = np.argsort(expected if HIGHER_IS_BETTER[self.interference_pair] else -expected, kind="stable")
+    better = PAIR_METRICS[self.interference_pair].higher_is_better
+    order = np.argsort(expected if better else -expected, kind="stable")
     value = lambda j: float(target[index, j]) if np.isfinite(target[index, j]) else None
     return {
         table.names[receivers[k]]: {
@@ -430,10 +425,10 @@ def plot_expected(
     ax = new_axes((5, .8 + .24*len(shown)), ax)
     for k, (_, p) in enumerate(shown):
         ax.plot([p["low"], p["high"]], [k, k], color="#999999", lw=2)
-        ax.plot(p["expected"], k, "o", color=METHOD_COLORS["uce"], label="expected" if k == 0 else None)
+        ax.plot(p["expected"], k, "o", color=method_color("uce"), label="expected" if k == 0 else None)
         if p["observed"] is not None:
             ax.plot(
-                p["observed"], k, "x", color=METHOD_COLORS["distil"], label="measured" if k == 0 else None
+                p["observed"], k, "x", color=method_color("distil"), label="measured" if k == 0 else None
             )
     ax.set_yticks(range(len(shown)), [n for n, _ in shown], fontsize=8)
     ax.invert_yaxis()

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #59e49366
 from __future__ import annotations
-import importlib, tempfile
+import tempfile
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from math import ceil
@@ -15,6 +15,8 @@ from ..cards import edit_card, on_hub
 from ..core import Config, ForeignFileError, MissingSessionError, check_name
 from ..hub import pull, push_folder
 from ..store import atomic_folder, read_json, write_json
+from ..tasks import prompt_subject
+from .methods import DIFFUSION, UNLEARNERS, find_classes, find_methods
 
 # %% auto #0
 __all__ = ['METHODS', 'denoiser', 'Edit', 'all_tensors', 'WeightEdit', 'save_edit', 'edit_kinds', 'fetch_edit', 'load_edit',
@@ -79,6 +81,28 @@ class Edit(ABC):
         try: yield model
         finally: self.detach(model)
 
+    def save_pretrained(self,
+        folder,  # written whole or not at all
+        card: str | None = None,  # README.md
+    ):
+        "Write the edit as a folder."
+        save_edit(self, folder, card)
+
+    @staticmethod
+    def from_pretrained(
+        folder,  # as `save_pretrained` wrote it, or "owner/name" on the hub
+        **options,  # of `load_edit`: token, revision, endpoint
+    ) -> Edit:
+        "Read an edit of any kind."
+        return load_edit(folder, **options)
+
+    def push_to_hub(self,
+        repo_id: str,  # "owner/name"; made if it does not exist
+        **options,  # of `push_edit`: token, private, endpoint, results, checked
+    ) -> str:  # address of the commit
+        "Send the edit to the hub, with its card."
+        return push_edit(self, repo_id, **options)
+
 # %% ../../nbs/3_unlearners/00_base.ipynb #3e02d8a9
 def all_tensors(
     module: torch.nn.Module,
@@ -89,7 +113,8 @@ def all_tensors(
 # %% ../../nbs/3_unlearners/00_base.ipynb #8da77701
 class WeightEdit(Edit):
     "Replaced values of named parameters and buffers."
-    kind, file = "weights", "uce_sd_weights.safetensors"  # the contract's name for weight files
+    kind: ClassVar[str] = "weights"
+    file: ClassVar[str] = "uce_sd_weights.safetensors"  # the contract's name for weight files
     def _apply(self, module, scale):
         found = all_tensors(module)
         missing = [n for n, t in self.tensors.items() if n not in found or found[n].shape != t.shape]
@@ -125,10 +150,9 @@ def save_edit(
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #8f732213
 def edit_kinds() -> dict[str, type[Edit]]:
-    "All kinds of edit, by name."
-    for module in ("lora", "spm", "guidance", "prompt_filter"):
-        importlib.import_module(f"vision_unlearning.unlearners.diffusion.{module}")
-    return {c.kind: c for c in Edit.__subclasses__()}
+    "All kinds of edit, by name: those of this library, and every other subclass there is."
+    ours = {kind: found.load() for kind, found in find_classes(UNLEARNERS, "kind", "file").items()}
+    return ours | {cls.kind: cls for cls in Edit.__subclasses__()}
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #6f548d7c
 def fetch_edit(
@@ -196,15 +220,13 @@ def push_edit(
         save_edit(edit, f"{folder}/edit", card)
         return push_folder(f"{folder}/edit", repo_id, private=private, token=token, endpoint=endpoint)
 
-# %% ../../nbs/3_unlearners/00_base.ipynb #6763d516
-Edit.save_pretrained = save_edit
-Edit.from_pretrained = staticmethod(load_edit)
-Edit.push_to_hub = push_edit
-
 # %% ../../nbs/3_unlearners/00_base.ipynb #ec85808e
 class Unlearner(Config, ABC):
     "A method of unlearning: frozen settings and one verb."
     name: ClassVar[str]  # backend name, "uce"
+    label: ClassVar[str]  # the name a paper would print, "UCE"
+    color: ClassVar[str] = "#333333"  # in every figure
+    figure_order: ClassVar[int] = 10_000  # place in figures and tables; see `unlearners.methods`
     kind: ClassVar[Literal["text-to-image", "classifier"]]
     reads: ClassVar[Literal["names", "pictures"]] = "pictures"  # what `forget` and `retain` are best given as
     tuning: ClassVar[dict] = {}  # where a search should look, see `running.tune`
@@ -244,33 +266,14 @@ class Unlearner(Config, ABC):
     ) -> Edit: "Make `model` forget."
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #ecb05bbe
-METHODS = {
-    name: f"vision_unlearning.unlearners.diffusion.{place}"
-    for name, place in {
-        "uce": "uce:UCE",
-        "rece": "rece:RECE",
-        "munba": "munba:MUNBa",
-        "lora_negation": "lora_negation:LoraNegation",
-        "distil": "fade:FADE",
-        "distil_module": "fade_sparse:FADEModule",
-        "distil_weight": "fade_sparse:FADEWeight",
-        "esd": "esd:ESD",
-        "salun": "salun:SalUn",
-        "erasediff": "erasediff:EraseDiff",
-        "concept_ablation": "concept_ablation:ConceptAblation",
-        "spm": "spm:SPM",
-        "sld": "guidance:SafeLatentGuidance",
-        "prompt_filter": "prompt_filter:FilterPrompts",
-    }.items()
-}
+METHODS = find_methods(DIFFUSION)  # backend name -> where it is
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #e3c061b4
 def get_method(
     name: str,  # backend name
 ) -> type[Unlearner]:
     "The class of a method."
-    module, cls = METHODS[check_name("method", name, METHODS)].split(":")
-    return getattr(importlib.import_module(module), cls)
+    return METHODS[check_name("method", name, METHODS)].load()
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #f95e1698
 def concepts(
@@ -280,7 +283,7 @@ def concepts(
     if source is None: return []
     if isinstance(source, str): source = [source]
     texts = (
-        [t.removeprefix("An image of ") for t in source["text"]]
+        [prompt_subject(t) for t in source["text"]]
         if hasattr(source, "column_names")
         else list(source)
     )

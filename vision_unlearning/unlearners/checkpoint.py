@@ -9,37 +9,12 @@ from math import isclose
 from pathlib import Path
 import torch
 from ..core import ForeignFileError, config_hash
-from ..store import atomic_path
-from .loop import Callback, moving_parts
+from ..models.checkpoints import load_checkpoint, save_checkpoint
+from .callbacks import Callback, State, moving_parts
 
 # %% auto #0
-__all__ = ['pack', 'unpack', 'check_same_run', 'check_same_start', 'flat_settings', 'Checkpoint', 'write', 'restore']
-
-# %% ../../nbs/3_unlearners/20_checkpoint.ipynb #23ab91b3
-def pack(
-    tree,  # dicts and lists of tensors and JSON values
-    tensors: dict[str, torch.Tensor],  # filled: place -> tensor
-    place: str = "",
-):  # JSON value with {"tensor": place, "moves": bool} where tensors were
-    "Take the tensors out of a tree."
-    if isinstance(tree, dict):
-        return {"dict": [[k, pack(v, tensors, f"{place}.{k}" if place else str(k))] for k, v in tree.items()]}
-    if isinstance(tree, (list, tuple)): return [pack(v, tensors, f"{place}.{i}") for i, v in enumerate(tree)]
-    if not isinstance(tree, torch.Tensor): return tree
-    tensors[place] = tree.detach().cpu().clone().contiguous()
-    return {"tensor": place, "moves": tree.device.type != "cpu"}
-
-# %% ../../nbs/3_unlearners/20_checkpoint.ipynb #f493abd4
-def unpack(
-    tree,  # from `pack`, possibly through JSON
-    tensors: dict[str, torch.Tensor],
-    device="cpu",  # where tensors go that were not on the CPU
-):  # the tree as it was; tuples have become lists
-    "Put the tensors back."
-    if isinstance(tree, list): return [unpack(v, tensors, device) for v in tree]
-    if not isinstance(tree, dict): return tree
-    if "dict" in tree: return {k: unpack(v, tensors, device) for k, v in tree["dict"]}
-    return tensors[tree["tensor"]].to(device if tree["moves"] else "cpu")
+__all__ = ['check_same_run', 'check_same_start', 'flat_settings', 'own_parts', 'Checkpoint', 'part_state', 'set_part_state',
+           'write', 'restore']
 
 # %% ../../nbs/3_unlearners/20_checkpoint.ipynb #83b95cbf
 def check_same_run(
@@ -80,19 +55,31 @@ def check_same_start(
 
 # %% ../../nbs/3_unlearners/20_checkpoint.ipynb #b4104b15
 def flat_settings(
-    state,  # of `training.fit`
+    state: State,  # of `loop.fit`
 ) -> dict:  # name -> JSON value
     "What must be equal between a run and its continuation, one entry a setting."
+    found = {n: v for n, v in state.settings.items() if n != "method"}
+    for name, value in state.settings.get("method", {}).items():
+        if name != "gradient_checkpointing": found[f"setting {name}"] = value
     shapes = [tuple(p.shape) for p in state.parameters]
-    method = state.settings.get("method", {})
-    found = {n: v for n, v in state.settings.items() if n != "method"} | {
-        f"setting {n}": v for n, v in method.items() if n != "gradient_checkpointing"
-    }
-    found["parameters"] = (
-        f"{len(shapes)} tensors, {sum(p.numel() for p in state.parameters)} numbers ({config_hash(shapes)})"
-    )
+    count = sum(p.numel() for p in state.parameters)
+    found["parameters"] = f"{len(shapes)} tensors, {count} numbers ({config_hash(shapes)})"
     found["processes"] = 1 if state.accelerator is None else state.accelerator.num_processes
     return json.loads(json.dumps(found))
+
+# %% ../../nbs/3_unlearners/20_checkpoint.ipynb #66429b6e
+def own_parts(
+    state: State,  # of `loop.fit`
+) -> dict:  # name -> generator, or object with a `state_dict`
+    "What this process alone goes on with: random numbers, position in the data, rows of callbacks."
+    found = {f"losses.{n}": p for n, p in state.parts["losses"].items()}
+    if not any(isinstance(p, torch.Generator) for p in found.values()):
+        raise ValueError("a checkpoint needs the random numbers of the losses: give `fit` their generator")
+    kinds = [type(callback).__name__ for callback in state.callbacks]
+    for i, callback in enumerate(state.callbacks):
+        number = kinds[:i].count(kinds[i])
+        found |= {f"{kinds[i]} {number}.{n}": part for n, part in moving_parts(callback).items()}
+    return found
 
 # %% ../../nbs/3_unlearners/20_checkpoint.ipynb #cc1809ed
 class Checkpoint(Callback):
@@ -105,86 +92,61 @@ class Checkpoint(Callback):
         if every < 1: raise ValueError(f"every must be at least 1 step, got {every}")
         self.path, self.every = Path(folder)/"training.safetensors", every
 
-    def _own(self, state):
-        """Name -> what this process alone goes on with: random numbers, position in the data, rows of
-        callbacks."""
-        found = {f"losses.{n}": p for n, p in state.parts["losses"].items()}
-        if not any(isinstance(p, torch.Generator) for p in found.values()):
-            raise ValueError(
-                "a checkpoint needs the random numbers of the losses: give `fit` their generator"
-            )
-        kinds = [type(c).__name__ for c in state.callbacks]
-        return found | {
-            f"{kinds[i]} {kinds[:i].count(kinds[i])}.{n}": p
-            for i, c in enumerate(state.callbacks)
-            for n, p in moving_parts(c).items()
-        }
-
     def before_fit(self, state):
-        own = self._own(state)
+        own = own_parts(state)
         if self.path.exists(): restore(self.path, state, own)
 
     def after_step(self, state):
-        if state.step % self.every == 0 or state.step == state.num_steps or state.stop:
-            write(self.path, state, self._own(state))
+        last = state.step == state.num_steps or state.stop
+        if last or state.step % self.every == 0: write(self.path, state, own_parts(state))
 
 # %% ../../nbs/3_unlearners/20_checkpoint.ipynb #d3dae9fd
+def part_state(
+    part,  # torch.Generator, or an object with a `state_dict`
+):  # tree of tensors and JSON values
+    "Where a part of a training stands."
+    return part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
+
+def set_part_state(
+    part,  # torch.Generator, or an object with a `load_state_dict`
+    state,  # from `part_state`
+):
+    "Put a part of a training where it stood."
+    if isinstance(part, torch.Generator): part.set_state(state)
+    else: part.load_state_dict(state)
+
+# %% ../../nbs/3_unlearners/20_checkpoint.ipynb #862bf980
 def write(
     path,  # of the checkpoint
-    state,  # of `training.fit`
+    state: State,  # of `loop.fit`
     own: dict,  # name -> part of this process
 ):
-    "Write a training, whole or not at all; of several processes the first one writes."
-    from safetensors.torch import save_file
-    tensors = {}
-    mine = {
-        "first": state.first,
-        "parts": {
-            n: p.get_state() if isinstance(p, torch.Generator) else p.state_dict() for n, p in own.items()
-        },
-    }
-    if state.accelerator is None: processes = [mine]
-    else:
+    "Write a training; of several processes the first one writes."
+    mine = {"first": state.first, "parts": {n: part_state(p) for n, p in own.items()}}
+    processes = [mine]
+    if state.accelerator is not None:
         from accelerate.utils import gather_object
         processes = gather_object([mine])
         if not state.accelerator.is_main_process: return
-    loop = {n: part.state_dict() for n, part in state.parts["loop"].items()}
-    text = json.dumps(
-        {
-            "step": state.step,
-            "settings": flat_settings(state),
-            "tree": pack({"parameters": state.parameters, "loop": loop, "processes": processes}, tensors),
-        }
-    )
-    with atomic_path(path) as temporary: save_file(tensors, temporary, metadata={"training": text})
+    loop = {n: part_state(part) for n, part in state.parts["loop"].items()}
+    tree = {"parameters": state.parameters, "loop": loop, "processes": processes}
+    save_checkpoint(path, tree, {"step": state.step, "settings": flat_settings(state)})
 
 # %% ../../nbs/3_unlearners/20_checkpoint.ipynb #dcf5dac0
 def restore(
     path,  # of the checkpoint
-    state,  # of `training.fit`, at its start
+    state: State,  # of `loop.fit`, at its start
     own: dict,  # name -> part of this process
 ):
     "Continue a training; a checkpoint of another one is refused before anything has changed."
-    from safetensors import SafetensorError, safe_open
-    try:
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get("training")
-            tensors = {k: file.get_tensor(k) for k in file.keys()}
-    except SafetensorError as error:
-        raise ForeignFileError(f"{path} is not a readable checkpoint ({error}); delete it") from error
-    if text is None: raise ForeignFileError(f"{path} was not written by a Checkpoint; use another folder")
-    saved, device = json.loads(text), state.parameters[0].device
-    check_same_run(path, saved["settings"], flat_settings(state))
-    tree = unpack(saved["tree"], tensors, device)
+    tree, about = load_checkpoint(path, state.parameters[0].device)
+    check_same_run(path, about["settings"], flat_settings(state))
     mine = tree["processes"][0 if state.accelerator is None else state.accelerator.process_index]
     here = {n: float(v.detach()) for n, v in state.evaluate(0, 0).items()}
     check_same_start(path, mine["first"], here, 1e-3 if state.settings["mixed_precision"] == "no" else 3e-2)
     with torch.no_grad():
         for p, tensor in zip(state.parameters, tree["parameters"]): p.copy_(tensor)
-    for name, part in state.parts["loop"].items(): part.load_state_dict(tree["loop"][name])
+    for name, part in state.parts["loop"].items(): set_part_state(part, tree["loop"][name])
     for name, part in own.items():
-        if name in mine["parts"]:
-            (part.set_state if isinstance(part, torch.Generator) else part.load_state_dict)(
-                mine["parts"][name]
-            )
-    state.step, state.first = saved["step"], mine["first"]
+        if name in mine["parts"]: set_part_state(part, mine["parts"][name])
+    state.step, state.first = about["step"], mine["first"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ..core import borrow, check_name, initial_latents, torch_modules
-from .loop import Callback
+from .callbacks import Callback
 
 # %% auto #0
 __all__ = ['TRACKERS', 'need', 'make_tracker', 'flat', 'step_values', 'Draws', 'takes_pictures', 'log_pictures', 'Track']

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from ..core import check_name
 from ..plotting import new_axes
-from .loop import Callback, History
+from .callbacks import Callback, History
 
 # %% auto #0
 __all__ = ['HOPELESS', 'WEIGHTINGS', 'combine_none', 'combine_simple', 'unit_rows', 'nash_pair', 'nash_weights', 'combine_munba',

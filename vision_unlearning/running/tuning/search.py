@@ -10,11 +10,13 @@ from importlib import metadata
 from pathlib import Path
 import numpy as np
 import torch
-from ...core import DivergedError, check_name, config_hash, get_prompt, get_task, versions
+from ...core import DivergedError, check_name, config_hash, versions
+from ...tasks import get_prompt, get_task
 from ...data.emoji import emoji_entities, emoji_tasks
 from ...data.splits import make_split
 from ...interference.generate import generate_array
-from ...plotting import method_color, method_label, new_axes
+from ...plotting import new_axes
+from ...unlearners.methods import method_color, method_label
 from ...store import safe_name, write_json
 from ...unlearners.base import get_method
 from ...explore.neighbours import near_neighbours
@@ -124,7 +126,7 @@ class JudgeObjective:
         self.seeds = tuple(seeds)
         self.receiver_seeds = tuple(receiver_seeds)
         self.prompts = {
-            n: get_prompt(task, n, **({"style": "noto"} if task == "emoji_canvas" else {})) for n in names
+            n: get_prompt(task, n) for n in names
         }
         self.receivers = {e: self._receivers(e, names, receivers) for e in self.emitters}
         self.description = dict(

@@ -4,7 +4,7 @@
 
 # %% ../../../nbs/3b_classifiers/00_base.ipynb #768bb194
 from __future__ import annotations
-import copy, importlib, math
+import copy, math
 from functools import cached_property
 from math import ceil
 from typing import Any, ClassVar
@@ -17,9 +17,10 @@ from ...core import DivergedError, borrow, check_name
 from ...data.classification import ImageSet
 from ...data.forgetting import as_loader
 from ..base import Unlearner, WeightEdit, all_tensors
+from ..methods import CLASSIFIERS, find_methods
 from .recipes import checked_recipe, make_minimizer
 from ..loop import cycle
-from ..loop import State
+from ..callbacks import State
 
 # %% auto #0
 __all__ = ['CLASSIFIER_METHODS', 'check_labels', 'unwrapped', 'Samples', 'draw_seed', 'Run', 'count_classes',
@@ -249,6 +250,9 @@ class ClassifierUnlearner(Unlearner):
     "A method for classifiers; `change` works on a copy of the model."
     kind: ClassVar[str] = "classifier"
     sides: ClassVar[tuple] = ("retain",)  # what it cannot do without
+    whole_classes: ClassVar[bool] = False  # whether it forgets whole classes only
+    is_oracle: ClassVar[bool] = False  # whether it is what the others are compared with
+    fixed: ClassVar[dict] = {}  # settings of a comparison that no search changes
     train_batch_size: int = Field(128, ge=1)  # samples of each side a step; a loader keeps its own
 
     def change(self, run: Run, callbacks):
@@ -277,6 +281,8 @@ class ClassifierUnlearner(Unlearner):
 class TrainedClassifier(ClassifierUnlearner):
     "A method that trains: an objective and the settings of the loop."
     tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=.3, log=True))
+    # ascent begins with a gradient of nearly nothing and explodes a few steps later, unless it is clipped
+    fixed: ClassVar[dict] = dict(max_grad_norm=1., scheduler="Cosine")
     num_train_epochs: int = Field(5, ge=1)  # passes over the longer side that is read
     # text, an optimiser, a class, or a partial; kept as text
     optimizer: Any = "SGD(lr=0.01, momentum=0.9, weight_decay=5e-4)"
@@ -385,43 +391,17 @@ def cross_entropy(run: Run, batch) -> torch.Tensor:
 class Finetune(TrainedClassifier):
     "Further training on the retained data."
     name: ClassVar[str] = "finetune"
+    label: ClassVar[str] = "fine-tuning"
+    color: ClassVar[str] = "#AEC7E8"
+    figure_order: ClassVar[int] = 170
     def losses(self, run, batch): return {"retain": cross_entropy(run, batch["retain"])}
 
 # %% ../../../nbs/3b_classifiers/00_base.ipynb #4867c6a8
-CLASSIFIER_METHODS = {
-    name: f"vision_unlearning.unlearners.classifiers.{place}"
-    for name, place in {
-        "finetune": "base:Finetune",
-        "retrain": "simple:Retrain",
-        "neggrad": "simple:NegGrad",
-        "neggrad_plus": "simple:NegGradPlus",
-        "random_label": "simple:RandomLabel",
-        "l1_sparse": "simple:L1Sparse",
-        "cf_k": "simple:CFk",
-        "eu_k": "simple:EUk",
-        "uam": "uam:UAM",
-        "fisher": "fisher:FisherForget",
-        "influence": "influence:Influence",
-        "ssd": "ssd:SSD",
-        "scrub": "teachers:SCRUB",
-        "bad_teacher": "teachers:BadTeacher",
-        "unsir": "unsir:UNSIR",
-        "boundary_shrink": "boundary:BoundaryShrink",
-        "boundary_expand": "boundary:BoundaryExpand",
-        "salun": "salun:ClassifierSalUn",
-        "munba": "salun:ClassifierMUNBa",
-    }.items()
-}
-# they read no data
-CLASSIFIER_METHODS |= {
-    "zero_shot": "vision_unlearning.unlearners.classifiers.zero_shot:ZeroShot",
-    "gkt": "vision_unlearning.unlearners.classifiers.gkt:GKT",
-}
+CLASSIFIER_METHODS = find_methods(CLASSIFIERS)  # backend name -> where it is
 
 # %% ../../../nbs/3b_classifiers/00_base.ipynb #b958b8fb
 def get_classifier_method(
     name: str,  # "scrub"
 ) -> type[ClassifierUnlearner]:
     "The class of a method for classifiers."
-    module, cls = CLASSIFIER_METHODS[check_name("classifier method", name, CLASSIFIER_METHODS)].split(":")
-    return getattr(importlib.import_module(module), cls)
+    return CLASSIFIER_METHODS[check_name("classifier method", name, CLASSIFIER_METHODS)].load()

@@ -35,6 +35,9 @@ def nearest_wrong(
 class BoundaryShrink(TrainedClassifier):
     "Relabels the forgotten data with the nearest wrong class."
     name: ClassVar[str] = "boundary_shrink"
+    label: ClassVar[str] = "boundary shrink"
+    color: ClassVar[str] = "#4B6A9B"
+    figure_order: ClassVar[int] = 310
     tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=.3, log=True))
     sides: ClassVar[tuple] = ("forget",)
     # epsilon of the search, in units of the inputs; 0 takes the second-best answer
@@ -77,6 +80,9 @@ def resize_outputs(
 class BoundaryExpand(TrainedClassifier):
     "Gives the forgotten data to a shadow class, which is then removed."
     name: ClassVar[str] = "boundary_expand"
+    label: ClassVar[str] = "boundary expand"
+    color: ClassVar[str] = "#2F4B7C"
+    figure_order: ClassVar[int] = 320
     tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=.3, log=True))
     sides: ClassVar[tuple] = ("forget",)
     def prepare(self, run): run.student = resize_outputs(run.student, run.num_classes + 1)

@@ -142,6 +142,9 @@ def student_round(
 class GKT(ClassifierUnlearner):
     "A new network, taught on invented pictures that the teacher does not take for a forgotten class."
     name: ClassVar[str] = "gkt"
+    label: ClassVar[str] = "GKT"
+    color: ClassVar[str] = "#8C564B"
+    figure_order: ClassVar[int] = 340
     reads: ClassVar[str] = "names"
     sides: ClassVar[tuple] = ("forget", "retain")
     tuning: ClassVar[dict] = dict(

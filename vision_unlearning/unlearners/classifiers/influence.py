@@ -121,6 +121,9 @@ def woodfisher_published(
 class Influence(GridClassifier):
     "A Newton step with the empirical Fisher matrix."
     name: ClassVar[str] = "influence"
+    label: ClassVar[str] = "influence"
+    color: ClassVar[str] = "#7F8C3A"
+    figure_order: ClassVar[int] = 260
     tuning: ClassVar[dict] = dict(damping=dict(low=1e-3, high=1., log=True))
     # lengths of the step, 1 is Newton's
     alphas: tuple[float, ...] = Field((1., 10., 20., 30., 50., 100.), min_length=1)

@@ -12,7 +12,7 @@ from ...core import ForeignFileError, check_name, config_hash
 from ...store import atomic_path, write_json
 from ..base import WeightEdit, all_tensors
 from .base import Samples
-from ..loop import Callback
+from ..callbacks import Callback
 
 # %% auto #0
 __all__ = ['RULES', 'limited', 'Evaluate', 'is_better', 'read_tensors', 'Checkpoints', 'read_run', 'checkpoint_edit']

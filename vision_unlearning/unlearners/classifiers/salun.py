@@ -12,8 +12,8 @@ from ..loop import loss_gradients, set_gradient
 from .base import TrainedClassifier
 from .recipes import Minimizer
 from .simple import RandomLabel, joint_losses, random_labels
-from ..diffusion.saliency import saliency, top_mask
-from ..diffusion.salun import Hold
+from ..saliency import saliency, top_mask
+from ..saliency import Hold
 from ..weighting import gradient_combiner
 
 # %% auto #0
@@ -23,6 +23,9 @@ __all__ = ['ClassifierSalUn', 'Bargain', 'ClassifierMUNBa']
 class ClassifierSalUn(RandomLabel):
     "Random labels, learned by the most salient weights only."
     name: ClassVar[str] = "salun"
+    label: ClassVar[str] = "SalUn"
+    color: ClassVar[str] = "#F0E442"
+    figure_order: ClassVar[int] = 140
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=1e-4, high=0.3, log=True),
         retain_weight=dict(low=0.1, high=0.95),
@@ -70,6 +73,9 @@ class Bargain(Minimizer):
 class ClassifierMUNBa(TrainedClassifier):
     "A Nash bargain between random labels and the retained data."
     name: ClassVar[str] = "munba"
+    label: ClassVar[str] = "MUNBa"
+    color: ClassVar[str] = "#009E73"
+    figure_order: ClassVar[int] = 90
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=1e-4, high=0.3, log=True), forget_power=dict(low=0.1, high=10.0, log=True)
     )

@@ -24,6 +24,10 @@ __all__ = ['Retrain', 'joint_losses', 'l1_norm', 'Weighted', 'NegGrad', 'NegGrad
 class Retrain(Finetune):
     "Training from new weights on the retained data: the oracle."
     name: ClassVar[str] = "retrain"
+    label: ClassVar[str] = "retraining"
+    color: ClassVar[str] = "#222222"
+    figure_order: ClassVar[int] = 160
+    is_oracle: ClassVar[bool] = True
     def prepare(self, run): reset_layers(run.student, draw_seed(run.generator, 31))
 
 # %% ../../../nbs/3b_classifiers/20_simple.ipynb #2d270ed0
@@ -69,6 +73,9 @@ class Weighted(TrainedClassifier):
 class NegGrad(Weighted):
     "Gradient ascent on the forgotten data."
     name: ClassVar[str] = "neggrad"
+    label: ClassVar[str] = "NegGrad"
+    color: ClassVar[str] = "#C44E52"
+    figure_order: ClassVar[int] = 190
     tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=.3, log=True))
     def losses(self, run, batch):
         forget, retain = joint_losses(run, batch)
@@ -77,6 +84,9 @@ class NegGrad(Weighted):
 class NegGradPlus(NegGrad):
     "Ascent on the forgotten, descent on the retained data."
     name: ClassVar[str] = "neggrad_plus"
+    label: ClassVar[str] = "NegGrad+"
+    color: ClassVar[str] = "#E07B7E"
+    figure_order: ClassVar[int] = 200
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=1e-4, high=0.3, log=True), retain_weight=dict(low=0.5, high=0.999)
     )
@@ -97,6 +107,9 @@ def random_labels(
 class RandomLabel(Weighted):
     "Fine-tuning with random labels for the forgotten data."
     name: ClassVar[str] = "random_label"
+    label: ClassVar[str] = "random labels"
+    color: ClassVar[str] = "#F2B8B5"
+    figure_order: ClassVar[int] = 210
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=1e-4, high=0.3, log=True), retain_weight=dict(low=0.1, high=0.95)
     )
@@ -109,6 +122,9 @@ class RandomLabel(Weighted):
 class L1Sparse(TrainedClassifier):
     "Fine-tuning with an L1 penalty."
     name: ClassVar[str] = "l1_sparse"
+    label: ClassVar[str] = "L1 sparse"
+    color: ClassVar[str] = "#6B8FB5"
+    figure_order: ClassVar[int] = 180
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=1e-4, high=0.3, log=True), gamma=dict(low=1e-6, high=1e-2, log=True)
     )
@@ -140,6 +156,9 @@ def last_layers(
 class CFk(Finetune):
     "Fine-tuning of the last k layers."
     name: ClassVar[str] = "cf_k"
+    label: ClassVar[str] = "CF-k"
+    color: ClassVar[str] = "#C5B0D5"
+    figure_order: ClassVar[int] = 220
     k: int = Field(1, ge=1)  # layers that are trained
     def trainable(self, run):
         return [
@@ -151,6 +170,9 @@ class CFk(Finetune):
 class EUk(CFk):
     "The last k layers, drawn anew and trained on the retained data."
     name: ClassVar[str] = "eu_k"
+    label: ClassVar[str] = "EU-k"
+    color: ClassVar[str] = "#9467BD"
+    figure_order: ClassVar[int] = 230
     def prepare(self, run):
         seed = draw_seed(run.generator, 31)
         for i, n in enumerate(last_layers(run.student, self.k)):

@@ -28,6 +28,9 @@ def dampening(
 class SSD(ClassifierUnlearner):
     "Dampening of the weights that are specialised in the forgotten data."
     name: ClassVar[str] = "ssd"
+    label: ClassVar[str] = "SSD"
+    color: ClassVar[str] = "#2CA02C"
+    figure_order: ClassVar[int] = 270
     tuning: ClassVar[dict] = dict(
         alpha=dict(low=1.0, high=100.0, log=True), strength=dict(low=0.1, high=10.0, log=True)
     )

@@ -35,6 +35,9 @@ def distillation(
 class SCRUB(TrainedClassifier):
     "Away from the teacher on the forgotten data, close to it on the retained."
     name: ClassVar[str] = "scrub"
+    label: ClassVar[str] = "SCRUB"
+    color: ClassVar[str] = "#FF7F0E"
+    figure_order: ClassVar[int] = 280
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=1e-4, high=0.3, log=True),
         alpha=dict(low=0.01, high=10.0, log=True),
@@ -74,6 +77,9 @@ class SCRUB(TrainedClassifier):
 class BadTeacher(TrainedClassifier):
     "The original's answers on the retained data, those of a network that learned nothing on the forgotten."
     name: ClassVar[str] = "bad_teacher"
+    label: ClassVar[str] = "bad teacher"
+    color: ClassVar[str] = "#B8860B"
+    figure_order: ClassVar[int] = 290
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=1e-4, high=0.3, log=True), temperature=dict(low=1.0, high=4.0)
     )

@@ -72,6 +72,9 @@ class UnlearningAware(Minimizer):
 class UAM(Finetune):
     "Unlearning-aware minimisation."
     name: ClassVar[str] = "uam"
+    label: ClassVar[str] = "UAM"
+    color: ClassVar[str] = "#17A2B8"
+    figure_order: ClassVar[int] = 240
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=1e-4, high=0.3, log=True),
         rho=dict(low=0.05, high=10.0, log=True),

@@ -141,6 +141,9 @@ def impression_sides(
 class ZeroShot(TrainedClassifier):
     "Ascent on impressions of forgotten classes, descent on those of the others."
     name: ClassVar[str] = "zero_shot"
+    label: ClassVar[str] = "zero-shot"
+    color: ClassVar[str] = "#C49C94"
+    figure_order: ClassVar[int] = 330
     reads: ClassVar[str] = "names"
     sides: ClassVar[tuple] = ("forget", "retain")
     tuning: ClassVar[dict] = dict(

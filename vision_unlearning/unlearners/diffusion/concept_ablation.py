@@ -9,17 +9,15 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from ...core import borrow
+from ...tasks import PROMPT_TEMPLATE
 from ..base import concepts, require_pipeline
 from ...models.conditioning import condition, predict
 from .inputs import TrainingSet, diffusion_batch, encode_dataset
 from ..loop import cycle
-from ..loop import TrainedUnlearner, fit
-from vision_unlearning.unlearners.diffusion.weights import (
-    select_parameters,
-    teacher,
-    trainable_weights,
-    weight_edit,
-)
+from .training import TrainedUnlearner
+from ..loop import fit
+from .weights import select_parameters, teacher
+from ..trainable import trainable_weights, weight_edit
 
 # %% auto #0
 __all__ = ['draw_anchors', 'ConceptAblation', 'AblationLosses', 'unlearn_concept_ablation']
@@ -57,6 +55,9 @@ def draw_anchors(
 class ConceptAblation(TrainedUnlearner):
     "Fine-tuning of the cross-attention until a concept's caption means an anchor's."
     name: ClassVar[str] = "concept_ablation"
+    label: ClassVar[str] = "concept ablation"
+    color: ClassVar[str] = "#7A3B69"
+    figure_order: ClassVar[int] = 120
     kind: ClassVar[str] = "text-to-image"
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=3e-4, high=5e-3, log=True),
@@ -65,7 +66,7 @@ class ConceptAblation(TrainedUnlearner):
     # whose answer is the target: the model's to the anchor's caption, or the true noise
     variant: Literal["model", "noise"] = "model"
     anchor_concept: str | None = None  # what appears instead; None: what is retained
-    prompt_template: str = Field("An image of {}", pattern=r"\{\}")  # the caption of a concept given by name
+    prompt_template: str = Field(PROMPT_TEMPLATE, pattern=r"\{\}")  # the caption of a concept given by name
     train_parameters: Literal["xattn_kv", "xattn", "full"] = "xattn_kv"  # which weights are trained
     num_train_steps: int = Field(200, ge=1)  # optimiser updates
     learning_rate: float = Field(2e-4, gt=0)

@@ -14,8 +14,11 @@ from ..base import require_pictures, require_pipeline
 from ...models.conditioning import predict
 from .inputs import diffusion_batch, encode_dataset
 from ..loop import cycle
-from ..loop import History, TrainedUnlearner, fit
-from .weights import select_parameters, trainable_weights, weight_edit
+from ..callbacks import History
+from .training import TrainedUnlearner
+from ..loop import fit
+from .weights import select_parameters
+from ..trainable import trainable_weights, weight_edit
 
 # %% auto #0
 __all__ = ['uniform_loss', 'constraint_weight', 'reachable_loss', 'EraseDiff', 'EraseDiffLosses', 'unlearn_erasediff']
@@ -64,6 +67,9 @@ def reachable_loss(
 class EraseDiff(TrainedUnlearner):
     "Constrained fine-tuning: the concept's denoising is driven to uniform noise."
     name: ClassVar[str] = "erasediff"
+    label: ClassVar[str] = "EraseDiff"
+    color: ClassVar[str] = "#A39A00"
+    figure_order: ClassVar[int] = 150
     kind: ClassVar[str] = "text-to-image"
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=1e-4, high=2e-3, log=True), eta=dict(low=0.01, high=1.0, log=True)

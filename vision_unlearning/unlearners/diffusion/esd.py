@@ -11,16 +11,14 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from ...core import borrow
+from ...tasks import PROMPT_TEMPLATE
 from ..base import concepts, require_pipeline
 from ...models.conditioning import Conditioning, condition, empty_condition, predict
 from ..loop import cycle
-from ..loop import TrainedUnlearner, fit
-from vision_unlearning.unlearners.diffusion.weights import (
-    select_parameters,
-    teacher,
-    trainable_weights,
-    weight_edit,
-)
+from .training import TrainedUnlearner
+from ..loop import fit
+from .weights import select_parameters, teacher
+from ..trainable import trainable_weights, weight_edit
 
 # %% auto #0
 __all__ = ['TRAIN_METHODS', 'esd_target', 'Points', 'rollout', 'join', 'deal', 'ESD', 'EsdLosses', 'unlearn_esd']
@@ -156,6 +154,9 @@ TRAIN_METHODS = {"esd-x": "xattn", "esd-x-strict": "xattn_kv", "esd-u": "noxattn
 class ESD(TrainedUnlearner):
     "Fine-tuning towards the negative of a concept's own guidance; needs words only."
     name: ClassVar[str] = "esd"
+    label: ClassVar[str] = "ESD"
+    color: ClassVar[str] = "#CC79A7"
+    figure_order: ClassVar[int] = 110
     kind: ClassVar[str] = "text-to-image"
     reads: ClassVar[str] = "names"
     tuning: ClassVar[dict] = dict(
@@ -170,7 +171,7 @@ class ESD(TrainedUnlearner):
     negative_guidance: float = Field(2., ge=0)  # eta
     # anchor c_o; None: the concept itself; "": the empty prompt, as in the paper
     erase_from: str | None = None
-    prompt_template: str = Field("An image of {}", pattern=r"\{\}")  # the prompt in which the concept is met
+    prompt_template: str = Field(PROMPT_TEMPLATE, pattern=r"\{\}")  # the prompt in which the concept is met
     # who walks: the model before training, or the one in training
     sampler: Literal["frozen", "edited"] = "frozen"
     num_inference_steps: int = Field(20, ge=1)  # S, steps of a trajectory

@@ -15,7 +15,8 @@ from ...models.conditioning import predict
 from .inputs import diffusion_batch, encode_dataset
 from ..loop import cycle
 from .lora import TARGETS, adapter_edit, trainable_adapter
-from ..loop import TrainedUnlearner, fit
+from .training import TrainedUnlearner
+from ..loop import fit
 
 # %% auto #0
 __all__ = ['FADE', 'FadeLosses', 'unlearn_fade']
@@ -24,6 +25,9 @@ __all__ = ['FADE', 'FadeLosses', 'unlearn_fade']
 class FADE(TrainedUnlearner):
     "Self-distillation of a concept into another text, with a LoRA."
     name: ClassVar[str] = "distil"
+    label: ClassVar[str] = "FADE"
+    color: ClassVar[str] = "#D55E00"
+    figure_order: ClassVar[int] = 60
     kind: ClassVar[str] = "text-to-image"
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=2e-3, high=2e-2, log=True),

@@ -15,7 +15,7 @@ from .fade import FADE, FadeLosses
 from ...models.conditioning import predict
 from .inputs import diffusion_batch, encode_dataset
 from .lora import TARGETS
-from .saliency import saliency, top_mask
+from ..saliency import saliency, top_mask
 from ..loop import fit
 
 # %% auto #0
@@ -103,6 +103,9 @@ class FADESparse(FADE):
 class FADEModule(FADESparse):
     "FADE on the most salient layers only; the result is a LoRA."
     name: ClassVar[str] = "distil_module"
+    label: ClassVar[str] = "FADE by layer"
+    color: ClassVar[str] = "#E8935C"
+    figure_order: ClassVar[int] = 70
     # ends of the names of candidate layers
     target_modules: tuple[str, ...] = (*TARGETS, "ff.net.0.proj", "ff.net.2")
 
@@ -208,6 +211,9 @@ class FADEWeight(FADESparse):
     """FADE whose merged update is zero outside a mask of the most salient weights; the result is a weight
     edit."""
     name: ClassVar[str] = "distil_weight"
+    label: ClassVar[str] = "FADE by weight"
+    color: ClassVar[str] = "#8F3D00"
+    figure_order: ClassVar[int] = 80
     kept_fraction: float = Field(.1, gt=0, le=1)  # share of the candidate weights that may change
     search_space: tuple[int, ...] = ()  # elastic ranks, each at most `rank`; empty trains `rank` alone
 

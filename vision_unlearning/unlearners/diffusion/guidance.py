@@ -51,7 +51,8 @@ def safety_guidance(
 # %% ../../../nbs/3a_diffusion/40_guidance.ipynb #b7e15f79
 class GuidanceEdit(OnPipeline, Edit):
     "Guidance of the sampler away from a text."
-    kind, file = "guidance", "guidance.safetensors"
+    kind: ClassVar[str] = "guidance"
+    file: ClassVar[str] = "guidance.safetensors"
     def _apply(self, module, scale):
         return [
             module.register_forward_hook(
@@ -160,6 +161,9 @@ SLD_PRESETS = {
 class SafeLatentGuidance(Unlearner):
     "Guidance away from a concept while sampling; nothing is trained. The defaults are the preset `medium`."
     name: ClassVar[str] = "sld"
+    label: ClassVar[str] = "SLD"
+    color: ClassVar[str] = "#8C6D46"
+    figure_order: ClassVar[int] = 30
     kind: ClassVar[str] = "text-to-image"
     reads: ClassVar[str] = "names"
     tuning: ClassVar[dict] = dict(

@@ -5,6 +5,7 @@
 # %% ../../../nbs/3a_diffusion/05_lora.ipynb #439a2df1
 from __future__ import annotations
 from contextlib import contextmanager
+from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from ...core import ForeignFileError
@@ -71,7 +72,8 @@ def lora_pairs(
 # %% ../../../nbs/3a_diffusion/05_lora.ipynb #9b3dcbe2
 class LoraEdit(Edit):
     "A LoRA of a UNet, in diffusers' own format."
-    kind, file = "lora", "pytorch_lora_weights.safetensors"
+    kind: ClassVar[str] = "lora"
+    file: ClassVar[str] = "pytorch_lora_weights.safetensors"
     def _apply(self, module, scale):
         found = dict(module.named_modules())
         adapter = self.info["adapter"]
@@ -94,6 +96,12 @@ class LoraEdit(Edit):
 
     def _revert(self, module, memory):
         for handle in memory: handle.remove()
+
+    def save_pretrained(self,
+        folder,  # written whole or not at all
+    ):
+        "Write the adapter as diffusers does, with its metadata, and `edit.json` beside it."
+        save_lora_edit(self, folder)
 
 # %% ../../../nbs/3a_diffusion/05_lora.ipynb #3689b6dd
 def adapter_edit(
@@ -131,4 +139,3 @@ def save_lora_edit(
             temporary, unet_lora_layers=tensors, unet_lora_adapter_metadata=dict(edit.info["adapter"])
         )
         write_json(temporary/"edit.json", dict(kind=edit.kind, **edit.info))
-LoraEdit.save_pretrained = save_lora_edit

@@ -15,7 +15,8 @@ from .inputs import encode_dataset
 from ..loop import cycle
 from .lora import LoraEdit, adapter_edit, trainable_adapter
 from .munba import diffusion_loss
-from ..loop import TrainedUnlearner, fit
+from .training import TrainedUnlearner
+from ..loop import fit
 from ..weighting import gradient_combiner
 
 # %% auto #0
@@ -59,6 +60,9 @@ def signed_network(
 class LoraNegation(TrainedUnlearner):
     "Learn the concept with a LoRA and subtract it."
     name: ClassVar[str] = "lora_negation"
+    label: ClassVar[str] = "LoRA negation"
+    color: ClassVar[str] = "#E69F00"
+    figure_order: ClassVar[int] = 100
     kind: ClassVar[str] = "text-to-image"
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=5e-4, high=1e-2, log=True),

@@ -17,7 +17,8 @@ from ...models.conditioning import predict
 from .inputs import diffusion_batch, encode_dataset
 from ..loop import cycle
 from .lora import adapter_edit, trainable_adapter
-from ..loop import TrainedUnlearner, fit
+from .training import TrainedUnlearner
+from ..loop import fit
 from ..weighting import gradient_combiner
 
 # %% auto #0
@@ -70,6 +71,9 @@ def student_and_teacher(
 class MUNBa(TrainedUnlearner):
     "The concept's caption learns another answer, under a Nash bargain with what must stay."
     name: ClassVar[str] = "munba"
+    label: ClassVar[str] = "MUNBa"
+    color: ClassVar[str] = "#009E73"
+    figure_order: ClassVar[int] = 90
     kind: ClassVar[str] = "text-to-image"
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=5e-4, high=2e-2, log=True),

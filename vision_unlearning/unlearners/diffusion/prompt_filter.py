@@ -8,6 +8,7 @@ import re
 from typing import ClassVar
 import torch
 from pydantic import Field
+from ...tasks import PROMPT_TEMPLATE
 from ..base import Edit, Unlearner, concepts, require_pipeline
 from .guidance import OnPipeline
 from .spm import text_cosine
@@ -51,7 +52,8 @@ def blend(
 # %% ../../../nbs/3a_diffusion/35_prompt_filter.ipynb #b94e63d9
 class PromptFilter(OnPipeline, Edit):
     "Prompts about a concept reach the model as a neutral text."
-    kind, file = "prompt_filter", "prompt_filter.safetensors"
+    kind: ClassVar[str] = "prompt_filter"
+    file: ClassVar[str] = "prompt_filter.safetensors"
     def _apply(self, module, scale):
         parts = [
             (getattr(self._pipe, f"tokenizer{s}", None), getattr(self._pipe, f"text_encoder{s}", None))
@@ -105,6 +107,9 @@ class Guard:
 class FilterPrompts(Unlearner):
     "Stop prompts that name a concept before they reach the model; nothing is trained."
     name: ClassVar[str] = "prompt_filter"
+    label: ClassVar[str] = "prompt filter"
+    color: ClassVar[str] = "#BBBBBB"
+    figure_order: ClassVar[int] = 20
     kind: ClassVar[str] = "text-to-image"
     reads: ClassVar[str] = "names"
     tuning: ClassVar[dict] = dict(similarity_threshold=dict(choices=(None, .95, .9, .85, .8)))
@@ -112,7 +117,7 @@ class FilterPrompts(Unlearner):
     # cosine from which an embedding is stopped; None: names only
     similarity_threshold: float | None = Field(None, gt=0, le=1)
     # the concept's prompt, to which the cosine is taken
-    prompt_template: str = Field("An image of {}", pattern=r"\{\}")
+    prompt_template: str = Field(PROMPT_TEMPLATE, pattern=r"\{\}")
 
     def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):
         "An edit that stops prompts about `forget`; `retain` is not read."

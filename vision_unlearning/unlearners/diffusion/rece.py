@@ -32,6 +32,9 @@ def adversarial_vectors(
 class RECE(UCE):
     "UCE, followed by rounds that find and erase the adversary's vectors."
     name: ClassVar[str] = "rece"
+    label: ClassVar[str] = "RECE"
+    color: ClassVar[str] = "#56B4E9"
+    figure_order: ClassVar[int] = 50
     tuning: ClassVar[dict] = dict(
         erase_scale=dict(low=0.1, high=100.0, log=True),
         ridge=dict(low=1e-3, high=10.0, log=True),

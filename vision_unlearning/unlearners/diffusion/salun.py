@@ -14,17 +14,15 @@ from ..base import require_pictures, require_pipeline
 from ...models.conditioning import Conditioning, empty_condition, predict
 from .inputs import diffusion_batch, encode_dataset
 from ..loop import cycle
-from .saliency import saliency, top_mask
-from ..loop import Callback, TrainedUnlearner, fit
-from vision_unlearning.unlearners.diffusion.weights import (
-    select_parameters,
-    teacher,
-    trainable_weights,
-    weight_edit,
-)
+from ..saliency import Hold, saliency, top_mask
+from ..callbacks import Callback
+from .training import TrainedUnlearner
+from ..loop import fit
+from .weights import select_parameters, teacher
+from ..trainable import trainable_weights, weight_edit
 
 # %% auto #0
-__all__ = ['forget_loss', 'Hold', 'SalUn', 'SalunLosses', 'salun_mask', 'unlearn_salun']
+__all__ = ['forget_loss', 'SalUn', 'SalunLosses', 'salun_mask', 'unlearn_salun']
 
 # %% ../../../nbs/3a_diffusion/75_salun.ipynb #18e6b253
 def forget_loss(
@@ -47,28 +45,13 @@ def forget_loss(
     )
     return F.mse_loss((1 + guidance)*concept - guidance*nothing, target.float())
 
-# %% ../../../nbs/3a_diffusion/75_salun.ipynb #5897c6d2
-class Hold(Callback):
-    "Keeps every weight outside a mask at its remembered value."
-    def __init__(self, parameters, base, masks):
-        self.parameters, self.base, self.masks = list(parameters), list(base.values()), list(masks.values())
-
-    def before_fit(self, state):
-        self.hooks = [
-            p.register_hook(lambda gradient, m=m: gradient * m) for p, m in zip(self.parameters, self.masks)
-        ]
-
-    def after_step(self, state):
-        with torch.no_grad():
-            for p, old, m in zip(self.parameters, self.base, self.masks): p.copy_(torch.where(m, p, old))
-
-    def after_fit(self, state):
-        for hook in self.hooks: hook.remove()
-
 # %% ../../../nbs/3a_diffusion/75_salun.ipynb #ba92975c
 class SalUn(TrainedUnlearner):
     "Relabelling of a concept within the most salient weights."
     name: ClassVar[str] = "salun"
+    label: ClassVar[str] = "SalUn"
+    color: ClassVar[str] = "#F0E442"
+    figure_order: ClassVar[int] = 140
     kind: ClassVar[str] = "text-to-image"
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=1e-4, high=2e-3, log=True),

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from ...core import ForeignFileError, borrow
+from ...tasks import PROMPT_TEMPLATE
 from ..base import Edit, concepts, require_pipeline
 from .esd import deal, rollout
 from vision_unlearning.models.conditioning import (
@@ -26,7 +27,8 @@ from vision_unlearning.unlearners.diffusion.lora import (
     lora_pairs,
     trainable_adapter,
 )
-from ..loop import TrainedUnlearner, fit
+from .training import TrainedUnlearner
+from ..loop import fit
 
 # %% auto #0
 __all__ = ['SPM_TARGETS', 'adapter_share', 'text_cosine', 'anchor_probabilities', 'random_anchors', 'SPM', 'SpmLosses',
@@ -94,6 +96,9 @@ def random_anchors(
 class SPM(TrainedUnlearner):
     "Rank-one adapters with negative guidance and latent anchoring; needs words only."
     name: ClassVar[str] = "spm"
+    label: ClassVar[str] = "SPM"
+    color: ClassVar[str] = "#5DBB9E"
+    figure_order: ClassVar[int] = 130
     kind: ClassVar[str] = "text-to-image"
     reads: ClassVar[str] = "names"
     tuning: ClassVar[dict] = dict(
@@ -111,7 +116,7 @@ class SPM(TrainedUnlearner):
     # lambda; the published 1000 goes with random anchors, which hardly react
     anchoring_weight: float = Field(10., ge=0)
     anchor_exponent: float = Field(1., ge=0)  # alpha: how strongly far texts are preferred as anchors
-    prompt_template: str = Field("An image of {}", pattern=r"\{\}")  # the prompt in which a concept is met
+    prompt_template: str = Field(PROMPT_TEMPLATE, pattern=r"\{\}")  # the prompt in which a concept is met
     num_inference_steps: int = Field(20, ge=1)  # steps of a trajectory on which the points lie
     guidance_scale: float = Field(3., ge=0)  # of the walk
     rollout_batch_size: int = Field(8, ge=1)  # trajectories of a pool
@@ -235,7 +240,8 @@ SPM.__abstractmethods__ = frozenset()
 # %% ../../../nbs/3a_diffusion/70_spm.ipynb #90735760
 class TransportEdit(Edit):
     "A LoRA whose strength on each row of a batch is the row's similarity to the concept."
-    kind, file = "transport", "transport.safetensors"
+    kind: ClassVar[str] = "transport"
+    file: ClassVar[str] = "transport.safetensors"
     @property
     def lora(self) -> LoraEdit:
         # without the dependence on the prompt
