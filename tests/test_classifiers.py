@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from vision_unlearning.oracle.classification import PROTOCOLS
-from vision_unlearning.models.classifiers import Classifier, accuracy, load_classifier, save_classifier
 from vision_unlearning.data.classification import load_classification
-from vision_unlearning.data.forgetting import class_split, split_loaders
+from vision_unlearning.data.forgetting import class_split
+from vision_unlearning.data.loaders import split_loaders
+from vision_unlearning.models.classifiers import Classifier, accuracy, load_classifier, save_classifier
+from vision_unlearning.oracle.classification import PROTOCOLS
 from vision_unlearning.oracle.tuned import comparable, tuned_path
 from vision_unlearning.store import read_json
 from vision_unlearning.unlearners.base import load_edit
@@ -41,7 +42,7 @@ def problem():
     data.train = data.train[range(0, 1198, 4)]
     sides = split_loaders(data, class_split(data, 3), 32)
     model = classifier_for(data, "lenet5")
-    from vision_unlearning.data.forgetting import ImageLoader
+    from vision_unlearning.data.loaders import ImageLoader
     with torch.random.fork_rng():
         train_classifier(
             model, ImageLoader(data.train, 32, shuffle=True), num_epochs=4, optimizer="Adam(lr=0.003)"

@@ -52,7 +52,7 @@ class ResultTemplateSignificantRelationshipCategoricalDirectional(ResultTemplate
     unlearning_algorithm: str
     interference_pair: str
     attribute: str
-    source_attribute_value: str | int
+    source_attribute_value: str | int  # the group whose members are forgotten
     exclude_diagonal: bool = True  # leave out what an emitter does to itself
     min_samples_per_category: int = 5
     significance_threshold: float = .05

@@ -116,8 +116,8 @@ def simulate_embeddings(
 # %% ../../nbs/6_results/75_displacement.ipynb #c0407b82
 class ResultTemplateEmbeddingUnlearningProfile(EmbeddingTemplate):
     "How the embeddings of all entities moved when one was forgotten."
-    entity: str
-    n_pca_components: int = 2
+    entity: str  # name of the emitter
+    n_pca_components: int = 2  # dimensions of the plot
 
     def _index(self) -> int:
         entities = read_entities(self.store, self.task)

@@ -66,7 +66,7 @@ class ResultTemplateMostSimilarMostInterferedGrid(ResultTemplate):
     unlearning_algorithms: list[str] = ["distil", "munba", "uce"]
     interference_pairs: list[str] = ["clip_diff", "brisque_diff", "rmse", "ssim", "dino_diff"]
     similarity_metrics: list[str] = ["clip", "jacc", "dino", "act"]
-    top_k: int = 1
+    top_k: int = 1  # a hit when the most similar is among this many most harmed
     significance_threshold: float = .05
     n_permutations: int = 1000
     random_state: int = 42

@@ -118,10 +118,10 @@ class ResultTemplateMetricSimilarityAlignmentMulti(ResultTemplate):
     include_attribute_value_similarity: bool = True  # the attributes of emitter and receiver
     include_emitter_forget_quality: bool = False  # how well the emitter itself was forgotten
     include_baseline_quality: bool = False  # CLIP score of the emitter before the edit
-    regression_algorithm: Literal["linear_regression", "random_forest"] = "linear_regression"
+    regression_algorithm: Literal["linear_regression", "random_forest"] = "linear_regression"  # what is fitted
     random_state: int = 42
-    test_size: float = .3
-    split: Literal["entity", "emitter", "pair"] = "entity"
+    test_size: float = .3  # share of entities, or of pairs
+    split: Literal["entity", "emitter", "pair"] = "entity"  # what training and test do not share
     explain: bool = False  # SHAP values of up to 1,000 test pairs
     epochs: int | None = None  # None: the only one on disk
     n_permutations: int = 10_000

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 from ...models.classifier_training import make_optimizer, make_schedule
 from ...core import DivergedError, borrow, check_name
 from ...data.classification import ImageSet
-from ...data.forgetting import as_loader
+from ...data.loaders import as_loader
 from ..base import Unlearner, WeightEdit, all_tensors
 from ..methods import CLASSIFIERS, find_methods
 from .recipes import checked_recipe, make_minimizer
