@@ -52,7 +52,9 @@ class Judge(nn.Module):
         for part in images.split(batch_size):
             x = part.to(device).float()
             if x.shape[-2:] != (64, 64):
-                x = nn.functional.interpolate(x, (64, 64), mode="bicubic", antialias=True, align_corners=False)
+                x = nn.functional.interpolate(
+                    x, (64, 64), mode="bicubic", antialias=True, align_corners=False
+                )
                 x = x.clamp(0, 255)
             found.append({h: logits.softmax(-1).cpu() for h, logits in self(x/127.5 - 1).items()})
         return {h: torch.cat([f[h] for f in found]) for h in self.classes}
