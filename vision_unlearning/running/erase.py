@@ -27,7 +27,7 @@ from ..unlearners.diffusion.lora import SIDES
 from ..unlearners.diffusion.random_edit import effective_change
 
 # %% auto #0
-__all__ = ['HUB_FILES', 'plan_prompts', 'evaluating_clip', 'measure', 'Limits', 'verdict', 'Erasure', 'own_pictures',
+__all__ = ['HUB_FILES', 'plan_prompts', 'evaluating_clip', 'recognise', 'Limits', 'verdict', 'Erasure', 'own_pictures',
            'unlearn_names', 'erase', 'model_card', 'as_weights', 'save_erasure', 'export_kohya', 'hub_files',
            'push_to_hub']
 
@@ -64,7 +64,7 @@ def evaluating_clip(
     return load_clip(clip or "emoji-clip") if clip is None or isinstance(clip, str) else clip
 
 # %% ../../nbs/8_running/35_erase.ipynb #04d0f3c2
-def measure(
+def recognise(
     plan: pd.DataFrame,  # of `plan_prompts`, with a column seed
     images: np.ndarray,  # (N,H,W,3) uint8, one a row
     clip,  # `ClipEncoder`
@@ -263,14 +263,14 @@ def erase(
     )
     draw = lambda: generate_array(pipe, plan["seed"].tolist(), plan["prompt"].tolist(), **generation)
     before = draw()
-    numbers = [plan, measure(plan, before, clip, judge, template).add_suffix("_before")]
+    numbers = [plan, recognise(plan, before, clip, judge, template).add_suffix("_before")]
     start = time.perf_counter()
     edit = unlearn_names(
         pipe, unlearner, concept, kept, forget, retain, generator, callbacks, template=template, **generation
     )
     seconds = time.perf_counter() - start
     with edit.on(pipe): after = draw()
-    table = pd.concat([*numbers, measure(plan, after, clip, judge, template).add_suffix("_after")], axis=1)
+    table = pd.concat([*numbers, recognise(plan, after, clip, judge, template).add_suffix("_after")], axis=1)
     go, reasons = verdict(table, limits)
     measured = dict(
         clip=getattr(clip, "name", type(clip).__name__),
