@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from vision_unlearning.oracle.classification import PROTOCOLS
-from vision_unlearning.models.classifiers import Classifier, accuracy, load_classifier, save_classifier
 from vision_unlearning.data.classification import load_classification
-from vision_unlearning.data.forgetting import class_split, split_loaders
-from vision_unlearning.running.tuning.search_classifiers import REST, comparable, tuned_path
+from vision_unlearning.data.forgetting import class_split
+from vision_unlearning.data.loaders import split_loaders
+from vision_unlearning.models.classifiers import Classifier, accuracy, load_classifier, save_classifier
+from vision_unlearning.oracle.classification import PROTOCOLS
+from vision_unlearning.oracle.tuned import comparable, tuned_path
 from vision_unlearning.store import read_json
 from vision_unlearning.unlearners.base import load_edit
-from vision_unlearning.unlearners.classifiers.base import CLASSIFIER_METHODS, Finetune, get_classifier_method
+from vision_unlearning.unlearners.classifiers.base import Finetune, get_classifier_method
 
 QUICK = dict(num_train_epochs=2, noise_steps=2, noise_samples=16, fisher_samples=32, impair_epochs=1)
 CHILD = """
@@ -41,7 +42,7 @@ def problem():
     data.train = data.train[range(0, 1198, 4)]
     sides = split_loaders(data, class_split(data, 3), 32)
     model = classifier_for(data, "lenet5")
-    from vision_unlearning.data.forgetting import ImageLoader
+    from vision_unlearning.data.loaders import ImageLoader
     with torch.random.fork_rng():
         train_classifier(
             model, ImageLoader(data.train, 32, shuffle=True), num_epochs=4, optimizer="Adam(lr=0.003)"
@@ -61,7 +62,7 @@ def unlearn(name, model, sides):
     )
 
 
-@pytest.mark.parametrize("name", REST + ["retrain"])
+@pytest.mark.parametrize("name", comparable("class") + ["retrain"])
 def test_repeatable_and_borrowed(name, problem, tmp_path):
     model, sides, x = problem
     before = {n: t.clone() for n, t in model.state_dict().items()}
@@ -83,7 +84,7 @@ def test_repeatable_and_borrowed(name, problem, tmp_path):
 
 def test_fresh_process(problem, tmp_path):
     model, sides, x = problem
-    names, here = REST + ["retrain"], {}
+    names, here = comparable("class") + ["retrain"], {}
     save_classifier(model, tmp_path/"model")
     np.save(tmp_path/"x.npy", x.numpy())
     for name in names:
@@ -206,4 +207,3 @@ def test_accuracy_is_what_it_says(problem):
     x, y = next(iter(sides["test"]))
     with torch.no_grad():
         assert accuracy(model, [(x, y)]) == pytest.approx(float((model(x).argmax(1) == y).float().mean()))
-    assert set(CLASSIFIER_METHODS) >= set(REST)

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name
-from ..plotting import HIGHER_IS_BETTER, metric_label
+from ..interference.names import metric_label
+from ..interference.pair_metrics import PAIR_METRICS
 from ..unlearners.methods import method_color, method_label
 from .base import ResultTemplate, pair_files, read_pairs
 from vision_unlearning.results.relationship import (
@@ -102,7 +103,7 @@ class ResultTemplateSignificantRelationshipCategoricalDirectional(ResultTemplate
             "contrast": other,
             "n_source_emitters": int((source & run).sum()),
             "n_other_emitters": int((~source & run).sum()),
-            "is_worst_biggest": not HIGHER_IS_BETTER[self.interference_pair],
+            "is_worst_biggest": not PAIR_METRICS[self.interference_pair].higher_is_better,
         }
 
 # %% ../../nbs/6_results/35_directional.ipynb #d5ba6d1f

@@ -6,7 +6,8 @@
 from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
-from ..plotting import metric_label, new_axes, scatter
+from ..interference.names import metric_label
+from ..plotting import new_axes, scatter
 from ..unlearners.methods import method_color, method_label
 from .relationship import EntityTemplate, correlate, sound_title
 

@@ -14,7 +14,9 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 from ..core import check_name
 from ..explore.similarity import SIMILARITIES, attribute_columns
 from ..interference.stats import mantel
-from ..plotting import HIGHER_IS_BETTER, metric_label, new_axes, scatter, similarity_label
+from ..interference.names import metric_label
+from ..interference.pair_metrics import PAIR_METRICS
+from ..plotting import new_axes, scatter, similarity_label
 from ..unlearners.methods import method_color, method_label
 from vision_unlearning.results.base import (
     PairTable,
@@ -399,7 +401,8 @@ def _predict(self,
     fit[:, index] = False
     receivers = [j for j in range(len(entities)) if j != index and known[index, j]]
     expected = self._regressor().fit(features[fit], target[fit]).predict(features[index, receivers])
-    order = np.argsort(expected if HIGHER_IS_BETTER[self.interference_pair] else -expected, kind="stable")
+    better = PAIR_METRICS[self.interference_pair].higher_is_better
+    order = np.argsort(expected if better else -expected, kind="stable")
     value = lambda j: float(target[index, j]) if np.isfinite(target[index, j]) else None
     return {
         table.names[receivers[k]]: {
