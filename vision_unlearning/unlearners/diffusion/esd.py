@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from ...tasks import PROMPT_TEMPLATE
 from ...models.conditioning import Conditioning, condition, empty_condition, predict
 from ..base import concepts, refuse_overlap
 from .training import TrainedUnlearner, as_weights
@@ -164,7 +165,7 @@ class ESD(TrainedUnlearner):
     negative_guidance: float = Field(2., ge=0)  # eta
     # anchor c_o; None: the concept itself; "": the empty prompt, as in the paper
     erase_from: str | None = None
-    prompt_template: str = Field("An image of {}", pattern=r"\{\}")  # the prompt in which the concept is met
+    prompt_template: str = Field(PROMPT_TEMPLATE, pattern=r"\{\}")  # the prompt in which the concept is met
     # who walks: the model before training, or the one in training
     sampler: Literal["frozen", "edited"] = "frozen"
     num_inference_steps: int = Field(20, ge=1)  # S, steps of a trajectory

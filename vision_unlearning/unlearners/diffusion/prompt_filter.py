@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 from ...store import current_settings
+from ...tasks import PROMPT_TEMPLATE
 from ..base import Edit, Unlearner, concepts, require_pipeline
 from .guidance import OnPipeline
 from .spm import text_cosine
@@ -118,7 +119,7 @@ class FilterPrompts(Unlearner):
     # cosine from which an embedding is stopped; None: names only
     similarity_threshold: float | None = Field(None, gt=0, le=1)
     # the concept's prompt, to which the cosine is taken
-    prompt_template: str = Field("An image of {}", pattern=r"\{\}")
+    prompt_template: str = Field(PROMPT_TEMPLATE, pattern=r"\{\}")
 
     def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):
         "An edit that stops prompts about `forget`; `retain` is not read."
@@ -126,7 +127,9 @@ class FilterPrompts(Unlearner):
         names = concepts(forget)
         if not names: raise ValueError("there is no concept to forget; name at least one")
         if names_concept(self.anchor_concept, names):
-            raise ValueError(f"the neutral text {self.anchor_concept!r} names what is to be stopped; choose another")
+            raise ValueError(
+                f"the neutral text {self.anchor_concept!r} names what is to be stopped; choose another"
+            )
         return PromptFilter(
             {}, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": names}
         )

@@ -53,7 +53,8 @@ class SalUn(TrainedUnlearner):
         retain_weight=dict(low=0.1, high=10.0, log=True),
         mask_fraction=dict(low=0.05, high=1.0, log=True),
     )
-    target_modules: TargetModules = "xattn"  # weights from which the mask is taken; the published train_method
+    # weights from which the mask is taken; the published train_method
+    target_modules: TargetModules = "xattn"
     num_train_epochs: int = Field(5, ge=1)  # passes over the forget set
     learning_rate: float = Field(1e-5, gt=0)
     lr_scheduler: Literal["constant", "cosine", "linear"] = "constant"
@@ -119,7 +120,10 @@ def salun_mask(
     generator: torch.Generator,  # of batches, noise and times
 ) -> dict[str, torch.Tensor]:  # name -> bool; exactly round(mask_fraction*N) of N entries are True
     "The weights on which the concept's diffusion loss depends most."
-    batches, empty = cycle(len(data), min(method.train_batch_size, len(data)), generator), empty_condition(pipe)
+    batches, empty = (
+        cycle(len(data), min(method.train_batch_size, len(data)), generator),
+        empty_condition(pipe),
+    )
     drawn = (next(batches) for _ in range(method.saliency_epochs*ceil(len(data)/method.train_batch_size)))
     losses = (
         forget_loss(
