@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from vision_unlearning.oracle.classification import (
     GAP,
     KINDS,
-    PROTOCOLS,
     REFERENCES,
     Comparison,
     comparison_table,
+    find_protocol,
     run_method,
 )
 from ..core import DivergedError, check_name
@@ -35,6 +35,7 @@ def run_classifiers(
     folder="assets/classification",  # of models and results
     device="cpu",
     progress: bool = True,
+    changes: dict | None = None,  # fields of the protocol that differ
 ) -> list[dict]:  # of `run_method`, and {"method", "kind", "seed", "error"} for what failed
     "Run what is missing and read what is there."
     from tqdm.auto import tqdm
@@ -51,7 +52,7 @@ def run_classifiers(
         desc=f"classifiers on {protocol}",
     ) as bar:
         for kind, seed in ((k, s) for k in kinds for s in seeds):
-            comparison = Comparison(protocol, kind, seed, folder, device)
+            comparison = Comparison(protocol, kind, seed, folder, device, changes)
             for method in (*REFERENCES, *chosen[kind]):
                 bar.set_postfix_str(f"{kind} {seed} {method}")
                 settings = {} if method in REFERENCES else tuned_classifier(protocol, kind, method)
@@ -96,12 +97,13 @@ def write_classifier_report(
     protocol: str,  # a key of `PROTOCOLS`
     rows: list[dict],  # of `run_classifiers`
     folder="assets/classification",
+    changes: dict | None = None,  # fields of the protocol that differ
 ) -> tuple[Path, Path]:  # page and table
     "Write the page of a protocol."
-    check_name("protocol", protocol, PROTOCOLS)
+    settings = find_protocol(protocol, changes).model_dump()
     done = [r for r in rows if "error" not in r]
     body = [
-        pd.Series(PROTOCOLS[protocol].model_dump(), dtype=object)
+        pd.Series(settings, dtype=object)
         .to_frame()
         .to_html(header=False, border=0, classes="numbers")
     ]
