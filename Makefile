@@ -16,7 +16,7 @@ SLOW ?=
 WORKERS ?= 2
 THREADS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); t=$$((n / $(WORKERS))); echo $$((t > 0 ? t : 1)))
 
-.PHONY: help test demo outputs prepare sidebar face readme docs-preview lint install
+.PHONY: help test claims demo outputs prepare sidebar face readme docs-preview lint install
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -33,6 +33,12 @@ install: $(STAMP) ## make .venv and install the package with the tested versions
 
 test: $(STAMP) ## every test: the notebooks, the package, the house rules
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} $(PY) -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+# Long; for some notebooks, make claims PYTEST_ARGS='-k fade'.
+# The page nbs/explanations/02_claims_about_chance shows the record.
+claims: $(STAMP) ## what lessons assert of chance, under six seeds, one and two threads, other rounding
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal --claims $${CLAIMS:-6} \
+	    --claims-record nbs/explanations/claims_about_chance.json $(PYTEST_ARGS)
 
 demo: $(STAMP) ## forget one emoji, measure what else was forgotten
 	$(BIN)/vu demo

@@ -2,6 +2,7 @@
 import os
 import sys
 import tempfile
+from pathlib import Path
 
 # Set before any library reads them. A GPU is used only where it is asked for by name: the numbers are those
 # of a CPU.
@@ -11,6 +12,8 @@ os.environ.update(
     MPLBACKEND="Agg",
     TRANSFORMERS_VERBOSITY="error",
     TOKENIZERS_PARALLELISM="false",
+    # Threads that wait do not spin: other processes may need the core.
+    OMP_WAIT_POLICY="PASSIVE",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
 )
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -20,6 +23,30 @@ _hf_home = tempfile.TemporaryDirectory(prefix="vu-hf-")
 os.environ["HF_HOME"] = _hf_home.name
 
 import pytest
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("claims about chance")
+    group.addoption("--claims", type=int, default=0, metavar="N", help="run lessons' claims with N seeds (6)")
+    group.addoption("--claims-record", type=Path, metavar="FILE", help="and keep the results in this file")
+
+
+def pytest_ignore_collect(collection_path, config):
+    "Claims run alone, and only when asked for."
+    if collection_path.suffix != ".py": return None
+    return True if (collection_path.name == "test_claims.py") != bool(config.getoption("--claims")) else None
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    "With --claims: what each claim found."
+    if not config.getoption("--claims"): return
+    from chance import table, write_record
+    reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, [])]
+    rows = [value for r in reports for name, value in r.user_properties if name == "chance"]
+    terminalreporter.section("claims about chance")
+    for line in table(rows): terminalreporter.line(line)
+    if path := config.getoption("--claims-record"):
+        write_record(path, rows, " ".join(["pytest", *config.invocation_params.args]))
 
 
 def global_state() -> dict:

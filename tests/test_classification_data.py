@@ -15,14 +15,8 @@ from vision_unlearning.data.classification import (
     load_classification,
     stack_images,
 )
-from vision_unlearning.data.forgetting import (
-    as_loader,
-    class_split,
-    index_split,
-    random_split,
-    split_loaders,
-    subclass_split,
-)
+from vision_unlearning.data.forgetting import class_split, index_split, random_split, subclass_split
+from vision_unlearning.data.loaders import as_loader, split_loaders
 
 
 @pytest.fixture(scope="module")

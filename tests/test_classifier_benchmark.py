@@ -3,16 +3,17 @@ import pandas as pd
 import pytest
 
 from vision_unlearning.oracle.classification import PROTOCOLS
-from vision_unlearning.running.classifiers import batch_classifiers, run_classifiers, write_classifier_report
-from vision_unlearning.running.tuning.search import search_space
-from vision_unlearning.running.tuning.search_classifiers import (
-    FIXED,
-    OracleObjective,
-    comparable,
-    tune_classifiers,
-    tuned_classifier,
-    tuned_path,
+from vision_unlearning.oracle.tuned import comparable, tuned_classifier, tuned_path
+from vision_unlearning.running.classifiers import (
+    batch_classifiers,
+    classifier_status,
+    report_classifiers,
+    run_classifier_stage,
+    run_classifiers,
+    write_classifier_report,
 )
+from vision_unlearning.running.tuning.search import search_space
+from vision_unlearning.running.tuning.search_classifiers import OracleObjective, tune_classifiers
 from vision_unlearning.store import read_json
 from vision_unlearning.unlearners.classifiers.base import get_classifier_method
 
@@ -66,11 +67,29 @@ def test_wrong_parameters_of_a_shell(parameter, said, tmp_path):
     with pytest.raises(ValueError, match=said): batch_classifiers("digits", [], [parameter], tmp_path)
 
 
-def test_from_a_shell(tmp_path, monkeypatch):
+@pytest.fixture
+def short(monkeypatch):
+    "The protocol of the digits is a short one."
+    monkeypatch.setitem(PROTOCOLS, "digits", PROTOCOLS["digits"].model_copy(update=dict(num_epochs=2)))
+
+
+def test_a_batch_that_was_stopped(short, tmp_path):
+    "Seed 1 of the first method is missing, so the page is about seed 0."
+    page, table = batch_classifiers("digits", ["finetune"], ["kinds=class", "seeds=0"], tmp_path, False)
+    assert run_classifier_stage("unlearn", "digits", ["cf_k"], ["kinds=class", "seeds=0,1"], tmp_path, False)
+    assert run_classifier_stage("report", "digits", [], [], tmp_path)[0] == page
+    assert classifier_status(tmp_path).iloc[0].tolist()[:5] == ["digits", "class", "0, 1", 4, 7]
+    assert set(pd.read_csv(table).seed) == {0}
+    with pytest.raises(FileNotFoundError, match="run `vu batch --task cifar10` first"):
+        report_classifiers("cifar10", base_folder=tmp_path)
+    with pytest.raises(ValueError, match="known: 'unlearn', 'report'"):
+        run_classifier_stage("generate", "digits", [], [], tmp_path)
+
+
+def test_from_a_shell(short, tmp_path):
     from typer.testing import CliRunner
 
     from vision_unlearning.running.cli import app
-    monkeypatch.setitem(PROTOCOLS, "digits", PROTOCOLS["digits"].model_copy(update=dict(num_epochs=2)))
     words = "batch --task digits --methods finetune,cf_k -p seeds=0 -p kinds=class --quiet --base-folder"
     ask = [*words.split(), str(tmp_path)]
     done = CliRunner().invoke(app, ask)
@@ -96,7 +115,7 @@ def test_a_search_keeps_what_the_objective_says(objective, place):
     assert len(trials) == 2
     assert [told["forgetting"], told["retained"]] == pytest.approx([best["forgetting"], best["retained"]])
     assert best["score"] == pytest.approx(min(told.values()))
-    assert found["fisher"]["settings"] == FIXED["fisher"]
+    assert found["fisher"]["settings"] == get_classifier_method("fisher").fixed
     assert found["random_label"]["fixed"] == {"max_grad_norm": 1., "scheduler": "Cosine"}
     assert tune_classifiers("digits", "class", **ask) == found
 

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from vision_unlearning.data.classification import load_classification
-from vision_unlearning.data.forgetting import class_split, split_loaders
+from vision_unlearning.data.forgetting import class_split
+from vision_unlearning.data.loaders import split_loaders
 from vision_unlearning.models.classifiers import Classifier, accuracy, load_classifier, save_classifier
-from vision_unlearning.running.tuning.search_classifiers import REST
+from vision_unlearning.oracle.tuned import comparable
 from vision_unlearning.unlearners.base import load_edit
 from vision_unlearning.unlearners.classifiers.base import Finetune, get_classifier_method
 
@@ -46,7 +47,7 @@ def problem():
     data.train = data.train[range(0, 1198, 4)]
     sides = split_loaders(data, class_split(data, 3), 32)
     model = classifier_for(data, "lenet5")
-    from vision_unlearning.data.forgetting import ImageLoader
+    from vision_unlearning.data.loaders import ImageLoader
     with torch.random.fork_rng():
         train_classifier(
             model, ImageLoader(data.train, 32, shuffle=True), num_epochs=4, optimizer="Adam(lr=0.003)"
@@ -66,7 +67,7 @@ def unlearn(name, model, sides):
     )
 
 
-@pytest.mark.parametrize("name", REST + ["retrain"])
+@pytest.mark.parametrize("name", comparable("class") + ["retrain"])
 def test_repeatable_and_borrowed(name, problem, tmp_path):
     model, sides, x = problem
     before = {n: t.clone() for n, t in model.state_dict().items()}
@@ -88,7 +89,7 @@ def test_repeatable_and_borrowed(name, problem, tmp_path):
 
 def test_fresh_process(problem, tmp_path):
     model, sides, x = problem
-    names, here = REST + ["retrain"], {}
+    names, here = comparable("class") + ["retrain"], {}
     save_classifier(model, tmp_path/"model")
     np.save(tmp_path/"x.npy", x.numpy())
     for name in names:

@@ -14,7 +14,8 @@ from test_metrics import clip  # noqa: F401  (a fixture)
 from vision_unlearning.core import ForeignFileError, MissingSessionError
 from vision_unlearning.interference.entity import InterferencePerEntity, entity_column, entity_metrics
 from vision_unlearning.interference.generate import task_prompts
-from vision_unlearning.interference.pair import PAIR_METRICS, pair_means, read_pair, score_session
+from vision_unlearning.interference.pair import pair_means, read_pair, score_session
+from vision_unlearning.interference.pair_metrics import PAIR_METRICS
 from vision_unlearning.metrics.image_image import RMSE, SSIM
 from vision_unlearning.metrics.image_text import ClipScore
 from vision_unlearning.metrics.quality import BRISQUE
@@ -96,7 +97,7 @@ def test_every_number_is_that_of_its_own_two_pictures(world):
                 s * float(int(q.argmax()) == names.index(name)) for s, q in zip((-1, 1), p)
             )
             if name != "key": assert -1 - 1e-6 <= got.loc[(name, seed, "dino_diff"), "value"] <= 1 + 1e-6
-    difference = frame[frame.metric.isin([m.name for m in PAIR_METRICS.values() if m.kind == "difference"])]
+    difference = frame[frame.metric.isin([m.name for m in PAIR_METRICS.values() if m.is_difference])]
     assert np.allclose(difference.value, difference.on - difference.off)
     assert frame[frame.metric == "rmse"][["off", "on"]].isna().all(axis=None)
 

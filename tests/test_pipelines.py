@@ -18,19 +18,12 @@ from PIL import Image
 from vision_unlearning.benchmarks import rt_name_to_class
 from vision_unlearning.core import ForeignFileError
 from vision_unlearning.models import tiny_pipeline
-from vision_unlearning.running.batch import (
-    STAGES,
-    batch_status,
-    check_parameters,
-    missing_work,
-    pipeline_parameters,
-    pipeline_path,
-    run_batch,
-    run_pipeline,
-)
-from vision_unlearning.running.grid import answers_path
-from vision_unlearning.running.report import report_path
+from vision_unlearning.running.batch import batch_status, run_batch
+from vision_unlearning.running.missing import missing_work
+from vision_unlearning.running.notebooks import run_pipeline
+from vision_unlearning.running.page import answers_path, report_path
 from vision_unlearning.running.session import generate_session, plan_sessions, read_scores, recorded_sessions
+from vision_unlearning.running.stages import STAGES, check_parameters, pipeline_parameters, pipeline_path
 from vision_unlearning.store import Store, image_name, read_json
 
 root = Path(__file__).resolve().parents[1]
@@ -65,8 +58,8 @@ def eyes(tmp_path_factory):
 def test_parameters_are_typed_and_explained(stage):
     known = pipeline_parameters(stage)
     for name, p in known.items():
-        assert p["type"] != "None" and p["help"], f"{name} of {stage} has no type or no comment"
-    defaults = {name: p["default"] for name, p in known.items()}
+        assert p.type != "None" and p.help, f"{name} of {stage} has no type or no comment"
+    defaults = {name: p.default for name, p in known.items()}
     # given, not filled in: a default that is not of its own type is refused
     assert check_parameters(stage, defaults) == defaults
 

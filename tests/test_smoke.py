@@ -5,18 +5,17 @@ import pandas as pd
 import pytest
 
 from vision_unlearning.data.testbed import read_split
-from vision_unlearning.running.batch import STAGES
-from vision_unlearning.running.grid import answers_path
-from vision_unlearning.running.report import report_path
+from vision_unlearning.running.page import answers_path, report_path
 from vision_unlearning.running.session import recorded_sessions
 from vision_unlearning.running.smoke import run_smoke
-from vision_unlearning.running.testbeds import TESTBEDS
+from vision_unlearning.running.stages import STAGES
+from vision_unlearning.running.testbeds import find_testbeds
 from vision_unlearning.store import Store, read_entities, read_json
 
 METHODS = {"people": ["uce", "munba", "distil"], "breeds": ["distil"], "scenes": ["esd"], "objects": ["uce"]}
 
 
-@pytest.mark.parametrize("task", TESTBEDS)
+@pytest.mark.parametrize("task", find_testbeds())
 def test_smoke(tmp_path, task):
     # every question is asked of the tasks with one method; the one with three ends with the report
     asked = len(METHODS[task]) == 1

@@ -60,8 +60,8 @@ def train(world, case, callbacks=(), **settings):
 @pytest.mark.parametrize("case", METHODS)
 def test_an_interrupted_training_gives_the_same_bits(world, case, tmp_path):
     "Killed after three steps with a checkpoint after two, so that one step is made again."
-    from vision_unlearning.unlearners.checkpoint import Checkpoint
     from vision_unlearning.unlearners.callbacks import LossLog
+    from vision_unlearning.unlearners.checkpoint import Checkpoint
     logs = [LossLog(), LossLog()]
     whole = train(world, case, [logs[0]])
     with pytest.raises(KeyboardInterrupt): train(world, case, [Checkpoint(tmp_path, every=2), Die(3)])

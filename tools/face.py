@@ -4,65 +4,47 @@ python tools/face.py [--check]
 """
 import ast
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 root = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(root))
+from vision_unlearning.unlearners.methods import CLASSIFIERS, DIFFUSION, find_methods  # noqa: E402
+
 package = root / "vision_unlearning"
 stub = package / "__init__.pyi"
 begin, end = "# begin: written by tools/face.py\n", "# end\n"
 
 
-def own_name(node: ast.ClassDef) -> str | None:
-    'How a class is called: "uce" in `name: ClassVar[str] = "uce"`, "rmse" in `name, bounds = "rmse", ...`'
-    for statement in node.body:
-        if isinstance(statement, ast.AnnAssign): pairs = [(statement.target, statement.value)]
-        elif not isinstance(statement, ast.Assign): continue
-        elif isinstance(statement.targets[0], ast.Tuple):
-            pairs = list(zip(statement.targets[0].elts, statement.value.elts))
-        else: pairs = [(statement.targets[0], statement.value)]
-        for target, value in pairs:
-            if getattr(target, "id", None) == "name" and isinstance(value, ast.Constant): return value.value
-    return None
+def line(module: str, cls: str) -> str:
+    "One import of the stub."
+    return f"from {module.removeprefix(package.name)} import {cls}\n"
 
 
-def classes_of(module: Path) -> list[ast.ClassDef]:
-    "The public classes of a module that build on another class."
-    found = [n for n in ast.parse(module.read_text(encoding="utf-8")).body if isinstance(n, ast.ClassDef)]
-    return sorted((n for n in found if n.bases and n.name[0] != "_"), key=lambda n: n.name)
+def methods(wing: str) -> list[str]:
+    "The methods of a wing, module after module."
+    return sorted(line(found.module, found.cls) for found in find_methods(wing).values())
 
 
-def lines_of(folder: str, wanted: Callable[[ast.ClassDef], bool]) -> list[str]:
-    "One import a class, in the order of the modules."
-    lines = []
-    for module in sorted((package / folder).glob("*.py")):
-        where = ".".join(module.relative_to(package).with_suffix("").parts)
-        lines += [f"from .{where} import {c.name}\n" for c in classes_of(module) if wanted(c)]
-    return lines
+def metrics() -> list[str]:
+    "The public classes that build on `Metric`, and that no other class builds on."
+    bases, lines = {}, []
+    for path in sorted((package / "metrics").glob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and node.bases:
+                bases[node.name] = [ast.unparse(base) for base in node.bases]
+                lines.append((node.name, line(f"{package.name}.metrics.{path.stem}", node.name)))
+    def is_metric(name): return name.endswith("Metric") or any(map(is_metric, bases.get(name, [])))
+    below = {base for names in bases.values() for base in names}
+    return [text for name, text in lines if is_metric(name) and name not in below and name[0] != "_"]
 
 
 def face() -> str:
-    "The generated lines; names of methods are in small letters, and metrics are those that none builds on."
-    is_method = lambda c: (own_name(c) or "").islower()
-    metrics = [c for module in sorted((package / "metrics").glob("*.py")) for c in classes_of(module)]
-    bases = {ast.unparse(b) for c in metrics for b in c.bases}
-    is_metric = lambda c: c.name not in bases and bases_of(c, metrics) & {"Metric", "torchmetrics.Metric"}
+    "The generated lines."
     return "".join([
-        "# Methods for text-to-image models\n", *lines_of("unlearners/diffusion", is_method),
-        "\n# Methods for classifiers\n", *lines_of("unlearners/classifiers", is_method),
-        "\n# Metrics\n", *lines_of("metrics", is_metric),
+        "# Methods for text-to-image models\n", *methods(DIFFUSION),
+        "\n# Methods for classifiers\n", *methods(CLASSIFIERS),
+        "\n# Metrics\n", *metrics(),
     ])
-
-
-def bases_of(cls: ast.ClassDef, classes: list[ast.ClassDef]) -> set[str]:
-    "All classes that a class builds on, as far as they are among `classes`, and the next one above."
-    known = {c.name: c for c in classes}
-    found, left = set(), [cls]
-    while left:
-        names = {ast.unparse(b) for b in left.pop().bases} - found
-        found |= names
-        left += [known[n] for n in names if n in known]
-    return found
 
 
 def updated(text: str) -> str:

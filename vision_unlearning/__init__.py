@@ -2,8 +2,8 @@
 
 `import vision_unlearning as vu` costs nothing and offers the everyday names: `vu.load_pipeline`, `vu.UCE`,
 `vu.erase`, `vu.image_grid`. Each is imported when it is first used.
-`__init__.pyi`, beside this file, says which names these are and where they live; editors and type checkers read
-it too. nbdev keeps this file as it is, except for the version.
+`__init__.pyi`, beside this file, says which names these are and where they live, to editors and type checkers
+too. nbdev keeps this file as it is, except for the version.
 """
 import lazy_loader
 

@@ -3,7 +3,7 @@
 
 # Tasks, their entities, and the files of their results
 from .core import DivergedError, ForeignFileError, MissingSessionError, UnknownNameError
-from .core import get_prompt, get_task
+from .tasks import get_prompt, get_task
 from .data.emoji import emoji_entities
 from .data.splits import image_dataset, make_split
 from .store import Session, Store
@@ -71,17 +71,17 @@ from .unlearners.classifiers.zero_shot import ZeroShot
 # Metrics
 from .metrics.classification import JudgeAccuracy
 from .metrics.concepts import ConceptAccuracy
-from .metrics.detectors import NSFW
 from .metrics.detectors import PaintingStyle
-from .metrics.distribution import CMMD
+from .metrics.detectors import NSFW
 from .metrics.distribution import FID
 from .metrics.distribution import KID
+from .metrics.distribution import CMMD
 from .metrics.embedding import EmbeddingSimilarity
-from .metrics.fidelity import MSSSIM
 from .metrics.fidelity import PSNR
-from .metrics.fidelity import SAM
 from .metrics.fidelity import SRE
+from .metrics.fidelity import SAM
 from .metrics.fidelity import UIQ
+from .metrics.fidelity import MSSSIM
 from .metrics.identity import FaceIdentity
 from .metrics.image_image import RMSE
 from .metrics.image_image import SSIM

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import json, re
 from dataclasses import fields
+from .tasks import prompt_subject
 
 # %% auto #0
 __all__ = ['LIMITS', 'evaluation', 'measured', 'on_hub', 'card', 'limits', 'edit_card']
@@ -122,7 +123,7 @@ def edit_card(
 ) -> str:  # README.md
     "The card of an edit, from what is known of it."
     names = [
-        str(n).removeprefix("An image of ")
+        prompt_subject(str(n))
         for n in ([info["forget"]] if isinstance(info.get("forget"), str) else info.get("forget") or [])
     ]
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -4,17 +4,16 @@
 
 # %% ../nbs/0_base/00_core.ipynb #c91893b8
 from __future__ import annotations
-import contextlib, copy, difflib, hashlib, json, math, platform, re, resource, sys
-from dataclasses import dataclass
+import contextlib, copy, difflib, hashlib, inspect, json, platform, re, resource, sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar, Iterable, Literal
+from typing import Any, Iterable
 from pydantic import BaseModel, ConfigDict, ValidationError
+from .settings import computed, settings_docstring, settings_signature, settings_table
 
 # %% auto #0
-__all__ = ['TASKS', 'UnknownNameError', 'MissingSessionError', 'ForeignFileError', 'DivergedError', 'check_name', 'Config',
-           'config_hash', 'image_generator', 'initial_latents', 'torch_modules', 'borrow', 'Task', 'get_task',
-           'indefinite_article', 'entity_text', 'overwrite_concept', 'get_prompt', 'versions', 'reset_peak_memory',
+__all__ = ['UnknownNameError', 'MissingSessionError', 'ForeignFileError', 'DivergedError', 'check_name', 'Config', 'config_hash',
+           'image_generator', 'initial_latents', 'torch_modules', 'borrow', 'versions', 'reset_peak_memory',
            'peak_memory']
 
 # %% ../nbs/0_base/00_core.ipynb #aeb495f2
@@ -58,6 +57,16 @@ class Config(BaseModel):
             raise ValueError(
                 f"{type(self).__name__}: {where}: {first['msg']}, got {first.get('input')!r}"
             ) from None
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options):
+        super().__pydantic_init_subclass__(**options)
+        promise = inspect.cleandoc(cls.__doc__ or "")
+        cls.__doc__ = computed(lambda cls: settings_docstring(cls, promise))
+        cls.__signature__ = computed(settings_signature)
+
+    def _repr_markdown_(self):
+        return f"**{type(self).__name__}**\n\n{settings_table(type(self), dict(self))}"
 
 # %% ../nbs/0_base/00_core.ipynb #2f50ea0f
 def config_hash(
@@ -124,129 +133,6 @@ def borrow(
         for module, flag in training: module.training = flag
         for parameter, flag in gradient: parameter.requires_grad_(flag)
         for model, scheduler in schedulers: model.scheduler = scheduler
-
-# %% ../nbs/0_base/00_core.ipynb #68ed2157
-@dataclass(frozen=True)
-class Task:
-    "A named testbed: what its entities are and how one asks for them."
-    name: str  # backend name: "emoji"
-    template: str  # with one `{name}`
-    noun: str  # what an entity is: the category word
-    base_model: str  # the model that the task was made for
-    article: bool = False  # whether a text says "a" or "an" before the name
-    suffix: str = ""  # what a text says after the name: "scene"
-    substitute: str = ""  # what takes the place of an erased entity; empty: the category word
-
-# %% ../nbs/0_base/00_core.ipynb #41d350fa
-TASKS = {
-    t.name: t
-    for t in [
-        Task("people", "An image of {name}", "person", "CompVis/stable-diffusion-v1-4", substitute="a child"),
-        Task(
-            "breeds",
-            "An image of {name}",
-            "dog",
-            "CompVis/stable-diffusion-v1-4",
-            article=True,
-            substitute="a cat",
-        ),
-        Task(
-            "scenes",
-            "An image of {name}",
-            "scene",
-            "CompVis/stable-diffusion-v1-4",
-            article=True,
-            suffix="scene",
-            substitute="the moon",
-        ),
-        Task(
-            "objects",
-            "An image of {name}",
-            "object",
-            "CompVis/stable-diffusion-v1-4",
-            article=True,
-            substitute="a pebble",
-        ),
-        Task("emoji", "An image of {name}", "object", "emoji-sd"),
-        Task("emoji_people", "An image of {name}", "person", "emoji-sd"),
-        Task("emoji_canvas", "A {name} image in {style} style", "object", "emoji-sd"),
-        Task("emoji_classes", "{name}", "class", "lenet5"),
-    ]
-}
-
-# %% ../nbs/0_base/00_core.ipynb #ddc58bb0
-def get_task(
-    task: str,  # task name
-) -> Task:
-    "The task of that name."
-    return TASKS[check_name("task", task, TASKS)]
-
-# %% ../nbs/0_base/00_core.ipynb #020c2bd8
-_CONSONANT_SOUND = re.compile(
-    r"eu|ewe|uni(?!n|m|d)|us(?=[aeiu])|ut[ei]|ura|uri|ubi|uk|one\b|once\b|one-", re.I
-)
-_VOWEL_SOUND = re.compile(r"hour|honest|honou?r|heir", re.I)
-
-def indefinite_article(
-    noun: str,  # "irish wolfhound dog"
-    legacy: bool = False,  # by the first letter alone, as published
-) -> str:  # "a" or "an"
-    "The article of an English noun."
-    vowel = noun[:1].lower() in tuple("aeiou")
-    return (
-        "an"
-        if (vowel if legacy else _VOWEL_SOUND.match(noun) or vowel and not _CONSONANT_SOUND.match(noun))
-        else "a"
-    )
-
-# %% ../nbs/0_base/00_core.ipynb #0a883551
-def entity_text(
-    task: str,  # task name
-    name: str,  # entity, as the table has it or already as a text
-    legacy: bool = False,  # article by the first letter, as published
-) -> str:  # "an abbey scene"
-    """The words for an entity, with article and noun where the task has them; underscores of published names
-    become spaces."""
-    kind, text = get_task(task), " ".join(str(name).replace("_", " ").split())
-    if not text: raise ValueError(f"an entity of {task!r} has an empty name")
-    if text == kind.substitute: return text
-    if kind.suffix and not text.endswith(f" {kind.suffix}"): text = f"{text} {kind.suffix}"
-    if kind.article and not re.match(r"(an?|the) ", text): text = f"{indefinite_article(text, legacy)} {text}"
-    return text
-
-# %% ../nbs/0_base/00_core.ipynb #a973c1fb
-def overwrite_concept(
-    task: str,  # task name
-    name: str | None = None,  # the entity that goes; None does not check it
-) -> str:  # "the moon"
-    "The words that take the place of an erased entity."
-    kind = get_task(task)
-    words = kind.substitute or kind.noun
-    if name is not None and entity_text(task, name) in (words, entity_text(task, words)):
-        raise ValueError(f"{name!r} would be replaced by itself; give another concept to put in its place")
-    return words
-
-# %% ../nbs/0_base/00_core.ipynb #fe803919
-def get_prompt(
-    task: str,  # task name
-    name: str,  # entity, raw or as a text; a prompt of the same task comes back as it is
-    legacy: bool = False,  # article by the first letter, as published
-    **fields,  # other fields of the template, such as `style`
-) -> str:
-    "The prompt that asks for `name`, the same for training, generation and similarity."
-    template = get_task(task).template
-    wanted = set(re.findall(r"\{(\w+)\}", template)) - {"name"}
-    if "{name}" not in template:
-        raise ValueError(f"task {task!r} has no prompt template with {{name}}: {template!r}")
-    if wanted - set(fields):
-        raise ValueError(
-            f"the template of {task!r} is {template!r}; give {', '.join(sorted(wanted - set(fields)))}"
-        )
-    for field in fields: check_name(f"template field of {task!r}", field, wanted)
-    before, after = (part.format(**fields) for part in template.split("{name}"))
-    text = str(name)
-    if text.startswith(before) and text.endswith(after): text = text[len(before):len(text) - len(after)]
-    return f"{before}{entity_text(task, text, legacy)}{after}"
 
 # %% ../nbs/0_base/00_core.ipynb #c540a964
 def versions() -> dict:  # package -> version

@@ -8,7 +8,8 @@ import contextlib, json, math, os, re, shutil, tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from .core import ForeignFileError, MissingSessionError, check_name, config_hash, get_task
+from .core import ForeignFileError, MissingSessionError, check_name, config_hash
+from .tasks import get_task
 
 # %% auto #0
 __all__ = ['atomic_path', 'atomic_folder', 'jsonable', 'write_json', 'read_json', 'safe_name', 'Session', 'Store', 'image_name',

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 import numpy as np
 from scipy import stats
-from ..core import check_name, get_prompt
-from ..plotting import image_grid, metric_label, new_axes, save_figure, scatter
-from ..unlearners.methods import method_label
+from ..core import check_name
+from ..interference.names import metric_label
+from ..plotting import image_grid, new_axes, save_figure, scatter
 from ..results.visual import decode_image, encode_image
 from ..store import MissingSessionError, Session, Store, image_name
+from ..tasks import PROMPT_TEMPLATE, get_prompt
+from ..unlearners.methods import method_label
 
 # %% auto #0
 __all__ = ['analyze_relationship_numerical', 'analyze_relationship_regression', 'analyze_relationship_categorical',
@@ -174,7 +176,7 @@ def _existing_image(folder: Path, state: str, seed: int, task: str, name: str) -
     """The image of an entity under the task's own prompt, the published one, or the one without an article of
     earlier versions."""
     prompts = dict.fromkeys(
-        [get_prompt(task, name), get_prompt(task, name, legacy=True), f"An image of {name.replace('_', ' ')}"]
+        [get_prompt(task, name), get_prompt(task, name, legacy=True), PROMPT_TEMPLATE.format(name.replace("_", " "))]
     )
     found = [p for prompt in prompts if (p := folder/image_name(state, seed, prompt)).is_file()]
     if not found:

@@ -5,11 +5,11 @@
 # %% ../../nbs/7_icare/00_i_care.ipynb #6b4fac91
 from __future__ import annotations
 from typing import Any, Literal
-from ..core import TASKS, get_task
 from ..data.preparation import published_attributes, published_entities
 from ..explore.similarity import SIMILARITIES
 from ..interference.names import entity_metric_table
-from ..plotting import HIGHER_IS_BETTER
+from ..interference.pair_metrics import PAIR_METRICS
+from ..tasks import find_tasks, get_task
 from ..unlearners.methods import known_methods, method_label
 
 # %% auto #0
@@ -20,10 +20,10 @@ __all__ = ['type_task', 'type_unlearning_algorithm', 'type_model', 'type_mp', 't
            'convert_params_from_gui_to_backend']
 
 # %% ../../nbs/7_icare/00_i_care.ipynb #dfe503ee
-type_task = Literal[tuple(TASKS)]
+type_task = Literal[tuple(find_tasks())]
 type_unlearning_algorithm = Literal[tuple(known_methods())]
 type_model = Literal["sd1.4", "emoji-sd", "tiny"]
-type_mp = Literal[tuple(HIGHER_IS_BETTER)]
+type_mp = Literal[tuple(PAIR_METRICS)]
 type_me = Literal[tuple(entity_metric_table())]
 type_s = Literal[tuple(SIMILARITIES)]
 type_l = Literal["clip_embedding", "dino_embedding"]
@@ -39,14 +39,9 @@ unlearning_algorithm_to_epochs: dict[str, dict[str, int]] = {
 s_to_direction: dict[str, str] = {s: "↑" for s in SIMILARITIES}
 
 # %% ../../nbs/7_icare/00_i_care.ipynb #e58062f1
-_TASKS = {
-    "Breeds": "breeds",
-    "Scenes": "scenes",
-    "People": "people",
-    "Emoji": "emoji",
-    "Emoji people": "emoji_people",
-    "Emoji canvas": "emoji_canvas",
-}
+_PUBLISHED_TASKS = ("breeds", "scenes", "people")
+_EMBEDDED_TASKS = (name for name, task in find_tasks().items() if task.embedded)
+_TASKS = {get_task(name).label: name for name in (*_PUBLISHED_TASKS, *_EMBEDDED_TASKS)}
 _METHODS = {"FADE": "distil", "Munba": "munba", "UCE": "uce"}
 _METHODS |= {
     method_label(m)[0].upper() + method_label(m)[1:]: m for m in known_methods() if m not in _METHODS.values()
@@ -86,27 +81,21 @@ def entities_of(
     task: str,  # task name
 ) -> list[str]:  # names in index order; empty for a testbed that was never built
     "The entities of a task, whether or not it has been prepared."
-    from vision_unlearning.data.emoji import emoji_entities, emoji_tasks
+    from vision_unlearning.data.emoji import emoji_entities
 
-    return (
-        [e["name"] for e in emoji_entities(task)]
-        if get_task(task).name in emoji_tasks
-        else published_entities(task)
-    )
+    if get_task(task).embedded: return [e["name"] for e in emoji_entities(task)]
+    return published_entities(task)
 
 # %% ../../nbs/7_icare/00_i_care.ipynb #64c76345
 def attributes_of(
     task: str,  # task name
 ) -> list[str]:  # columns that describe entities
     "The attributes of a task, whether or not it has been prepared."
-    from vision_unlearning.data.emoji import emoji_entities, emoji_tasks
+    from vision_unlearning.data.emoji import emoji_entities
     from vision_unlearning.explore.similarity import attribute_columns
 
-    return (
-        list(attribute_columns(emoji_entities(task)))
-        if get_task(task).name in emoji_tasks
-        else published_attributes(task)
-    )
+    if get_task(task).embedded: return list(attribute_columns(emoji_entities(task)))
+    return published_attributes(task)
 
 # %% ../../nbs/7_icare/00_i_care.ipynb #6aaeac34
 domain_entity: dict[str, list[str]] = {task: entities_of(task) for task in _TASKS.values()}

@@ -7,7 +7,8 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from ..core import check_name, entity_text, get_task, overwrite_concept
+from ..core import check_name
+from ..tasks import entity_text, get_task, overwrite_concept
 from ..interference.pair import read_pair
 from ..unlearners.methods import known_methods
 from ..results.base import _signature

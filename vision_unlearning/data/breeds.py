@@ -25,10 +25,14 @@ from vision_unlearning.data.preparation import (
 from .testbed import add_attributes, picture_folders, read_table, to_numbers
 from ..download import Source
 from ..store import Store
+from ..tasks import Task
 
 # %% auto #0
-__all__ = ['SOURCES', 'GROUPS_LEFT_OUT', 'AKC_NAMES', 'AKC_NUMBERS', 'snake', 'match_breeds', 'read_akc', 'read_pawsome',
-           'breed_table', 'breed_candidates', 'prepare_breeds', 'standin_sources']
+__all__ = ['BREEDS', 'SOURCES', 'GROUPS_LEFT_OUT', 'AKC_NAMES', 'AKC_NUMBERS', 'snake', 'match_breeds', 'read_akc',
+           'read_pawsome', 'breed_table', 'breed_candidates', 'prepare_breeds', 'standin_sources']
+
+# %% ../../nbs/1_data/10_breeds.ipynb #166ba4ed
+BREEDS = Task("breeds", "dog", article=True, substitute="a cat")
 
 # %% ../../nbs/1_data/10_breeds.ipynb #f29c3b8c
 SOURCES = {

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from ..core import get_prompt
+from ..tasks import get_prompt, PROMPT_TEMPLATE
 from .emoji import emoji_drawings, emoji_entities, emoji_tasks
 from ..store import atomic_path, write_json
 
@@ -44,7 +44,8 @@ def captions(
     "What a drawing may be called."
     if row.task == "emoji_canvas": return [(get_prompt(row.task, row["name"], style=row["style"]), 1.)]
     plain = [(f"{o} of {row['name']}", .45 if o == OPENINGS[0] else .03) for o in OPENINGS]
-    return [*plain, (row["name"], .1), (f"An image of {row['name']} in {row['style']} style", .3)]
+    in_style = PROMPT_TEMPLATE.format(f"{row['name']} in {row['style']} style")
+    return [*plain, (row["name"], .1), (in_style, .3)]
 
 # %% ../../nbs/1_data/70_captions.ipynb #6f3355bd
 WORDS = ("an a the image images picture photo drawing painting portrait of in style artwork art by with skin "

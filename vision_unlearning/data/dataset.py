@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 from ..core import ForeignFileError, check_name
 from .classification import ClassificationData
+from .parts import groups_of, part_loader, split_dataset
 from ..store import atomic_folder, jsonable, read_json, write_json
 
 # %% auto #0
-__all__ = ['SIDES', 'open_picture', 'UnlearnDataset', 'table_of', 'groups_of', 'list_pictures', 'read_folder', 'from_columns',
-           'as_dataset', 'from_sets', 'save_dataset', 'load_dataset']
+__all__ = ['SIDES', 'open_picture', 'picture_digest', 'names_of_labels', 'UnlearnDataset', 'table_of', 'list_pictures',
+           'read_folder', 'from_columns', 'as_dataset', 'from_sets', 'save_dataset', 'load_dataset']
 
 # %% ../../nbs/1_data/60_dataset.ipynb #35a7894d
 def open_picture(
@@ -34,6 +35,23 @@ def open_picture(
         raise ForeignFileError(
             f"{source} is not a whole picture ({error}); fetch it again or take it out"
         ) from error
+
+# %% ../../nbs/1_data/60_dataset.ipynb #3884e4ba
+def picture_digest(
+    picture: Image.Image,
+) -> np.ndarray:  # (32,) uint8
+    "SHA-256 of mode, size and pixels."
+    about = repr((picture.mode, picture.size)).encode()
+    return np.frombuffer(hashlib.sha256(about + picture.tobytes()).digest(), np.uint8)
+
+# %% ../../nbs/1_data/60_dataset.ipynb #afa76001
+def names_of_labels(
+    labels: pd.Series,  # names, or numbers of `classes`
+    classes: list | None = None,  # names in order
+) -> pd.Series:  # names; a number that no class has stays one, for the message
+    "Labels by name; a label is a name from here on."
+    if not classes or not pd.api.types.is_integer_dtype(labels): return labels
+    return labels.map(lambda i: classes[i] if 0 <= i < len(classes) else f"number {i}")
 
 # %% ../../nbs/1_data/60_dataset.ipynb #8b1fddcb
 @dataclass(eq=False)
@@ -56,10 +74,7 @@ class UnlearnDataset:
         self.table = self.table.reset_index(drop=True)
         self.parts = {k: np.sort(np.asarray(v, np.int64)) for k, v in self.parts.items()}
         if "label" not in self.table: return
-        if self.classes and pd.api.types.is_integer_dtype(self.table["label"]):
-            self.table["label"] = [
-                self.classes[i] if 0 <= i < len(self.classes) else f"number {i}" for i in self.table["label"]
-            ]
+        self.table["label"] = names_of_labels(self.table["label"], self.classes)
         self.classes = groups_of(self, "label")[1]
         self.table["label"] = self.table["label"].astype(str)
 
@@ -72,49 +87,35 @@ class UnlearnDataset:
         return open_picture(self.pictures[row])
     def records(self):
         "The table as plain dictionaries."
-        return jsonable(
-            [
-                {c: None if np.ndim(v) == 0 and pd.isna(v) else v for c, v in row.items()}
-                for row in self.table.to_dict("records")
-            ]
-        )
+        empty_to_none = lambda value: None if np.ndim(value) == 0 and pd.isna(value) else value
+        rows = self.table.to_dict("records")
+        return jsonable([{c: empty_to_none(v) for c, v in row.items()} for row in rows])
     @cached_property
     def digests(self) -> np.ndarray:
-        # (N,32)
-        return np.stack(
-            [
-                np.frombuffer(
-                    hashlib.sha256(repr((p.mode, p.size)).encode() + p.tobytes()).digest(), np.uint8
-                )
-                for p in map(self.picture, range(len(self)))
-            ]
-        )
+        "(N,32) uint8: the SHA-256 of every picture."
+        return np.stack([picture_digest(self.picture(row)) for row in range(len(self))])
     @property
     def fingerprint(self) -> str:
-        return hashlib.sha256(
-            self.digests.tobytes() + json.dumps(self.records(), sort_keys=True).encode()
-        ).hexdigest()[:8]
+        "8 hex digits of pixels and table."
+        known = json.dumps(self.records(), sort_keys=True)
+        return hashlib.sha256(self.digests.tobytes() + known.encode()).hexdigest()[:8]
     @property
     def hash(self) -> str:
-        return hashlib.sha256(
-            json.dumps(
-                [self.fingerprint, self.kind, {k: v.tolist() for k, v in sorted(self.parts.items())}]
-            ).encode()
-        ).hexdigest()[:8]
+        "8 hex digits of fingerprint, kind of split and parts."
+        parts = {k: v.tolist() for k, v in sorted(self.parts.items())}
+        return hashlib.sha256(json.dumps([self.fingerprint, self.kind, parts]).encode()).hexdigest()[:8]
 
     def __getitem__(self, part):
         "A part as `datasets.Dataset`."
         return as_dataset(self, part)
     def split(self, kind, **settings):
         "This set in parts; see `data.parts.split_dataset`."
-        from vision_unlearning.data.parts import split_dataset
         return split_dataset(self, kind, **settings)
     def save(self, folder):
         "Write the set; see `save_dataset`."
         return save_dataset(self, folder)
     def get_loader(self, part=None, batch_size=32, shuffle=False, generator=None, **options):
         "Batches of a part; see `data.parts.part_loader`."
-        from vision_unlearning.data.parts import part_loader
         return part_loader(self, part, batch_size, shuffle, generator, **options)
     @classmethod
     def load(cls, folder):
@@ -151,35 +152,6 @@ def table_of(
             )
     return pd.DataFrame({c: list(v) for c, v in columns.items()}, index=range(length))
 
-# %% ../../nbs/1_data/60_dataset.ipynb #947f6986
-def groups_of(
-    data: UnlearnDataset,
-    by: str | None = None,  # column; None: label, entity or text, whichever comes first
-) -> tuple[np.ndarray, list[str]]:  # (N,) int64 codes, and the K names
-    "What group each picture belongs to."
-    by = by or next((c for c in ("label", "entity", "text") if c in data.table), None)
-    if by is None:
-        raise ValueError(
-            f"the table has no label, entity or text to group by; say by= one of {list(data.table.columns)}"
-        )
-    values = data.table[check_name("column", by, data.table.columns)]
-    if values.isna().any():
-        raise ValueError(
-            f"column {by!r} is empty in row {int(values.isna().argmax())}; every picture must have one"
-        )
-    names = (
-        data.classes
-        if by == "label" and data.classes
-        else [str(v) for v in sorted(values.unique().tolist(), key=lambda v: (isinstance(v, str), v))]
-    )
-    place = {n: i for i, n in enumerate(names)}
-    codes = values.astype(str).map(place)
-    if codes.isna().any():
-        raise ValueError(
-            f"{by} {values[codes.isna()].iloc[0]!r} is none of the {len(names)} classes {names[:6]}"
-        )
-    return codes.to_numpy(np.int64), list(names)
-
 # %% ../../nbs/1_data/60_dataset.ipynb #210a253e
 SIDES = {
     "train": "train",
@@ -200,12 +172,12 @@ def list_pictures(
     "The pictures of one folder."
     said, kinds = folder/"metadata.jsonl", {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
     if not said.is_file():
+        classes = [place for place in sorted(folder.iterdir()) if place.is_dir()]
         pairs = [
-            (p, {"label": c.name})
-            for c in sorted(folder.iterdir())
-            if c.is_dir()
-            for p in sorted(c.rglob("*"))
-            if p.suffix.lower() in kinds
+            (path, {"label": place.name})
+            for place in classes
+            for path in sorted(place.rglob("*"))
+            if path.suffix.lower() in kinds
         ]
         if not pairs:
             raise FileNotFoundError(
@@ -238,25 +210,19 @@ def read_folder(
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; give the place where the pictures are")
-    below = [
-        c
-        for c in sorted(folder.iterdir())
-        if c.is_dir() and c.name in SIDES and not (folder / "metadata.jsonl").is_file()
-    ]
+    listed = (folder/"metadata.jsonl").is_file()
+    below = [c for c in sorted(folder.iterdir()) if c.is_dir() and c.name in SIDES and not listed]
     paths, rows, sides = [], [], []
     for place in below or [folder]:
         found, known = list_pictures(place)
         paths += found
         rows += known
         sides += [SIDES.get(place.name, "train") if below else "train"]*len(found)
-    given = (
-        {s: [i for i, of in enumerate(sides) if of == s] for s in dict.fromkeys(sides)}
-        if {"forget", "retain"} & set(sides)
-        else {}
-    )
-    table = pd.DataFrame(rows).assign(
-        **columns, **({"side": sides} if len(set(sides)) > 1 and not given else {})
-    )
+    given = {}
+    if {"forget", "retain"} & set(sides):
+        given = {s: [i for i, of in enumerate(sides) if of == s] for s in dict.fromkeys(sides)}
+    elif len(set(sides)) > 1: columns["side"] = sides
+    table = pd.DataFrame(rows).assign(**columns)
     return UnlearnDataset(paths, table, given, "given" if given else "whole")
 
 # %% ../../nbs/1_data/60_dataset.ipynb #b213d7e7
@@ -267,16 +233,19 @@ def from_columns(
     "The rows of a `datasets.Dataset`."
     check_name("column", image, dataset.column_names)
     names = {c: getattr(f, "names", None) for c, f in dataset.features.items()}
-    rest = {
-        c: [names[c][v] for v in dataset[c]] if names[c] else list(dataset[c])
-        for c in dataset.column_names
-        if c != image
-    }
-    return UnlearnDataset(
-        [row[image] for row in dataset.select_columns([image])],
-        table_of(len(dataset), rest),
-        classes=names.get("label"),
-    )
+    rest = {c: list(dataset[c]) for c in dataset.column_names if c != image}
+    for column, values in rest.items():
+        if names[column]: rest[column] = [names[column][value] for value in values]
+    pictures = [row[image] for row in dataset.select_columns([image])]
+    return UnlearnDataset(pictures, table_of(len(dataset), rest), classes=names.get("label"))
+
+# %% ../../nbs/1_data/60_dataset.ipynb #24879307
+def _value_type(dtype) -> str:
+    "What `datasets` calls a column of pandas."
+    if pd.api.types.is_integer_dtype(dtype): return "int64"
+    if pd.api.types.is_float_dtype(dtype): return "float64"
+    if pd.api.types.is_bool_dtype(dtype): return "bool"
+    return "string"
 
 # %% ../../nbs/1_data/60_dataset.ipynb #e81d4d92
 def as_dataset(
@@ -289,18 +258,7 @@ def as_dataset(
     table = data.table.iloc[rows]
     records = data.records()
     records = [records[i] for i in rows]
-    kinds = {
-        c: Value(
-            "int64"
-            if pd.api.types.is_integer_dtype(t)
-            else "float64"
-            if pd.api.types.is_float_dtype(t)
-            else "bool"
-            if pd.api.types.is_bool_dtype(t)
-            else "string"
-        )
-        for c, t in table.dtypes.items()
-    }
+    kinds = {column: Value(_value_type(dtype)) for column, dtype in table.dtypes.items()}
     columns = {
         c: [r[c] if r[c] is None or kinds[c].dtype != "string" else str(r[c]) for r in records] for c in table
     }
@@ -308,16 +266,12 @@ def as_dataset(
         columns.setdefault("overwrite", [""]*len(rows))
         kinds.setdefault("overwrite", Value("string"))
     if "label" in table:
-        columns["label"], kinds["label"] = (
-            groups_of(data, "label")[0][rows].tolist(),
-            ClassLabel(names=data.classes),
-        )
-    pictures = [
-        str(data.pictures[i]) if isinstance(data.pictures[i], (str, Path)) else data.picture(i) for i in rows
-    ]
-    return Dataset.from_dict(
-        {"image": pictures, **columns}, features=Features({"image": ImageFeature(), **kinds})
-    )
+        columns["label"] = groups_of(data, "label")[0][rows].tolist()
+        kinds["label"] = ClassLabel(names=data.classes)
+    is_file = lambda source: isinstance(source, (str, Path))
+    pictures = [str(data.pictures[i]) if is_file(data.pictures[i]) else data.picture(i) for i in rows]
+    features = Features({"image": ImageFeature(), **kinds})
+    return Dataset.from_dict({"image": pictures, **columns}, features=features)
 
 # %% ../../nbs/1_data/60_dataset.ipynb #053440b1
 def from_sets(
@@ -334,11 +288,8 @@ def from_sets(
     }
     if data.train.subclasses:
         columns["entity"] = [data.train.subclasses[i] for s in sides.values() for i in s.sublabels.tolist()]
-    return UnlearnDataset(
-        [p[..., 0] if p.shape[-1] == 1 else p for p in pixels],
-        table_of(len(pixels), columns),
-        classes=list(data.classes),
-    )
+    pictures = [p[..., 0] if p.shape[-1] == 1 else p for p in pixels]
+    return UnlearnDataset(pictures, table_of(len(pixels), columns), classes=list(data.classes))
 
 # %% ../../nbs/1_data/60_dataset.ipynb #8e50e90b
 def save_dataset(
@@ -361,18 +312,9 @@ def save_dataset(
             else: data.picture(i).save(place/name)
             lines.append(json.dumps({"file_name": name, **records[i]}, ensure_ascii=False))
         (place/"metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        write_json(
-            place / "dataset.json",
-            dict(
-                fingerprint=data.fingerprint,
-                hash=data.hash,
-                kind=data.kind,
-                settings=data.settings,
-                classes=data.classes,
-                columns=list(data.table.columns),
-                parts=data.parts,
-            ),
-        )
+        about = {n: getattr(data, n) for n in ("fingerprint", "hash", "kind", "settings", "classes")}
+        columns = list(data.table.columns)
+        write_json(place/"dataset.json", {**about, "columns": columns, "parts": data.parts})
     return folder
 
 # %% ../../nbs/1_data/60_dataset.ipynb #3135f0b6
@@ -382,22 +324,16 @@ def load_dataset(
     "Read a saved set and check it."
     folder = Path(folder)
     said = read_json(folder/"dataset.json")
-    lacking = {"fingerprint", "hash", "kind", "parts", "columns"} - set(
-        said if isinstance(said, dict) else ()
-    )
+    known = set(said) if isinstance(said, dict) else set()
+    lacking = {"fingerprint", "hash", "kind", "parts", "columns"} - known
     if lacking:
         raise ForeignFileError(
             f"{folder / 'dataset.json'} is not a saved data set: it has no {', '.join(sorted(lacking))}"
         )
     paths, rows = list_pictures(folder)
-    table = (
-        pd.DataFrame(rows, columns=said["columns"])
-        if said["columns"]
-        else pd.DataFrame(index=range(len(paths)))
-    )
-    data = UnlearnDataset(
-        paths, table, said["parts"], said["kind"], said.get("settings", {}), said.get("classes")
-    )
+    table = pd.DataFrame(rows, index=range(len(paths)), columns=said["columns"])
+    settings, classes = said.get("settings", {}), said.get("classes")
+    data = UnlearnDataset(paths, table, said["parts"], said["kind"], settings, classes)
     if data.fingerprint != said["fingerprint"]:
         raise ForeignFileError(
             f"{folder} was written with fingerprint {said['fingerprint']} and has {data.fingerprint}: "

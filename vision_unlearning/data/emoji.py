@@ -7,17 +7,36 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 import numpy as np
-import pandas as pd
 from PIL import Image
 from ..core import ForeignFileError, check_name
 from ..store import Store, read_entities, write_json
+from ..tasks import Task
+if TYPE_CHECKING: import pandas as pd
 
 # %% auto #0
-__all__ = ['emoji_tasks', 'emoji_drawings', 'emoji_entities', 'split_families', 'prepare_emoji']
+__all__ = ['EMOJI', 'EMOJI_PEOPLE', 'EMOJI_CANVAS', 'EMOJI_CLASSES', 'emoji_tasks', 'emoji_drawings', 'emoji_entities',
+           'split_families', 'prepare_emoji']
+
+# %% ../../nbs/1_data/00_emoji.ipynb #330da68d
+_EMBEDDED = dict(
+    base_model="emoji-sd", clip="emoji-clip", encoder="emoji-clip", judge="emoji-judge", embedded=True
+)
 
 # %% ../../nbs/1_data/00_emoji.ipynb #18f62ef8
-emoji_tasks = ("emoji", "emoji_people", "emoji_canvas")
+EMOJI = Task("emoji", "object", judge_heads=("emoji",), **_EMBEDDED)
+EMOJI_PEOPLE = Task("emoji_people", "person", judge_heads=("occupation", "gender", "tone"), **_EMBEDDED)
+EMOJI_CANVAS = Task(
+    "emoji_canvas",
+    "object",
+    template="A {name} image in {style} style",
+    fields={"style": "noto"},
+    judge_heads=("object",),
+    **_EMBEDDED,
+)
+EMOJI_CLASSES = Task("emoji_classes", "class", template="{name}", base_model="lenet5")
+emoji_tasks = tuple(t.name for t in (EMOJI, EMOJI_PEOPLE, EMOJI_CANVAS))
 
 # %% ../../nbs/1_data/00_emoji.ipynb #aa9a67fd
 @lru_cache(None)
@@ -55,6 +74,7 @@ def emoji_drawings(
     # (N,64,64,3) uint8, read-only; columns entity, style, name, family, license
 ) -> tuple[np.ndarray, pd.DataFrame]:
     "All drawings of a task and what each of them is."
+    import pandas as pd
     index, tiles = _pack(task, sharealike)
     rows = pd.DataFrame(index["drawings"])
     rows["name"] = [index["entities"][i]["name"] for i in rows["entity"]]

@@ -24,11 +24,15 @@ from .scenes import choose_attributes, find_below, mat_strings, read_mat
 from .testbed import picture_folders
 from ..download import Source
 from ..store import Store, safe_name
+from ..tasks import Task
 
 # %% auto #0
-__all__ = ['SOURCES', 'DOMAINS', 'COLOURS', 'LOOKS', 'STANDIN_TREE', 'STANDIN_LEAVES', 'Synset', 'parse_synset', 'Nouns',
-           'read_nouns', 'read_attribute_labels', 'looks_table', 'kinds_of', 'standin_wordnet', 'standin_sources',
-           'object_candidates', 'prepare_objects']
+__all__ = ['OBJECTS', 'SOURCES', 'DOMAINS', 'COLOURS', 'LOOKS', 'STANDIN_TREE', 'STANDIN_LEAVES', 'Synset', 'parse_synset',
+           'Nouns', 'read_nouns', 'read_attribute_labels', 'looks_table', 'kinds_of', 'standin_wordnet',
+           'standin_sources', 'object_candidates', 'prepare_objects']
+
+# %% ../../nbs/1_data/20_objects.ipynb #57d2cd9c
+OBJECTS = Task("objects", "object", article=True, substitute="a pebble")
 
 # %% ../../nbs/1_data/20_objects.ipynb #bb774839
 SOURCES = {

@@ -10,42 +10,64 @@ import pandas as pd
 import torch
 from ..core import check_name, image_generator
 from .classification import ClassificationData, ImageSet, stack_images
-from .dataset import UnlearnDataset, groups_of
 from vision_unlearning.data.forgetting import (
     ForgetSplit,
-    ImageLoader,
     class_split,
     index_split,
     random_split,
     split_from_mask,
 )
+from .loaders import ImageLoader
 from ..store import jsonable
 
 # %% auto #0
-__all__ = ['ledger', 'order_of', 'split_dataset', 'positions', 'hold_out', 'TextLoader', 'part_loader', 'image_set',
+__all__ = ['groups_of', 'ledger', 'order_of', 'split_dataset', 'positions', 'hold_out', 'TextLoader', 'part_loader', 'image_set',
            'for_classifiers']
+
+# %% ../../nbs/1_data/65_parts.ipynb #947f6986
+def groups_of(
+    data,  # an `UnlearnDataset`
+    by: str | None = None,  # column; None: label, entity or text, whichever comes first
+) -> tuple[np.ndarray, list[str]]:  # (N,) int64 codes, and the K names
+    "What group each picture belongs to."
+    by = by or next((c for c in ("label", "entity", "text") if c in data.table), None)
+    if by is None:
+        raise ValueError(
+            f"the table has no label, entity or text to group by; say by= one of {list(data.table.columns)}"
+        )
+    values = data.table[check_name("column", by, data.table.columns)]
+    if values.isna().any():
+        raise ValueError(
+            f"column {by!r} is empty in row {int(values.isna().argmax())}; every picture must have one"
+        )
+    numbers_first = lambda value: (isinstance(value, str), value)
+    names = [str(v) for v in sorted(values.unique().tolist(), key=numbers_first)]
+    if by == "label" and data.classes: names = data.classes
+    codes = values.astype(str).map({name: i for i, name in enumerate(names)})
+    if codes.isna().any():
+        raise ValueError(
+            f"{by} {values[codes.isna()].iloc[0]!r} is none of the {len(names)} classes {names[:6]}"
+        )
+    return codes.to_numpy(np.int64), list(names)
 
 # %% ../../nbs/1_data/65_parts.ipynb #9b15ceb3
 def ledger(
-    data: UnlearnDataset,
+    data,  # an `UnlearnDataset`
     rows: np.ndarray,  # training rows
     held: np.ndarray,  # rows of a test side; where there are none, the training rows stand there
     by: str | None = None,  # column of the groups; None: label, entity, text, or one group of all
 ) -> ClassificationData:
     "Rows as a classification problem in which a picture is its SHA-256."
-    codes, names = (
-        groups_of(data, by)
-        if by or {"label", "entity", "text"} & set(data.table)
-        else (np.zeros(len(data), np.int64), ["all"])
-    )
-    side = lambda r: ImageSet(
-        torch.from_numpy(data.digests[r].copy())[:, :, None, None], torch.from_numpy(codes[r]), names
-    )
+    if by or {"label", "entity", "text"} & set(data.table): codes, names = groups_of(data, by)
+    else: codes, names = np.zeros(len(data), np.int64), ["all"]
+    def side(rows):
+        digests = torch.from_numpy(data.digests[rows].copy())[:, :, None, None]
+        return ImageSet(digests, torch.from_numpy(codes[rows]), names)
     return ClassificationData("data set", side(rows), side(held if len(held) else rows))
 
 # %% ../../nbs/1_data/65_parts.ipynb #3f60b036
 def order_of(
-    data: UnlearnDataset,
+    data,  # an `UnlearnDataset`
     column: str,  # of numbers, or of dates as text or timestamps
     cutoff,  # a value of that kind
 ) -> np.ndarray:  # (N,) bool: before the cut-off
@@ -59,9 +81,8 @@ def order_of(
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         return (values < float(cutoff)).to_numpy(bool)
     try:
-        return (
-            pd.to_datetime(values, utc=True, format="ISO8601") < pd.to_datetime(str(cutoff), utc=True)
-        ).to_numpy(bool)
+        dates = pd.to_datetime(values, utc=True, format="ISO8601")
+        return (dates < pd.to_datetime(str(cutoff), utc=True)).to_numpy(bool)
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"column {column!r} holds neither numbers nor dates such as 2024-05-31, or the cut-off "
@@ -70,7 +91,7 @@ def order_of(
 
 # %% ../../nbs/1_data/65_parts.ipynb #96d2f9ec
 def split_dataset(
-    data: UnlearnDataset,
+    data,  # an `UnlearnDataset`
     kind: str,  # "class", "random", "temporal" or "indices"
     *,
     classes=None,  # class: names or numbers
@@ -81,7 +102,7 @@ def split_dataset(
     by: str | None = None,  # column of the groups; None: label, entity or text
     test: float = 0., validation: float = 0.,  # shares held out, where the source has no such side
     seed: int = 0,  # of what is drawn
-) -> UnlearnDataset:  # the same pictures, with parts
+):  # an `UnlearnDataset`: the same pictures, with parts
     "Forget and retain parts, and what is held out."
     wanted = {
         "class": {"classes": classes},
@@ -105,10 +126,8 @@ def split_dataset(
             gone = torch.from_numpy(order_of(data, column, cutoff) == (forget == "before"))
             split = split_from_mask(found, kind, gone[rows], gone[others] if len(others) else None)
         parts |= {"forget": rows[split.forget.numpy()], "retain": rows[split.retain.numpy()]}
-        if len(others):
-            parts |= {name: others[split.test.numpy()]} | (
-                {f"{name}_forget": others[split.test_forget.numpy()]} if len(split.test_forget) else {}
-            )
+        if len(others): parts[name] = others[split.test.numpy()]
+        if len(others) and len(split.test_forget): parts[f"{name}_forget"] = others[split.test_forget.numpy()]
     wanted["indices"] = {"count": len(parts["forget"])}
     kept = dict(wanted[kind], by=by, test=test, validation=validation, seed=seed)
     found = replace(data, parts=parts, kind=kind, settings=jsonable(kept))
@@ -117,7 +136,7 @@ def split_dataset(
 
 # %% ../../nbs/1_data/65_parts.ipynb #9c8ff3ca
 def positions(
-    data: UnlearnDataset,
+    data,  # an `UnlearnDataset`
     rows: np.ndarray,  # training rows
     indices,  # rows of the table: integers of any type
 ) -> np.ndarray:  # where they stand among `rows`
@@ -138,7 +157,7 @@ def positions(
 
 # %% ../../nbs/1_data/65_parts.ipynb #66957de2
 def hold_out(
-    data: UnlearnDataset,
+    data,  # an `UnlearnDataset`
     shares: dict,  # side -> share of all rows, 0 for none
     by: str | None = None,
     seed: int = 0,
@@ -173,7 +192,7 @@ def hold_out(
 class TextLoader:
     "Batches of pixels in 0..1 with the text columns of the table."
     def __init__(self,
-        data: UnlearnDataset,
+        data,  # an `UnlearnDataset`
         rows: np.ndarray,  # which of them
         batch_size: int = 32,
         shuffle: bool = False,  # a fresh permutation in every epoch
@@ -200,22 +219,17 @@ class TextLoader:
     def __iter__(self):
         generator = image_generator(self.seed, f"epoch {self.epoch}")
         self.epoch += 1
-        order = (
-            torch.randperm(len(self.rows), generator=generator)
-            if self.shuffle
-            else torch.arange(len(self.rows))
-        )
+        length = len(self.rows)
+        order = torch.randperm(length, generator=generator) if self.shuffle else torch.arange(length)
         for pick in order.split(self.batch_size):
             rows = self.rows[pick.numpy()]
             pixels = stack_images(map(self.data.picture, rows), 3, self.size)
-            yield {
-                "image": pixels.to(self.device).float().div_(255),
-                **{c: self.texts[c].iloc[rows].tolist() for c in self.texts},
-            }
+            texts = {column: self.texts[column].iloc[rows].tolist() for column in self.texts}
+            yield {"image": pixels.to(self.device).float().div_(255), **texts}
 
 # %% ../../nbs/1_data/65_parts.ipynb #61cfd351
 def part_loader(
-    data: UnlearnDataset,
+    data,  # an `UnlearnDataset`
     part: str | None = None,  # name; None is all
     batch_size: int = 32,
     shuffle: bool = False,
@@ -236,7 +250,7 @@ def part_loader(
 
 # %% ../../nbs/1_data/65_parts.ipynb #ec49be35
 def image_set(
-    data: UnlearnDataset,  # with labels
+    data,  # an `UnlearnDataset` with labels
     part: str | None = None,
     size: int | None = None,  # side of the pictures
     channels: int | None = None,  # 1 or 3; None: 1 where every picture is grey
@@ -246,15 +260,12 @@ def image_set(
     pictures = [data.picture(i) for i in rows]
     codes, names = groups_of(data, "label")
     if not pictures: raise ValueError(f"the part {part!r} is empty: there is nothing to load")
-    return ImageSet(
-        stack_images(pictures, channels or (1 if all(p.mode == "L" for p in pictures) else 3), size),
-        torch.from_numpy(codes[rows]),
-        names,
-    )
+    if channels is None: channels = 1 if all(p.mode == "L" for p in pictures) else 3
+    return ImageSet(stack_images(pictures, channels, size), torch.from_numpy(codes[rows]), names)
 
 # %% ../../nbs/1_data/65_parts.ipynb #2422a594
 def for_classifiers(
-    data: UnlearnDataset,  # split, with labels and a test part
+    data,  # an `UnlearnDataset`, split, with labels and a test part
     name: str = "folder",
     size: int | None = None,
     channels: int | None = None,
@@ -270,11 +281,6 @@ def for_classifiers(
     sides = ClassificationData(name, *(image_set(both, s, size, channels) for s in ("train", "test")))
     mask = torch.from_numpy(np.isin(train, data.parts["forget"]))
     gone = set(sides.train.labels[mask].tolist()) - set(sides.train.labels[~mask].tolist())
-    return sides, split_from_mask(
-        sides,
-        data.kind,
-        mask,
-        torch.from_numpy(np.isin(test, data.parts.get("test_forget", []))),
-        gone,
-        **{k: str(v) for k, v in data.settings.items() if v},
-    )
+    test_mask = torch.from_numpy(np.isin(test, data.parts.get("test_forget", [])))
+    settings = {k: str(v) for k, v in data.settings.items() if v}
+    return sides, split_from_mask(sides, data.kind, mask, test_mask, gone, **settings)

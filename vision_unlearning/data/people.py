@@ -24,10 +24,14 @@ from vision_unlearning.data.preparation import (
 from .testbed import add_attributes, picture_folders, read_table, to_numbers
 from ..download import Source
 from ..store import Store
+from ..tasks import Task
 
 # %% auto #0
-__all__ = ['SOURCES', 'OCCUPATIONS', 'HPI_BINS', 'SYNONYMS', 'read_pantheon', 'simplify_occupation', 'bin_fame',
+__all__ = ['PEOPLE', 'SOURCES', 'OCCUPATIONS', 'HPI_BINS', 'SYNONYMS', 'read_pantheon', 'simplify_occupation', 'bin_fame',
            'people_candidates', 'prepare_people', 'standin_sources']
+
+# %% ../../nbs/1_data/05_people.ipynb #a3305fcd
+PEOPLE = Task("people", "person", substitute="a child")
 
 # %% ../../nbs/1_data/05_people.ipynb #27b66e9a
 SOURCES = {

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
-from ..core import ForeignFileError, check_name, config_hash, get_task
+from ..core import ForeignFileError, check_name, config_hash
+from ..tasks import get_task
 from .balance import balanced_subsample
 from .emoji import emoji_drawings
 from .testbed import sound_pictures, store_pictures, write_entities

@@ -10,14 +10,16 @@ from itertools import product
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from ..core import TASKS, ForeignFileError, check_name, entity_text, get_prompt
-from .emoji import emoji_entities, emoji_tasks
+from ..core import ForeignFileError, check_name
+from .emoji import emoji_entities
 from ..download import Source, obtain
+from ..tasks import PROMPT_TEMPLATE, entity_text, find_tasks, get_prompt, get_task
 
 # %% auto #0
 __all__ = ['COLUMNS', 'PARAPHRASES', 'SYNONYMS', 'PLACES', 'FRAMINGS', 'ARTISTS', 'SUBJECTS', 'MANNERS', 'CANVAS_OBJECTS',
-           'CANVAS_STYLES', 'CANVAS_SEEDS', 'ALIASES', 'PROMPT_SETS', 'prompt_table', 'wordings', 'task_table',
-           'class_table', 'artist_table', 'canvas_table', 'PromptSet', 'read_prompt_file', 'read_prompts', 'prompts']
+           'CANVAS_STYLES', 'CANVAS_SEEDS', 'WORDED_TASKS', 'ALIASES', 'PROMPT_SETS', 'prompt_table', 'wordings',
+           'task_table', 'class_table', 'artist_table', 'canvas_table', 'PromptSet', 'read_prompt_file', 'read_prompts',
+           'prompts']
 
 # %% ../../nbs/1_data/75_prompts.ipynb #9f77caed
 COLUMNS = ("prompt", "concept", "part", "seed", "guidance_scale")
@@ -71,13 +73,12 @@ def task_table(
     **fields,  # of the template, such as `style`
 ) -> pd.DataFrame:
     "The prompt of every entity of a task."
-    if names is None and task not in emoji_tasks:
+    if names is None and not get_task(task).embedded:
         raise ValueError(
             f"the entities of {task!r} are in its table: give names=[e['name'] for e in read_entities(store, "
             f"{task!r})]"
         )
     names = [e["name"] for e in emoji_entities(task)] if names is None else list(names)
-    if "style" in TASKS[task].template: fields.setdefault("style", "noto")
     spaced = {entity_text(task, n, legacy): n for n in names}
     gone = (
         None
@@ -169,7 +170,7 @@ PLACES = {
     ),
 }
 FRAMINGS = (
-    "An image of {}",
+    PROMPT_TEMPLATE,
     "A sharp photo of {}",
     "A faded snapshot of {}",
     "A close view of {}",
@@ -417,6 +418,7 @@ def _public() -> list[PromptSet]:
     ]
 
 # %% ../../nbs/1_data/75_prompts.ipynb #ca83caa4
+WORDED_TASKS = tuple(name for name, task in find_tasks().items() if task.asks_in_words)
 ALIASES = {
     "prompt": ("prompt", "adv_prompt", "caption", "text"),
     "concept": ("categories", "class", "concept", "artist"),
@@ -426,7 +428,7 @@ ALIASES = {
 PROMPT_SETS = {
     s.name: s
     for s in [
-        *(PromptSet(t, f"entities of the task {t}", part="") for t in TASKS if t != "emoji_classes"),
+        *(PromptSet(t, f"entities of the task {t}", part="") for t in WORDED_TASKS),
         *(
             PromptSet(
                 f"imagenette_{c.lower().replace(' ', '_')}", f"{c} and nine other classes", part="", concept=c
@@ -517,7 +519,7 @@ def prompts(
     "The prompts of a named set."
     known = PROMPT_SETS[check_name("set of prompts", name, PROMPT_SETS)]
     if part is not None: check_name("part", part, ("forget", "retain"))
-    if name in TASKS: table = task_table(name, names, concept, legacy, **fields)
+    if name in WORDED_TASKS: table = task_table(name, names, concept, legacy, **fields)
     elif name == "unlearn_canvas": table = canvas_table(concept)
     elif known.source is not None:
         table = read_prompts(

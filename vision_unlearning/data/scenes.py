@@ -23,10 +23,14 @@ from vision_unlearning.data.preparation import (
 )
 from ..download import Source
 from ..store import Store
+from ..tasks import Task
 
 # %% auto #0
-__all__ = ['SOURCES', 'ATTRIBUTE_GROUPS', 'read_mat', 'mat_strings', 'find_below', 'read_sun_labels', 'standin_labels',
+__all__ = ['SCENES', 'SOURCES', 'ATTRIBUTE_GROUPS', 'read_mat', 'mat_strings', 'find_below', 'read_sun_labels', 'standin_labels',
            'standin_sources', 'scene_name', 'scene_table', 'choose_attributes', 'scene_candidates', 'prepare_scenes']
+
+# %% ../../nbs/1_data/15_scenes.ipynb #9afe5eca
+SCENES = Task("scenes", "scene", article=True, suffix="scene", substitute="the moon")
 
 # %% ../../nbs/1_data/15_scenes.ipynb #86b5359e
 SOURCES = {

@@ -7,7 +7,8 @@ from __future__ import annotations
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from ..core import ForeignFileError, check_name, get_prompt
+from ..core import ForeignFileError, check_name
+from ..tasks import get_prompt, get_task
 from .emoji import emoji_drawings, emoji_entities, emoji_tasks
 from ..store import read_json
 
@@ -43,8 +44,8 @@ def make_split(
     images, rows = emoji_drawings(task)
     check_name("entity", entity, [e["name"] for e in emoji_entities(task)])
     if per_entity < 1: raise ValueError(f"per_entity must be at least 1, got {per_entity}")
-    fields = [{"style": s} if task == "emoji_canvas" else {} for s in rows["style"]]
-    texts = [get_prompt(task, n, **f) for n, f in zip(rows["name"], fields)]
+    drawn = rows[["name", *get_task(task).fields]].to_dict("records")
+    texts = [get_prompt(task, **words) for words in drawn]
     mine = np.flatnonzero(rows["name"] == entity)
     rng = np.random.default_rng(seed)
     others = [

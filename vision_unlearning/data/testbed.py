@@ -8,7 +8,8 @@ import hashlib, json, os, shutil
 from pathlib import Path
 import pandas as pd
 from PIL import Image
-from ..core import ForeignFileError, MissingSessionError, check_name, get_prompt
+from ..core import ForeignFileError, MissingSessionError, check_name
+from ..tasks import get_prompt
 from ..store import Store, atomic_folder, read_json, safe_name, write_json
 
 # %% auto #0

@@ -6,15 +6,8 @@
 from __future__ import annotations
 import numpy as np
 import torch
-from vision_unlearning.core import (
-    ForeignFileError,
-    MissingSessionError,
-    borrow,
-    config_hash,
-    get_prompt,
-    get_task,
-    initial_latents,
-)
+from ..core import ForeignFileError, MissingSessionError, borrow, config_hash, initial_latents
+from ..tasks import get_prompt, get_task
 from .embeddings import image_similarity, plain_name
 from .similarity import entity_names
 from ..store import Store, read_entities, read_json, write_json

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Callable, Literal
 import numpy as np
 import torch
-from ..core import ForeignFileError, MissingSessionError, check_name, config_hash, get_task
+from ..core import ForeignFileError, MissingSessionError, check_name, config_hash
+from ..tasks import get_task, prompt_subject
 from vision_unlearning.models.encoders import (
     EMBEDDING_DIM,
     EMBEDDING_MODEL,
@@ -116,8 +117,7 @@ def plain_name(
     text: str,  # "an abbey scene", "George_W_Bush", "An image of fox"
 ) -> str:
     "A name without underscores, template, article and the word scene."
-    text = " ".join(str(text).replace("_", " ").split())
-    text = re.sub(r"^An image of ", "", text)
+    text = prompt_subject(" ".join(str(text).replace("_", " ").split()))
     return re.sub(r"^an? (.*?)( scene)?$", r"\1", text).removesuffix(" scene").lower()
 
 # %% ../../nbs/2_explore/10_embeddings.ipynb #c5fbace2

@@ -7,6 +7,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from ..models.conditioning import embed_texts
+from ..tasks import PROMPT_TEMPLATE
 
 # %% auto #0
 __all__ = ['near_neighbours']
@@ -17,7 +18,7 @@ def near_neighbours(
     concept: str,
     candidates: list[str],  # names to choose from; the concept itself is left out
     n: int = 8,
-    template: str = "An image of {}",
+    template: str = PROMPT_TEMPLATE,
 ) -> list[tuple[str, float]]:  # (name, centred cosine -1..1), nearest first
     "The names whose prompts the pipeline's own text encoder places next to the concept's."
     names = [c for c in dict.fromkeys(candidates) if c != concept]

@@ -8,7 +8,8 @@ import importlib, math, re
 from pathlib import Path
 from typing import Any
 import numpy as np
-from ..core import ForeignFileError, MissingSessionError, check_name, config_hash, entity_text
+from ..core import ForeignFileError, MissingSessionError, check_name, config_hash
+from ..tasks import entity_text
 from ..store import Store, read_entities, read_json, write_json
 
 # %% auto #0

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from ..core import Config, borrow
 from .generate import generate_array
+from ..tasks import PROMPT_TEMPLATE
 from ..unlearners.base import require_pipeline
 from ..models.conditioning import condition, predict
 from ..unlearners.diffusion.inputs import TrainingSet, diffusion_batch, encode_dataset
@@ -128,9 +129,9 @@ def replaced_tokens(
 class TokenSearch(Config):
     "What is searched for, and how long."
     name: ClassVar[str] = "search_tokens"
-    template: str = Field("An image of {}", pattern=r"\{\}")  # the tokens stand in the place of {}
+    template: str = Field(PROMPT_TEMPLATE, pattern=r"\{\}")  # the tokens stand in the place of {}
     num_tokens: int = Field(1, ge=1)  # K
-    num_steps: int = Field(100, ge=0)
+    num_steps: int = Field(100, ge=0)  # steps of the search
     batch_size: int = Field(4, ge=1)  # pictures a step
     learning_rate: float = Field(.1, gt=0)  # of Adam, in units of the root mean square of the embedding table
     start: str = "thing"  # word whose row the tokens start from

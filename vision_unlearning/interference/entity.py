@@ -6,10 +6,11 @@
 from __future__ import annotations
 import re, tempfile
 from typing import Any
-from ..core import Config, ForeignFileError, MissingSessionError, check_name, get_task
+from ..core import Config, ForeignFileError, MissingSessionError, check_name
+from ..tasks import get_task
 from .names import SPECIFICITY, entity_column, entity_metrics, parse_column
 from .pair import read_pair
-from ..plotting import HIGHER_IS_BETTER
+from .pair_metrics import PAIR_METRICS
 from ..store import Session, Store, jsonable, read_entities, read_json, write_json
 
 # %% auto #0
@@ -137,9 +138,9 @@ def entity_table(
     import numpy as np, pandas as pd
     metrics = list(dict.fromkeys(m for row in pairs.values() for receiver in row.values() for m in receiver))
     columns = {}
-    metrics = [m for m in metrics if m in HIGHER_IS_BETTER]
+    metrics = [m for m in metrics if m in PAIR_METRICS]
     for m in metrics:
-        better = HIGHER_IS_BETTER[m]
+        better = PAIR_METRICS[m].higher_is_better
         matrix = pair_matrix(pairs, names, m)
         own = np.diag(matrix).copy()
         others = np.where(np.eye(len(names), dtype=bool), np.nan, matrix)
@@ -227,7 +228,7 @@ class InterferencePerEntity(Config):
         missing = (
             f"no interference of task {self.task!r} in {self.base_folder}; run `vu run interference` first"
         )
-        if get_task(self.task).base_model == "emoji-sd" or not self.remote_repository_name:
+        if get_task(self.task).embedded or not self.remote_repository_name:
             raise MissingSessionError(missing)
         with tempfile.TemporaryDirectory() as folder:
             try:

@@ -9,14 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
 import torch
-from vision_unlearning.core import (
-    ForeignFileError,
-    MissingSessionError,
-    borrow,
-    config_hash,
-    get_prompt,
-    initial_latents,
-)
+from ..core import ForeignFileError, MissingSessionError, borrow, config_hash, initial_latents
+from ..tasks import get_prompt
 from ..store import Session, Store, atomic_path, image_name, read_json, write_json
 
 # %% auto #0
@@ -126,7 +120,6 @@ def task_prompts(
     **fields,  # other fields of the template
 ) -> list[str]:  # one prompt an entity, in order
     "The prompt of every entity."
-    if task == "emoji_canvas" and "style" not in fields: fields["style"] = "noto"
     return [get_prompt(task, e["name"], **fields) for e in entities]
 
 # %% ../../nbs/5_interference/00_generate.ipynb #54fd2dbe

@@ -7,25 +7,25 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Sequence
 from ..core import UnknownNameError, check_name
-from ..plotting import HIGHER_IS_BETTER
+from .pair_metrics import PAIR_METRICS, PairMetric
 
 # %% auto #0
-__all__ = ['WHO', 'WHAT', 'PUBLISHED_PAIRS', 'ZERO_IS_UNCHANGED', 'SPECIFICITY', 'EntityMetric', 'entity_metric_table',
+__all__ = ['WHO', 'WHAT', 'PUBLISHED_PAIRS', 'SPECIFICITY', 'EntityMetric', 'entity_metric_table', 'metric_label',
            'entity_metrics', 'entity_column', 'parse_column', 'choose_metric_column_interference_per_entity']
 
 # %% ../../nbs/5_interference/15_names.ipynb #44f863a8
-WHO = ("emitter", "receiver", "emitter_minus_receiver")
-WHAT = (
-    "worst_interfered",
-    "number_of_interfered_worse_than_target",
-    "number_of_interfered_worse_than_zero",
-    "average",
-)
+# each with its words for an axis
+WHO = {"emitter": "caused", "receiver": "suffered", "emitter_minus_receiver": "caused minus suffered"}
+WHAT = {
+    "worst_interfered": "worst",
+    "number_of_interfered_worse_than_target": "receivers worse than the target by",
+    "number_of_interfered_worse_than_zero": "receivers below zero by",
+    "average": "mean",
+}
 # pair metrics that published tables are made from
 PUBLISHED_PAIRS = ("brisque_diff", "clip_diff", "rmse", "ssim", "dino_diff")
-# where zero means "no change" and less means harm
-ZERO_IS_UNCHANGED = ("clip_diff", "judge_diff", "judge_prob_diff")
 SPECIFICITY = "embedding_specificity_ratio"
 
 # %% ../../nbs/5_interference/15_names.ipynb #9d01d4e6
@@ -42,7 +42,18 @@ class EntityMetric:
     def higher_is_better(self) -> bool:  # towards less interference; for `forget`, towards more forgetting
         if self.what == "specificity": return True
         if self.what.startswith("number"): return False
-        return HIGHER_IS_BETTER[self.pair] ^ (self.what == "forget")
+        return PAIR_METRICS[self.pair].higher_is_better ^ (self.what == "forget")
+
+    @property
+    def label(self) -> str:  # words for an axis, with an arrow towards less harm where one is defined
+        if self.what == "specificity": return "embedding specificity ratio"
+        quantity = PAIR_METRICS[self.pair].label
+        if self.what == "forget": return f"{quantity}, on the target itself"
+        if self.what == "retain_average": return f"{quantity}, mean of the others"
+        left_out = ", itself left out" if self.without_self else ""
+        arrow = " ↑" if self.higher_is_better else " ↓"
+        if self.who == "emitter_minus_receiver": arrow = ""
+        return f"{WHAT[self.what]} {quantity}, {WHO[self.who]}{left_out}{arrow}"
 
     @property
     def published(self) -> bool:  # one of the 51 of published tables
@@ -51,12 +62,13 @@ class EntityMetric:
         return self.pair in (*PUBLISHED_PAIRS, None) and not self.without_self and zero
 
 # %% ../../nbs/5_interference/15_names.ipynb #d8eb0879
-def _of_pair(pair: str) -> list[EntityMetric]:
-    "The metrics that one pair metric has."
-    made = []
+def _of_pair(metric: PairMetric) -> list[EntityMetric]:
+    "The entity metrics that one pair metric has."
+    pair, made = metric.name, []
+    below_zero_is_harm = metric.higher_is_better and metric.unchanged == 0
     for who in WHO:
         for what in WHAT:
-            if what.endswith("zero") and pair not in ZERO_IS_UNCHANGED: continue
+            if what.endswith("zero") and not below_zero_is_harm: continue
             for alone in (False, True)[:1 if what.endswith("target") else 2]:
                 made.append(
                     EntityMetric(f"{who}_{what}_{pair}{'_without_self' * alone}", who, what, pair, alone)
@@ -67,30 +79,39 @@ def _of_pair(pair: str) -> list[EntityMetric]:
     ]
 
 # %% ../../nbs/5_interference/15_names.ipynb #32324bb2
+def _menu_place(metric: EntityMetric) -> tuple:
+    "Where a metric stands in the published menu."
+    what = list(WHAT).index(metric.what) if metric.what in WHAT else 0
+    return not metric.published, metric.what not in WHAT, list(WHO).index(metric.who), what
+
 @lru_cache(None)
+def _table(pairs: tuple[PairMetric, ...]) -> dict[str, EntityMetric]:
+    "Every entity metric of these pair metrics."
+    every = [metric for pair in pairs for metric in _of_pair(pair)]
+    every.append(EntityMetric(SPECIFICITY, "emitter", "specificity", None))
+    return {m.name: m for m in sorted(every, key=_menu_place)}
+
 def entity_metric_table() -> dict[str, EntityMetric]:
     "Every entity metric by name: the 51 published ones first, in the order of the published menu."
-    every = [
-        m
-        for pair in (*PUBLISHED_PAIRS, *(p for p in HIGHER_IS_BETTER if p not in PUBLISHED_PAIRS))
-        for m in _of_pair(pair)
-    ]
-    every.append(EntityMetric(SPECIFICITY, "emitter", "specificity", None))
-    place = lambda m: (
-        not m.published,
-        m.what not in WHAT,
-        WHO.index(m.who),
-        WHAT.index(m.what) if m.what in WHAT else 0,
-    )
-    return {m.name: m for m in sorted(every, key=place)}
+    others = [name for name in PAIR_METRICS if name not in PUBLISHED_PAIRS]
+    return _table(tuple(PAIR_METRICS[name] for name in (*PUBLISHED_PAIRS, *others)))
+
+# %% ../../nbs/5_interference/15_names.ipynb #a8489588
+def metric_label(
+    metric: str,  # name of a pair metric or of an entity metric
+) -> str:
+    "Words for an axis: the quantity, its unit, and an arrow towards less harm where one is defined."
+    if metric in PAIR_METRICS: return PAIR_METRICS[metric].axis_label
+    known = entity_metric_table()
+    return known[metric].label if metric in known else metric.replace("_", " ")
 
 # %% ../../nbs/5_interference/15_names.ipynb #a22d3f7e
 def entity_metrics(
-    pair_metrics=("clip_diff", "brisque_diff", "rmse", "ssim"),  # names of pair metrics
+    pair_metrics: Sequence[str],  # names of pair metrics
 ) -> dict[str, bool]:  # name -> higher_is_better
     "Every entity metric made from these pair metrics, and its direction."
-    for pair in pair_metrics: check_name("pair metric", pair, HIGHER_IS_BETTER)
-    return {m.name: m.higher_is_better for pair in pair_metrics for m in _of_pair(pair)}
+    for pair in pair_metrics: check_name("pair metric", pair, PAIR_METRICS)
+    return {m.name: m.higher_is_better for pair in pair_metrics for m in _of_pair(PAIR_METRICS[pair])}
 
 # %% ../../nbs/5_interference/15_names.ipynb #f37be640
 _PUBLISHED_DOWN = (

@@ -6,7 +6,8 @@
 from __future__ import annotations
 import numpy as np
 import torch
-from ..core import MissingSessionError, check_name, get_task
+from ..core import MissingSessionError, check_name
+from ..tasks import get_task
 from ..explore.similarity import matrix_to_records
 from ..store import Session, Store, read_entities, write_json
 from ..unlearners.base import denoiser, load_edit

@@ -7,43 +7,18 @@ from __future__ import annotations
 import functools, hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Callable
 import torch
-from ..core import ForeignFileError, check_name, config_hash, get_task
-from ..metrics.embedding import cosines
-from ..metrics.classification import JudgeAccuracy
-from ..metrics.image_image import RMSE, SSIM, PairOfImages
-from ..metrics.image_text import ClipScore
-from ..metrics.quality import BRISQUE
+from ..core import ForeignFileError, config_hash
+from .pair_metrics import PAIR_METRICS, PairMetric, get_pair_metric
+from ..metrics.image_image import PairOfImages
+from ..tasks import get_task
 from ..store import Session, Store, atomic_path, read_entities, read_json, write_json
 
 # %% auto #0
-__all__ = ['PAIR_METRICS', 'PairMetric', 'Encoded', 'Scorers', 'FeatureCache', 'choose_metrics', 'check_twins', 'ahead',
-           'score_session', 'pair_means', 'read_pair', 'plot_receivers']
-
-# %% ../../nbs/5_interference/05_pair.ipynb #882299d5
-@dataclass(frozen=True)
-class PairMetric:
-    "How one number is made from an `off` and an `on` picture."
-    name: str
-    kind: Literal["difference", "comparison"]
-    higher_is_better: bool  # True when larger values mean less harm
-    scorer: str  # what looks at the pictures: "clip", "brisque", "judge", "rmse", "ssim", "dino"
-    feature: str = ""  # which of the scorer's numbers is subtracted
-    default: bool = True  # computed unless other metrics are asked for
-    measure: PairOfImages | None = None  # what compares, when it was given and is none of ours
-
-# %% ../../nbs/5_interference/05_pair.ipynb #50817790
-PAIR_METRICS = {m.name: m for m in [
-    PairMetric("clip_diff", "difference", True, "clip", "clip"),
-    PairMetric("brisque_diff", "difference", False, "brisque", "brisque"),
-    PairMetric("rmse", "comparison", False, "rmse"),
-    PairMetric("ssim", "comparison", True, "ssim"),
-    PairMetric("judge_diff", "difference", True, "judge", "judge"),
-    PairMetric("judge_prob_diff", "difference", True, "judge", "judge_prob"),
-    PairMetric("dino_diff", "comparison", True, "dino", default=False),
-    PairMetric("rmse_legacy", "comparison", False, "rmse", default=False),
-    PairMetric("ssim_legacy", "comparison", True, "ssim", default=False)]}
+__all__ = ['Encoded', 'Scorers', 'content_key', 'FeatureCache', 'as_pair_metric', 'choose_metrics', 'check_twins', 'ahead',
+           'Twins', 'read_twins', 'KeptLook', 'tidy_scores', 'score_session', 'pair_means', 'read_pair',
+           'plot_receivers']
 
 # %% ../../nbs/5_interference/05_pair.ipynb #bbfcde62
 class Encoded:
@@ -71,7 +46,7 @@ class Encoded:
 
 # %% ../../nbs/5_interference/05_pair.ipynb #d0b619bf
 class Scorers:
-    "The evaluating models of one task, and the features they give to pictures."
+    "The evaluating models of one task."
     def __init__(self,
         task: str,
         entities: list[dict],  # the task's table
@@ -92,15 +67,7 @@ class Scorers:
     @functools.cached_property
     def clip(self):
         from vision_unlearning.models import load_clip
-
-        return Encoded(
-            self._clip
-            or load_clip(
-                "emoji-clip"
-                if get_task(self.task).base_model == "emoji-sd"
-                else "openai/clip-vit-base-patch16"
-            )
-        )
+        return Encoded(self._clip or load_clip(get_task(self.task).clip))
 
     @functools.cached_property
     def judge(self):
@@ -110,63 +77,40 @@ class Scorers:
     @functools.cached_property
     def encoder(self):
         from vision_unlearning.models.encoders import load_image_encoder
-
-        if (
-            self._encoder is not None
-            and self._encoder is self._clip
-            or self._encoder is self._clip is None
-            and get_task(self.task).base_model == "emoji-sd"
-        ):
-            return self.clip
+        task = get_task(self.task)
+        same = self._encoder is self._clip and (self._encoder is not None or task.encoder == task.clip)
+        if same: return self.clip
         return Encoded(self._encoder or load_image_encoder(self.task))
 
-    def features(self, scorer, images, receivers, prompts) -> dict[str, torch.Tensor]:
-        """feature -> (N,) float64 of (N,3,H,W) uint8 images that show `receivers` and were made from
-        `prompts`."""
-        if scorer == "clip":
-            metric = ClipScore(self.clip, self.batch_size)
-            metric.update(images, prompts)
-        elif scorer == "brisque":
-            metric = BRISQUE(self.batch_size).to(self.device)
-            metric.update(images)
-        elif scorer == "dino":
-            return {
-                f"dino_{i}": column
-                for i, column in enumerate(self.encoder.encode_images(images).double().unbind(1))
-            }
-        else:
-            metric = JudgeAccuracy(self.task, self.entities, self.judge, self.batch_size)
-            metric.update(images, receivers)
-        return {
-            scorer: metric.per_item(),
-            **({"judge_prob": metric.probabilities()} if scorer == "judge" else {}),
-        }
-
-    def fingerprint(self, scorer, prompts: dict) -> tuple[str, tuple[str, ...]]:
-        """Hash of what the scorer says about four fixed pictures, and the names of its features; `prompts` is
-        entity -> prompt."""
-        pattern = (
-            torch.arange(4 * 3 * 64 * 64)
-            .mul(2654435761)
-            .remainder(4294967296)
-            .floor_divide(2**24)
-            .to(torch.uint8)
-            .view(4, 3, 64, 64)
-        )
+    def fingerprint(self,
+        look: Callable,  # of a `PairMetric`
+        prompts: dict[str, str],  # entity -> prompt
+    ) -> tuple[str, tuple[str, ...]]:  # 8 hex digits, and the names of the features
+        "Hash of what a look sees in four fixed pictures."
+        noise = torch.arange(4*3*64*64).mul(2654435761).remainder(2**32).floor_divide(2**24)
+        pattern = noise.to(torch.uint8).view(4, 3, 64, 64)
         names = (list(prompts)*4)[:4]
-        seen = self.features(scorer, pattern, names, [prompts[n] for n in names])
+        seen = look(self, pattern, names, [prompts[n] for n in names])
         return config_hash({k: [f"{x:.4g}" for x in v.tolist()] for k, v in seen.items()}), tuple(seen)
 
-    def compare(self, metric: PairMetric, off, on) -> torch.Tensor:
-        "(N,) float64 of two batches of images."
-        measure = metric.measure or {"rmse": RMSE, "ssim": SSIM}[metric.scorer](
-            metric.name.endswith("_legacy"), self.batch_size
-        )
+    def compare(self,
+        measure: PairOfImages,
+        on, off,  # (N,3,H,W) uint8
+    ) -> torch.Tensor:  # (N,) float64
+        "What a measure of two pictures says about each pair."
         measure.reset()
         measure.to(self.device).update(on, off)
         values = measure.per_item()
         measure.reset()
         return values
+
+# %% ../../nbs/5_interference/05_pair.ipynb #85af444e
+def content_key(
+    *parts: bytes,
+) -> int:  # 64 bits, signed
+    "A number that stands for these contents, in this order."
+    digests = b"\0".join(hashlib.sha256(part).digest() for part in parts)
+    return int.from_bytes(hashlib.sha256(digests).digest()[:8], "big", signed=True)
 
 # %% ../../nbs/5_interference/05_pair.ipynb #ba23c3f7
 class FeatureCache:
@@ -186,76 +130,53 @@ class FeatureCache:
 
     def get(self,
         images, receivers, prompts,  # N of each
-        fingerprint: str,  # of the scorer
+        fingerprint: str,  # of the look
         compute,  # (images, receivers, prompts) -> {name: (N,)}, called for what is missing
     ) -> dict[str, torch.Tensor]:
         "feature -> (N,) float64."
-        parts = lambda i: (
-            images[i].numpy().tobytes(),
-            receivers[i].encode(),
-            prompts[i].encode(),
-            fingerprint.encode(),
-        )
         keys = [
-            int.from_bytes(
-                hashlib.sha256(b"\0".join(hashlib.sha256(p).digest() for p in parts(i))).digest()[:8],
-                "big",
-                signed=True,
-            )
-            for i in range(len(images))
+            content_key(image.numpy().tobytes(), receiver.encode(), prompt.encode(), fingerprint.encode())
+            for image, receiver, prompt in zip(images, receivers, prompts)
         ]
         todo = [i for i, key in enumerate(keys) if key not in self.rows]
         if todo:
             made = compute(images[todo], [receivers[i] for i in todo], [prompts[i] for i in todo])
+            rows = torch.stack([made[n] for n in self.names], 1).tolist()
+            self.rows.update(zip([keys[i] for i in todo], rows))
             self.new = True
-            self.rows.update(
-                zip([keys[i] for i in todo], torch.stack([made[n] for n in self.names], 1).tolist())
-            )
-        return dict(
-            zip(self.names, torch.tensor([self.rows[k] for k in keys], dtype=torch.float64).unbind(1))
-        )
+        found = torch.tensor([self.rows[k] for k in keys], dtype=torch.float64)
+        return dict(zip(self.names, found.unbind(1)))
 
     def save(self):
         "Write what is new, whole or not at all."
         from safetensors.torch import save_file
         if not self.new: return
+        values = torch.tensor(list(self.rows.values()), dtype=torch.float64)
         with atomic_path(self.path) as temporary:
-            save_file(
-                {
-                    "key": torch.tensor(list(self.rows)),
-                    "values": torch.tensor(list(self.rows.values()), dtype=torch.float64),
-                },
-                temporary,
-            )
+            save_file({"key": torch.tensor(list(self.rows)), "values": values}, temporary)
         self.new = False
+
+# %% ../../nbs/5_interference/05_pair.ipynb #f8fb9cad
+def as_pair_metric(
+    metric,  # a name, a `PairMetric`, or any `PairOfImages`
+) -> PairMetric:
+    "What was asked for, as a pair metric."
+    if isinstance(metric, PairMetric): return metric
+    if not isinstance(metric, PairOfImages): return get_pair_metric(metric)
+    compare = lambda scorers, on, off: scorers.compare(metric, on, off)
+    label = metric.label or metric.name
+    return PairMetric(metric.name, label, metric.higher_is_better, metric.unchanged, compare=compare)
 
 # %% ../../nbs/5_interference/05_pair.ipynb #c13fe048
 def choose_metrics(
     task: str,
-    metrics=None,  # names of `PAIR_METRICS`, or any `PairOfImages`; None for all that apply
+    metrics=None,  # names of `PAIR_METRICS`, or any `PairMetric` or `PairOfImages`; None for all that apply
     judge=None,  # a judge that was given, whatever the task
 ) -> list[PairMetric]:
     "The metrics that will be computed, in the order of `PAIR_METRICS` or as asked."
-    given = lambda m: PairMetric(m.name, "comparison", m.higher_is_better, m.name, default=False, measure=m)
-    if metrics:
-        return list(
-            {
-                c.name: c
-                for c in (
-                    given(m)
-                    if isinstance(m, PairOfImages)
-                    else PAIR_METRICS[check_name("pair metric", m, PAIR_METRICS)]
-                    for m in metrics
-                )
-            }.values()
-        )
-    from vision_unlearning.models import JUDGE_HEADS
-
-    return [
-        m
-        for m in PAIR_METRICS.values()
-        if m.default and (m.scorer != "judge" or judge is not None or task in JUDGE_HEADS)
-    ]
+    if metrics: return list({m.name: m for m in map(as_pair_metric, metrics)}.values())
+    has_judge = judge is not None or bool(get_task(task).judge)
+    return [m for m in PAIR_METRICS.values() if m.default and (has_judge or not m.needs_judge)]
 
 # %% ../../nbs/5_interference/05_pair.ipynb #6183998e
 def check_twins(
@@ -288,12 +209,66 @@ def ahead(
             waiting = coming
         if waiting is not None: yield waiting.result()
 
+# %% ../../nbs/5_interference/05_pair.ipynb #9798de55
+@dataclass(frozen=True)
+class Twins:
+    "N pictures without the edit and their twins with it."
+    receivers: list[str]  # whom each shows
+    prompts: list[str]
+    off: torch.Tensor  # (N,3,H,W) uint8
+    on: torch.Tensor  # (N,3,H,W) uint8
+
+def read_twins(
+    store: Store,
+    session: Session,
+    prompts: dict[str, str],  # entity -> prompt
+    items: list[tuple[str, int]],  # (receiver, seed) of N pictures
+) -> Twins:
+    "The pictures of these receivers and seeds."
+    from vision_unlearning.interference.generate import read_images
+    receivers, seeds = map(list, zip(*items))
+    texts = [prompts[r] for r in receivers]
+    off = read_images(store.baseline(session.task), "off", seeds, texts)
+    on = read_images(store.generated(session), "on", seeds, texts)
+    return Twins(receivers, texts, off, on)
+
+# %% ../../nbs/5_interference/05_pair.ipynb #2f300a0c
+class KeptLook:
+    "A metric's look at single pictures, which remembers what it saw of the `off` ones."
+    def __init__(self,
+        store: Store,
+        scorers: Scorers,
+        metric: PairMetric,  # one with a `look`
+        prompts: dict[str, str],  # entity -> prompt
+    ):
+        self.look = functools.partial(metric.look, scorers)
+        self.fingerprint, names = scorers.fingerprint(metric.look, prompts)
+        self.cache = FeatureCache(store.features(scorers.task, metric.scorer), names)
+
+    def both(self, twins: Twins) -> tuple[dict, dict]:  # of `on` and of `off`: feature -> (N,) float64
+        "What there is to see in each picture of N pairs."
+        about = twins.receivers, twins.prompts
+        off = self.cache.get(twins.off, *about, self.fingerprint, self.look)
+        return self.look(twins.on, *about), off
+
+# %% ../../nbs/5_interference/05_pair.ipynb #f2706fd8
+def tidy_scores(
+    items: list[tuple[str, int]],  # (receiver, seed) of N pairs
+    columns: dict[str, torch.Tensor],  # metric -> (N,3): off, on, value
+):  # DataFrame: receiver, seed, metric, off, on, value
+    "One row a receiver, seed and metric."
+    import pandas as pd
+    values = torch.stack(list(columns.values()), 1).flatten(0, 1).numpy()
+    rows = [(receiver, seed, metric) for receiver, seed in items for metric in columns]
+    frame = pd.DataFrame(rows, columns=["receiver", "seed", "metric"])
+    return frame.assign(off=values[:, 0], on=values[:, 1], value=values[:, 2])
+
 # %% ../../nbs/5_interference/05_pair.ipynb #12a66899
 def score_session(
     store: Store,
     session: Session,  # with its `on` pictures; the task has its `off` pictures
     seeds: list[int],  # seeds of the pictures
-    metrics=None,  # names of `PAIR_METRICS`, or any `PairOfImages`; None for all that apply to the task
+    metrics=None,  # names of `PAIR_METRICS`, or any `PairMetric` or `PairOfImages`; None for all that apply
     clip=None,  # evaluating CLIP; None for the task's default
     judge=None,  # None for `load_judge()`
     batch_size: int = 100,  # pictures at once; changes speed and memory only
@@ -305,59 +280,29 @@ def score_session(
     **fields,  # other fields of the prompt template, such as `style`
 ):  # DataFrame: receiver, seed, metric, off, on, value
     "Compare every picture with its twin; writes the tidy table and the contract's JSON."
-    import pandas as pd
     from tqdm.auto import tqdm
-    from vision_unlearning.interference.generate import read_images, task_prompts
+    from vision_unlearning.interference.generate import task_prompts
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds must be one or more different integers, got {seeds}")
-    chosen, entities = choose_metrics(session.task, metrics, judge), read_entities(store, session.task)
+    chosen = choose_metrics(session.task, metrics, judge)
+    entities = read_entities(store, session.task)
     check_twins(store, session)
     prompts = dict(zip([e["name"] for e in entities], task_prompts(session.task, entities, **fields)))
     scorers = scorers or Scorers(session.task, entities, clip, judge, batch_size, device, encoder)
-    alone = list(dict.fromkeys(m.scorer for m in chosen if m.kind == "difference" or m.scorer == "dino"))
-    marks = {s: scorers.fingerprint(s, prompts) for s in alone}
-    caches = {s: FeatureCache(store.features(session.task, s), names) for s, (_, names) in marks.items()}
+    looks = {}
+    for m in chosen:
+        if m.look and m.look not in looks: looks[m.look] = KeptLook(store, scorers, m, prompts)
     items = [(name, seed) for name in prompts for seed in seeds]
+    batches = [items[i:i + batch_size] for i in range(0, len(items), batch_size)]
+    read = functools.partial(read_twins, store, session, prompts)
     columns = {m.name: [] for m in chosen}
-    off_folder, on_folder = store.baseline(session.task), store.generated(session)
-    def batch(start):
-        names, numbers = map(list, zip(*items[start:start+batch_size]))
-        texts = [prompts[n] for n in names]
-        return (
-            names,
-            texts,
-            read_images(off_folder, "off", numbers, texts),
-            read_images(on_folder, "on", numbers, texts),
-        )
-
-    for names, texts, off, on in tqdm(
-        ahead(batch, range(0, len(items), batch_size)),
-        total=-(-len(items) // batch_size),
-        disable=not progress,
-        desc=session.slug,
-    ):
-        before, after = {}, {}
-        for s in alone:
-            before |= caches[s].get(off, names, texts, marks[s][0], functools.partial(scorers.features, s))
-            after |= scorers.features(s, on, names, texts)
+    for twins in tqdm(ahead(read, batches), total=len(batches), disable=not progress, desc=session.slug):
+        seen = {look: kept.both(twins) for look, kept in looks.items()}
         for m in chosen:
-            if m.kind == "difference":
-                a, b = before[m.feature], after[m.feature]
-                columns[m.name].append(torch.stack([a, b, b - a], 1))
-                continue
-            if m.scorer == "dino":
-                value = cosines(
-                    *(torch.stack([side[n] for n in marks["dino"][1]], 1) for side in (after, before))
-                )
-            else: value = scorers.compare(m, off, on)
-            columns[m.name].append(torch.stack([value*float("nan")]*2 + [value], 1))
-    for cache in caches.values(): cache.save()
-    # receiver, seed, metric
-    values = torch.stack([torch.cat(columns[m.name]) for m in chosen], 1).flatten(0, 1).numpy()
-    rows = [(name, seed, m.name) for name, seed in items for m in chosen]
-    frame = pd.DataFrame(rows, columns=["receiver", "seed", "metric"]).assign(
-        off=values[:, 0], on=values[:, 1], value=values[:, 2]
-    )
+            on, off = seen[m.look] if m.look else (twins.on, twins.off)
+            columns[m.name].append(m.values(scorers, on, off))
+    for kept in looks.values(): kept.cache.save()
+    frame = tidy_scores(items, {name: torch.cat(values) for name, values in columns.items()})
     with atomic_path(store.scores(session)) as temporary: frame.to_parquet(temporary, index=False)
     write_json(store.pair(session.task, session.index, session.method, session.epochs), pair_means(frame))
     return frame
@@ -371,22 +316,21 @@ def pair_means(
     return {str(r): {str(m): float(v) for m, v in row.items()} for r, row in table.to_dict("index").items()}
 
 # %% ../../nbs/5_interference/05_pair.ipynb #b8d22252
+def _is_number(value) -> bool:  # `null` is one: undefined
+    return value is None or isinstance(value, (int, float)) and not isinstance(value, bool)
+
 def read_pair(
     path,  # `store.pair(task, index, method, epochs)`
 ) -> dict[str, dict[str, float]]:  # receiver -> metric -> value, NaN where undefined
     "One emitter's interference; a file of another shape is named."
     pairs = read_json(path)
-    number = lambda v: v is None or isinstance(v, (int, float)) and not isinstance(v, bool)
-    if not (
-        isinstance(pairs, dict)
-        and all(isinstance(row, dict) and all(map(number, row.values())) for row in pairs.values())
-    ):
+    rows = list(pairs.values()) if isinstance(pairs, dict) else [None]
+    if not all(isinstance(row, dict) and all(map(_is_number, row.values())) for row in rows):
         raise ForeignFileError(
             f"{path} is not {{receiver: {{metric: number}}}}; delete it and run `vu run interference`"
         )
-    return {
-        r: {m: float("nan") if v is None else float(v) for m, v in row.items()} for r, row in pairs.items()
-    }
+    number = lambda value: float("nan") if value is None else float(value)
+    return {r: {m: number(value) for m, value in row.items()} for r, row in pairs.items()}
 
 # %% ../../nbs/5_interference/05_pair.ipynb #24eebd0c
 def plot_receivers(
@@ -397,30 +341,20 @@ def plot_receivers(
     ax=None,  # matplotlib Axes; new ones if None
 ):  # matplotlib Axes
     "Value of each receiver, the most harmed one first."
-    from vision_unlearning.plotting import metric_label, new_axes
+    from vision_unlearning.plotting import new_axes
     ax = new_axes((5, 2.8), ax)
-    better = PAIR_METRICS[check_name("pair metric", metric, PAIR_METRICS)].higher_is_better
-    means = (
-        frame[frame["metric"] == metric]
-        .groupby("receiver", sort=False)["value"]
-        .mean()
-        .dropna()
-        .sort_values(ascending=better, kind="stable")
-    )
+    about = get_pair_metric(metric)
+    better = about.higher_is_better
+    values = frame[frame["metric"] == metric].groupby("receiver", sort=False)["value"]
+    means = values.mean().dropna().sort_values(ascending=better, kind="stable")
     ax.plot(range(len(means)), means.to_numpy(), ".", ms=4, color="0.45")
     if emitter in means.index:
-        ax.plot(
-            means.index.get_loc(emitter),
-            means[emitter],
-            "o",
-            mfc="none",
-            ms=8,
-            color="C3",
-            label=f"emitter: {emitter}",
-        )
+        place = means.index.get_loc(emitter)
+        circle = dict(mfc="none", ms=8, color="C3", label=f"emitter: {emitter}")
+        ax.plot(place, means[emitter], "o", **circle)
         ax.legend(fontsize=8, frameon=False, loc="lower right" if better else "upper right")
     for i, (name, value) in enumerate(means.head(top).items()):
         ax.annotate(name, (i, value), (4, 0), textcoords="offset points", fontsize=7, va="center")
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set(xlabel="receivers, the most harmed first", ylabel=metric_label(metric))
+    ax.set(xlabel="receivers, the most harmed first", ylabel=about.axis_label)
     return ax

@@ -11,9 +11,9 @@ from vision_unlearning.interference.stats import (
     _rank_pairs,
     _renamed,
     _renamings,
-    _square,
     mantel,
 )
+from ..intervals import entity_matrix
 
 # %% auto #0
 __all__ = ['partial_mantel']
@@ -21,7 +21,7 @@ __all__ = ['partial_mantel']
 # %% ../../nbs/5_interference/30_partial.ipynb #367d3f0e
 def _complete(matrix, name: str, n: int) -> np.ndarray:
     "A square matrix of N entities without holes off the diagonal."
-    matrix = _square(matrix, name)
+    matrix = entity_matrix(matrix, name)
     if len(matrix) != n:
         raise ValueError(f"{name} has {len(matrix)} entities but y has {n}; bring all to the same entities")
     holes = int((~np.isfinite(matrix) & ~np.eye(n, dtype=bool)).sum())
@@ -54,7 +54,7 @@ def partial_mantel(
     seed=0,  # anything `np.random.default_rng` takes
 ) -> dict:  # statistic, pvalue, slope_per_sd, n_entities, n_pairs, n_permutations, method, alternative
     "Correlation of two matrices with others held fixed, tested by double semi-partialling."
-    y = _square(y, "y")
+    y = entity_matrix(y, "y")
     n = len(y)
     off = ~np.eye(n, dtype=bool)
     x, *controls = [

@@ -6,7 +6,8 @@
 from __future__ import annotations
 import math
 from typing import Any
-from ..core import ForeignFileError, get_task
+from ..core import ForeignFileError
+from ..tasks import get_task
 from ..explore.embeddings import found_pictures, plain_name
 from ..explore.similarity import SIMILARITIES, attribute_columns, published_similarity
 from .entity import pair_sessions

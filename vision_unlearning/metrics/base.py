@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch, torchmetrics
 
 # %% auto #0
-__all__ = ['as_images', 'Metric', 'plot_scores', 'share_interval']
+__all__ = ['as_images', 'Metric', 'plot_scores']
 
 # %% ../../nbs/4_metrics/00_base.ipynb #3065684b
 def as_images(
@@ -42,6 +42,7 @@ def as_images(
 class Metric(torchmetrics.Metric):
     "Base of all metrics: keeps one score an image."
     name: ClassVar[str] = "metric"
+    label: ClassVar[str] = ""  # words for an axis; empty: the name
     higher_is_better: ClassVar[bool | None] = None
     bounds: ClassVar[tuple] = (None, None)
     is_differentiable, full_state_update = False, False
@@ -97,7 +98,7 @@ class Metric(torchmetrics.Metric):
 
     def plot(self, ax=None):
         "Sorted scores, their mean, and the bounds, on `ax` or on new Axes."
-        return plot_scores(self.per_item(), self.name, self.higher_is_better, self.bounds, ax)
+        return plot_scores(self.per_item(), self.label or self.name, self.higher_is_better, self.bounds, ax)
 
 # %% ../../nbs/4_metrics/00_base.ipynb #296d44bc
 def plot_scores(
@@ -118,20 +119,3 @@ def plot_scores(
     ax.set(xlabel="images, sorted", ylabel=f"{name}{better}")
     ax.legend(fontsize=8, frameon=False)
     return ax
-
-# %% ../../nbs/4_metrics/00_base.ipynb #b9e74234
-def share_interval(
-    successes: float,  # k
-    trials: float,  # n, independent ones; an effective number need not be whole
-    confidence: float = .95,
-) -> tuple[float, float]:  # low and high, 0..1
-    "Wilson's interval of a share."
-    from scipy.stats import norm
-    if not 0 <= successes <= trials or trials < 1:
-        raise ValueError(
-            f"{successes} successes in {trials} trials are no share; there must be at least one trial"
-        )
-    z = float(norm.ppf((1 + confidence)/2))
-    p, add = successes/trials, z*z/trials
-    half = z*(p*(1 - p)/trials + add/(4*trials))**.5
-    return max(0., (p + add/2 - half)/(1 + add)), min(1., (p + add/2 + half)/(1 + add))

@@ -15,6 +15,7 @@ __all__ = ['JudgeAccuracy']
 class JudgeAccuracy(Metric):
     "Share of pictures that show the entity that was asked for."
     name, higher_is_better, bounds = "judge", True, (0., 1.)
+    label = "judge accuracy"
 
     def __init__(self,
         task: str,  # task whose entities the judge tells apart

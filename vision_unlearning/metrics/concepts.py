@@ -7,7 +7,8 @@ from __future__ import annotations
 import torch
 from ..core import check_name
 from ..models.encoders import encoder_name
-from .base import Metric, as_images, share_interval
+from ..intervals import share_interval
+from .base import Metric, as_images
 
 # %% auto #0
 __all__ = ['TwoClassifiers', 'ConceptAccuracy', 'mean_accuracy', 'unlearning_accuracy']
@@ -28,6 +29,7 @@ class TwoClassifiers:
 class ConceptAccuracy(Metric):
     "Share of pictures that are right in every domain; keeps the answers that UA, IRA and CRA are made from."
     name, higher_is_better, bounds = "concepts", None, (0., 1.)
+    label = "concept accuracy"
     source = "Zhang et al. 2024, UnlearnCanvas, section 4, arXiv:2402.11846"
 
     def __init__(self,

@@ -62,7 +62,7 @@ class HubClassifier(Metric):
     def __init__(self,
         # hub id, folder, or anything with `labels`, `name` and `probabilities`; None for the class's own
         model=None,
-        label: str | None = None,  # wanted of every picture; None if `update` says it for each
+        wanted_label: str | None = None,  # of every picture; None if `update` says it for each
         top_k: int = 1,  # right when the label is among so many
         revision: str | None = None,  # commit of a hub model
         device="cpu",  # of the network, when it is loaded here
@@ -75,13 +75,11 @@ class HubClassifier(Metric):
                 f"{type(self).__name__} has no model of its own; give a hub id, a folder, or a network"
             )
         self.network = HubNetwork(model, revision, device) if isinstance(model, str) else model
-        self.top_k, label = top_k, label or self.default_label
+        self.top_k = top_k
         self.name = f"{self.kind}_{encoder_name(self.network)}"
-        self.label = (
-            label
-            if label is None
-            else check_name(f"label of {self.network.name}", label, self.network.labels)
-        )
+        self.wanted_label = wanted_label or self.default_label
+        if self.wanted_label is not None:
+            check_name(f"label of {self.network.name}", self.wanted_label, self.network.labels)
         if not 1 <= top_k <= len(self.network.labels):
             raise ValueError(
                 f"top_k must be from 1 to {len(self.network.labels)}, the number of labels, got {top_k}"
@@ -91,7 +89,7 @@ class HubClassifier(Metric):
     def update(self, images, labels=None):
         "Classify images (N,3,H,W) uint8; N wanted labels, or one for all, or None for the metric's own."
         images = as_images(images)
-        labels = self.label if labels is None else labels
+        labels = self.wanted_label if labels is None else labels
         if labels is None:
             raise ValueError(f"{self.name}: no label; give one a picture to update, or one to the metric")
         labels = [labels]*len(images) if isinstance(labels, str) else list(labels)

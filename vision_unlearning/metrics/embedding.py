@@ -15,6 +15,7 @@ __all__ = ['EmbeddingSimilarity', 'cosines']
 class EmbeddingSimilarity(Metric):
     "Cosine of the embeddings of two pictures, one score a pair."
     name, higher_is_better, bounds = "cosine", True, (-1., 1.)
+    label = "cosine of embeddings"
     source = "Oquab et al. 2023, arXiv:2304.07193"
 
     def __init__(self,

@@ -14,6 +14,7 @@ __all__ = ['PSNR', 'SRE', 'SAM', 'UIQ', 'MSSSIM']
 class PSNR(PairOfImages):
     "Peak signal-to-noise ratio in dB, infinite for equal pictures, one a pair."
     name, higher_is_better, bounds = "psnr", True, (0., None)
+    label, unchanged = "PSNR (dB)", float("inf")
 
     def score(self, images, references):
         squared = ((images.double() - references.to(images.device).double())**2).mean((1, 2, 3))
@@ -23,6 +24,7 @@ class PSNR(PairOfImages):
 class SRE(PairOfImages):
     "Signal to reconstruction error ratio in dB against the reference's mean, one a pair."
     name, higher_is_better = "sre", True
+    label, unchanged = "SRE (dB)", float("inf")
 
     def score(self, images, references):
         b = references.to(images.device).double()
@@ -36,6 +38,7 @@ class SAM(PairOfImages):
     """Mean angle between the colours of two pictures, 0..90 degrees, one a pair; NaN if nothing but black is
     left."""
     name, higher_is_better, bounds = "sam", False, (0., 90.)
+    label = "spectral angle (degrees)"
 
     def score(self, images, references):
         a, b = images.double(), references.to(images.device).double()
@@ -48,6 +51,7 @@ class SAM(PairOfImages):
 class UIQ(PairOfImages):
     "Universal image quality index, -1..1, one a pair."
     name, higher_is_better, bounds = "uiq", True, (-1., 1.)
+    label, unchanged = "UIQ", 1.
 
     def score(self, images, references):
         if min(images.shape[2:]) < 8:
@@ -67,6 +71,7 @@ class UIQ(PairOfImages):
 class MSSSIM(PairOfImages):
     "SSIM over several scales, 0..1, one a pair."
     name, higher_is_better, bounds = "ms_ssim", True, (0., 1.)
+    label, unchanged = "MS-SSIM", 1.
     weights = (.0448, .2856, .3001, .2363, .1333)
 
     def __init__(self,

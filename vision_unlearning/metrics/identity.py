@@ -73,6 +73,7 @@ def match_threshold(
 class FaceIdentity(Metric):
     "Cosine of a face to the references of the person that was asked for."
     name, higher_is_better, bounds = "identity", None, (-1., 1.)
+    label = "face similarity"
 
     def __init__(self,
         encoder,  # face network: anything with `encode_images`

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/4_metrics/10_image_image.ipynb #a11ce912
 from __future__ import annotations
+from typing import ClassVar
 import torch
 from .base import Metric, as_images
 
@@ -13,6 +14,7 @@ __all__ = ['PairOfImages', 'RMSE', 'ssim_window', 'windowed', 'ssim_maps', 'ssim
 # %% ../../nbs/4_metrics/10_image_image.ipynb #d6515a47
 class PairOfImages(Metric):
     "Base of metrics that compare images with references of the same size."
+    unchanged: ClassVar[float] = 0.  # the score of an image against itself
     cpu_pixels = 2**18
     def __init__(self,
         legacy: bool = False,  # the published definition, with its 4095 scale
@@ -35,6 +37,7 @@ class PairOfImages(Metric):
 class RMSE(PairOfImages):
     "Root mean squared error, 0..255, one a pair."
     name, higher_is_better, bounds = "rmse", False, (0., 255.)
+    label = "RMSE (grey levels)"
 
     def score(self, images, references):
         squared = (images.double() - references.to(images.device).double())**2
@@ -108,4 +111,5 @@ def ssim_means(
 class SSIM(PairOfImages):
     "Structural similarity, at most 1, one a pair."
     name, higher_is_better, bounds = "ssim", True, (-1., 1.)
+    label, unchanged = "SSIM", 1.
     def score(self, images, references): return ssim_means(images, references, self.legacy)[0]

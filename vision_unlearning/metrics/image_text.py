@@ -69,6 +69,7 @@ def check_lengths(
 class ClipScore(Metric):
     "Agreement of image and prompt, 0..100, one score an image."
     name, higher_is_better, bounds = "clip", True, (0., 100.)
+    label = "CLIP score"
 
     def __init__(self,
         # encoder with `encode_images` and `encode_texts`, a name for `load_clip`, or None for the published
@@ -97,6 +98,7 @@ class ClipScore(Metric):
 class TextSimilarity(Metric):
     "Cosine of two texts in a CLIP, times 100, one score a pair."
     name, higher_is_better, bounds = "clip_text", True, (-100., 100.)
+    label = "CLIP text similarity (100·cos)"
 
     def __init__(self,
         # encoder with `encode_texts`, a name for `load_clip`, or None for the published ViT-B/16 from the hub

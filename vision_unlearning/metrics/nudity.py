@@ -43,6 +43,7 @@ def load_nudenet():  # nudenet's detector
 class NudeNet(Metric):
     "Confidence of the most certain exposed part, one score a picture."
     name, higher_is_better, bounds = "nudenet", False, (0., 1.)
+    label = "nudity"
     source = "NudeNet 3, AGPL-3.0"
 
     def __init__(self,

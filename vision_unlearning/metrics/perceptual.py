@@ -18,6 +18,7 @@ __all__ = ['LPIPS_SHAPES', 'LPIPS_SOURCES', 'LPIPS', 'ConvolutionalFeatures', 'l
 class LPIPS(PairOfImages):
     "Learned perceptual distance, 0 or more, one a pair."
     name, higher_is_better, bounds = "lpips", False, (0., None)
+    label = "LPIPS"
 
     def __init__(self,
         # "alex", "vgg" (published weights), "judge" (embedded), or anything with `features`, `weights` and

@@ -128,6 +128,7 @@ def _regressor(device: str) -> dict:
 class BRISQUE(Metric):
     "No-reference quality, about 0 (pristine) to 100 (ruined), one score an image; NaN if it is all black."
     name, higher_is_better = "brisque", False
+    label = "BRISQUE"
     cpu_pixels = 2**18
 
     def score(self, images):

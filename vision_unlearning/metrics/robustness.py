@@ -6,7 +6,7 @@
 from __future__ import annotations
 import numpy as np
 import pandas as pd
-from .base import share_interval
+from ..intervals import share_interval
 
 # %% auto #0
 __all__ = ['ways_table', 'worst_way', 'relearned_area']

@@ -59,6 +59,7 @@ def phase_congruency(
 class FSIM(PairOfImages):
     "Feature similarity, 0..1, one a pair; NaN for two flat pictures."
     name, higher_is_better, bounds = "fsim", True, (0., 1.)
+    label, unchanged = "FSIM", 1.
     def __init__(self, batch_size: int = 100): super().__init__(batch_size=batch_size)
 
     def features(self, images):
@@ -122,6 +123,7 @@ class ISSM(PairOfImages):
     """Edge correlation with a trace of entropy and SSIM, about -4..1, one a pair; NaN if a picture has no
     edge."""
     name, higher_is_better = "issm", True
+    label, unchanged = "ISSM", 1.
     def __init__(self, batch_size: int = 100): super().__init__(batch_size=batch_size)
 
     def score(self, images, references):

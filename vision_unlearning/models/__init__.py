@@ -8,11 +8,12 @@ import contextlib
 from pathlib import Path
 import torch
 from torch import nn
-from ..core import ForeignFileError, TASKS, check_name
+from ..core import ForeignFileError, check_name
+from ..tasks import get_task
 from ..store import atomic_folder, read_json, write_json
 
 # %% auto #0
-__all__ = ['EMBEDDED_MODELS', 'TINY_FAMILIES', 'JUDGE_HEADS', 'embedded_path', 'quiet_loading', 'load_pipeline', 'tiny_unet',
+__all__ = ['EMBEDDED_MODELS', 'TINY_FAMILIES', 'embedded_path', 'quiet_loading', 'load_pipeline', 'tiny_unet',
            'tiny_text_encoder', 'tiny_pipeline', 'ClipEncoder', 'tiny_clip', 'load_clip', 'Judge', 'save_judge',
            'load_judge']
 
@@ -296,13 +297,6 @@ def load_clip(
     encoder.revision = revision
     return encoder
 
-# %% ../../nbs/0_models/00_pipelines.ipynb #2d88ab18
-JUDGE_HEADS = {
-    "emoji": ["emoji"],
-    "emoji_canvas": ["object"],
-    "emoji_people": ["occupation", "gender", "tone"],
-}
-
 # %% ../../nbs/0_models/00_pipelines.ipynb #8103f342
 class Judge(nn.Module):
     "A residual trunk with one linear head a question; reads 64x64 images."
@@ -349,7 +343,8 @@ class Judge(nn.Module):
 
     def entity_probabilities(self, images, task, entities, batch_size=100):
         "(N,E) float32: probability of each of `entities` (dicts of the task's table); rows sum to 1."
-        heads = JUDGE_HEADS[check_name("task that the judge knows", task, JUDGE_HEADS)]
+        heads = get_task(task).judge_heads
+        if not heads: raise ValueError(f"the task {task!r} names no judge_heads: no judge knows its entities")
         p, joint = self.probabilities(images, batch_size), 1.
         for head in heads:
             values = [e["name"] if len(heads) == 1 else e[head] for e in entities]

@@ -8,7 +8,7 @@ import re
 from typing import Any
 import numpy as np
 import torch
-from ..core import get_task
+from ..tasks import get_task
 
 # %% auto #0
 __all__ = ['EMBEDDING_MODEL', 'EMBEDDING_DIM', 'DINO_MODELS', 'DinoTransform', 'load_dino_model', 'DinoEncoder',
@@ -86,11 +86,10 @@ def load_image_encoder(
     # "emoji-clip", or a DINOv2 by published name, folder or hub id; empty takes the task's own
     name: str = "",
 ):  # anything with `encode_images` and `name`
-    "The encoder that goes with a task: the embedded one for the embedded tasks, DINOv2 for the others."
-    from vision_unlearning.models import load_clip
-    if name == "emoji-clip" or not name and get_task(task).base_model == "emoji-sd":
-        return load_clip("emoji-clip")
-    return DinoEncoder(name or EMBEDDING_MODEL)
+    "The encoder that goes with a task."
+    from vision_unlearning.models import EMBEDDED_MODELS, load_clip
+    name = name or get_task(task).encoder or EMBEDDING_MODEL
+    return load_clip(name) if name in EMBEDDED_MODELS else DinoEncoder(name)
 
 # %% ../../nbs/0_models/30_encoders.ipynb #1a5408ec
 def encoder_name(

@@ -11,7 +11,8 @@ from ..models.classifiers import logits
 from ..core import check_name, config_hash
 from ..data.classification import ClassificationData, join_sets, load_classification
 from ..data.emoji import emoji_entities
-from ..data.forgetting import ImageLoader, class_split, split_loaders
+from ..data.forgetting import class_split
+from ..data.loaders import ImageLoader, split_loaders
 from ..store import Store, read_json, write_json
 from ..unlearners.classifiers.base import get_classifier_method
 

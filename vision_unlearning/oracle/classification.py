@@ -19,13 +19,8 @@ from vision_unlearning.models.classifiers import (
 )
 from ..core import Config, check_name, config_hash, versions
 from ..data.classification import ClassificationData, ImageSet, load_classification
-from vision_unlearning.data.forgetting import (
-    ForgetSplit,
-    ImageLoader,
-    class_split,
-    random_split,
-    split_loaders,
-)
+from ..data.forgetting import ForgetSplit, class_split, random_split
+from ..data.loaders import ImageLoader, split_loaders
 from ..metrics.cost import Cost
 from vision_unlearning.metrics.forgetting import (
     accuracies,

@@ -10,8 +10,11 @@ from matplotlib.axes import Axes
 from scipy import stats
 from ..core import check_name
 from ..explore.similarity import SIMILARITIES
-from ..interference.stats import bootstrap_correlation, mantel
-from ..plotting import HIGHER_IS_BETTER, metric_label, scatter, similarity_label
+from ..interference.stats import mantel
+from ..intervals import pair_correlation_interval
+from ..interference.names import metric_label
+from ..interference.pair_metrics import PAIR_METRICS
+from ..plotting import scatter, similarity_label
 from ..unlearners.methods import method_color, method_label
 from vision_unlearning.results.base import (
     PairTable,
@@ -42,7 +45,7 @@ def alignment(
     sound, ranks = (
         mantel(harm, similarity, n_permutations, method, seed=seed) for method in ("pearson", "spearman")
     )
-    low, high = bootstrap_correlation(harm, similarity, seed=seed)
+    low, high = pair_correlation_interval(harm, similarity, seed=seed)
     return {
         "pearson_statistic": float(pearson[0]),
         "pearson_pvalue": float(pearson[1]),
@@ -102,7 +105,7 @@ def _compute_alignment(self) -> dict:
     valid = np.isfinite(harm) & np.isfinite(similarity) & ~np.eye(len(harm), dtype=bool)
     emitters, receivers = np.nonzero(valid)
     numbers = alignment(harm, similarity, self.significance_threshold, self.n_permutations, self.random_state)
-    sign = -1 if HIGHER_IS_BETTER[self.interference_pair] else 1
+    sign = -1 if PAIR_METRICS[self.interference_pair].higher_is_better else 1
     result = {
         "x": harm[valid],
         "y": similarity[valid],

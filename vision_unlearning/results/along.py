@@ -11,7 +11,9 @@ from ..core import check_name
 from ..explore.similarity import attribute_columns, attribute_similarity
 from ..interference.partial import partial_mantel
 from ..interference.stats import mantel
-from ..plotting import HIGHER_IS_BETTER, metric_label, new_axes
+from ..interference.names import metric_label
+from ..interference.pair_metrics import PAIR_METRICS
+from ..plotting import new_axes
 from ..unlearners.methods import method_color, method_label
 from .base import ResultTemplate, pair_files, read_pairs
 from vision_unlearning.results.relationship import (
@@ -82,7 +84,7 @@ class ResultTemplateInterferenceAlongAttribute(ResultTemplate):
                 )
         controls = [a for a in kinds if a != self.attribute] if self.controls is None else self.controls
         kept, likeness = attribute_matrices(entities, [self.attribute, *controls])
-        sign = -1 if HIGHER_IS_BETTER[self.interference_pair] else 1
+        sign = -1 if PAIR_METRICS[self.interference_pair].higher_is_better else 1
         harm = (
             sign
             * read_pairs(self.store, self.task, self.unlearning_algorithm, self.epochs).matrix(

@@ -72,9 +72,9 @@ def label_test(
 # %% ../../nbs/6_results/80_association.ipynb #cc49540f
 class ResultTemplateImplicitAssociationTest(EmbeddingTemplate):
     "Change of the association between the groups of two attributes."
-    attribute_1: str
-    attribute_2: str
-    latent_embedding: str = "dino_embedding"
+    attribute_1: str  # whose groups are compared
+    attribute_2: str  # with whose groups they may be associated
+    latent_embedding: str = "dino_embedding"  # what a picture is to an encoder
     n_permutations: int = 1000
     significance_threshold: float = .05
     random_state: int = 42

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 import numpy as np
-from ..core import Config, UnknownNameError, check_name, config_hash, get_task, versions
+from ..core import Config, UnknownNameError, check_name, config_hash, versions
+from ..tasks import get_task
 from ..explore.similarity import similarity_matrix
-from ..plotting import HIGHER_IS_BETTER
+from ..interference.pair_metrics import PAIR_METRICS
 from ..unlearners.methods import known_methods
 from vision_unlearning.store import (
     MissingSessionError,
@@ -77,7 +78,7 @@ class ResultTemplate(Config):
         ):
             check_name("method", method, known_methods())
         if hasattr(self, "interference_pair"):
-            check_name("pair metric", self.interference_pair, HIGHER_IS_BETTER)
+            check_name("pair metric", self.interference_pair, PAIR_METRICS)
 
     @property
     def store(self) -> Store: return Store(self.base_folder)

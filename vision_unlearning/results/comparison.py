@@ -11,8 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from scipy import stats
 from ..core import check_name
-from ..interference.stats import benjamini_hochberg, bootstrap_ci
-from ..plotting import metric_label, new_axes
+from ..interference.stats import benjamini_hochberg
+from ..intervals import bootstrap_interval
+from ..interference.names import metric_label
+from ..plotting import new_axes
 from ..unlearners.methods import known_methods, method_color, method_label
 from .base import ResultTemplate, read_table
 from ..store import MissingSessionError
@@ -54,7 +56,7 @@ def summarize(
     "Numbers of one method."
     numbers = np.array(list(values.values()), float)
     n = len(numbers)
-    low, high = bootstrap_ci(numbers)
+    low, high = bootstrap_interval(numbers)
     of = lambda f: float(f(numbers)) if n else float("nan")
     return {
         "values": numbers.tolist(),
@@ -76,7 +78,7 @@ def paired_differences(
     for a, b in combinations(values, 2):
         shared = [n for n in values[a] if n in values[b]]
         difference = np.array([values[a][n] - values[b][n] for n in shared])
-        low, high = bootstrap_ci(difference)
+        low, high = bootstrap_interval(difference)
         p = float(stats.wilcoxon(difference).pvalue) if len(shared) > 1 and difference.any() else float("nan")
         rows.append(
             {

@@ -16,7 +16,8 @@ from vision_unlearning.interference.entity_stats import (
     permutation_groups,
 )
 from ..interference.stats import benjamini_hochberg
-from ..plotting import metric_label, new_axes
+from ..interference.names import metric_label
+from ..plotting import new_axes
 from ..unlearners.methods import method_color, method_label
 from .base import ResultTemplate, read_table
 from .comparison import find_column

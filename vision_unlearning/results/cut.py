@@ -9,27 +9,26 @@ import networkx as nx
 import numpy as np
 from matplotlib.axes import Axes
 from networkx.algorithms.flow import preflow_push
-from ..plotting import HIGHER_IS_BETTER, metric_label, new_axes
+from ..interference.names import metric_label
+from ..interference.pair_metrics import PAIR_METRICS
+from ..plotting import new_axes
 from ..unlearners.methods import method_color, method_label
 from .base import ResultTemplate, pair_files, read_pairs
 from ..store import MissingSessionError, find_entity, read_entities
 
 # %% auto #0
-__all__ = ['UNCHANGED', 'harm_capacity', 'minimum_cut', 'ResultTemplateMinimumCutInterference']
+__all__ = ['harm_capacity', 'minimum_cut', 'ResultTemplateMinimumCutInterference']
 
 # %% ../../nbs/6_results/70_cut.ipynb #718df411
-# value of a metric where the edit changed nothing; 0 for all others
-UNCHANGED = {"ssim": 1., "ssim_legacy": 1., "dino_diff": 1.}
-
 def harm_capacity(
     matrix: np.ndarray,  # (N,N) values of a pair metric
     metric: str,  # its name
 ) -> np.ndarray:  # (N,N) at least 0; NaN stays NaN
     "How much harm each pair carries."
-    change = np.asarray(matrix, float) - UNCHANGED.get(metric, 0.)
-    return np.where(
-        np.isnan(change), np.nan, np.maximum(0.0, -change if HIGHER_IS_BETTER[metric] else change) + 0.0
-    )
+    about = PAIR_METRICS[metric]
+    change = np.asarray(matrix, float) - about.unchanged
+    harm = -change if about.higher_is_better else change
+    return np.where(np.isnan(change), np.nan, np.maximum(0., harm) + 0.)
 
 # %% ../../nbs/6_results/70_cut.ipynb #1f5178af
 def minimum_cut(

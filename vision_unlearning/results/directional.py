@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name
-from ..plotting import HIGHER_IS_BETTER, metric_label
+from ..interference.names import metric_label
+from ..interference.pair_metrics import PAIR_METRICS
 from ..unlearners.methods import method_color, method_label
 from .base import ResultTemplate, pair_files, read_pairs
 from vision_unlearning.results.relationship import (
@@ -51,7 +52,7 @@ class ResultTemplateSignificantRelationshipCategoricalDirectional(ResultTemplate
     unlearning_algorithm: str
     interference_pair: str
     attribute: str
-    source_attribute_value: str | int
+    source_attribute_value: str | int  # the group whose members are forgotten
     exclude_diagonal: bool = True  # leave out what an emitter does to itself
     min_samples_per_category: int = 5
     significance_threshold: float = .05
@@ -102,7 +103,7 @@ class ResultTemplateSignificantRelationshipCategoricalDirectional(ResultTemplate
             "contrast": other,
             "n_source_emitters": int((source & run).sum()),
             "n_other_emitters": int((~source & run).sum()),
-            "is_worst_biggest": not HIGHER_IS_BETTER[self.interference_pair],
+            "is_worst_biggest": not PAIR_METRICS[self.interference_pair].higher_is_better,
         }
 
 # %% ../../nbs/6_results/35_directional.ipynb #d5ba6d1f

@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from sklearn.decomposition import PCA
 from ..explore.embeddings import mean_embeddings, specificity_ratio
 from ..interference.entity_stats import permutation_correlation
-from ..interference.stats import bootstrap_ci
-from ..plotting import metric_label, new_axes, scatter
+from ..intervals import bootstrap_interval
+from ..interference.names import metric_label
+from ..plotting import new_axes, scatter
 from ..unlearners.methods import method_color, method_label
 from .base import ResultTemplate, _signature, pair_files, read_pairs
 from vision_unlearning.store import (
@@ -23,6 +24,7 @@ from vision_unlearning.store import (
     read_entities,
     write_json,
 )
+from ..tasks import PROMPT_TEMPLATE
 
 # %% auto #0
 __all__ = ['EmbeddingTemplate', 'simulate_embeddings', 'ResultTemplateEmbeddingUnlearningProfile',
@@ -102,7 +104,7 @@ def simulate_embeddings(
             {
                 "prompted_entity": entity["name"],
                 "seed": s,
-                "prompt": f"An image of {entity['name']}",
+                "prompt": PROMPT_TEMPLATE.format(entity["name"]),
                 "embedding": (vector + w).tolist(),
             }
             for s, w in zip(seeds, wobble)
@@ -114,8 +116,8 @@ def simulate_embeddings(
 # %% ../../nbs/6_results/75_displacement.ipynb #c0407b82
 class ResultTemplateEmbeddingUnlearningProfile(EmbeddingTemplate):
     "How the embeddings of all entities moved when one was forgotten."
-    entity: str
-    n_pca_components: int = 2
+    entity: str  # name of the emitter
+    n_pca_components: int = 2  # dimensions of the plot
 
     def _index(self) -> int:
         entities = read_entities(self.store, self.task)
@@ -260,7 +262,7 @@ class ResultTemplateEmbeddingForgettingEfficiency(EmbeddingTemplate):
         valid = ratios[np.isfinite(ratios)]
         both = np.isfinite(ratios) & np.isfinite(change)
         found = permutation_correlation(ratios, change, self.n_permutations, "spearman", self.random_state)
-        low, high = bootstrap_ci(valid, seed=self.random_state)
+        low, high = bootstrap_interval(valid, seed=self.random_state)
         of = lambda f: float(f(valid)) if len(valid) else float("nan")
         return {
             "entity_names": [names[i] for i in rows],

@@ -9,7 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name
 from ..explore.similarity import SIMILARITIES
-from ..plotting import HIGHER_IS_BETTER, metric_label, new_axes, scatter, similarity_label
+from ..interference.names import metric_label
+from ..interference.pair_metrics import PAIR_METRICS
+from ..plotting import new_axes, scatter, similarity_label
 from ..unlearners.methods import method_color, method_label
 from vision_unlearning.results.base import (
     PairTable,
@@ -97,7 +99,7 @@ class ResultTemplateMetricSimilarityAlignmentOne(EmitterTemplate):
 
     def _compute_from_scratch(self) -> dict:
         names, harm, alike = self._row()
-        worst_biggest = not HIGHER_IS_BETTER[self.interference_pair]
+        worst_biggest = not PAIR_METRICS[self.interference_pair].higher_is_better
         numbers = correlate(harm, alike, self.significance_threshold, self.n_permutations, self.random_state)
         return {
             "x": harm,
@@ -162,7 +164,7 @@ class ResultTemplateInterferenceBySimilarityRank(EmitterTemplate):
         names, harm, alike = self._row()
         order = np.argsort(-alike, kind="stable")
         names, harm, alike = [names[i] for i in order], harm[order], alike[order]
-        worst_biggest = not HIGHER_IS_BETTER[self.interference_pair]
+        worst_biggest = not PAIR_METRICS[self.interference_pair].higher_is_better
         numbers = correlate(alike, harm, self.significance_threshold, self.n_permutations, self.random_state)
         p = numbers["permutation_spearman_pvalue"]
         near = min(10, len(harm)//2)

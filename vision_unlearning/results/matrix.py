@@ -9,7 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name
 from ..explore.similarity import SIMILARITIES, matrix_to_records
-from ..plotting import HIGHER_IS_BETTER, heatmap, metric_label, similarity_label
+from ..interference.names import metric_label
+from ..interference.pair_metrics import PAIR_METRICS
+from ..plotting import heatmap, similarity_label
 from ..unlearners.methods import method_label
 from vision_unlearning.results.base import (
     ResultTemplate,
@@ -81,7 +83,8 @@ def _plot_matrix(cls,
     table = {r["emitter"]: r for r in records}
     matrix = np.array([[table[r][c] for c in columns] for r in rows], float)
     # that one is a cosine of two pictures, 1 where nothing changed
-    signed = metric and kind.endswith("_diff") and kind != "dino_diff"
+    pair_metric = PAIR_METRICS.get(kind)
+    signed = pair_metric is not None and pair_metric.is_difference
     ax = heatmap(
         matrix,
         rows,
@@ -89,7 +92,7 @@ def _plot_matrix(cls,
         columns,
         [groups[r] for r in rows] if groups and rows == columns else None,
         signed,
-        HIGHER_IS_BETTER.get(kind, True),
+        pair_metric is None or pair_metric.higher_is_better,
         metric_label(kind) if metric else similarity_label(kind),
     )
     ax.set(

@@ -6,7 +6,8 @@
 from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
-from ..plotting import metric_label, new_axes, scatter
+from ..interference.names import metric_label
+from ..plotting import new_axes, scatter
 from ..unlearners.methods import method_color, method_label
 from .relationship import EntityTemplate, correlate, sound_title
 
@@ -16,8 +17,8 @@ __all__ = ['ResultTemplateMetricMetricAlignment', 'farthest_from_line']
 # %% ../../nbs/6_results/50_metrics.ipynb #0e24510d
 class ResultTemplateMetricMetricAlignment(EntityTemplate):
     "How strongly two entity metrics are correlated."
-    interference_entity_1: str
-    interference_entity_2: str
+    interference_entity_1: str  # metric of an entity
+    interference_entity_2: str  # another one
 
     def _compute_from_scratch(self) -> dict:
         rows = self._rows()

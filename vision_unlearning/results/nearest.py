@@ -8,10 +8,12 @@ from itertools import product
 from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
-from ..core import check_name, get_task
+from ..core import check_name
+from ..tasks import get_task
 from ..explore.similarity import SIMILARITIES
 from ..interference.stats import _permutation_pvalue, _renamed, _renamings, benjamini_hochberg
-from ..plotting import HIGHER_IS_BETTER, new_axes
+from ..interference.pair_metrics import PAIR_METRICS
+from ..plotting import new_axes
 from ..unlearners.methods import known_methods, method_label
 from vision_unlearning.results.base import (
     ResultTemplate,
@@ -64,7 +66,7 @@ class ResultTemplateMostSimilarMostInterferedGrid(ResultTemplate):
     unlearning_algorithms: list[str] = ["distil", "munba", "uce"]
     interference_pairs: list[str] = ["clip_diff", "brisque_diff", "rmse", "ssim", "dino_diff"]
     similarity_metrics: list[str] = ["clip", "jacc", "dino", "act"]
-    top_k: int = 1
+    top_k: int = 1  # a hit when the most similar is among this many most harmed
     significance_threshold: float = .05
     n_permutations: int = 1000
     random_state: int = 42
@@ -73,7 +75,7 @@ class ResultTemplateMostSimilarMostInterferedGrid(ResultTemplate):
         super()._check()
         for field, kind, known in (
             ("unlearning_algorithms", "method", known_methods()),
-            ("interference_pairs", "pair metric", HIGHER_IS_BETTER),
+            ("interference_pairs", "pair metric", PAIR_METRICS),
             ("similarity_metrics", "similarity", SIMILARITIES),
         ):
             for name in getattr(self, field): check_name(kind, name, known)
@@ -107,7 +109,7 @@ def _grid_cell(self, method: str, task: str) -> tuple[dict, list[str]]:
     "Hits of one method on one task over all metrics and similarities, and the metrics that its tables lack."
     table = read_pairs(self.store, task, method)
     measured = [m for m in self.interference_pairs if m in table.metrics]
-    harms = [table.matrix(m)*(-1 if HIGHER_IS_BETTER[m] else 1) for m in measured]
+    harms = [table.matrix(m)*(-1 if PAIR_METRICS[m].higher_is_better else 1) for m in measured]
     total, denominator, null, parts = 0., 0, 0., {}
     for kind in self.similarity_metrics:
         hits, asked, renamed = count_hits(

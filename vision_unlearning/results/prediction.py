@@ -14,7 +14,9 @@ from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_err
 from ..core import check_name
 from ..explore.similarity import SIMILARITIES, attribute_columns
 from ..interference.stats import mantel
-from ..plotting import HIGHER_IS_BETTER, metric_label, new_axes, scatter, similarity_label
+from ..interference.names import metric_label
+from ..interference.pair_metrics import PAIR_METRICS
+from ..plotting import new_axes, scatter, similarity_label
 from ..unlearners.methods import method_color, method_label
 from vision_unlearning.results.base import (
     PairTable,
@@ -116,10 +118,10 @@ class ResultTemplateMetricSimilarityAlignmentMulti(ResultTemplate):
     include_attribute_value_similarity: bool = True  # the attributes of emitter and receiver
     include_emitter_forget_quality: bool = False  # how well the emitter itself was forgotten
     include_baseline_quality: bool = False  # CLIP score of the emitter before the edit
-    regression_algorithm: Literal["linear_regression", "random_forest"] = "linear_regression"
+    regression_algorithm: Literal["linear_regression", "random_forest"] = "linear_regression"  # what is fitted
     random_state: int = 42
-    test_size: float = .3
-    split: Literal["entity", "emitter", "pair"] = "entity"
+    test_size: float = .3  # share of entities, or of pairs
+    split: Literal["entity", "emitter", "pair"] = "entity"  # what training and test do not share
     explain: bool = False  # SHAP values of up to 1,000 test pairs
     epochs: int | None = None  # None: the only one on disk
     n_permutations: int = 10_000
@@ -399,7 +401,8 @@ def _predict(self,
     fit[:, index] = False
     receivers = [j for j in range(len(entities)) if j != index and known[index, j]]
     expected = self._regressor().fit(features[fit], target[fit]).predict(features[index, receivers])
-    order = np.argsort(expected if HIGHER_IS_BETTER[self.interference_pair] else -expected, kind="stable")
+    better = PAIR_METRICS[self.interference_pair].higher_is_better
+    order = np.argsort(expected if better else -expected, kind="stable")
     value = lambda j: float(target[index, j]) if np.isfinite(target[index, j]) else None
     return {
         table.names[receivers[k]]: {

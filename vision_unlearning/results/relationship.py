@@ -12,13 +12,14 @@ from scipy import stats
 from ..core import check_name
 from ..interference.entity import entity_table
 from vision_unlearning.interference.entity_stats import (
-    bootstrap_pearson,
     omega_squared,
     permutation_correlation,
     permutation_groups,
 )
-from ..interference.stats import bootstrap_ci
-from ..plotting import metric_label, new_axes, scatter
+from ..intervals import correlation_interval
+from ..intervals import bootstrap_interval
+from ..interference.names import metric_label
+from ..plotting import new_axes, scatter
 from ..unlearners.methods import method_color, method_label
 from .base import ResultTemplate, pair_files, read_pairs, read_table
 from .comparison import find_column
@@ -48,7 +49,7 @@ def correlate(
     varies = np.ptp(x) > 0 and np.ptp(y) > 0
     pearson, spearman = (stats.pearsonr(x, y), stats.spearmanr(x, y)) if varies else [(float("nan"),)*2]*2
     sound, ranks = (permutation_correlation(x, y, n_permutations, m, seed) for m in ("pearson", "spearman"))
-    low, high = bootstrap_pearson(x, y, seed=seed)
+    low, high = correlation_interval(x, y, seed=seed)
     return {
         "pearson_statistic": float(pearson[0]),
         "pearson_pvalue": float(pearson[1]),
@@ -84,7 +85,7 @@ def compare_groups(
     sound, ranks = (permutation_groups(labels, y, n_permutations, m, seed) for m in ("mean", "rank"))
     means = {}
     for g, values in zip(names, groups):
-        low, high = bootstrap_ci(values, n_resamples=1000, seed=seed)
+        low, high = bootstrap_interval(values, n_resamples=1000, seed=seed)
         means[g] = {"mean": values.mean(), "ci_low": low, "ci_high": high, "n": len(values)}
     return {
         "anova_statistic": float(anova[0]),

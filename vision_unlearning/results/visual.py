@@ -10,7 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image, UnidentifiedImageError
 from ..core import ForeignFileError
-from ..plotting import HIGHER_IS_BETTER, image_grid, metric_label, new_axes
+from ..interference.names import metric_label
+from ..interference.pair_metrics import PAIR_METRICS
+from ..plotting import image_grid, new_axes
 from ..unlearners.methods import method_label
 from .base import PairTable, ResultTemplate, pair_files, read_pairs
 from ..store import MissingSessionError, Session, find_entity, image_name, read_entities
@@ -155,7 +157,7 @@ class ResultTemplateInterferenceVisualSummary(VisualSummaryBase):
         receivers = sorted(
             (n for n, v in values.items() if n != emitter["name"] and np.isfinite(v)),
             key=values.get,
-            reverse=not HIGHER_IS_BETTER[self.interference_pair],
+            reverse=not PAIR_METRICS[self.interference_pair].higher_is_better,
         )
         shown = min(4, len(receivers)//2)
         return emitter, receivers[:shown], receivers[::-1][:shown], values, table.epochs
@@ -181,7 +183,7 @@ class ResultTemplateInterferenceVisualSummary(VisualSummaryBase):
             "displayed_entities": shown,
             "worst": worst,
             "best": best,
-            "is_worst_biggest": not HIGHER_IS_BETTER[self.interference_pair],
+            "is_worst_biggest": not PAIR_METRICS[self.interference_pair].higher_is_better,
             "num_train_epochs": epochs,
             "interference_values": {n: values[n] for n in shown},
             "images": encode_pairs(self._paths(), self.images_max_dim),

@@ -8,25 +8,43 @@ import html
 from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
-from vision_unlearning.oracle.classification import (
-    GAP,
-    KINDS,
-    REFERENCES,
-    Comparison,
-    comparison_table,
-    find_protocol,
-    run_method,
-)
-from ..core import DivergedError, check_name
+from ..core import DivergedError, MissingSessionError, check_name, config_hash
+from ..oracle.classification import GAP, KINDS, PROTOCOLS, REFERENCES
+from ..oracle.classification import Comparison, comparison_table, find_protocol, run_method
+from ..oracle.tuned import comparable, tuned_classifier
 from ..plotting import new_axes
-from .report import figure_html, page
-from .tuning.search_classifiers import comparable, tuned_classifier
-from ..store import atomic_path
+from .page import figure_html, page
+from ..store import atomic_path, read_json
+from ..unlearners.classifiers.base import get_classifier_method
 
 # %% auto #0
-__all__ = ['PARAMETERS', 'run_classifiers', 'plot_gaps', 'write_classifier_report', 'batch_classifiers']
+__all__ = ['PARAMETERS', 'CLASSIFIER_STAGES', 'chosen_methods', 'run_tuned', 'run_classifiers', 'plot_gaps', 'kind_section',
+           'write_classifier_report', 'stored_runs', 'current_settings', 'classifier_status', 'report_classifiers',
+           'parse_parameters', 'batch_classifiers', 'run_classifier_stage']
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #4cf742cb
+def chosen_methods(
+    kind: str,  # "class" or "random"
+    methods: list[str] = (),  # names; empty means all that see data
+) -> list[str]:
+    "The methods of one kind of forgetting, the references first."
+    known = comparable(kind)
+    for method in methods: check_name(f"method for {kind} forgetting", method, known)
+    return [*REFERENCES, *(methods or known)]
+
+# %% ../../nbs/8_running/50_classifiers.ipynb #062d9ec3
+def run_tuned(
+    comparison: Comparison,
+    method: str,  # "scrub", ... or one of `REFERENCES`
+) -> dict:  # of `run_method`; {"method", "kind", "seed", "error"} where it diverged
+    "One method with its tuned settings, as a row."
+    c, settings = comparison, {}
+    if method not in REFERENCES: settings = tuned_classifier(c.name, c.kind, method)
+    try: return run_method(c, method, settings)
+    except DivergedError as error:
+        return dict(method=method, kind=c.kind, seed=c.seed, error=str(error).partition("\n")[0])
+
+# %% ../../nbs/8_running/50_classifiers.ipynb #1f16ca19
 def run_classifiers(
     protocol: str,  # a key of `PROTOCOLS`
     methods: list[str] = (),  # names; empty means all that see data
@@ -36,31 +54,18 @@ def run_classifiers(
     device="cpu",
     progress: bool = True,
     changes: dict | None = None,  # fields of the protocol that differ
-) -> list[dict]:  # of `run_method`, and {"method", "kind", "seed", "error"} for what failed
+) -> list[dict]:  # of `run_tuned`
     "Run what is missing and read what is there."
     from tqdm.auto import tqdm
-
-    chosen = {
-        kind: [check_name(f"method for {kind} forgetting", m, comparable(kind)) for m in methods]
-        or comparable(kind)
-        for kind in kinds
-    }
+    chosen = {kind: chosen_methods(kind, methods) for kind in kinds}
+    total = len(seeds)*sum(len(names) for names in chosen.values())
     found = []
-    with tqdm(
-        total=len(seeds) * sum(len(c) + len(REFERENCES) for c in chosen.values()),
-        disable=not progress,
-        desc=f"classifiers on {protocol}",
-    ) as bar:
+    with tqdm(total=total, disable=not progress, desc=f"classifiers on {protocol}") as bar:
         for kind, seed in ((k, s) for k in kinds for s in seeds):
             comparison = Comparison(protocol, kind, seed, folder, device, changes)
-            for method in (*REFERENCES, *chosen[kind]):
+            for method in chosen[kind]:
                 bar.set_postfix_str(f"{kind} {seed} {method}")
-                settings = {} if method in REFERENCES else tuned_classifier(protocol, kind, method)
-                try: found.append(run_method(comparison, method, settings))
-                except DivergedError as error:
-                    found.append(
-                        dict(method=method, kind=kind, seed=seed, error=str(error).partition("\n")[0])
-                    )
+                found.append(run_tuned(comparison, method))
                 bar.update()
     return found
 
@@ -73,26 +78,44 @@ def plot_gaps(
     table = comparison_table(rows).drop(index="oracle")
     names = [m for m in table.index if m != "other_oracle"]
     ax = new_axes((5, .8 + .22*len(names)), ax)
-    noise = [100*r["gap"]["average"] for r in rows if r["method"] == "other_oracle"]
-    if noise: ax.axvspan(0, max(noise), color="#DDDDDD", lw=0)
+    gaps = {m: [100*r["gap"]["average"] for r in rows if r["method"] == m] for m in table.index}
+    if gaps.get("other_oracle"): ax.axvspan(0, max(gaps["other_oracle"]), color="#DDDDDD", lw=0)
     for k, m in enumerate(names):
-        ax.scatter(
-            [100 * r["gap"]["average"] for r in rows if r["method"] == m],
-            [k] * sum(r["method"] == m for r in rows),
-            s=14,
-            alpha=0.8,
-            color="#0072B2" if table.loc[m, "near"] else "#999999",
-        )
+        color = "#0072B2" if table.loc[m, "near"] else "#999999"
+        ax.scatter(gaps[m], [k]*len(gaps[m]), s=14, alpha=.8, color=color)
     ax.set_yticks(range(len(names)), [m.replace("_", " ") for m in names], fontsize=8)
     ax.invert_yaxis()
-    ax.set_xlabel(
-        f"average gap to the oracle in points ({rows[0]['protocol'].replace('_', ' ')}, {rows[0]['kind']}); "
-        "grey: another oracle",
-        fontsize=8,
-    )
+    about = f"{rows[0]['protocol'].replace('_', ' ')}, {rows[0]['kind']}"
+    ax.set_xlabel(f"average gap to the oracle in points ({about}); grey: another oracle", fontsize=8)
     return ax
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #038cef8e
+def kind_section(
+    kind: str,  # "class" or "random"
+    rows: list[dict],  # of `run_classifiers`, of this kind
+) -> list[str]:  # HTML
+    "Table and picture of one kind of forgetting; methods that diverged are named with their reason."
+    failed = [r for r in rows if "error" in r]
+    broken = {r["method"] for r in failed}
+    part = [r for r in rows if r["method"] not in broken]
+    note = (
+        f"Points; mean of {len({r['seed'] for r in part})} seeds, each against its own oracle. "
+        f"Gap: mean absolute difference over {', '.join(GAP)}. "
+        "Near: within 2 points on retain and test, within 5 on forget. "
+        "other_oracle: a second model that never saw the data; nothing can be asked to come nearer."
+    )
+    table = comparison_table(part).round(1).to_html(border=0, classes="numbers")
+    return [
+        f"<h2>Forgetting: {kind}</h2><p>{note}</p>",
+        f'<div class="wide">{table}</div>',
+        f'<div class="wide">{figure_html(plot_gaps(part), f"gaps, {kind}")}</div>',
+        *(
+            f'<div class="note">{html.escape(r["method"])}, seed {r["seed"]}: {html.escape(r["error"])}</div>'
+            for r in failed
+        ),
+    ]
+
+# %% ../../nbs/8_running/50_classifiers.ipynb #c256e1cf
 def write_classifier_report(
     protocol: str,  # a key of `PROTOCOLS`
     rows: list[dict],  # of `run_classifiers`
@@ -102,44 +125,103 @@ def write_classifier_report(
     "Write the page of a protocol."
     settings = find_protocol(protocol, changes).model_dump()
     done = [r for r in rows if "error" not in r]
-    body = [
-        pd.Series(settings, dtype=object)
-        .to_frame()
-        .to_html(header=False, border=0, classes="numbers")
-    ]
     if not done:
-        raise ValueError(
-            f"no run of {protocol} succeeded: {rows[0]['error'] if rows else 'there are no rows'}"
-        )
+        reason = rows[0]["error"] if rows else "there are no rows"
+        raise ValueError(f"no run of {protocol} succeeded: {reason}")
+    shown = pd.Series(settings, dtype=object).to_frame()
+    body = [shown.to_html(header=False, border=0, classes="numbers")]
     for kind in dict.fromkeys(r["kind"] for r in done):
-        part = [r for r in done if r["kind"] == kind]
-        failed = [r for r in rows if "error" in r and r["kind"] == kind]
-        broken = {r["method"] for r in failed}
-        part = [r for r in part if r["method"] not in broken]
-        table = comparison_table(part)
-        body += [
-            f"<h2>Forgetting: {kind}</h2><p>Points; mean of {len({r['seed'] for r in part})} seeds, each "
-            f"against its own oracle. Gap: mean absolute difference over {', '.join(GAP)}. Near: within 2 "
-            "points on retain and test, within 5 on forget. other_oracle: a second model that never saw the "
-            "data; nothing can be asked to come nearer.</p>",
-            f'<div class="wide">{table.round(1).to_html(border=0, classes="numbers")}</div>',
-            f'<div class="wide">{figure_html(plot_gaps(part), f"gaps, {kind}")}</div>',
-        ]
-        body += [
-            f'<div class="note">{html.escape(r["method"])}, seed {r["seed"]}: {html.escape(r["error"])}</div>'
-            for r in failed
-        ]
+        body += kind_section(kind, [r for r in rows if r["kind"] == kind])
     target = Path(folder)/f"report_{protocol}.html"
+    table = target.with_suffix(".csv")
     with atomic_path(target) as temporary:
         temporary.write_text(page(f"Classifier unlearning on {protocol}", body), encoding="utf-8")
-    with atomic_path(target.with_suffix(".csv")) as temporary:
-        pd.json_normalize(done).to_csv(temporary, index=False)
-    return target, target.with_suffix(".csv")
+    with atomic_path(table) as temporary: pd.json_normalize(done).to_csv(temporary, index=False)
+    return target, table
+
+# %% ../../nbs/8_running/50_classifiers.ipynb #b2dbd822
+def stored_runs(
+    protocol: str,  # a key of `PROTOCOLS`
+    folder="assets/classification",  # of models and results
+) -> list[dict]:  # of `run_method`, those with the settings that a comparison uses
+    "The runs of a protocol that are in a folder."
+    training = config_hash(PROTOCOLS[check_name("protocol", protocol, PROTOCOLS)])
+    found = []
+    for path in sorted(Path(folder, "runs").glob(f"{protocol}_*.json")):
+        row = read_json(path)
+        if (row["protocol"], row["training"]) != (protocol, training): continue
+        if row["settings"] == current_settings(protocol, row["kind"], row["method"]): found.append(row)
+    return found
+
+# %% ../../nbs/8_running/50_classifiers.ipynb #cf4c5677
+def current_settings(
+    protocol: str,  # a key of `PROTOCOLS`
+    kind: str,  # "class" or "random"
+    method: str,  # "scrub", ... or one of `REFERENCES`
+) -> dict | None:  # all settings; None for a method that takes no part
+    "What a comparison would run a method with now."
+    if method in REFERENCES: return {}
+    if method not in comparable(kind): return None
+    made = get_classifier_method(method)(**tuned_classifier(protocol, kind, method))
+    return made.model_dump(mode="json")
+
+# %% ../../nbs/8_running/50_classifiers.ipynb #ec3542e2
+def classifier_status(
+    base_folder="assets",  # root of the store
+) -> pd.DataFrame:  # task, kind, seeds, methods, runs, missing; a row a kind of forgetting
+    "What is there of every classifier benchmark; missing are the runs that its seeds lack."
+    lines = []
+    for protocol in PROTOCOLS:
+        rows = stored_runs(protocol, Path(base_folder)/"classification")
+        for kind in KINDS:
+            runs = {(r["method"], r["seed"]) for r in rows if r["kind"] == kind}
+            if not runs: continue
+            seeds = sorted({seed for _, seed in runs})
+            line = dict(task=protocol, kind=kind, seeds=", ".join(map(str, seeds)))
+            line |= dict(methods=len({m for m, _ in runs}), runs=len(runs))
+            lines.append(line | dict(missing=len(seeds)*len(chosen_methods(kind)) - len(runs)))
+    return pd.DataFrame(lines, columns=["task", "kind", "seeds", "methods", "runs", "missing"])
+
+# %% ../../nbs/8_running/50_classifiers.ipynb #becaf914
+def report_classifiers(
+    protocol: str,  # a key of `PROTOCOLS`
+    methods: list[str] = (),  # names; empty means all that ran
+    base_folder="assets",  # root of the store
+) -> tuple[Path, Path]:  # page and table
+    "Write the page of the runs that are there."
+    folder = Path(base_folder)/"classification"
+    rows = stored_runs(protocol, folder)
+    kept = []
+    for kind in dict.fromkeys(r["kind"] for r in rows):
+        part = [r for r in rows if r["kind"] == kind]
+        if methods: part = [r for r in part if r["method"] in chosen_methods(kind, methods)]
+        seeds = [{r["seed"] for r in part if r["method"] == m} for m in {r["method"] for r in part}]
+        kept += [r for r in part if r["seed"] in set.intersection(*seeds)]
+    if kept: return write_classifier_report(protocol, kept, folder)
+    raise MissingSessionError(
+        f"no run of {protocol} in {folder} fits; run `vu batch --task {protocol}` first"
+    )
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #a627cf68
 PARAMETERS = {"kinds": str, "seeds": int, "device": str}  # of the command line, and what their values are
+CLASSIFIER_STAGES = ("unlearn", "report")  # of a classifier benchmark
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #98a11c2f
+def parse_parameters(
+    parameters: list[str],  # "name=value", lists with commas
+) -> dict:  # keyword arguments of `run_classifiers`
+    "What a command line asks of a classifier benchmark."
+    given = {}
+    for text in parameters:
+        name, equals, value = text.partition("=")
+        check_name("parameter of a classifier benchmark", name, PARAMETERS)
+        try: values = [PARAMETERS[name](v.strip()) for v in value.split(",") if v.strip()]
+        except ValueError: values = []
+        if not values: raise ValueError(f"write -p {name}=value, with commas between several; got {text}")
+        given[name] = values[0] if name == "device" else values
+    return given
+
+# %% ../../nbs/8_running/50_classifiers.ipynb #3a67e5db
 def batch_classifiers(
     protocol: str,  # a key of `PROTOCOLS`
     methods: list[str],  # empty means all
@@ -148,15 +230,26 @@ def batch_classifiers(
     progress: bool = True,
 ) -> tuple[Path, Path]:  # page and table
     "Run a benchmark as the command line asks for it."
-    given = {}
-    for name, equals, value in (text.partition("=") for text in parameters):
-        check_name("parameter of a classifier benchmark", name, PARAMETERS)
-        try: values = [PARAMETERS[name](v.strip()) for v in value.split(",") if v.strip()]
-        except ValueError: values = []
-        if not values:
-            raise ValueError(f"write -p {name}=value, with commas between several; got {name}{equals}{value}")
-        given[name] = values[0] if name == "device" else values
     folder = Path(base_folder)/"classification"
-    return write_classifier_report(
-        protocol, run_classifiers(protocol, methods, folder=folder, progress=progress, **given), folder
-    )
+    ask = parse_parameters(parameters)
+    rows = run_classifiers(protocol, methods, folder=folder, progress=progress, **ask)
+    return write_classifier_report(protocol, rows, folder)
+
+# %% ../../nbs/8_running/50_classifiers.ipynb #6416f6b3
+def run_classifier_stage(
+    stage: str,  # "unlearn" or "report"
+    protocol: str,  # a key of `PROTOCOLS`
+    methods: list[str],  # empty means all
+    parameters: list[str],  # "name=value", lists with commas; "report" takes none
+    base_folder="assets",  # root of the store
+    progress: bool = True,
+) -> list[Path]:  # folder of the runs, or page and table
+    "One stage of a benchmark, as `vu run` asks for it."
+    check_name("stage of a classifier benchmark", stage, CLASSIFIER_STAGES)
+    folder = Path(base_folder)/"classification"
+    if stage == "report":
+        if parameters:
+            raise ValueError(f"report is about all runs that are there; leave out -p {parameters[0]}")
+        return list(report_classifiers(protocol, methods, base_folder))
+    run_classifiers(protocol, methods, folder=folder, progress=progress, **parse_parameters(parameters))
+    return [folder/"runs"]

@@ -7,8 +7,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from ..store import Store
-from .batch import STAGES, chosen_sessions, run_batch
-from .report import printed, report_path, summary_table
+from .batch import run_batch
+from .session import chosen_sessions
+from .stages import STAGES
+from .page import report_path
+from .summary import printed, summary_table
 
 # %% auto #0
 __all__ = ['EMITTERS', 'demo_plan', 'demo']
@@ -69,7 +72,9 @@ def demo(
         notes=reduced,
         **{**(dict() if full else dict(stages=STAGES[:-1], embed=False)), **plan},
     )
-    sessions = chosen_sessions({"model": "", **plan}, store)
+    sessions = chosen_sessions(
+        store, plan["task"], plan["methods"], plan["entities"], plan.get("model", "")
+    )
     report = report_path(store, plan["task"], plan.get("model", ""))
     print("\nAccuracy of the judge, before → after; the emitter is not among the receivers.\n")
     print(printed(summary_table(store, sessions)).to_string(index=False))

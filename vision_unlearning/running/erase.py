@@ -20,6 +20,7 @@ from ..interference.generate import generate_array
 from ..models import embedded_path, load_clip, quiet_loading
 from ..plotting import image_grid
 from ..store import atomic_folder, atomic_path, read_json, write_json
+from ..tasks import PROMPT_TEMPLATE
 from ..unlearners.base import Edit, WeightEdit, denoiser, get_method
 from ..explore.neighbours import near_neighbours
 from ..unlearners.diffusion.lora import SIDES
@@ -36,7 +37,7 @@ def plan_prompts(
     neighbours: list[str],
     preserve: list[str],
     others: list[str],  # names that were not preserved
-    template: str = "An image of {}",
+    template: str = PROMPT_TEMPLATE,
     paraphrases: tuple[str, ...] = PARAPHRASES,  # other wordings, each with one {}
 ) -> pd.DataFrame:  # group, name, prompt
     "Which prompts are drawn before and after."
@@ -68,7 +69,7 @@ def measure(
     images: np.ndarray,  # (N,H,W,3) uint8, one a row
     clip,  # `ClipEncoder`
     judge=None,  # metric with reset, update(images, names) and per_item, such as `JudgeAccuracy`
-    template: str = "An image of {}",
+    template: str = PROMPT_TEMPLATE,
 ) -> pd.DataFrame:  # clip 0..100, recognised 0 or 1, one row a picture
     "How well each picture fits its name, and whether it is recognised among all names."
     names = list(dict.fromkeys(plan["name"]))
@@ -188,7 +189,7 @@ def own_pictures(
     pipe,  # Stable Diffusion pipeline
     names: list[str],
     per_name: int,
-    template: str = "An image of {}",
+    template: str = PROMPT_TEMPLATE,
     seed: int = 1000,  # of the first picture of each name; the check uses other seeds
     **generation,  # num_inference_steps, guidance_scale, batch_size
 ):  # datasets.Dataset with image and text
@@ -234,7 +235,7 @@ def erase(
     others: int = 8,  # how many are checked without being preserved
     anchors: int = 64,  # how many of the remaining candidates are preserved without being checked
     seeds: tuple[int, ...] = (42, 43),  # of the pictures of the check
-    template: str = "An image of {}",
+    template: str = PROMPT_TEMPLATE,
     paraphrases: tuple[str, ...] = PARAPHRASES,
     clip=None,  # `ClipEncoder`, a name for `load_clip`, or None for `emoji-sd`
     judge=None,  # metric such as `JudgeAccuracy`; it must know every name

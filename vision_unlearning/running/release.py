@@ -7,7 +7,8 @@ from __future__ import annotations
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from ..core import ForeignFileError, MissingSessionError, get_task, versions
+from ..core import ForeignFileError, MissingSessionError, versions
+from ..tasks import get_task
 from ..explore.embeddings import mean_embeddings
 from ..explore.similarity import SIMILARITIES, matrix_to_records, similarity_matrix
 from ..interference.pair import pair_means

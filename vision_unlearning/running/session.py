@@ -13,14 +13,11 @@ from vision_unlearning.core import (
     MissingSessionError,
     check_name,
     config_hash,
-    entity_text,
-    get_prompt,
-    get_task,
-    overwrite_concept,
     peak_memory,
     reset_peak_memory,
     versions,
 )
+from ..tasks import entity_text, get_prompt, get_task, overwrite_concept
 from vision_unlearning.store import (
     Session,
     Store,
@@ -35,7 +32,7 @@ from vision_unlearning.store import (
 # %% auto #0
 __all__ = ['task_entities', 'as_recorded', 'plan_sessions', 'weights_fingerprint', 'session_data', 'finished', 'claim_baseline',
            'require_edits', 'unlearn_session', 'note_stage', 'generate_session', 'default_clip', 'load_evaluators',
-           'score_images', 'embed_images', 'read_scores', 'recorded_sessions']
+           'score_images', 'embed_images', 'read_scores', 'recorded_sessions', 'chosen_sessions', 'check_methods']
 
 # %% ../../nbs/8_running/05_session.ipynb #4f81696c
 def task_entities(
@@ -43,8 +40,8 @@ def task_entities(
     task: str,  # task name
 ) -> list[dict]:  # one dict an entity, in index order
     "The entity table of a task that is prepared or embedded."
-    from vision_unlearning.data.emoji import emoji_entities, emoji_tasks
-    embedded = get_task(task).name in emoji_tasks and not store.metadata(task).exists()
+    from vision_unlearning.data.emoji import emoji_entities
+    embedded = get_task(task).embedded and not store.metadata(task).exists()
     return emoji_entities(task) if embedded else read_entities(store, task)
 
 # %% ../../nbs/8_running/05_session.ipynb #94b26a0d
@@ -118,12 +115,11 @@ def session_data(
     session: Session,
 ) -> tuple[Any, Any, str]:  # forget, retain, and a fingerprint of both
     "What a session forgets and what it keeps: names, or two datasets for methods that learn from pictures."
-    from vision_unlearning.data.emoji import emoji_tasks
     from vision_unlearning.data.splits import make_split
     from vision_unlearning.data.testbed import read_split, split_fingerprint, write_splits
     from vision_unlearning.unlearners.base import get_method
     task, entity = session.task, session.entity
-    if get_method(session.method).reads == "pictures" and task in emoji_tasks:
+    if get_method(session.method).reads == "pictures" and get_task(task).embedded:
         forget, retain = make_split(task, entity)
         return forget, retain, config_hash([forget._fingerprint, retain._fingerprint])
     if get_method(session.method).reads == "pictures":
@@ -275,7 +271,7 @@ def default_clip(
     task: str,  # task name
 ) -> str:
     "The CLIP that a task is evaluated with."
-    return "emoji-clip" if get_task(task).base_model == "emoji-sd" else "openai/clip-vit-base-patch16"
+    return get_task(task).clip
 
 # %% ../../nbs/8_running/05_session.ipynb #8590a6e2
 def load_evaluators(
@@ -284,12 +280,10 @@ def load_evaluators(
     judge: str = "",  # embedded name or folder; empty takes the task's own, if it has one
 ) -> dict:  # {"clip": ClipEncoder, "judge": Judge | None}
     "The models that look at the pictures of a task."
-    from vision_unlearning.models import JUDGE_HEADS, load_clip, load_judge
+    from vision_unlearning.models import load_clip, load_judge
 
-    return dict(
-        clip=load_clip(clip or default_clip(task)),
-        judge=load_judge(judge or "emoji-judge") if judge or task in JUDGE_HEADS else None,
-    )
+    judge = judge or get_task(task).judge
+    return dict(clip=load_clip(clip or get_task(task).clip), judge=load_judge(judge) if judge else None)
 
 # %% ../../nbs/8_running/05_session.ipynb #e91208a9
 def score_images(
@@ -361,3 +355,32 @@ def recorded_sessions(
     records = [read_json(p) for p in folder.glob("[!.]*/record.json")]  # a dot marks what is not finished
     found = {Session(**r["session"]): r for r in records if task in (None, r["session"]["task"])}
     return dict(sorted(found.items(), key=lambda pair: (pair[0].task, pair[0].method, pair[0].index)))
+
+# %% ../../nbs/8_running/05_session.ipynb #0480f440
+def chosen_sessions(
+    store: Store,
+    task: str,  # task name
+    methods: list[str] = (),  # backend names, in the order wanted; empty means all
+    entities: list[str | int] = (),  # emitters by name or index; empty means all
+    model: str = "",  # base model; empty is the task's own
+) -> list[Session]:  # those that are complete
+    "The complete sessions that a page is about; names are checked."
+    table = task_entities(store, task) if entities else []
+    names = {find_entity(table, e)["name"] for e in entities}
+    if methods: check_methods(methods)
+    complete = [s for s, r in recorded_sessions(store, task).items() if r["status"] == "complete"]
+    found = [
+        s for s in complete
+        if s.model == (model or get_task(task).base_model)
+        and (not names or s.entity in names)
+        and (not methods or s.method in methods)
+    ]
+    return sorted(found, key=lambda s: methods.index(s.method)) if methods else found
+
+def check_methods(
+    methods: list[str],  # backend names
+):
+    "Refuse names of methods that there are not."
+    from vision_unlearning.unlearners.methods import DIFFUSION, find_methods
+    known = find_methods(DIFFUSION)
+    for method in methods: check_name("method", method, known)

@@ -5,9 +5,8 @@
 # %% ../../nbs/8_running/30_smoke.ipynb #820b89a6
 from __future__ import annotations
 from pathlib import Path
-from ..core import check_name
 from .batch import run_batch
-from .testbeds import TESTBEDS
+from .testbeds import get_testbed
 from ..store import Store
 from ..unlearners.base import get_method
 
@@ -29,7 +28,7 @@ def smoke_overrides(
 
 # %% ../../nbs/8_running/30_smoke.ipynb #437a47dd
 def run_smoke(
-    task: str,  # one of `TESTBEDS`
+    task: str,  # one of `find_testbeds()`
     methods: list[str],  # backend names
     base_folder="assets",  # everything goes to `smoke` below it
     entities: int = 2,  # how many emitters, the first ones
@@ -37,7 +36,7 @@ def run_smoke(
     **parameters,  # of the stages, instead of those of `SMOKE`
 ) -> dict[str, Path]:  # stage, or stage and method -> executed notebook
     "Run all stages of a real task on stand-ins."
-    check_name("testbed", task, TESTBEDS)
+    get_testbed(task)
     store = Store(Path(base_folder)/"smoke")
     return run_batch(
         task,

@@ -4,29 +4,42 @@
 
 # %% ../../nbs/8_running/10_testbeds.ipynb #c40c3104
 from __future__ import annotations
-import importlib, tempfile
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
-from ..core import check_name, get_task
-from ..data.emoji import emoji_tasks, prepare_emoji
+from ..core import check_name
+from ..data.emoji import prepare_emoji
 from ..data.preparation import fetch_sources
+from ..download import Source
+from .stages import SCALES
 from ..store import Store, read_entities
+from ..tasks import find_tasks, get_task, task_module
 
 # %% auto #0
-__all__ = ['TESTBEDS', 'SCALES', 'testbed_parts', 'prepare_task']
-
-# %% ../../nbs/8_running/10_testbeds.ipynb #741c9d84
-TESTBEDS = ("people", "breeds", "scenes", "objects")  # tasks with a module of their own in `data`
-SCALES = ("full", "smoke")
+__all__ = ['Testbed', 'find_testbeds', 'get_testbed', 'prepare_task']
 
 # %% ../../nbs/8_running/10_testbeds.ipynb #c7015db6
-def testbed_parts(
-    task: str,  # one of `TESTBEDS`
-    # its sources, what writes stand-ins for them, what makes the task from them
-) -> tuple[dict, Callable, Callable]:
-    "The module of a testbed."
-    module = importlib.import_module(f"vision_unlearning.data.{check_name('testbed', task, TESTBEDS)}")
-    return module.SOURCES, module.standin_sources, getattr(module, f"prepare_{task}")
+@dataclass(frozen=True)
+class Testbed:
+    "What the module of a testbed offers beside its `Task`."
+    sources: dict[str, Source]  # where the real thing is to be had: `SOURCES`
+    standins: Callable  # (folder) -> sources of the same layout with made-up contents: `standin_sources`
+    prepare: Callable  # (store, sources, ...) writes table and pictures: `prepare_people`
+
+# %% ../../nbs/8_running/10_testbeds.ipynb #085b8932
+def find_testbeds() -> list[str]:  # task names
+    "The tasks that are made from sources: those declared in a module with `SOURCES`."
+    return [task for task in find_tasks() if hasattr(task_module(task), "SOURCES")]
+
+# %% ../../nbs/8_running/10_testbeds.ipynb #35b469f2
+def get_testbed(
+    task: str,  # task name
+) -> Testbed:
+    "How a testbed is made, from the module that declares the task."
+    module = task_module(task)
+    if not hasattr(module, "SOURCES"): check_name("testbed", task, find_testbeds())
+    return Testbed(module.SOURCES, module.standin_sources, getattr(module, f"prepare_{task}"))
 
 # %% ../../nbs/8_running/10_testbeds.ipynb #30da1539
 def prepare_task(
@@ -39,11 +52,12 @@ def prepare_task(
 ) -> list[dict]:  # the entity table
     "Write the table of a task if it is missing, and return the table of any."
     check_name("scale", scale, SCALES)
-    if get_task(task).name in emoji_tasks: return prepare_emoji(store, task)
-    if store.metadata(task).exists() or task not in TESTBEDS: return read_entities(store, task)
-    known, standins, prepare = testbed_parts(task)
+    if get_task(task).embedded: return prepare_emoji(store, task)
+    if store.metadata(task).exists() or task not in find_testbeds(): return read_entities(store, task)
+    testbed = get_testbed(task)
     if scale == "full":
-        prepare(store, fetch_sources(known, store.base/"sources"/task, sources, progress), legacy=legacy)
+        found = fetch_sources(testbed.sources, store.base/"sources"/task, sources, progress)
+        testbed.prepare(store, found, legacy=legacy)
         return read_entities(store, task)
     if sources or legacy:
         raise ValueError(
@@ -51,5 +65,5 @@ def prepare_task(
             "or ask for scale='full'"
         )
     with tempfile.TemporaryDirectory() as folder:
-        prepare(store, standins(Path(folder)), target=8, per_entity=3)
+        testbed.prepare(store, testbed.standins(Path(folder)), target=8, per_entity=3)
     return read_entities(store, task)

@@ -15,6 +15,7 @@ from ..cards import edit_card, on_hub
 from ..core import Config, ForeignFileError, MissingSessionError, check_name
 from ..hub import pull, push_folder
 from ..store import atomic_folder, read_json, write_json
+from ..tasks import prompt_subject
 from .methods import DIFFUSION, UNLEARNERS, find_classes, find_methods
 
 # %% auto #0
@@ -282,7 +283,7 @@ def concepts(
     if source is None: return []
     if isinstance(source, str): source = [source]
     texts = (
-        [t.removeprefix("An image of ") for t in source["text"]]
+        [prompt_subject(t) for t in source["text"]]
         if hasattr(source, "column_names")
         else list(source)
     )

@@ -6,7 +6,8 @@
 from __future__ import annotations
 from pathlib import Path
 import vision_unlearning
-from ..core import check_name, get_task
+from ..core import check_name
+from ..tasks import get_task
 from ..store import read_json
 from .base import METHODS, get_method
 

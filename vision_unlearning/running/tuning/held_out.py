@@ -7,12 +7,14 @@ from __future__ import annotations
 from collections.abc import Callable
 import numpy as np
 import pandas as pd
-from ...core import MissingSessionError, check_name, get_task, versions
+from ...core import MissingSessionError, check_name, versions
+from ...tasks import get_task
 from ...data.emoji import emoji_entities
-from ...interference.stats import bootstrap_ci
+from ...intervals import bootstrap_interval
 from ...metrics.speed import processor
-from ..batch import chosen_sessions, run_batch
-from ..report import before_after
+from ..batch import run_batch
+from ..session import chosen_sessions
+from ..summary import before_after
 from ..session import read_scores
 from .search import held_out_emitters
 from ...store import Session, Store, read_json
@@ -90,7 +92,7 @@ def held_out(
         progress=False,
         **ask,
     )
-    done = {s.entity: s for s in chosen_sessions(dict(ask, model=get_task(task).base_model), store)}
+    done = {s.entity: s for s in chosen_sessions(store, **ask)}
     missing = [e for e in emitters if e not in done]
     if missing:
         raise MissingSessionError(
@@ -129,7 +131,7 @@ def with_interval(
 ) -> str:  # "5.0% (0% to 15%)"
     "A share with its 95 % bootstrap interval."
     return "{:.1%} ({:.0%} to {:.0%})".format(
-        float(statistic(np.asarray(values, float), axis=0)), *bootstrap_ci(values, statistic)
+        float(statistic(np.asarray(values, float), axis=0)), *bootstrap_interval(values, statistic)
     )
 
 # %% ../../../nbs/8a_tuning/30_held_out.ipynb #e208ac37

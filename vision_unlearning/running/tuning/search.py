@@ -10,7 +10,8 @@ from importlib import metadata
 from pathlib import Path
 import numpy as np
 import torch
-from ...core import DivergedError, check_name, config_hash, get_prompt, get_task, versions
+from ...core import DivergedError, check_name, config_hash, versions
+from ...tasks import get_prompt, get_task
 from ...data.emoji import emoji_entities, emoji_tasks
 from ...data.splits import make_split
 from ...interference.generate import generate_array
@@ -125,7 +126,7 @@ class JudgeObjective:
         self.seeds = tuple(seeds)
         self.receiver_seeds = tuple(receiver_seeds)
         self.prompts = {
-            n: get_prompt(task, n, **({"style": "noto"} if task == "emoji_canvas" else {})) for n in names
+            n: get_prompt(task, n) for n in names
         }
         self.receivers = {e: self._receivers(e, names, receivers) for e in self.emitters}
         self.description = dict(

@@ -8,17 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 import numpy as np
 import torch
-import vision_unlearning
-from ...oracle.classification import KINDS, PROTOCOLS, Comparison
+from ...oracle.classification import KINDS, Comparison
+from ...oracle.tuned import comparable
 from ...core import check_name
 from ...metrics.forgetting import accuracies
-from .search import search_space, tune, tuned_from
-from ...store import read_json, write_json
-from ...unlearners.classifiers.base import CLASSIFIER_METHODS, get_classifier_method
+from .search import tune, tuned_from
+from ...unlearners.classifiers.base import get_classifier_method
 
 # %% auto #0
-__all__ = ['TUNING_SEEDS', 'FIXED', 'REST', 'WHOLE_CLASSES', 'OracleObjective', 'fixed_settings', 'comparable',
-           'tune_classifiers', 'tuned_path', 'tuned_classifier']
+__all__ = ['TUNING_SEEDS', 'OracleObjective', 'searched', 'tune_classifiers']
 
 # %% ../../../nbs/8a_tuning/10_search_classifiers.ipynb #4d94a6cd
 TUNING_SEEDS = {"class": (100, 101, 102, 103), "random": (100, 101)}  # of searches; tables use small ones
@@ -36,7 +34,8 @@ class OracleObjective:
         changes: dict | None = None,  # fields of the protocol that differ
     ):
         check_name("kind of forgetting", kind, KINDS)
-        seeds, self.over_seeds = seeds or TUNING_SEEDS[kind], {"class": "min", "random": "mean"}[kind]
+        seeds = seeds or TUNING_SEEDS[kind]
+        self.over_seeds = {"class": "min", "random": "mean"}[kind]
         self.comparisons = [Comparison(protocol, kind, s, folder, device, changes) for s in seeds]
         self.description = dict(
             name="nearness to the oracle",
@@ -54,9 +53,8 @@ class OracleObjective:
 
     def look(self, c, model) -> dict[str, float]:
         "Accuracies on retained, forgotten and test pictures."
-        return accuracies(
-            model, {side: {**c.sides, **c.moved}[side] for side in ("retain", "forget", "test")}
-        )
+        shown = {**c.sides, **c.moved}
+        return accuracies(model, {side: shown[side] for side in ("retain", "forget", "test")})
 
     def __call__(self, unlearner) -> dict[str, float]:
         rows = []
@@ -72,36 +70,35 @@ class OracleObjective:
             rows.append((1 - apart["forget"], 1 - max(apart["retain"], apart["test"])))
         return dict(zip(("forgetting", "retained"), getattr(np, self.over_seeds)(rows, 0).tolist()))
 
-# %% ../../../nbs/8a_tuning/10_search_classifiers.ipynb #dadb1804
-# settings that are not searched
-FIXED = {
-    "fisher": dict(alphas=(1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3), repeat=3),
-    "unsir": dict(num_train_epochs=5),
-}
-# methods of the comparison: retraining is the oracle, and two see no data
-REST = [m for m in CLASSIFIER_METHODS if m not in ("retrain", "zero_shot", "gkt")]
-WHOLE_CLASSES = ("unsir",)  # methods that forget whole classes only
-
-# %% ../../../nbs/8a_tuning/10_search_classifiers.ipynb #37a1f633
-def fixed_settings(
-    method: str,  # "scrub"
-) -> dict:
-    "What a search of a method does not change."
-    known = get_classifier_method(method).model_fields
-    return dict(FIXED.get(method, {})) | {
-        n: v for n, v in dict(max_grad_norm=1.0, scheduler="Cosine").items() if n in known
-    }
-
-# %% ../../../nbs/8a_tuning/10_search_classifiers.ipynb #18b2498b
-def comparable(
-    kind: str,  # "class" or "random"
-) -> list[str]:
-    "The methods that take part in a comparison."
-    return [
-        m for m in REST if check_name("kind of forgetting", kind, KINDS) == "class" or m not in WHOLE_CLASSES
-    ]
-
 # %% ../../../nbs/8a_tuning/10_search_classifiers.ipynb #a2c64a6e
+def searched(
+    method: str,  # "scrub"
+    name: str,  # of the search: "digits_class"
+    budget: int,  # trials
+    folder,  # of the journal
+    objective: OracleObjective,
+    progress: bool,
+) -> dict:  # the record, as it is shipped
+    "The search of one method; of a method without a space, what is fixed."
+    cls = get_classifier_method(method)
+    fixed = dict(cls.fixed)
+    record, settings = dict(trials=[]), fixed
+    if cls.tuning:
+        record = tune(method, name, budget, folder, objective=objective, fixed=fixed, progress=progress)
+        settings = tuned_from(record, get_classifier_method)
+    kept = ("settings", "score", "forgetting", "retained", "seconds")
+    return dict(
+        method=method,
+        task=name,
+        settings=settings,
+        fixed=fixed,
+        objective=objective.description,
+        space=record.get("space", {}),
+        seconds=record.get("seconds", 0.0),
+        trials=[{k: trial[k] for k in kept if k in trial} for trial in record["trials"]],
+    )
+
+# %% ../../../nbs/8a_tuning/10_search_classifiers.ipynb #8d5d0351
 def tune_classifiers(
     protocol: str,  # a key of `PROTOCOLS`
     kind: str,  # "class" or "random"
@@ -113,55 +110,5 @@ def tune_classifiers(
 ) -> dict[str, dict]:  # method -> record, as it is shipped
     "Search the settings of several methods; continues where an earlier call stopped."
     objective = objective or OracleObjective(protocol, kind, folder=folder)
-    found = {}
-    for method in methods or comparable(kind):
-        fixed = fixed_settings(method)
-        name = f"{protocol}_{kind}"
-        if get_classifier_method(method).tuning:
-            record = tune(
-                method,
-                name,
-                budget,
-                Path(folder) / "tuning",
-                objective=objective,
-                fixed=fixed,
-                progress=progress,
-            )
-            settings = tuned_from(record, get_classifier_method)
-        else: record, settings = dict(method=method, task=name, trials=[], fixed=fixed), fixed
-        found[method] = dict(
-            method=method,
-            task=name,
-            settings=settings,
-            fixed=fixed,
-            objective=objective.description,
-            space=record.get("space", {}),
-            seconds=record.get("seconds", 0.0),
-            trials=[
-                {k: t[k] for k in ("settings", "score", "forgetting", "retained", "seconds") if k in t}
-                for t in record["trials"]
-            ],
-        )
-    return found
-
-# %% ../../../nbs/8a_tuning/10_search_classifiers.ipynb #13552287
-def tuned_path(
-    protocol: str,  # a key of `PROTOCOLS`
-    kind: str,  # "class" or "random"
-) -> Path:
-    "The shipped records of a protocol and kind."
-    check_name("protocol", protocol, PROTOCOLS)
-    check_name("kind of forgetting", kind, KINDS)
-    return Path(vision_unlearning.__file__).parent/"embedded"/"tuned"/f"classifiers_{protocol}_{kind}.json"
-
-# %% ../../../nbs/8a_tuning/10_search_classifiers.ipynb #92e7688c
-def tuned_classifier(
-    protocol: str,
-    kind: str,
-    method: str,  # "scrub"
-) -> dict:  # settings that differ from the method's defaults
-    "The settings that a comparison runs a method with."
-    get_classifier_method(method)
-    path = tuned_path(protocol, kind)
-    record = read_json(path).get(method) if path.is_file() else None
-    return fixed_settings(method) if record is None else dict(record["settings"])
+    ask = (f"{protocol}_{kind}", budget, Path(folder)/"tuning", objective, progress)
+    return {method: searched(method, *ask) for method in methods or comparable(kind)}

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 from ...models.classifier_training import make_optimizer, make_schedule
 from ...core import DivergedError, borrow, check_name
 from ...data.classification import ImageSet
-from ...data.forgetting import as_loader
+from ...data.loaders import as_loader
 from ..base import Unlearner, WeightEdit, all_tensors
 from ..methods import CLASSIFIERS, find_methods
 from .recipes import checked_recipe, make_minimizer
@@ -250,6 +250,9 @@ class ClassifierUnlearner(Unlearner):
     "A method for classifiers; `change` works on a copy of the model."
     kind: ClassVar[str] = "classifier"
     sides: ClassVar[tuple] = ("retain",)  # what it cannot do without
+    whole_classes: ClassVar[bool] = False  # whether it forgets whole classes only
+    is_oracle: ClassVar[bool] = False  # whether it is what the others are compared with
+    fixed: ClassVar[dict] = {}  # settings of a comparison that no search changes
     train_batch_size: int = Field(128, ge=1)  # samples of each side a step; a loader keeps its own
 
     def change(self, run: Run, callbacks):
@@ -278,6 +281,8 @@ class ClassifierUnlearner(Unlearner):
 class TrainedClassifier(ClassifierUnlearner):
     "A method that trains: an objective and the settings of the loop."
     tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=.3, log=True))
+    # ascent begins with a gradient of nearly nothing and explodes a few steps later, unless it is clipped
+    fixed: ClassVar[dict] = dict(max_grad_norm=1., scheduler="Cosine")
     num_train_epochs: int = Field(5, ge=1)  # passes over the longer side that is read
     # text, an optimiser, a class, or a partial; kept as text
     optimizer: Any = "SGD(lr=0.01, momentum=0.9, weight_decay=5e-4)"

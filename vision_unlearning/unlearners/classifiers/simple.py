@@ -27,6 +27,7 @@ class Retrain(Finetune):
     label: ClassVar[str] = "retraining"
     color: ClassVar[str] = "#222222"
     figure_order: ClassVar[int] = 160
+    is_oracle: ClassVar[bool] = True
     def prepare(self, run): reset_layers(run.student, draw_seed(run.generator, 31))
 
 # %% ../../../nbs/3b_classifiers/20_simple.ipynb #2d270ed0

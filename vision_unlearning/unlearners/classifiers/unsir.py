@@ -45,6 +45,9 @@ class UNSIR(TrainedClassifier):
         learning_rate=dict(low=1e-4, high=0.3, log=True), noise_penalty=dict(low=0.01, high=1.0, log=True)
     )
     sides: ClassVar[tuple] = ("forget", "retain")
+    whole_classes: ClassVar[bool] = True
+    # a repair as long as the training of the others
+    fixed: ClassVar[dict] = dict(num_train_epochs=5, **TrainedClassifier.fixed)
     num_train_epochs: int = Field(2, ge=1)  # passes over the retained data, impair and repair together
     impair_epochs: int = Field(1, ge=1)  # passes with noise, counted from the first
     optimizer: str = "Adam(lr=0.02)"  # while impairing

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from ...core import borrow
+from ...tasks import PROMPT_TEMPLATE
 from ..base import concepts, require_pipeline
 from ...models.conditioning import condition, predict
 from .inputs import TrainingSet, diffusion_batch, encode_dataset
@@ -65,7 +66,7 @@ class ConceptAblation(TrainedUnlearner):
     # whose answer is the target: the model's to the anchor's caption, or the true noise
     variant: Literal["model", "noise"] = "model"
     anchor_concept: str | None = None  # what appears instead; None: what is retained
-    prompt_template: str = Field("An image of {}", pattern=r"\{\}")  # the caption of a concept given by name
+    prompt_template: str = Field(PROMPT_TEMPLATE, pattern=r"\{\}")  # the caption of a concept given by name
     train_parameters: Literal["xattn_kv", "xattn", "full"] = "xattn_kv"  # which weights are trained
     num_train_steps: int = Field(200, ge=1)  # optimiser updates
     learning_rate: float = Field(2e-4, gt=0)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from ...core import borrow
+from ...tasks import PROMPT_TEMPLATE
 from ..base import concepts, require_pipeline
 from ...models.conditioning import Conditioning, condition, empty_condition, predict
 from ..loop import cycle
@@ -170,7 +171,7 @@ class ESD(TrainedUnlearner):
     negative_guidance: float = Field(2., ge=0)  # eta
     # anchor c_o; None: the concept itself; "": the empty prompt, as in the paper
     erase_from: str | None = None
-    prompt_template: str = Field("An image of {}", pattern=r"\{\}")  # the prompt in which the concept is met
+    prompt_template: str = Field(PROMPT_TEMPLATE, pattern=r"\{\}")  # the prompt in which the concept is met
     # who walks: the model before training, or the one in training
     sampler: Literal["frozen", "edited"] = "frozen"
     num_inference_steps: int = Field(20, ge=1)  # S, steps of a trajectory

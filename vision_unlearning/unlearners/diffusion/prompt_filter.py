@@ -8,6 +8,7 @@ import re
 from typing import ClassVar
 import torch
 from pydantic import Field
+from ...tasks import PROMPT_TEMPLATE
 from ..base import Edit, Unlearner, concepts, require_pipeline
 from .guidance import OnPipeline
 from .spm import text_cosine
@@ -116,7 +117,7 @@ class FilterPrompts(Unlearner):
     # cosine from which an embedding is stopped; None: names only
     similarity_threshold: float | None = Field(None, gt=0, le=1)
     # the concept's prompt, to which the cosine is taken
-    prompt_template: str = Field("An image of {}", pattern=r"\{\}")
+    prompt_template: str = Field(PROMPT_TEMPLATE, pattern=r"\{\}")
 
     def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):
         "An edit that stops prompts about `forget`; `retain` is not read."

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from ...core import ForeignFileError, borrow
+from ...tasks import PROMPT_TEMPLATE
 from ..base import Edit, concepts, require_pipeline
 from .esd import deal, rollout
 from vision_unlearning.models.conditioning import (
@@ -115,7 +116,7 @@ class SPM(TrainedUnlearner):
     # lambda; the published 1000 goes with random anchors, which hardly react
     anchoring_weight: float = Field(10., ge=0)
     anchor_exponent: float = Field(1., ge=0)  # alpha: how strongly far texts are preferred as anchors
-    prompt_template: str = Field("An image of {}", pattern=r"\{\}")  # the prompt in which a concept is met
+    prompt_template: str = Field(PROMPT_TEMPLATE, pattern=r"\{\}")  # the prompt in which a concept is met
     num_inference_steps: int = Field(20, ge=1)  # steps of a trajectory on which the points lie
     guidance_scale: float = Field(3., ge=0)  # of the walk
     rollout_batch_size: int = Field(8, ge=1)  # trajectories of a pool

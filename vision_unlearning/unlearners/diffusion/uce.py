@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from ...core import borrow
+from ...tasks import PROMPT_TEMPLATE
 from ..base import Unlearner, WeightEdit, concepts, denoiser, require_pipeline
 from ...models.conditioning import embed_texts
 
@@ -56,7 +57,7 @@ def aligned_positions(
 # %% ../../../nbs/3a_diffusion/25_uce.ipynb #1380611b
 TEMPLATES = {
     "object": (
-        "An image of {}",
+        PROMPT_TEMPLATE,
         "A picture of {}",
         "A photo of {}",
         "A painting of {}",
