@@ -194,11 +194,8 @@ def pull(
     files = {path: checksum for path, checksum in found.items() if checksum}
     def one(path):
         inside(".", path)
-        fetched = Path(
-            ask_hub(
-                lambda: api.hf_hub_download(repository, path, cache_dir=folder_cache, **at), repository, path
-            )
-        )
+        def download(): return api.hf_hub_download(repository, path, cache_dir=folder_cache, **at)
+        fetched = Path(ask_hub(download, repository, path))
         if matches(fetched, files[path]): return fetched
         fetched.resolve().unlink()
         fetched.unlink(missing_ok=True)

@@ -296,7 +296,8 @@ def erase_command(
 ):
     "Erase a concept from a pipeline, check it and its neighbours before and after, and say go or no-go."
     from vision_unlearning.models import load_pipeline
-    from vision_unlearning.running.erase import erase, export_kohya, push_to_hub, save_erasure
+    from vision_unlearning.running.erase import erase, push_to_hub, save_erasure
+    from vision_unlearning.unlearners.diffusion.formats import export_kohya
     from vision_unlearning.unlearners.base import get_method
     if Path(out).exists(): raise ValueError(f"{out} exists; give a folder that does not")
     options = json_settings(settings)
