@@ -4,11 +4,12 @@
 
 # %% ../nbs/0_base/00_core.ipynb #c91893b8
 from __future__ import annotations
-import contextlib, copy, difflib, hashlib, json, platform, re, resource, sys
+import contextlib, copy, difflib, hashlib, inspect, json, platform, re, resource, sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Iterable
 from pydantic import BaseModel, ConfigDict, ValidationError
+from .settings import computed, settings_docstring, settings_signature, settings_table
 
 # %% auto #0
 __all__ = ['UnknownNameError', 'MissingSessionError', 'ForeignFileError', 'DivergedError', 'check_name', 'Config', 'config_hash',
@@ -56,6 +57,16 @@ class Config(BaseModel):
             raise ValueError(
                 f"{type(self).__name__}: {where}: {first['msg']}, got {first.get('input')!r}"
             ) from None
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options):
+        super().__pydantic_init_subclass__(**options)
+        promise = inspect.cleandoc(cls.__doc__ or "")
+        cls.__doc__ = computed(lambda cls: settings_docstring(cls, promise))
+        cls.__signature__ = computed(settings_signature)
+
+    def _repr_markdown_(self):
+        return f"**{type(self).__name__}**\n\n{settings_table(type(self), dict(self))}"
 
 # %% ../nbs/0_base/00_core.ipynb #2f50ea0f
 def config_hash(

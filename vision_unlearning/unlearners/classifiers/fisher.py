@@ -127,7 +127,7 @@ class FisherForget(GridClassifier):
     random: ClassVar[bool] = True
     # it chooses among strengths by itself
     fixed: ClassVar[dict] = dict(alphas=(1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3), repeat=3)
-    variant: Literal["published_code", "paper"] = "published_code"
+    variant: Literal["published_code", "paper"] = "published_code"  # whose formula the noise follows
     # the class whose output row is erased, with the published code's rules
     omit_label: int | None = Field(None, ge=0)
     estimator: Literal["sample", "batch"] = "sample"  # squares of single gradients, or of a batch's

@@ -129,7 +129,7 @@ class Influence(GridClassifier):
     alphas: tuple[float, ...] = Field((1., 10., 20., 30., 50., 100.), min_length=1)
     damping: float = Field(1., gt=0)  # lambda; the published recursion starts from 1
     fisher_samples: int = Field(1000, ge=1)  # retained samples of the matrix
-    solver: Literal["exact", "published_code"] = "exact"
+    solver: Literal["exact", "published_code"] = "exact"  # how the system is solved
 
     def measure(self, run):
         losses, f, r = Losses(run.student), run.forget.size, run.retain.size

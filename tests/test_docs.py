@@ -1,0 +1,34 @@
+"""What a reader finds: settings that explain themselves."""
+import importlib
+import inspect
+import pkgutil
+
+import vision_unlearning
+from vision_unlearning.core import Config
+from vision_unlearning.settings import settings_of
+
+
+def configs():
+    "Every class of the package that can be told something."
+    for module in pkgutil.walk_packages(vision_unlearning.__path__, "vision_unlearning."):
+        importlib.import_module(module.name)
+    found, todo = [], [Config]
+    while todo:
+        new = todo.pop().__subclasses__()
+        found += [c for c in new if c.__module__.startswith("vision_unlearning.")]
+        todo += new
+    return found
+
+
+def test_every_setting_is_explained():
+    silent = [f"{c.__module__}.{c.__name__}: {setting.name}"
+              for c in configs() for setting in settings_of(c) if not setting.comment]
+    assert not silent, f"no comment beside the field, or above it: {sorted(silent)}"
+
+
+def test_help_and_completion_show_every_setting():
+    for cls in configs():
+        assert list(inspect.signature(cls).parameters) == list(cls.model_fields), cls
+        for setting in settings_of(cls):
+            assert f"\n{setting.name} : " in inspect.getdoc(cls), (cls, setting.name)
+            assert setting.comment.split()[0] in inspect.getdoc(cls), (cls, setting.name)
