@@ -138,7 +138,7 @@ class TokenSearch(Config):
     name: ClassVar[str] = "search_tokens"
     template: str = Field(PROMPT_TEMPLATE, pattern=r"\{\}")  # the tokens stand in the place of {}
     num_tokens: int = Field(1, ge=1)  # K
-    num_steps: int = Field(100, ge=0)
+    num_steps: int = Field(100, ge=0)  # steps of the search
     batch_size: int = Field(4, ge=1)  # pictures a step
     learning_rate: float = Field(.1, gt=0)  # of Adam, in units of the root mean square of the embedding table
     start: str = "thing"  # word whose row the tokens start from
