@@ -133,8 +133,26 @@ def test_lines_fit(nb):
 def test_title_and_promise_stand_alone(nb):
     "nbdev makes the head of a page out of the title cell and drops whatever else stands in it."
     lines = nb.cells[0]["source"].splitlines()
-    assert nb.cells[0]["cell_type"] == "markdown" and len(lines) == 3, "cell 0 is `# Title` and `> promise` alone"
+    assert nb.cells[0]["cell_type"] == "markdown" and len(lines) == 3, "`# Title` and `> promise` alone"
     assert lines[0].startswith("# ") and not lines[1] and lines[2].startswith("> "), lines
+
+
+@each
+def test_every_picture_is_described(nb):
+    "For those who cannot see it: `#| fig-alt: \"...\"` in the cell that draws, text in brackets in markdown."
+    silent = [c["source"].splitlines()[-1] for c in nb.cells
+              if any(mime.startswith("image/") for o in c.get("outputs", []) for mime in o.get("data", {}))
+              and not re.search(r'^#\|\s*fig-alt:\s*".{12,}"$', c["source"], re.M)]
+    silent += [link for c in nb.cells if c["cell_type"] == "markdown"
+               for link in re.findall(r"!\[\]\([^)]*\)", c["source"])]
+    assert not silent, f"no description of what is seen: {silent}"
+
+
+@pytest.mark.parametrize("nb", of_folder("tutorials"), ids=lambda nb: nb.name)
+def test_imports_of_tutorials_are_visible(nb):
+    imports = [c for c in nb.code if re.search(r"^(import|from) ", c, re.M)]
+    hidden = [c for c in imports if re.search(r"^#\|\s*hide\b", c, re.M)]
+    assert not hidden, f"an example is pasted with its imports: {hidden}"
 
 
 @each

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from ..core import ForeignFileError, borrow, check_name
-from . import quiet_loading
+from .embedded import quiet_loading
 from ..store import atomic_folder, read_json, write_json
 
 # %% auto #0

@@ -55,7 +55,7 @@ def load_dino_model(
 ) -> tuple[Any, DinoTransform, str]:  # model in evaluation mode, transform, device
     "Load DINOv2, its transform, and say where it is."
     from transformers import Dinov2Model
-    from vision_unlearning.models import quiet_loading
+    from vision_unlearning.models.embedded import quiet_loading
     device = force_device or ("cuda" if torch.cuda.is_available() else "cpu")
     with quiet_loading():
         model = Dinov2Model.from_pretrained(DINO_MODELS.get(model_name, model_name), dtype=torch.float32)
@@ -87,7 +87,8 @@ def load_image_encoder(
     name: str = "",
 ):  # anything with `encode_images` and `name`
     "The encoder that goes with a task."
-    from vision_unlearning.models import EMBEDDED_MODELS, load_clip
+    from vision_unlearning.models.clip import load_clip
+    from vision_unlearning.models.embedded import EMBEDDED_MODELS
     name = name or get_task(task).encoder or EMBEDDING_MODEL
     return load_clip(name) if name in EMBEDDED_MODELS else DinoEncoder(name)
 

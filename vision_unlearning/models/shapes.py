@@ -6,7 +6,8 @@
 from __future__ import annotations
 import torch
 from .encoders import DinoEncoder
-from . import ClipEncoder, embedded_path, quiet_loading
+from .clip import ClipEncoder
+from .embedded import embedded_path, quiet_loading
 
 # %% auto #0
 __all__ = ['sd14_unet', 'fill_random', 'sd14_pipeline', 'clip_b16_config', 'dino_s_config', 'random_encoders']
@@ -56,7 +57,7 @@ def sd14_pipeline(
     import copy
     from diffusers import AutoencoderKL, StableDiffusionPipeline
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-    from vision_unlearning.models import load_pipeline
+    from vision_unlearning.models.pipelines import load_pipeline
     tokenizer = CLIPTokenizer.from_pretrained(embedded_path("emoji-sd")/"tokenizer", model_max_length=77)
     unet = fill_random(sd14_unet(shrink), torch.Generator().manual_seed(seed))
     ids = dict(

@@ -5,6 +5,7 @@
 # %% ../../nbs/6_results/55_emitter.ipynb #588e0e13
 from __future__ import annotations
 from pathlib import Path
+from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name
@@ -115,7 +116,8 @@ class ResultTemplateMetricSimilarityAlignmentOne(EmitterTemplate):
         }
 
 # %% ../../nbs/6_results/55_emitter.ipynb #aad0c717
-def _plot_one(cls,
+@patch(cls_method=True)
+def plot(cls: ResultTemplateMetricSimilarityAlignmentOne,
     data: dict,  # what `compute` returned
     ax: Axes | None = None,
 ) -> Axes:
@@ -154,8 +156,6 @@ def _plot_one(cls,
     ax.set_title(f"{method_label(method)} forgets {about['entity']}\n{number}", fontsize=9)
     return ax
 
-ResultTemplateMetricSimilarityAlignmentOne.plot = classmethod(_plot_one)
-
 # %% ../../nbs/6_results/55_emitter.ipynb #83155db1
 class ResultTemplateInterferenceBySimilarityRank(EmitterTemplate):
     "The harm to receivers in the order of their similarity to one emitter."
@@ -190,7 +190,8 @@ class ResultTemplateInterferenceBySimilarityRank(EmitterTemplate):
         }
 
 # %% ../../nbs/6_results/55_emitter.ipynb #f33dca71
-def _plot_rank(cls,
+@patch(cls_method=True)
+def plot(cls: ResultTemplateInterferenceBySimilarityRank,
     data: dict,  # what `compute` returned
     ax: Axes | None = None,
     window: int = 9,  # receivers of the running mean
@@ -227,5 +228,3 @@ def _plot_rank(cls,
     )
     ax.set_title(f"{method_label(method)} forgets {about['entity']}\n{number}", fontsize=9)
     return ax
-
-ResultTemplateInterferenceBySimilarityRank.plot = classmethod(_plot_rank)
