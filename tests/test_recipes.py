@@ -56,15 +56,73 @@ print("found, saved")
 """
 
 
+TESTBED = """
+import sys
+import vision_unlearning.data as band
+band.__path__.append(sys.argv[1])
+from vision_unlearning.explore.similarity import similarity_matrix
+from vision_unlearning.running.testbeds import find_testbeds, prepare_task
+from vision_unlearning.store import Store
+from vision_unlearning.tasks import find_tasks, get_prompt, overwrite_concept
+assert "cars" in find_testbeds() and "cars" in find_tasks()
+store = Store(f"{sys.argv[1]}/assets")
+table = prepare_task(store, "cars", scale="smoke", progress=False)
+assert len(table) == 8 and table == prepare_task(store, "cars", scale="smoke", progress=False)
+assert get_prompt("cars", table[0]["name"]).startswith("An image of a")
+assert get_prompt("cars", overwrite_concept("cars")) == "An image of a bicycle"
+assert similarity_matrix(store, "cars", "attr")[0].shape == (8, 8)
+assert len(list(store.pictures("cars").rglob("*.jpg"))) == 8*3
+"""
+SIMILARITY = """
+import sys
+import vision_unlearning.explore as band
+band.__path__.append(sys.argv[1])
+from vision_unlearning.benchmarks import GUI_TO_BACKEND
+from vision_unlearning.data.emoji import prepare_emoji
+from vision_unlearning.explore.similarity import similarity_label, similarity_matrix
+from vision_unlearning.results.base import read_similarity
+from vision_unlearning.store import Store
+store = Store(f"{sys.argv[1]}/assets")
+prepare_emoji(store)
+matrix, names = similarity_matrix(store, "emoji", "length")
+assert matrix[names.index("fox"), names.index("red apple")] == -6
+assert (read_similarity(store, "emoji", "length") == matrix).all()
+assert similarity_label("length") == "similarity of lengths"
+assert "length" in GUI_TO_BACKEND["similarity_metric"].values()
+"""
+TEMPLATE = """
+import sys
+import vision_unlearning.results as band
+band.__path__.append(sys.argv[1])
+from vision_unlearning.benchmarks import ResultTemplateMeanHarm, rt_name_to_class, rt_name_to_params
+from vision_unlearning.results.base import simulate_store
+from vision_unlearning.store import Store
+assert rt_name_to_class["MeanHarm"] is ResultTemplateMeanHarm and "task" in rt_name_to_params["MeanHarm"]
+store = simulate_store(Store(f"{sys.argv[1]}/assets"), effects={"uce": 0.})
+ask = dict(task="emoji", unlearning_algorithm="uce", interference_pair="clip_diff", base_folder=store.base)
+answer = ResultTemplateMeanHarm(**ask).compute()
+assert answer["metadata"]["template"] == "MeanHarm" and len(answer["result"]) == 100
+assert ResultTemplateMeanHarm(**ask).compute() == answer
+assert len(ResultTemplateMeanHarm.plot(answer).patches) == 100
+"""
+
+
 def recipe(title: str) -> str:
     "The Python of a section of CONTRIBUTING.md."
     section = (ROOT/"CONTRIBUTING.md").read_text().split(f"## {title}\n")[1].split("\n## ")[0]
     return re.search(r"```python\n(.*?)```", section, flags=re.DOTALL)[1]
 
 
-@pytest.mark.parametrize(
-    ("title", "script"), [("Add an unlearner", METHOD), ("Add a kind of edit", KIND)], ids=["method", "kind"]
-)
+RECIPES = {
+    "Add an unlearner": METHOD,
+    "Add a kind of edit": KIND,
+    "Add a testbed": TESTBED,
+    "Add a similarity": SIMILARITY,
+    "Add a result template": TEMPLATE,
+}
+
+
+@pytest.mark.parametrize(("title", "script"), RECIPES.items(), ids=[t.split()[-1] for t in RECIPES])
 def test_the_recipe_of_the_page_is_enough(title, script, tmp_path):
     (tmp_path/"recipe.py").write_text(recipe(title))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -28,7 +28,7 @@ from vision_unlearning.store import (
 )
 
 # %% auto #0
-__all__ = ['MODELS', 'default_model', 'ResultTemplate', 'read_table', 'fingerprint', 'pair_files', 'PairTable', 'read_pairs',
+__all__ = ['MODELS', 'default_model', 'ResultTemplate', 'read_shared', 'fingerprint', 'pair_files', 'PairTable', 'read_pairs',
            'read_similarity', 'similarity_files', 'simulate_harm', 'simulate_store']
 
 # %% ../../nbs/6_results/00_base.ipynb #d279fdb0
@@ -109,7 +109,7 @@ def _content_hash(signature: tuple) -> bytes: return hashlib.sha256(Path(signatu
 @functools.lru_cache(maxsize=8)
 def _parsed(signature: tuple): return read_json(signature[0])
 
-def read_table(
+def read_shared(
     path,  # a JSON file
 ):  # what is in it; shared between callers, so do not change it
     "A table that many questions read: parsed once, and again only when the file has changed."
