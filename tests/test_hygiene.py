@@ -260,6 +260,30 @@ def test_modules_import_in_no_circle():
     assert not circles, circles
 
 
+def defined_names(path):
+    "The names in `__all__` that a module makes itself, and does not pass on."
+    public, made = set(), set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)): made.add(node.name)
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        made |= {t.id for t in targets if isinstance(t, ast.Name)}
+        is_list = any(isinstance(t, ast.Name) and t.id == "__all__" for t in targets)
+        if is_list and isinstance(node.value, ast.List): public = set(ast.literal_eval(node.value))
+    return public & made
+
+
+# What every module that makes a testbed offers under one name; `running.testbeds.Testbed` says what it is.
+offered_by_testbeds = {"SOURCES", "standin_sources"}
+
+
+def test_no_public_name_has_two_meanings():
+    where = {}
+    for module, path in modules.items():
+        for name in defined_names(path) - offered_by_testbeds: where.setdefault(name, []).append(module)
+    twice = {name: places for name, places in where.items() if len(places) > 1}
+    assert not twice, f"one name, one thing: {twice}"
+
+
 def test_names_of_notebooks_have_no_letters():
     lettered = [
         nb.name for nb in notebooks if nb.path.parent != nbs and not re.match(r"\d\d?_", nb.path.name)

@@ -7,7 +7,7 @@ from vision_unlearning.explore.embeddings import embed_session, mean_embeddings
 from vision_unlearning.interference.generate import generate_off, task_prompts
 from vision_unlearning.models import tiny_pipeline
 from vision_unlearning.results.alignment import ResultTemplateMetricSimilarityAlignment
-from vision_unlearning.running.release import pack, read_release, unpack
+from vision_unlearning.running.release import pack_release, read_release, unpack_release
 from vision_unlearning.running.session import (
     claim_baseline,
     generate_session,
@@ -39,7 +39,7 @@ def store(tmp_path_factory):
     prepare_task(store, "emoji")
     claim_baseline(store, "emoji", "tiny")
     with pytest.raises(FileNotFoundError, match="vu batch --task emoji"):
-        pack(store, "emoji", store.base / "x")
+        pack_release(store, "emoji", store.base / "x")
     prompts = task_prompts("emoji", read_entities(store, "emoji"))
     generate_off(pipe, store, "emoji", prompts, [42], "tiny", **DRAWING)
     for session in plan_sessions(store, "emoji", "uce", ["fox", "violin"], "tiny"):
@@ -54,7 +54,7 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="module")
 def files(store, tmp_path_factory):
     folder = tmp_path_factory.mktemp("release")
-    pack(store, "emoji", folder)
+    pack_release(store, "emoji", folder)
     return folder
 
 
@@ -62,7 +62,7 @@ def files(store, tmp_path_factory):
 def copy(files, tmp_path_factory):
     "(the store that was unpacked into, its sessions)"
     copy = Store(tmp_path_factory.mktemp("there"))
-    return copy, unpack(files, copy)
+    return copy, unpack_release(files, copy)
 
 
 def test_tables_say_the_same_up_to_32_bits(store, copy):
@@ -103,11 +103,11 @@ def test_a_template_answers_the_same(store, copy):
 
 
 def test_a_second_release_in_the_same_folder_is_refused(files, copy):
-    with pytest.raises(ValueError, match="another base_folder"): unpack(files, copy[0])
+    with pytest.raises(ValueError, match="another base_folder"): unpack_release(files, copy[0])
 
 
 def test_a_damaged_release_is_refused(store, tmp_path):
-    pack(store, "emoji", tmp_path)
+    pack_release(store, "emoji", tmp_path)
     (tmp_path / "scores.parquet").write_bytes(b"PAR1")
     with pytest.raises(ForeignFileError, match="not a readable release"): read_release(tmp_path)
     (tmp_path / "scores.parquet").unlink()

@@ -9,7 +9,7 @@ import torch
 from vision_unlearning.data.emoji import emoji_entities
 from vision_unlearning.explore.neighbours import near_neighbours
 from vision_unlearning.models import tiny_pipeline
-from vision_unlearning.running.tuning.search import JudgeObjective
+from vision_unlearning.running.tuning.objective import JudgeObjective
 from vision_unlearning.running.tuning.strength import strength
 from vision_unlearning.unlearners.diffusion.uce import UCE
 

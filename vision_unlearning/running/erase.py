@@ -19,17 +19,15 @@ from ..hub import push_folder
 from ..interference.generate import generate_array
 from ..models import embedded_path, load_clip, quiet_loading
 from ..plotting import image_grid
-from ..store import atomic_folder, atomic_path, read_json, write_json
+from ..store import atomic_folder, read_json, write_json
 from ..tasks import PROMPT_TEMPLATE
-from ..unlearners.base import Edit, WeightEdit, denoiser, get_method
+from ..unlearners.base import Edit, get_method
 from ..explore.neighbours import near_neighbours
-from ..unlearners.diffusion.lora import SIDES
-from ..unlearners.diffusion.random_edit import effective_change
+from ..unlearners.diffusion.formats import merge_edit
 
 # %% auto #0
-__all__ = ['HUB_FILES', 'plan_prompts', 'evaluating_clip', 'measure', 'Limits', 'verdict', 'Erasure', 'own_pictures',
-           'unlearn_names', 'erase', 'model_card', 'as_weights', 'save_erasure', 'export_kohya', 'hub_files',
-           'push_to_hub']
+__all__ = ['HUB_FILES', 'plan_prompts', 'evaluating_clip', 'recognise', 'Limits', 'verdict', 'Erasure', 'own_pictures',
+           'unlearn_names', 'erase', 'model_card', 'save_erasure', 'hub_files', 'push_to_hub']
 
 # %% ../../nbs/8_running/35_erase.ipynb #91083afa
 def plan_prompts(
@@ -64,7 +62,7 @@ def evaluating_clip(
     return load_clip(clip or "emoji-clip") if clip is None or isinstance(clip, str) else clip
 
 # %% ../../nbs/8_running/35_erase.ipynb #04d0f3c2
-def measure(
+def recognise(
     plan: pd.DataFrame,  # of `plan_prompts`, with a column seed
     images: np.ndarray,  # (N,H,W,3) uint8, one a row
     clip,  # `ClipEncoder`
@@ -263,14 +261,14 @@ def erase(
     )
     draw = lambda: generate_array(pipe, plan["seed"].tolist(), plan["prompt"].tolist(), **generation)
     before = draw()
-    numbers = [plan, measure(plan, before, clip, judge, template).add_suffix("_before")]
+    numbers = [plan, recognise(plan, before, clip, judge, template).add_suffix("_before")]
     start = time.perf_counter()
     edit = unlearn_names(
         pipe, unlearner, concept, kept, forget, retain, generator, callbacks, template=template, **generation
     )
     seconds = time.perf_counter() - start
     with edit.on(pipe): after = draw()
-    table = pd.concat([*numbers, measure(plan, after, clip, judge, template).add_suffix("_after")], axis=1)
+    table = pd.concat([*numbers, recognise(plan, after, clip, judge, template).add_suffix("_after")], axis=1)
     go, reasons = verdict(table, limits)
     measured = dict(
         clip=getattr(clip, "name", type(clip).__name__),
@@ -362,27 +360,6 @@ def model_card(
         results=results,
     )
 
-# %% ../../nbs/8_running/35_erase.ipynb #2c0f1629
-@torch.no_grad()
-def as_weights(
-    edit: Edit,  # of any kind
-    model,  # pipeline or module that it belongs to
-) -> WeightEdit:  # the same change as new matrices
-    "Fold an edit into the weights it touches."
-    if isinstance(edit, WeightEdit): return edit
-    if edit.kind != "lora":
-        raise ValueError(
-            f"an edit of kind {edit.kind!r} changes no weights and cannot be merged; attach it instead"
-        )
-    found = dict(denoiser(model).named_parameters())
-    return WeightEdit(
-        {
-            n: (found[n].detach().cpu().float() + change).to(found[n].dtype)
-            for n, change in effective_change(edit, model).items()
-        },
-        edit.info,
-    )
-
 # %% ../../nbs/8_running/35_erase.ipynb #899cbb26
 def save_erasure(
     result: Erasure,
@@ -415,31 +392,9 @@ def save_erasure(
             ),
         )
         if merge:
-            with as_weights(result.edit, pipe).on(pipe), quiet_loading():
+            with merge_edit(result.edit, pipe).on(pipe), quiet_loading():
                 pipe.save_pretrained(temporary/"merged")
     return Path(folder)
-
-# %% ../../nbs/8_running/35_erase.ipynb #605e800f
-def export_kohya(
-    edit: Edit,  # a LoRA
-    path,  # .safetensors file
-) -> Path:
-    "A LoRA under kohya's names, with its own alpha."
-    from diffusers.utils import convert_state_dict_to_kohya
-    from safetensors.torch import save_file
-    if edit.kind != "lora":
-        raise ValueError(f"only a LoRA has a kohya form, this edit holds {edit.kind}; save it merged instead")
-    if Path(path).suffix != ".safetensors": raise ValueError(f"{path} must end in .safetensors")
-    peft = {
-        f"{k.rsplit('.', 2)[0].removesuffix('.lora')}.lora_{SIDES[k.split('.')[-2]]}.weight": t
-        for k, t in edit.tensors.items()
-    }
-    tensors = {
-        k: torch.tensor(float(edit.info["adapter"]["lora_alpha"])) if k.endswith(".alpha") else v
-        for k, v in convert_state_dict_to_kohya(peft).items()
-    }
-    with atomic_path(path) as temporary: save_file(tensors, temporary, metadata={"format": "pt"})
-    return Path(path)
 
 # %% ../../nbs/8_running/35_erase.ipynb #832302c9
 HUB_FILES = (

@@ -51,9 +51,10 @@ def find_classes(
     *needed: str,  # constants that a class must state; the first one is its key
 ) -> dict[str, Found]:  # value of the first constant -> class
     "Every class of a package, and of the packages inside, that states some constants."
-    folder = Path(next(iter(find_spec(package).submodule_search_locations)))
+    folders = map(Path, find_spec(package).submodule_search_locations)
+    files = [(folder, path) for folder in folders for path in sorted(folder.rglob("*.py"))]
     found = {}
-    for path in sorted(folder.rglob("*.py")):
+    for folder, path in files:
         module = ".".join((package, *path.relative_to(folder).with_suffix("").parts))
         for cls, constants in stated_classes(path, needed).items():
             found[constants[needed[0]]] = Found(module, cls, constants)
