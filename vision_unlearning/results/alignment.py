@@ -15,7 +15,8 @@ from ..interference.stats import mantel
 from ..intervals import pair_correlation_interval
 from ..interference.names import metric_label
 from ..interference.pair_metrics import PAIR_METRICS
-from ..plotting import scatter, similarity_label
+from ..explore.similarity import similarity_label
+from ..plotting import scatter
 from ..unlearners.methods import method_color, method_label
 from vision_unlearning.results.base import (
     PairTable,

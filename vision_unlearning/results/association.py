@@ -8,7 +8,7 @@ from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name
-from ..interference.stats import _renamings, benjamini_hochberg
+from ..interference.stats import renamings, benjamini_hochberg
 from ..plotting import heatmap
 from ..unlearners.methods import method_label
 from .displacement import EmbeddingTemplate
@@ -63,7 +63,7 @@ def label_test(
         np.einsum("bnp,bnq->bpq", first[orders].astype(float), centred @ second[orders].astype(float)) / safe
     )
     observed = cells(np.arange(n)[None])[0]
-    null = [cells(orders) for orders in _renamings(n, n_permutations, seed)]
+    null = [cells(orders) for orders in renamings(n, n_permutations, seed)]
     null = np.concatenate(null)
     spread = lambda b: (count*b**2).sum((-2, -1))
     p = (1 + (spread(null) >= spread(observed) - 1e-12).sum())/(1 + n_permutations)

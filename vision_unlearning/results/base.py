@@ -12,7 +12,7 @@ from fastcore.basics import patch
 import numpy as np
 from ..core import Config, UnknownNameError, check_name, config_hash, versions
 from ..tasks import get_task
-from ..explore.similarity import similarity_matrix
+from ..explore.similarity import SIMILARITIES, similarity_matrix
 from ..interference.pair_metrics import PAIR_METRICS
 from ..unlearners.methods import known_methods
 from vision_unlearning.store import (
@@ -28,7 +28,7 @@ from vision_unlearning.store import (
 )
 
 # %% auto #0
-__all__ = ['MODELS', 'default_model', 'ResultTemplate', 'read_table', 'fingerprint', 'pair_files', 'PairTable', 'read_pairs',
+__all__ = ['MODELS', 'default_model', 'ResultTemplate', 'read_shared', 'fingerprint', 'pair_files', 'PairTable', 'read_pairs',
            'read_similarity', 'similarity_files', 'simulate_harm', 'simulate_store']
 
 # %% ../../nbs/6_results/00_base.ipynb #d279fdb0
@@ -109,7 +109,7 @@ def _content_hash(signature: tuple) -> bytes: return hashlib.sha256(Path(signatu
 @functools.lru_cache(maxsize=8)
 def _parsed(signature: tuple): return read_json(signature[0])
 
-def read_table(
+def read_shared(
     path,  # a JSON file
 ):  # what is in it; shared between callers, so do not change it
     "A table that many questions read: parsed once, and again only when the file has changed."
@@ -264,7 +264,8 @@ def read_similarity(
     kind: str,  # one of `SIMILARITIES`
 ) -> np.ndarray:  # (N,N) in index order, read-only
     "One similarity of a task, made when it is not there, and read again only when its files have changed."
-    if kind != "jacc" and not store.similarity(kind, task).is_file(): similarity_matrix(store, task, kind)
+    stored = SIMILARITIES[check_name("similarity", kind, SIMILARITIES)].constants.get("stored", True)
+    if stored and not store.similarity(kind, task).is_file(): similarity_matrix(store, task, kind)
     files = [p for p in (store.metadata(task), store.similarity(kind, task)) if p.is_file()]
     return _similarity(str(store.base), task, kind, tuple(map(_signature, files)))
 

@@ -17,7 +17,7 @@ from ..intervals import bootstrap_interval
 from ..interference.names import metric_label
 from ..plotting import new_axes
 from ..unlearners.methods import known_methods, method_color, method_label
-from .base import ResultTemplate, read_table
+from .base import ResultTemplate, read_shared
 from ..store import MissingSessionError
 
 # %% auto #0
@@ -119,7 +119,7 @@ class ResultTemplateMethodComparisonByMetricEntity(ResultTemplate):
     def inputs(self) -> list[Path]: return [self.store.per_entity(self.task)]
 
     def _values(self) -> dict[str, dict[str, float]]:
-        rows = read_table(self.store.per_entity(self.task))
+        rows = read_shared(self.store.per_entity(self.task))
         columns = list(dict.fromkeys(k for r in rows for k in r))
         chosen = {
             m: find_column(columns, m, self.interference_entity, self.epochs.get(m))

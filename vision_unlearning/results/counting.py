@@ -20,7 +20,7 @@ from ..interference.stats import benjamini_hochberg
 from ..interference.names import metric_label
 from ..plotting import new_axes
 from ..unlearners.methods import method_color, method_label
-from .base import ResultTemplate, read_table
+from .base import ResultTemplate, read_shared
 from .comparison import find_column
 from vision_unlearning.results.relationship import (
     InsufficientSamplesError,
@@ -137,7 +137,7 @@ class ResultTemplateCountSignificantRelationship(ResultTemplate):
 # %% ../../nbs/6_results/40_counting.ipynb #aff55fa7
 @patch
 def _compute_from_scratch(self: ResultTemplateCountSignificantRelationship) -> dict:
-    rows = read_table(self.store.per_entity(self.task))
+    rows = read_shared(self.store.per_entity(self.task))
     kinds = attribute_columns(rows)
     for attribute in self.attribute_list: attribute_values(rows, attribute)
     tests = [

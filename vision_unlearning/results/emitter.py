@@ -12,7 +12,8 @@ from ..core import check_name
 from ..explore.similarity import SIMILARITIES
 from ..interference.names import metric_label
 from ..interference.pair_metrics import PAIR_METRICS
-from ..plotting import new_axes, scatter, similarity_label
+from ..explore.similarity import similarity_label
+from ..plotting import new_axes, scatter
 from ..unlearners.methods import method_color, method_label
 from vision_unlearning.results.base import (
     PairTable,

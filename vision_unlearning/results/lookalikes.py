@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name
 from ..explore.similarity import SIMILARITIES
-from ..plotting import similarity_label
+from ..explore.similarity import similarity_label
 from .base import read_similarity, similarity_files
 from vision_unlearning.results.visual import (
     VisualSummaryBase,

@@ -12,7 +12,8 @@ from ..core import check_name
 from ..explore.similarity import SIMILARITIES, matrix_to_records
 from ..interference.names import metric_label
 from ..interference.pair_metrics import PAIR_METRICS
-from ..plotting import heatmap, similarity_label
+from ..explore.similarity import similarity_label
+from ..plotting import heatmap
 from ..unlearners.methods import method_label
 from vision_unlearning.results.base import (
     ResultTemplate,

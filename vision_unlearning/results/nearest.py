@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from ..core import check_name
 from ..tasks import get_task
 from ..explore.similarity import SIMILARITIES
-from ..interference.stats import _permutation_pvalue, _renamed, _renamings, benjamini_hochberg
+from ..interference.stats import permutation_pvalue, renamed, renamings, benjamini_hochberg
 from ..interference.pair_metrics import PAIR_METRICS
 from ..plotting import new_axes
 from ..unlearners.methods import known_methods, method_label
@@ -57,7 +57,7 @@ def count_hits(
         there = np.isfinite(harm) & np.isfinite(similarity) & ~np.eye(n, dtype=bool)
         worst += top_weight(np.where(there, harm, np.nan), top_k)
         asked += int(there.any(1).sum())
-    null = [_renamed(nearest, orders) @ worst.ravel() for orders in _renamings(n, n_permutations, seed)]
+    null = [renamed(nearest, orders) @ worst.ravel() for orders in renamings(n, n_permutations, seed)]
     return float((nearest*worst).sum()), asked, np.concatenate(null)
 
 # %% ../../nbs/6_results/60_nearest.ipynb #c80042ea
@@ -124,7 +124,7 @@ def _cell(self: ResultTemplateMostSimilarMostInterferedGrid, method: str, task: 
         "count": total,
         "denominator": denominator,
         "expected": float(null.mean()),
-        "pvalue": _permutation_pvalue(total, null, "greater") if denominator else float("nan"),
+        "pvalue": permutation_pvalue(total, null, "greater") if denominator else float("nan"),
         "by_similarity": parts,
     }, [m for m in self.interference_pairs if m not in measured]
 

@@ -17,7 +17,8 @@ from ..explore.similarity import SIMILARITIES, attribute_columns
 from ..interference.stats import mantel
 from ..interference.names import metric_label
 from ..interference.pair_metrics import PAIR_METRICS
-from ..plotting import new_axes, scatter, similarity_label
+from ..explore.similarity import similarity_label
+from ..plotting import new_axes, scatter
 from ..unlearners.methods import method_color, method_label
 from vision_unlearning.results.base import (
     PairTable,

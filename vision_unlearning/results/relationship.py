@@ -22,7 +22,7 @@ from ..intervals import bootstrap_interval
 from ..interference.names import metric_label
 from ..plotting import new_axes, scatter
 from ..unlearners.methods import method_color, method_label
-from .base import ResultTemplate, pair_files, read_pairs, read_table
+from .base import ResultTemplate, pair_files, read_pairs, read_shared
 from .comparison import find_column
 
 # %% auto #0
@@ -119,7 +119,7 @@ class EntityTemplate(ResultTemplate):
     random_state: int = 42  # of the permutations and of the bootstrap
 
     def inputs(self) -> list[Path]: return [self.store.per_entity(self.task)]
-    def _rows(self) -> list[dict]: return read_table(self.store.per_entity(self.task))
+    def _rows(self) -> list[dict]: return read_shared(self.store.per_entity(self.task))
 
     def _column(self, rows: list[dict], metric: str) -> np.ndarray:  # (N,) NaN where undefined
         name = find_column(

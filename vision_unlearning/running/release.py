@@ -27,8 +27,8 @@ def _arrays(store: Store, task: str, sessions: list[Session]) -> dict[str, np.nd
     entities = read_entities(store, task)
     found = {
         f"similarity {k}": similarity_matrix(store, task, k)[0].astype(np.float32)
-        for k in SIMILARITIES
-        if k not in ("attr", "jacc") and store.similarity(k, task).is_file()
+        for k, stated in SIMILARITIES.items()
+        if stated.constants["needs"] != "table" and store.similarity(k, task).is_file()
     }
     for s in (None, *sessions):
         if store.embeddings(task, s).is_file():

@@ -13,10 +13,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from ..cards import edit_card, on_hub
 from ..core import Config, ForeignFileError, MissingSessionError, check_name
+from ..finding import find_classes
 from ..hub import pull, push_folder
 from ..store import atomic_folder, read_json, write_json
 from ..tasks import prompt_subject
-from .methods import DIFFUSION, UNLEARNERS, find_classes, find_methods
+from .methods import DIFFUSION, UNLEARNERS, find_methods
 
 # %% auto #0
 __all__ = ['METHODS', 'denoiser', 'Edit', 'all_tensors', 'WeightEdit', 'save_edit', 'edit_kinds', 'fetch_edit', 'load_edit',
