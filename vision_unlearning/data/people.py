@@ -231,6 +231,26 @@ def prepare_people(
     columns = ["name", "dataset_n_original", *known]
     return write_prepared(store, data, everybody, chosen[columns], pictures, settings)
 
+# %% ../../nbs/1_data/05_people.ipynb #0789b226
+_STANDINS = """George W. Bush,1946,M,POLITICIAN,United States
+Tony Blair,1953,M,POLITICIAN,United Kingdom
+Vladimir Putin,1952,M,POLITICIAN,Russia
+Vicente Fox,1942,M,POLITICIAN,Mexico
+Gloria Macapagal-Arroyo,1947,F,POLITICIAN,Philippines
+Serena Williams,1981,F,TENNIS PLAYER,United States
+Tiger Woods,1975,M,GOLFER,United States
+David Beckham,1975,M,SOCCER PLAYER,United Kingdom
+Michael Schumacher,1969,M,RACING DRIVER,Germany
+Steffi Graf,1969,F,TENNIS PLAYER,Germany
+Derek Jeter,1974,M,BASEBALL PLAYER,United States
+Jennifer Lopez,1969,F,SINGER,United States
+Halle Berry,1966,F,ACTOR,United States
+Harrison Ford,1942,M,ACTOR,United States
+Salma Hayek,1966,F,ACTOR,Mexico
+Michael Jackson,1958,M,SINGER,United States
+Hans Blix,1928,M,DIPLOMAT,Sweden
+Meryl Streep,1949,F,ACTOR,United States"""
+
 # %% ../../nbs/1_data/05_people.ipynb #d2815aaf
 def standin_sources(
     folder,  # gets lfw/ and a compressed table
