@@ -56,7 +56,7 @@ def hub(monkeypatch):
 
 
 @pytest.fixture
-def ask_hub(hub, tmp_path): return dict(folder_cache=str(tmp_path / "cache"), endpoint=hub.url)
+def ask(hub, tmp_path): return dict(folder_cache=str(tmp_path / "cache"), endpoint=hub.url)
 
 
 def held(folder):

@@ -54,6 +54,53 @@ with load_edit(f"{sys.argv[1]}/edit").on(unet, scale=.5):
 assert torch.equal(predict(), before)
 print("found, saved")
 """
+WORLD = """
+import sys, numpy as np, torch
+sys.path.insert(0, sys.argv[1])
+from PIL import Image
+from vision_unlearning.interference.pair import plot_receivers, read_pair, score_session
+from vision_unlearning.store import Session, Store, atomic_path, image_name, write_json
+store, session, names = Store(sys.argv[1]), Session("emoji", "fox", 0, "uce"), ["fox", "key", "bell"]
+write_json(store.metadata("emoji"), [{"name": n, "index": i} for i, n in enumerate(names)])
+off, on = (store.baseline("emoji"), "off", (90, 90, 90)), (store.generated(session), "on", (20, 90, 80))
+for folder, state, greys in (off, on):
+    for name, grey in zip(names, greys):
+        with atomic_path(folder/image_name(state, 42, f"An image of {name}")) as path:
+            Image.new("RGB", (16, 16), (grey,)*3).save(path)
+"""
+METRIC = WORLD + """
+from recipe import MeanError
+metric = MeanError(batch_size=2)
+images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+metric.update(images, images)
+assert metric.per_item().tolist() == [metric.unchanged]*3
+assert metric.plot().get_ylabel() == "mean error (grey levels) (lower is better)"
+table = score_session(store, session, [42], [MeanError(), "rmse"]).pivot(
+    index="receiver", columns="metric", values="value")
+assert table["mean_error"].loc[names].tolist() == table["rmse"].loc[names].tolist() == [70, 0, 10]
+"""
+PAIR_METRIC = WORLD + """
+from vision_unlearning.interference.pair import choose_metrics
+assert "brightness_diff" not in [m.name for m in choose_metrics("emoji")]
+table = score_session(store, session, [42], ["recipe:BRIGHTNESS", "rmse"])
+assert "brightness_diff" in [m.name for m in choose_metrics("emoji")]
+values = table[table.metric == "brightness_diff"].set_index("receiver")
+assert values["value"].to_dict() == {"fox": -70, "key": 0, "bell": -10} and values["off"].tolist() == [90]*3
+assert store.features("emoji", "brightness").is_file()
+ax = plot_receivers(table, "brightness_diff", emitter="fox", top=1)
+assert ax.get_ylabel() == "brightness change ↑" and ax.texts[0].get_text() == "fox"
+from vision_unlearning.interference.entity import InterferencePerEntity
+from vision_unlearning.interference.names import metric_label
+fox = InterferencePerEntity(task="emoji", base_folder=sys.argv[1]).compute()[0]
+assert fox["metric_uce_0_emitter_worst_interfered_brightness_diff (↑)"] == -70
+assert fox["metric_uce_0_emitter_number_of_interfered_worse_than_zero_brightness_diff (↓)"] == 2
+assert metric_label("emitter_average_brightness_diff") == "mean brightness change, caused ↑"
+from vision_unlearning.results.matrix import ResultTemplateInterferenceMatrix
+ask = ResultTemplateInterferenceMatrix(
+    task="emoji", unlearning_algorithm="uce", interference_pair="brightness_diff", base_folder=sys.argv[1])
+drawn = ask.plot(ask.compute())
+assert "brightness change ↑" in [a.get_ylabel() for a in drawn.figure.axes]
+"""
 
 
 TESTBED = """
@@ -116,13 +163,15 @@ def recipe(title: str) -> str:
 RECIPES = {
     "Add an unlearner": METHOD,
     "Add a kind of edit": KIND,
+    "Add a metric": METRIC,
+    "Add a pair metric": PAIR_METRIC,
     "Add a testbed": TESTBED,
     "Add a similarity": SIMILARITY,
     "Add a result template": TEMPLATE,
 }
 
 
-@pytest.mark.parametrize(("title", "script"), RECIPES.items(), ids=[t.split()[-1] for t in RECIPES])
+@pytest.mark.parametrize(("title", "script"), RECIPES.items(), ids=[t.split(maxsplit=2)[2] for t in RECIPES])
 def test_the_recipe_of_the_page_is_enough(title, script, tmp_path):
     (tmp_path/"recipe.py").write_text(recipe(title))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -4,9 +4,9 @@ import json
 import re
 from pathlib import Path
 
-from execnb.nbio import mk_cell
+from execnb.nbio import mk_cell, write_nb
 from nbdev.doclinks import NbdevLookup
-from nbdev.process import Processor
+from nbdev.process import NBProcessor, Processor
 from nbdev.showdoc import BasicMarkdownRenderer, _ext_link
 from pydantic import BaseModel
 
@@ -38,10 +38,33 @@ class name_the_module(Processor):
         self.nb.cells.insert(1, mk_cell(f"Module `{module}`", "markdown"))
 
 
+class name_the_symbols(Processor):
+    "Headings in the place of `show_doc`, which imports and runs what a page exports: for a quick look."
+    def cell(self, cell):
+        shown = re.search(r"^show_doc\(([\w.]+)", cell.source, re.M)
+        if not shown or cell.cell_type != "code": return
+        cell.cell_type, cell.source = "markdown", f"### {shown[1]}"
+
+
+def quick(source: Path, target: Path) -> None:
+    "What nbdev does with a notebook for the docs, without running anything."
+    from nbdev.processors import FilterDefaults, exec_show_docs
+    procs = list(FilterDefaults().procs())
+    procs[procs.index(exec_show_docs)] = name_the_symbols
+    processor = NBProcessor(source, procs=procs)
+    processor.process()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_nb(processor.nb, target)
+
+
+def linked(text: str) -> str:
+    "The text with links to symbols; names with an underscore before them have no page."
+    return re.sub(r"\[(`[^`]+`)\]\([^)]*#_[^)]*\)", r"\1", NbdevLookup().linkify(text))
+
+
 def link_prose(cell):
     "nbdev's links, but none inside of code: its own processor puts them into signatures too."
-    lookup = NbdevLookup()
-    if cell.cell_type == "markdown": cell.source = lookup.linkify(cell.source)
+    if cell.cell_type == "markdown": cell.source = linked(cell.source)
     for output in cell.get("outputs", []):
         text = output.get("data", {}).get("text/markdown")
-        if text: output["data"]["text/markdown"] = lookup.linkify("".join(text))
+        if text: output["data"]["text/markdown"] = linked("".join(text))

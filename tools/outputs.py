@@ -54,6 +54,8 @@ def run(path: Path, slow: bool = False) -> None:
 
 
 if __name__ == "__main__":
+    # A kernel that is told of another backend keeps no pictures.
+    os.environ.pop("MPLBACKEND", None)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # tqdm warns about missing widgets with the path of its own file, which would end up on a page.

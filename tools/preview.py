@@ -1,8 +1,9 @@
 """The docs as plain HTML in _docs/, for those without the quarto program: nbdev's processing, then nbconvert.
 
-python tools/preview.py [--workers N] [FOLDER]     (default: _docs)
+python tools/preview.py [--workers N] [--quick] [FOLDER]     (default: _docs)
 
 Sidebar, navigation bar and the order of pages are those of _quarto.yml; only the theme looks different.
+With --quick nothing is run: pages then name their symbols and do not describe them.
 """
 import argparse
 import html
@@ -29,6 +30,7 @@ template = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="stylesheet" href="{base}preview.css"><link rel="stylesheet" href="{base}styles.css">
+<script>window.MathJax = {{tex: {{inlineMath: [["$", "$"]]}}}}</script>
 <script async src="https://cdn.jsdelivr.net/npm/mathjax@3/es5/tex-chtml.js"></script></head><body>
 <header><a class="brand" href="{base}index.html">{site}</a>{navbar}</header>
 <div class="page"><nav class="sidebar"><details {open}><summary>Contents</summary>{sidebar}</details></nav>
@@ -44,11 +46,11 @@ header a { color: #fff; text-decoration: none; } header .brand { font-weight: 60
 .sidebar ul { list-style: none; padding-left: .8rem; margin: .2rem 0; }
 .sidebar > details > summary { font-weight: 600; } .sidebar a.here { font-weight: 700; }
 main { flex: 1; min-width: 0; } a { color: #1668b8; }
-main h1, main h2, main h3 { line-height: 1.25; } .anchor-link { display: none; }
+main h1, main h2, main h3 { line-height: 1.25; }
 pre { background: #f6f8fa; padding: .6rem .8rem; border-radius: 4px; font-size: .85rem; white-space: pre-wrap;
       overflow-wrap: anywhere; }
-.jp-OutputArea-output pre { background: none; white-space: pre; overflow-x: auto; padding: .3rem 0; }
-.jp-OutputArea { margin: 0 0 1rem .5rem; padding-left: .75rem; border-left: 2px solid #dee2e6; }
+.output_text pre, .output_stream pre { background: none; white-space: pre; overflow-x: auto; padding: 0; }
+.output_area { margin: 0 0 1rem .5rem; padding-left: .75rem; border-left: 2px solid #dee2e6; }
 img { max-width: 100%; height: auto; }
 table { display: block; max-width: 100%; overflow-x: auto; border-collapse: collapse; font-size: .9rem; }
 td, th { padding: .25rem .6rem; border-bottom: 1px solid #dee2e6; text-align: left; vertical-align: top; }
@@ -57,6 +59,19 @@ blockquote { margin-left: 0; padding-left: 1rem; border-left: 3px solid #2780e3;
         border-top: 1px solid #dee2e6; }
 @media (max-width: 899px) { .page { display: block; } }
 """
+
+
+def process_quickly() -> None:
+    "As `process`, without running what a page exports."
+    import docs
+    nbs = root / "nbs"
+    for source in sorted(nbs.rglob("*")):
+        inside = source.relative_to(nbs)
+        if inside.parts[0][0] in "_." or ".ipynb_checkpoints" in inside.parts: continue
+        if source.suffix == ".ipynb": docs.quick(source, processed / inside)
+        if source.suffix in {".qmd", ".png"}:
+            (processed / inside).parent.mkdir(parents=True, exist_ok=True)
+            (processed / inside).write_bytes(source.read_bytes())
 
 
 def process(workers: int) -> None:
@@ -124,6 +139,8 @@ def body_of(source: Path, exporter: HTMLExporter) -> str:
     else:
         fields, rest = front_matter(source.read_text(encoding="utf-8"))
         text = markdown2html(f"{head(fields)}\n\n{rest}\n\n{listing(source) if 'listing' in fields else ''}")
+    # What is left of cells whose code is not shown.
+    text = re.sub(r'<div class="highlight[^"]*"><pre><span></span>\s*</pre></div>', "", text)
     # Attributes in braces and ::: fences are quarto's markdown; here they would be shown as text.
     text = re.sub(r"\{target=(?:\"|&quot;|“)_blank.*?\}", "", text)
     return re.sub(r"(<p>)?:::+ *(\{[^}]*\})?(</p>)?", "", text)
@@ -131,7 +148,7 @@ def body_of(source: Path, exporter: HTMLExporter) -> str:
 
 def heading(found: re.Match) -> str:
     "A heading with the anchor that pandoc gives it."
-    text = html.unescape(re.sub(r"<a class=\"anchor-link\".*?</a>|<[^>]+>", "", found[3])).strip()
+    text = html.unescape(re.sub(r"<[^>]+>", "", found[3])).strip()
     name = re.sub(r"[^\w\s.-]", "", text.lower())
     anchor = re.sub(r"^[^a-z]+", "", re.sub(r"\s+", "-", name)) or "section"
     return f'<h{found[1]} id="{anchor}">{found[3]}</h{found[1]}>'
@@ -186,7 +203,8 @@ def build(target: Path) -> list[Path]:
             text = f"{entry['text']} {item['text']}" if "menu" in entry else item["text"]
             link = item["href"] if ":" in item["href"] else f"/{item['href']}"
             links.append(f'<a href="{link}">{text}</a>')
-    exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True,
+                            exclude_anchor_links=True)
     done = []
     for name, source in zip(names, sources):
         page = pages[name]
@@ -222,6 +240,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=root / "_docs")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
+    if arguments.quick:
+        with tempfile.TemporaryDirectory() as folder:
+            processed = Path(folder)
+            process_quickly()
+            sys.exit(print(f"{len(build(arguments.folder))} pages in {arguments.folder}"))
     process(arguments.workers)
     print(f"{len(build(arguments.folder))} pages in {arguments.folder}")

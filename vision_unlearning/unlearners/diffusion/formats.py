@@ -62,6 +62,6 @@ def export_kohya(
         return f"{layer.removesuffix('.lora')}.lora_{SIDES[side]}.weight"
     converted = convert_state_dict_to_kohya({peft_name(k): t for k, t in edit.tensors.items()})
     alpha = torch.tensor(float(edit.info["adapter"]["lora_alpha"]))
-    tensors = {k: alpha if k.endswith(".alpha") else t for k, t in converted.items()}
+    tensors = {k: alpha.clone() if k.endswith(".alpha") else t for k, t in converted.items()}
     with atomic_path(path) as temporary: save_file(tensors, temporary, metadata={"format": "pt"})
     return Path(path)
