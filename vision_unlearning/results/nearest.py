@@ -12,7 +12,12 @@ from matplotlib.axes import Axes
 from ..core import check_name
 from ..tasks import get_task
 from ..explore.similarity import SIMILARITIES
-from ..interference.stats import permutation_pvalue, renamed, renamings, benjamini_hochberg
+from vision_unlearning.interference.stats import (
+    benjamini_hochberg,
+    permutation_pvalue,
+    renamings,
+    under_renamings,
+)
 from ..interference.pair_metrics import PAIR_METRICS
 from ..plotting import new_axes
 from ..unlearners.methods import known_methods, method_label
@@ -57,7 +62,7 @@ def count_hits(
         there = np.isfinite(harm) & np.isfinite(similarity) & ~np.eye(n, dtype=bool)
         worst += top_weight(np.where(there, harm, np.nan), top_k)
         asked += int(there.any(1).sum())
-    null = [renamed(nearest, orders) @ worst.ravel() for orders in renamings(n, n_permutations, seed)]
+    null = [under_renamings(nearest, orders) @ worst.ravel() for orders in renamings(n, n_permutations, seed)]
     return float((nearest*worst).sum()), asked, np.concatenate(null)
 
 # %% ../../nbs/6_results/60_nearest.ipynb #c80042ea
