@@ -19,7 +19,7 @@ from ..unlearners.classifiers.base import get_classifier_method
 
 # %% auto #0
 __all__ = ['PARAMETERS', 'CLASSIFIER_STAGES', 'chosen_methods', 'run_tuned', 'run_classifiers', 'plot_gaps', 'kind_section',
-           'write_classifier_report', 'stored_runs', 'current_settings', 'classifier_status', 'report_classifiers',
+           'write_classifier_report', 'stored_runs', 'settings_now', 'classifier_status', 'report_classifiers',
            'parse_parameters', 'batch_classifiers', 'run_classifier_stage']
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #4cf742cb
@@ -150,11 +150,11 @@ def stored_runs(
     for path in sorted(Path(folder, "runs").glob(f"{protocol}_*.json")):
         row = read_json(path)
         if (row["protocol"], row["training"]) != (protocol, training): continue
-        if row["settings"] == current_settings(protocol, row["kind"], row["method"]): found.append(row)
+        if row["settings"] == settings_now(protocol, row["kind"], row["method"]): found.append(row)
     return found
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #cf4c5677
-def current_settings(
+def settings_now(
     protocol: str,  # a key of `PROTOCOLS`
     kind: str,  # "class" or "random"
     method: str,  # "scrub", ... or one of `REFERENCES`
