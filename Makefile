@@ -8,15 +8,16 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 PY := $(BIN)/python
 STAMP := .venv/.installed
-# make test PYTEST_ARGS='-k uce'; make outputs NB=nbs/00_core.ipynb
+# make test PYTEST_ARGS='-k uce'; make outputs NB=nbs/0_base/00_core.ipynb
 PYTEST_ARGS ?=
 NB ?=
 SLOW ?=
-# Two processes that take tests from each other when they run out: the notebooks alone take longer than everything else. Each gets its share of the cores.
+# Two processes that take tests from each other when they run out: the notebooks alone take longer than
+# everything else. Each gets its share of the cores.
 WORKERS ?= 2
 THREADS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); t=$$((n / $(WORKERS))); echo $$((t > 0 ? t : 1)))
 
-.PHONY: help test claims demo outputs prepare sidebar face readme docs-preview lint install
+.PHONY: help test claims demo outputs prepare sidebar face readme docs docs-preview lint install
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -63,6 +64,11 @@ face: $(STAMP) ## offer methods and metrics as vu.NAME
 
 readme: $(STAMP) ## README.md from nbs/index.ipynb
 	$(PY) tools/readme.py
+
+docs: $(STAMP) ## the docs with quarto in _docs/; README.md and the tree stay as they are
+	@command -v quarto >/dev/null || { echo "quarto is needed (https://quarto.org), or: make docs-preview" >&2; exit 1; }
+	@touch README.md
+	PYTHONPATH=tools HF_HUB_OFFLINE=1 $(BIN)/nbdev_docs --n_workers 2
 
 docs-preview: $(STAMP) ## the docs as plain HTML in _docs/, without quarto
 	$(PY) tools/preview.py

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from vision_unlearning.core import ForeignFileError
-from vision_unlearning.download import fetch, unpack, verify
+from vision_unlearning.download import fetch, unpack_archive, verify
 
 CONTENT = bytes(range(256)) * 40
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -172,11 +172,11 @@ def pack(path, files):
 @pytest.mark.parametrize("form", ["a.zip", "a.tar", "a.tar.gz", "a.tar.bz2", "a.tar.xz"])
 def test_archives_are_unpacked_whole_or_not_at_all(form, tmp_path):
     archive, out = pack(tmp_path / form, FILES), tmp_path / "out"
-    unpack(archive, out)
+    unpack_archive(archive, out)
     found = {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
     assert found == FILES
     archive.write_bytes(archive.read_bytes()[:-archive.stat().st_size // 2])
-    with pytest.raises(ForeignFileError, match="fetch it again"): unpack(archive, out)
+    with pytest.raises(ForeignFileError, match="fetch it again"): unpack_archive(archive, out)
     # the older folder is still there, and nothing half-written beside it
     assert (out / "lfw/list.txt").read_bytes() == b"Ann 1"
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".partial")]
@@ -211,6 +211,6 @@ def link_in_zip():
 )
 def test_nothing_of_an_attack_is_written(form, said, files, tmp_path):
     archive = pack(tmp_path / form, files)
-    with pytest.raises(ValueError, match=said): unpack(archive, tmp_path / "evil")
+    with pytest.raises(ValueError, match=said): unpack_archive(archive, tmp_path / "evil")
     assert [p.name for p in tmp_path.iterdir()] == [form]
     assert not list(tmp_path.parent.rglob("evil.txt"))

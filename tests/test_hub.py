@@ -172,6 +172,49 @@ def test_a_hub_that_stays_down_is_said_so_and_nothing_is_half_written(hub, ask, 
     assert len(held(tmp_path / "here")) == 9 and len(hub.requests) > before
 
 
+def refusal(status):
+    "What huggingface_hub raises for an answer of the server."
+    from huggingface_hub.errors import HfHubHTTPError
+    response = SimpleNamespace(status_code=status, headers={"Retry-After": "0"}, request=None)
+    return HfHubHTTPError(f"{status} Server Error", response=response)
+
+
+def asked_of(*answers, **options):
+    "(what `ask` returns or raises, how often the hub was called), for a hub with these answers."
+    left = list(answers)
+
+    def call():
+        answer = left.pop(0)
+        if isinstance(answer, Exception): raise answer
+        return answer
+
+    try: found = library.ask(call, "me/world", "a.json", wait=.001, **options)
+    except OSError as error: found = error
+    return found, len(answers) - len(left)
+
+
+def test_patience_is_counted():
+    busy = (refusal(500), refusal(429), OSError("Consistency check failed"), "there")
+    assert asked_of(*busy) == ("there", 4)
+    given_up, calls = asked_of(*[refusal(503)] * 9, retries=2)
+    assert isinstance(given_up, ConnectionError) and calls == 3
+
+
+@pytest.mark.parametrize("error", ["no room", "missing", "offline", "no right", "bad request"])
+def test_what_asking_again_does_not_help(error):
+    from huggingface_hub.errors import EntryNotFoundError, OfflineModeIsEnabled
+    answers = {
+        "no room": OSError(28, "No space left on device"),
+        "missing": EntryNotFoundError("404"),
+        "offline": OfflineModeIsEnabled("no"),
+        "no right": refusal(403),
+        "bad request": refusal(400),
+    }
+    found, calls = asked_of(*[answers[error]] * 3, retries=2)
+    assert isinstance(found, OSError) and calls == 1
+    if error == "missing": assert "me/world has no a.json" in str(found)
+
+
 def test_404_is_one_request(hub, ask, tmp_path):
     with pytest.raises(MissingSessionError, match="me/nobody is not on the hub"):
         huggingface_dataset_file_download(str(tmp_path), "me/nobody", "a.json", None, **ask)

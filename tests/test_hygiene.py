@@ -133,8 +133,26 @@ def test_lines_fit(nb):
 def test_title_and_promise_stand_alone(nb):
     "nbdev makes the head of a page out of the title cell and drops whatever else stands in it."
     lines = nb.cells[0]["source"].splitlines()
-    assert nb.cells[0]["cell_type"] == "markdown" and len(lines) == 3, "cell 0 is `# Title` and `> promise` alone"
+    assert nb.cells[0]["cell_type"] == "markdown" and len(lines) == 3, "`# Title` and `> promise` alone"
     assert lines[0].startswith("# ") and not lines[1] and lines[2].startswith("> "), lines
+
+
+@each
+def test_every_picture_is_described(nb):
+    "For those who cannot see it: `#| fig-alt: \"...\"` in the cell that draws, text in brackets in markdown."
+    silent = [c["source"].splitlines()[-1] for c in nb.cells
+              if any(mime.startswith("image/") for o in c.get("outputs", []) for mime in o.get("data", {}))
+              and not re.search(r'^#\|\s*fig-alt:\s*".{12,}"$', c["source"], re.M)]
+    silent += [link for c in nb.cells if c["cell_type"] == "markdown"
+               for link in re.findall(r"!\[\]\([^)]*\)", c["source"])]
+    assert not silent, f"no description of what is seen: {silent}"
+
+
+@pytest.mark.parametrize("nb", of_folder("tutorials"), ids=lambda nb: nb.name)
+def test_imports_of_tutorials_are_visible(nb):
+    imports = [c for c in nb.code if re.search(r"^(import|from) ", c, re.M)]
+    hidden = [c for c in imports if re.search(r"^#\|\s*hide\b", c, re.M)]
+    assert not hidden, f"an example is pasted with its imports: {hidden}"
 
 
 @each
@@ -235,6 +253,30 @@ def test_modules_import_in_no_circle():
     import networkx
     circles = list(networkx.simple_cycles(networkx.DiGraph(sorted(arrows()))))
     assert not circles, circles
+
+
+def defined_names(path):
+    "The names in `__all__` that a module makes itself, and does not pass on."
+    public, made = set(), set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)): made.add(node.name)
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        made |= {t.id for t in targets if isinstance(t, ast.Name)}
+        is_list = any(isinstance(t, ast.Name) and t.id == "__all__" for t in targets)
+        if is_list and isinstance(node.value, ast.List): public = set(ast.literal_eval(node.value))
+    return public & made
+
+
+# What every module that makes a testbed offers under one name; `running.testbeds.Testbed` says what it is.
+offered_by_testbeds = {"SOURCES", "standin_sources"}
+
+
+def test_no_public_name_has_two_meanings():
+    where = {}
+    for module, path in modules.items():
+        for name in defined_names(path) - offered_by_testbeds: where.setdefault(name, []).append(module)
+    twice = {name: places for name, places in where.items() if len(places) > 1}
+    assert not twice, f"one name, one thing: {twice}"
 
 
 def test_names_of_notebooks_have_no_letters():

@@ -56,9 +56,12 @@ def eyes(tmp_path_factory):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_parameters_are_typed_and_explained(stage):
-    for name, p in pipeline_parameters(stage).items():
+    known = pipeline_parameters(stage)
+    for name, p in known.items():
         assert p.type != "None" and p.help, f"{name} of {stage} has no type or no comment"
-    assert check_parameters(stage, {}), "the defaults must be of their own types"
+    defaults = {name: p.default for name, p in known.items()}
+    # given, not filled in: a default that is not of its own type is refused
+    assert check_parameters(stage, defaults) == defaults
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -184,9 +187,8 @@ def test_chain(tmp_path, eyes, capsys):
         cells = read_json(path)["cells"]
         assert not any(o["output_type"] == "error" for c in cells for o in c.get("outputs", []))
 
-    before, start = files(tmp_path), time.perf_counter()
+    before = files(tmp_path)
     assert batch() == executed and files(tmp_path) == before, "a rerun of a complete batch does nothing"
-    assert time.perf_counter() - start < 10
 
     # One lost picture is all that is missing, and it comes back as it was.
     lost = store.generated(sessions[1]) / image_name("on", 42, "An image of crab")

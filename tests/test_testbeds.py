@@ -123,7 +123,7 @@ def test_names_of_pantheon_come_back():
 @needs_pantheon
 def test_published_people_in_the_table_of_2013(pantheon):
     found = match_names(
-        published_entities("people"), pantheon["name"], people.SYNONYMS, threshold=1.0
+        published_entities("people"), pantheon["name"], people.SPELLINGS, threshold=1.0
     ).set_index("name")
     assert set(found.index[found["match"].isna()]) == NOT_IN_2013
     right = {
@@ -138,7 +138,7 @@ def test_published_people_in_the_table_of_2013(pantheon):
         match_names(
             ["Gerhard_Schroeder", "Luiz_Inacio_Lula_da_Silva", "Hugo_Chavez"],
             pantheon["name"],
-            people.SYNONYMS,
+            people.SPELLINGS,
         )["match"]
         .notna()
         .all()

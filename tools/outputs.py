@@ -2,8 +2,8 @@
 
 python tools/outputs.py [--slow] [NOTEBOOK ...]     (default: the library's, the index and the tutorials)
 
-Cells that the tests skip (`#| eval: false`, `notest`, `slow`) are not run and keep the outputs they have. With --slow they
-run too, and the notebook finds the `assets` folder of the checkout.
+Cells that the tests skip (`#| eval: false`, `notest`, `slow`) are not run and keep the outputs they have.
+With --slow they run too, and the notebook finds the `assets` folder of the checkout.
 """
 import os
 import re

@@ -2,8 +2,10 @@
 
 python tools/readme.py [--check]
 
-Markdown is kept, code becomes a fenced block, outputs follow it. Links are written for the notebook's folder and
-rewritten for the root; one that leads nowhere is an error. Pictures among the outputs are saved in nbs/images.
+Markdown is kept, code becomes a fenced block, outputs follow it.
+Links are written for the notebook's folder and rewritten for the root; one that leads nowhere is an error.
+The index page of a folder becomes the folder itself, which GitHub lists.
+Pictures among the outputs are saved in nbs/images, with the description that their cell gives.
 """
 import base64
 import json
@@ -25,6 +27,7 @@ def relink(text: str, notebook: Path) -> str:
         if re.match(r"[a-z][a-z0-9+.-]*:", m[2]) or m[2][0] in "#/": return m[0]
         file = notebook.parent / path
         if not file.exists(): raise ValueError(f"{notebook.name}: the link {m[2]!r} leads nowhere")
+        if file.name == "index.qmd": file = file.parent
         return m[1] + Path(os.path.relpath(file, root)).as_posix() + mark + anchor
     parts = re.split(r"(^```.*?^```)", text, flags=re.M | re.S)
     return "".join(p if p.startswith("```") else link.sub(target, p) for p in parts)
@@ -33,7 +36,7 @@ def relink(text: str, notebook: Path) -> str:
 def fence(text: str, language: str = "") -> str: return f"```{language}\n{text.strip(chr(10))}\n```"
 
 
-def render_output(out: dict, name: str, images: dict, folder: Path) -> str:
+def render_output(out: dict, name: str, images: dict, folder: Path, alt: str) -> str:
     "One output as markdown; a picture is put into `images` under its path and linked."
     if out["output_type"] == "stream": return fence("".join(out["text"])) if out["name"] == "stdout" else ""
     data = {
@@ -45,7 +48,7 @@ def render_output(out: dict, name: str, images: dict, folder: Path) -> str:
         if mime not in data: continue
         path = folder / f"{name}.{suffix}"
         images[path] = data[mime].encode() if suffix == "svg" else base64.b64decode(data[mime])
-        return f"![]({path.relative_to(root).as_posix()})"
+        return f"![{alt}]({path.relative_to(root).as_posix()})"
     if "text/markdown" in data: return data["text/markdown"].strip()
     # GitHub shows plain HTML tables; scripts and styles of other reprs it would show as text.
     if "<table" in data.get("text/html", ""):
@@ -67,8 +70,9 @@ def render(notebook: Path) -> tuple[str, dict]:
         code = directive.sub("", source).strip("\n")
         if code and "echo: false" not in flags: parts.append(fence(code, "python"))
         if "output: false" in flags: continue
+        alt = re.search(r'^#\|\s*fig-alt:\s*"(.*)"$', source, re.M)
         parts += [
-            render_output(o, f"{notebook.stem}_{cell['id']}_{i}", images, folder)
+            render_output(o, f"{notebook.stem}_{cell['id']}_{i}", images, folder, alt[1] if alt else "")
             for i, o in enumerate(cell["outputs"])
         ]
     return "\n\n".join(p.strip("\n") for p in parts if p.strip()) + "\n", images

@@ -1,46 +1,38 @@
-"""Write the sidebar of the docs into _quarto.yml: one section a band, from the notebooks that are there.
+"""Write the sidebar of the docs into _quarto.yml: one section a folder, from the notebooks that are there.
 
 python tools/sidebar.py [--check]
+
+The title of a section is that of the folder's index.qmd.
 """
+import re
 import sys
 from pathlib import Path
 
 root = Path(__file__).resolve().parents[1]
 config = root / "_quarto.yml"
 begin, end = "      # begin: written by tools/sidebar.py\n", "      # end\n"
-sections = [  # (title, which files of nbs/)
-    ("Tutorials", "tutorials/*.ipynb"),
-    ("Explanations", "explanations/*.ipynb"),
-    ("Base", "0_base/*.ipynb"),
-    ("Models", "0_models/*.ipynb"),
-    ("Data", "1_data/*.ipynb"),
-    ("Exploration", "2_explore/*.ipynb"),
-    ("Unlearners", "3_unlearners/*.ipynb"),
-    ("Unlearners of diffusion models", "3a_diffusion/*.ipynb"),
-    ("Unlearners of classifiers", "3b_classifiers/*.ipynb"),
-    ("Metrics", "4_metrics/*.ipynb"),
-    ("Interference", "5_interference/*.ipynb"),
-    ("Result templates", "6_results/*.ipynb"),
-    ("I-CARE", "7_icare/*.ipynb"),
-    ("Classifiers and their oracle", "7a_oracle/*.ipynb"),
-    ("Running", "8_running/*.ipynb"),
-    ("Tuning", "8a_tuning/*.ipynb"),
-    ("Pipelines", "pipelines/*.ipynb"),
-    ("How the embedded models were made", "training/*.ipynb"),
-]
+# For readers first, then the house from the ground up, then what is not exported.
+order = """
+tutorials explanations
+0_base 0_models 1_data 2_explore 3_unlearners 3a_diffusion 3b_classifiers 4_metrics 5_interference 6_results
+7_icare 7a_oracle 7b_canvas 7c_hub 8_running 8a_tuning
+pipelines training
+""".split()
+
+
+def title(page: Path) -> str:
+    "The title in the front matter of a page."
+    return re.search(r'^title: *"(.*)"$', page.read_text(encoding="utf-8"), re.M)[1]
 
 
 def sidebar(nbs: Path) -> str:
     "The lines of the sidebar's contents."
-    lines = ["      - index.ipynb\n"] if (nbs / "index.ipynb").exists() else []
-    for title, pattern in sections:
-        files = sorted(p.relative_to(nbs).as_posix() for p in nbs.glob(pattern) if p.name[0] not in "_.")
-        if files:
-            lines += [
-                f'      - section: "{title}"\n',
-                "        contents:\n",
-                *(f"          - {f}\n" for f in files),
-            ]
+    lines = ["      - index.ipynb\n", "      - api.qmd\n"]
+    for folder in [nbs / name for name in order if (nbs / name).exists()]:
+        files = sorted(p.relative_to(nbs).as_posix() for p in folder.glob("*.ipynb") if p.name[0] not in "_.")
+        name, page = title(folder / "index.qmd"), f"{folder.name}/index.qmd"
+        lines += [f'      - section: "{name}"\n', f"        href: {page}\n", "        contents:\n"]
+        lines += [f"          - {f}\n" for f in files]
     return "".join(lines)
 
 

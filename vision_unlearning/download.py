@@ -16,8 +16,8 @@ from .core import ForeignFileError
 from .store import atomic_folder, safe_name, write_json
 
 # %% auto #0
-__all__ = ['RETRIABLE', 'LONGEST', 'Source', 'verify', 'inside', 'pause', 'open_url', 'receive', 'refusal', 'attempt', 'fetch',
-           'obtain', 'members', 'unpack']
+__all__ = ['RETRIABLE', 'LONGEST', 'Source', 'verify', 'inside', 'pause', 'open_url', 'receive', 'refusal', 'continue_download',
+           'fetch', 'obtain', 'members', 'unpack_archive']
 
 # %% ../nbs/0_base/30_download.ipynb #0b21cadd
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def refusal(
     return ConnectionError(f"{url} is refused with {code}")
 
 # %% ../nbs/0_base/30_download.ipynb #8f84003a
-def attempt(
+def continue_download(
     url: str, part: Path, sha256: str | None, size: int | None, progress: bool, headers: dict | None,
     # None when the part is complete; else what went wrong, and the server's Retry-After
 ) -> tuple[str, str | None] | None:
@@ -209,7 +209,7 @@ def fetch(
     target.parent.mkdir(parents=True, exist_ok=True)
     failures, best = 0, 0
     with contextlib.suppress(ForeignFileError, FileNotFoundError): return verify(target, sha256, size)
-    while wrong := attempt(url, part, sha256, size, progress, headers):
+    while wrong := continue_download(url, part, sha256, size, progress, headers):
         why, asked = wrong
         there = part.stat().st_size if part.exists() else 0
         failures = failures + 1 if there <= best else 1
@@ -291,7 +291,7 @@ def members(
             if m.isfile(): yield m.name, m.size, file.extractfile(m)
 
 # %% ../nbs/0_base/30_download.ipynb #08ec11cc
-def unpack(
+def unpack_archive(
     archive,  # .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz; recognised by its content
     folder,  # becomes the archive's content; an old one is replaced
 ) -> Path:  # the folder

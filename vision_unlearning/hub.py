@@ -13,7 +13,7 @@ from .download import RETRIABLE, inside, pause
 from .store import atomic_folder, atomic_path
 
 # %% auto #0
-__all__ = ['WAIT', 'FOLDER_LIMIT', 'COMMIT_FILES', 'connect', 'explain', 'ask', 'matches', 'stated', 'one_bar', 'pull',
+__all__ = ['WAIT', 'FOLDER_LIMIT', 'COMMIT_FILES', 'connect', 'explain', 'ask_hub', 'matches', 'stated', 'one_bar', 'pull',
            'remember', 'cached', 'check_folders', 'push', 'push_folder', 'huggingface_dataset_file_exists',
            'huggingface_dataset_file_download', 'huggingface_dataset_download', 'place_folder',
            'huggingface_dataset_file_upload', 'huggingface_dataset_upload']
@@ -95,7 +95,7 @@ def explain(
     return None, f"breaks off ({str(error).splitlines()[0] if str(error) else type(error).__name__})", None
 
 # %% ../nbs/0_base/40_hub.ipynb #2b23c180
-def ask(
+def ask_hub(
     call,  # callable without arguments; may be called again
     repository: str,
     what: str = "",  # file or folder in question
@@ -179,13 +179,13 @@ def pull(
     if constants.HF_HUB_OFFLINE: return cached(repository, paths, folder, repo_type, revision, folder_cache)
     api = connect(token, endpoint)
     at = dict(repo_type=repo_type)
-    at["revision"] = ask(
+    at["revision"] = ask_hub(
         lambda: api.repo_info(repository, revision=revision, expand=["sha"], **at).sha, repository
     )
     if paths is not None:
-        found = ask(lambda: stated(api.get_paths_info(repository, list(paths), **at)), repository)
+        found = ask_hub(lambda: stated(api.get_paths_info(repository, list(paths), **at)), repository)
     else:
-        found = ask(
+        found = ask_hub(
             lambda: stated(api.list_repo_tree(repository, folder or None, recursive=True, **at)),
             repository,
             folder,
@@ -194,9 +194,8 @@ def pull(
     files = {path: checksum for path, checksum in found.items() if checksum}
     def one(path):
         inside(".", path)
-        fetched = Path(
-            ask(lambda: api.hf_hub_download(repository, path, cache_dir=folder_cache, **at), repository, path)
-        )
+        def download(): return api.hf_hub_download(repository, path, cache_dir=folder_cache, **at)
+        fetched = Path(ask_hub(download, repository, path))
         if matches(fetched, files[path]): return fetched
         fetched.resolve().unlink()
         fetched.unlink(missing_ok=True)
@@ -299,10 +298,10 @@ def push(
     api = connect(token, endpoint)
     at = dict(repo_type=repo_type)
     there = {}
-    commit = ask(lambda: api.repo_info(repository, expand=["sha"], **at).sha, repository)
+    commit = ask_hub(lambda: api.repo_info(repository, expand=["sha"], **at).sha, repository)
     for folder in dict.fromkeys("/".join(PurePosixPath(p).parts[:-1]) for p in files):
         with contextlib.suppress(MissingSessionError):
-            there |= ask(
+            there |= ask_hub(
                 lambda folder=folder: stated(api.list_repo_tree(repository, folder or None, **at)),
                 repository,
                 folder,
@@ -319,7 +318,7 @@ def push(
                 commit_message=message,
                 **at,
             )
-            try: commit = ask(send, repository).oid
+            try: commit = ask_hub(send, repository).oid
             except ConnectionError as error:
                 raise ConnectionError(
                     f"{error}; {len(files) - len(left) + i} of {len(files)} files are there, and another "
@@ -348,9 +347,9 @@ def push_folder(
     )
     if not names: raise MissingSessionError(f"{folder} holds no files; there is nothing to send")
     api = connect(token, endpoint)
-    try: ask(lambda: api.repo_info(repository, repo_type=repo_type, expand=["sha"]), repository)
+    try: ask_hub(lambda: api.repo_info(repository, repo_type=repo_type, expand=["sha"]), repository)
     except MissingSessionError:
-        ask(
+        ask_hub(
             lambda: api.create_repo(repository, repo_type=repo_type, private=private, exist_ok=True),
             repository,
         )
@@ -367,7 +366,7 @@ def huggingface_dataset_file_exists(
     endpoint: str | None = None,  # address of a hub; None takes HF_ENDPOINT, or the public one
 ) -> bool:
     "Whether a file exists in a dataset repository."
-    return ask(
+    return ask_hub(
         lambda: connect(token, endpoint).file_exists(dataset_repository, dataset_path, repo_type="dataset"),
         dataset_repository,
         dataset_path,

@@ -14,24 +14,7 @@ from matplotlib.figure import Figure
 from .store import atomic_path
 
 # %% auto #0
-__all__ = ['GROUP_COLORS', 'similarity_label', 'new_axes', 'save_figure', 'image_grid', 'heatmap', 'scatter']
-
-# %% ../nbs/0_base/20_plotting.ipynb #c64c6558
-_SIMILARITY_LABELS = {
-    "clip": "CLIP text similarity (100·cos)",
-    "jacc": "attribute agreement, as published",
-    "attr": "attribute similarity",
-    "dino": "DINO image similarity",
-    "act": "attention similarity",
-    "weight_overlap": "edit overlap",
-}
-
-# %% ../nbs/0_base/20_plotting.ipynb #f79609ad
-def similarity_label(
-    similarity: str,  # "clip", "attr", ...
-) -> str:
-    "Words for an axis that carries a similarity."
-    return _SIMILARITY_LABELS.get(similarity, similarity.replace("_", " "))
+__all__ = ['GROUP_COLORS', 'new_axes', 'save_figure', 'image_grid', 'heatmap', 'scatter']
 
 # %% ../nbs/0_base/20_plotting.ipynb #86aeeecd
 def new_axes(

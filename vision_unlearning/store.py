@@ -12,8 +12,9 @@ from .core import ForeignFileError, MissingSessionError, check_name, config_hash
 from .tasks import get_task
 
 # %% auto #0
-__all__ = ['atomic_path', 'atomic_folder', 'jsonable', 'write_json', 'read_json', 'safe_name', 'Session', 'Store', 'image_name',
-           'read_entities', 'find_entity', 'claim']
+__all__ = ['FADE_NAMES', 'UCE_NAMES', 'RENAMED_SETTINGS', 'RENAMED_VALUES', 'atomic_path', 'atomic_folder', 'jsonable',
+           'write_json', 'read_json', 'safe_name', 'renamed', 'current_settings', 'first_settings', 'Session', 'Store',
+           'image_name', 'read_entities', 'find_entity', 'claim']
 
 # %% ../nbs/0_base/10_store.ipynb #88e64061
 @contextlib.contextmanager
@@ -99,6 +100,55 @@ def safe_name(
         )
     return name
 
+# %% ../nbs/0_base/10_store.ipynb #ec741ea9
+FADE_NAMES = {"overwriting_concept": "anchor_concept"}
+UCE_NAMES = {"guide_concepts": "anchor_concept", "preserve_scale": "retain_weight"}
+# by method: name of a setting in the first version -> its name today
+RENAMED_SETTINGS = {
+    **dict.fromkeys(("distil", "distil_module", "distil_weight", "munba"), FADE_NAMES),
+    **dict.fromkeys(("uce", "rece"), UCE_NAMES),
+    "esd": {"train_method": "target_modules"},
+    "salun": {
+        "train_method": "target_modules",
+        "substitute_concept": "anchor_concept",
+        "alpha": "retain_weight",
+    },
+    "erasediff": {"train_method": "target_modules"},
+    "concept_ablation": {"train_parameters": "target_modules", "prior_loss_weight": "retain_weight"},
+    "spm": {"surrogate_concept": "anchor_concept", "anchoring_weight": "retain_weight"},
+    "sld": {"concept_template": "prompt_template"},
+    "prompt_filter": {"neutral": "anchor_concept"},
+}
+# the same for values: of ESD's `train_method`
+RENAMED_VALUES = {
+    "esd": {"esd-x": "xattn", "esd-x-strict": "xattn_kv", "esd-u": "noxattn", "esd-full": "full"}
+}
+
+# %% ../nbs/0_base/10_store.ipynb #b60e3c1b
+def renamed(
+    settings: dict,
+    names: dict[str, str],  # name -> other name
+    values: dict[str, str],  # value -> other value, of the settings that are renamed
+) -> dict:
+    "Settings under other names."
+    def value(name, x): return values.get(x, x) if name in names and isinstance(x, str) else x
+    return {names.get(n, n): value(n, x) for n, x in settings.items()}
+
+def current_settings(
+    method: str,  # backend name
+    settings: dict,  # of a record, possibly of the first version
+) -> dict:
+    "Settings under the names of today."
+    return renamed(settings, RENAMED_SETTINGS.get(method, {}), RENAMED_VALUES.get(method, {}))
+
+def first_settings(
+    method: str,  # backend name
+    settings: dict,
+) -> dict:
+    "Settings under the names of the first version."
+    names, values = RENAMED_SETTINGS.get(method, {}), RENAMED_VALUES.get(method, {})
+    return renamed(settings, {v: k for k, v in names.items()}, {v: k for k, v in values.items()})
+
 # %% ../nbs/0_base/10_store.ipynb #a8b62c54
 @dataclass(frozen=True)
 class Session:
@@ -120,7 +170,7 @@ class Session:
                 method=self.method,
                 epochs=self.epochs,
                 model=self.model,
-                settings=self.settings,
+                settings=first_settings(self.method, self.settings),
             )
         )
     @property

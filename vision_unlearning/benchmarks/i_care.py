@@ -6,7 +6,7 @@
 from __future__ import annotations
 from typing import Any, Literal
 from ..data.preparation import published_attributes, published_entities
-from ..explore.similarity import SIMILARITIES
+from ..explore.similarity import SIMILARITIES, similarity_label
 from ..interference.names import entity_metric_table
 from ..interference.pair_metrics import PAIR_METRICS
 from ..tasks import find_tasks, get_task
@@ -64,6 +64,7 @@ _SIMILARITIES = {
     "Attention Similarity": "act",
     "Edit Overlap": "weight_overlap",
 }
+_SIMILARITIES |= {similarity_label(s).capitalize(): s for s in SIMILARITIES if s not in _SIMILARITIES.values()}
 _EMBEDDINGS = {"Clip Embedding": "clip_embedding", "DINO Embedding": "dino_embedding"}
 _ENTITY_METRICS = {name.replace("_", " ").capitalize(): name for name in entity_metric_table()}
 

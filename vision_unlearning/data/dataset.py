@@ -18,7 +18,7 @@ from .parts import groups_of, part_loader, split_dataset
 from ..store import atomic_folder, jsonable, read_json, write_json
 
 # %% auto #0
-__all__ = ['SIDES', 'open_picture', 'picture_digest', 'names_of_labels', 'UnlearnDataset', 'table_of', 'list_pictures',
+__all__ = ['PART_OF_FOLDER', 'open_picture', 'picture_digest', 'names_of_labels', 'UnlearnDataset', 'table_of', 'list_pictures',
            'read_folder', 'from_columns', 'as_dataset', 'from_sets', 'save_dataset', 'load_dataset']
 
 # %% ../../nbs/1_data/60_dataset.ipynb #35a7894d
@@ -153,7 +153,7 @@ def table_of(
     return pd.DataFrame({c: list(v) for c, v in columns.items()}, index=range(length))
 
 # %% ../../nbs/1_data/60_dataset.ipynb #210a253e
-SIDES = {
+PART_OF_FOLDER = {
     "train": "train",
     "test": "test",
     "val": "validation",
@@ -211,13 +211,13 @@ def read_folder(
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; give the place where the pictures are")
     listed = (folder/"metadata.jsonl").is_file()
-    below = [c for c in sorted(folder.iterdir()) if c.is_dir() and c.name in SIDES and not listed]
+    below = [c for c in sorted(folder.iterdir()) if c.is_dir() and c.name in PART_OF_FOLDER and not listed]
     paths, rows, sides = [], [], []
     for place in below or [folder]:
         found, known = list_pictures(place)
         paths += found
         rows += known
-        sides += [SIDES.get(place.name, "train") if below else "train"]*len(found)
+        sides += [PART_OF_FOLDER.get(place.name, "train") if below else "train"]*len(found)
     given = {}
     if {"forget", "retain"} & set(sides):
         given = {s: [i for i, of in enumerate(sides) if of == s] for s in dict.fromkeys(sides)}

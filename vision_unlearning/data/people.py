@@ -27,7 +27,7 @@ from ..store import Store
 from ..tasks import Task
 
 # %% auto #0
-__all__ = ['PEOPLE', 'SOURCES', 'OCCUPATIONS', 'HPI_BINS', 'SYNONYMS', 'read_pantheon', 'simplify_occupation', 'bin_fame',
+__all__ = ['PEOPLE', 'SOURCES', 'OCCUPATIONS', 'HPI_BINS', 'SPELLINGS', 'read_pantheon', 'simplify_occupation', 'bin_fame',
            'people_candidates', 'prepare_people', 'standin_sources']
 
 # %% ../../nbs/1_data/05_people.ipynb #a3305fcd
@@ -137,7 +137,7 @@ def bin_fame(
     ]
 
 # %% ../../nbs/1_data/05_people.ipynb #f09149ab
-SYNONYMS = {
+SPELLINGS = {
     "George_W_Bush": ["George W. Bush", "George Bush"],
     "Tony_Blair": "Anthony Blair",
     "Steffi_Graf": "Stefanie Graf",
@@ -165,7 +165,7 @@ def people_candidates(
         pictures,
     )
     for message in broken: data.note("pictures", [Path(message.split(" is not ")[0]).parent.name], message)
-    found = match_names(data.table["name"], pantheon["name"], SYNONYMS, threshold=1.)
+    found = match_names(data.table["name"], pantheon["name"], SPELLINGS, threshold=1.)
     match = dict(zip(found["name"], found["match"]))
     rule = dict(zip(found["name"], found["rule"]))
     data.note(

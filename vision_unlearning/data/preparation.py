@@ -16,7 +16,7 @@ from ..tasks import get_task
 from .balance import balanced_subsample
 from .emoji import emoji_drawings
 from .testbed import sound_pictures, store_pictures, write_entities
-from ..download import obtain, unpack
+from ..download import obtain, unpack_archive
 from ..store import Store, read_json, safe_name, write_json
 
 # %% auto #0
@@ -63,7 +63,7 @@ def fetch_sources(
         if path.is_file() and (tarfile.is_tarfile(path) or zipfile.is_zipfile(path)):
             # a folder is whole or absent, and another archive has another size
             found[name] = Path(folder)/name/f"unpacked_{path.stat().st_size}"
-            if not found[name].is_dir(): unpack(path, found[name])
+            if not found[name].is_dir(): unpack_archive(path, found[name])
     return found
 
 # %% ../../nbs/1_data/30_preparation.ipynb #4b990581

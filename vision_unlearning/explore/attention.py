@@ -4,16 +4,18 @@
 
 # %% ../../nbs/2_explore/20_attention.ipynb #d8dd92f9
 from __future__ import annotations
+from typing import ClassVar
 import numpy as np
 import torch
 from ..core import ForeignFileError, MissingSessionError, borrow, config_hash, initial_latents
 from ..tasks import get_prompt, get_task
 from .embeddings import image_similarity, plain_name
-from .similarity import entity_names
+from .similarity import Similarity, entity_names
 from ..store import Store, read_entities, read_json, write_json
 
 # %% auto #0
-__all__ = ['PUBLISHED_NAMES', 'cross_attention', 'attention_fingerprints', 'save_fingerprints', 'stored_attention_similarity']
+__all__ = ['PUBLISHED_NAMES', 'cross_attention', 'attention_fingerprints', 'save_fingerprints', 'stored_attention_similarity',
+           'AttentionSimilarity']
 
 # %% ../../nbs/2_explore/20_attention.ipynb #e2a40fab
 def cross_attention(
@@ -139,3 +141,12 @@ def stored_attention_similarity(
         "model_name": data.get("metadata", {}).get("model_name"),
         "made_from": config_hash([entity_names(entities), np.nan_to_num(vectors).round(6).tolist()]),
     }
+
+# %% ../../nbs/2_explore/20_attention.ipynb #d1c05e11
+class AttentionSimilarity(Similarity):
+    "How alike the traces of two entities in the model's attention are."
+    similarity: ClassVar[str] = "act"
+    label: ClassVar[str] = "attention similarity"
+    needs: ClassVar[str] = "fingerprints of the base model's attention"
+
+    def compute(self, store, task, encoder=None): return stored_attention_similarity(store, task)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import re, warnings
 from pathlib import Path
-from typing import Any, Callable, Literal
+from typing import Any, Callable, ClassVar, Literal
 import numpy as np
 import torch
 from ..core import ForeignFileError, MissingSessionError, check_name, config_hash
@@ -20,13 +20,13 @@ from vision_unlearning.models.encoders import (
     load_dino_model,
     load_image_encoder,
 )
-from .similarity import entity_names
+from .similarity import Similarity, entity_names
 from ..store import Session, Store, image_name, read_entities, read_json, write_json
 
 # %% auto #0
 __all__ = ['embed_image_with_dino', 'embed_forgetting_session', 'embed_forgetting_session_batched', 'plain_name',
            'found_pictures', 'embed_session', 'mean_embeddings', 'image_similarity', 'stored_image_similarity',
-           'specificity_ratio']
+           'PictureSimilarity', 'specificity_ratio']
 
 # %% ../../nbs/2_explore/10_embeddings.ipynb #2cc008e2
 def embed_image_with_dino(
@@ -259,6 +259,15 @@ def stored_image_similarity(
         "embedding_model": about.get("embedding_model"),
         "made_from": config_hash([entity_names(entities), np.nan_to_num(means).round(5).tolist()]),
     }
+
+# %% ../../nbs/2_explore/10_embeddings.ipynb #d1c05e10
+class PictureSimilarity(Similarity):
+    "How alike the pictures of two entities are to DINOv2."
+    similarity: ClassVar[str] = "dino"
+    label: ClassVar[str] = "DINO image similarity"
+    needs: ClassVar[str] = "pictures of the baseline"
+
+    def compute(self, store, task, encoder=None): return stored_image_similarity(store, task)
 
 # %% ../../nbs/2_explore/10_embeddings.ipynb #86a69e83
 def specificity_ratio(

@@ -4,18 +4,20 @@
 
 # %% ../../nbs/2_explore/00_similarity.ipynb #3cc1261f
 from __future__ import annotations
-import importlib, math, re
+import math, re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 import numpy as np
 from ..core import ForeignFileError, MissingSessionError, check_name, config_hash
 from ..tasks import entity_text
+from ..finding import Found, find_classes
 from ..store import Store, read_entities, read_json, write_json
 
 # %% auto #0
 __all__ = ['BOOKKEEPING', 'SIMILARITIES', 'entity_names', 'clip_similarity', 'attribute_columns', 'attribute_similarity',
            'jacc_metric_score', 'jacc_similarity', 'matrix_to_records', 'records_to_matrix', 'published_similarity',
-           'similarity_matrix']
+           'Similarity', 'read_matrix', 'TableSimilarity', 'NameSimilarity', 'AttributeSimilarity', 'JaccSimilarity',
+           'find_similarities', 'similarity_label', 'similarity_matrix']
 
 # %% ../../nbs/2_explore/00_similarity.ipynb #84a849f0
 def entity_names(
@@ -127,9 +129,6 @@ def jacc_similarity(
     return matrix
 
 # %% ../../nbs/2_explore/00_similarity.ipynb #fc149dcc
-SIMILARITIES = ("clip", "attr", "jacc", "dino", "act", "weight_overlap")
-_MAKERS = {"dino": "embeddings:stored_image_similarity", "act": "attention:stored_attention_similarity"}
-
 def matrix_to_records(
     matrix: np.ndarray,  # (N,M)
     rows: list[str],  # N names
@@ -173,34 +172,137 @@ def published_similarity(
     return next((p for p in sorted(folder.glob("*.json")) if pattern.fullmatch(p.name)), None)
 
 # %% ../../nbs/2_explore/00_similarity.ipynb #784a5ce5
-def _from_maker(store: Store, task: str, kind: str, names: list[str]) -> np.ndarray:
-    """A similarity that needs pictures, attention or edits: computed from what is in the store, or read as it
-    is."""
-    path = store.similarity(kind, task)
-    foreign = path if path.exists() else published_similarity(store, kind, task)
-    try:
-        if kind not in _MAKERS:
-            raise MissingSessionError(
-                "its file is written by `interference.overlap.save_overlap`, from edits"
-            )
-        module, maker = _MAKERS[kind].split(":")
-        matrix, about = getattr(importlib.import_module(f"vision_unlearning.explore.{module}"), maker)(
-            store, task
-        )
-    except MissingSessionError as error:
-        if foreign is None:
-            raise MissingSessionError(
-                f"no {kind!r} similarity of task {task!r} in {store.base}: {error}"
-            ) from error
-        matrix, about = records_to_matrix(read_json(foreign), names, str(foreign)), {"from": foreign.name}
-        if foreign == path: return matrix
-    data = {
-        "metadata": {"similarity_metric": kind, "task": task, **about},
-        "result": matrix_to_records(matrix, names, names),
-    }
-    old = read_json(path) if path.exists() else None
-    if not isinstance(old, dict) or old.get("metadata") != data["metadata"]: write_json(path, data)
-    return matrix
+class Similarity:
+    "How alike the entities of a task are, pair by pair; a subclass states what it is and computes it."
+    similarity: ClassVar[str]  # its name, in arguments and in files
+    label: ClassVar[str]  # what an axis says
+    needs: ClassVar[str]  # "table" where the entity table is enough, else what has to be there
+    stored: ClassVar[bool] = True  # whether the matrix is kept in a file
+
+    def compute(self, store: Store, task: str, encoder=None) -> tuple[np.ndarray, dict]:
+        "The (N,N) matrix, and what it was made from."
+        raise NotImplementedError(f"{type(self).__name__} does not say how it is computed")
+
+    def read(self, store: Store, task: str, encoder=None) -> np.ndarray:
+        "The matrix, computed from what is in the store; where that is missing, a file is read as it is."
+        try: matrix, about = self.compute(store, task, encoder)
+        except MissingSessionError as error:
+            path = store.similarity(self.similarity, task)
+            file = path if path.exists() else published_similarity(store, self.similarity, task)
+            said = f"no {self.similarity!r} similarity of task {task!r} in {store.base}: {error}"
+            if file is None: raise MissingSessionError(said) from error
+            matrix, about = read_matrix(store, task, file), {"from": file.name}
+            if file == path: return matrix
+        self.write(store, task, matrix, about)
+        return matrix
+
+    def write(self, store: Store, task: str, matrix: np.ndarray, about: dict) -> None:
+        "Keep a matrix, unless the file says that it is there."
+        path = store.similarity(self.similarity, task)
+        names = [e["name"] for e in read_entities(store, task)]
+        about = {"similarity_metric": self.similarity, "task": task, **about}
+        old = read_json(path) if path.exists() else None
+        if isinstance(old, dict) and old.get("metadata") == about: return
+        write_json(path, {"metadata": about, "result": matrix_to_records(matrix, names, names)})
+
+# %% ../../nbs/2_explore/00_similarity.ipynb #dd2b383a
+def read_matrix(
+    store: Store,
+    task: str,  # task name
+    path: Path,  # a file of a similarity, ours or somebody else's
+) -> np.ndarray:  # (N,N) in index order
+    "A matrix as it is written."
+    return records_to_matrix(read_json(path), [e["name"] for e in read_entities(store, task)], str(path))
+
+# %% ../../nbs/2_explore/00_similarity.ipynb #815ea78c
+class TableSimilarity(Similarity):
+    "A similarity whose file is right as long as the entity table is what it was."
+
+    def made_from(self, entities: list[dict], task: str) -> str:
+        "Fingerprint of what the matrix depends on."
+        raise NotImplementedError(f"{type(self).__name__} does not say what it depends on")
+
+    def read(self, store: Store, task: str, encoder=None) -> np.ndarray:
+        "The matrix, from its file when that is still right."
+        path = store.similarity(self.similarity, task)
+        if path.exists():
+            data = read_json(path)
+            about = data.get("metadata", {}) if isinstance(data, dict) and "result" in data else {}
+            now, name = self.made_from(read_entities(store, task), task), getattr(encoder, "name", None)
+            same_encoder = name is None or about.get("encoder", name) == name
+            if same_encoder and about.get("made_from", now) == now: return read_matrix(store, task, path)
+        return super().read(store, task, encoder)
+
+# %% ../../nbs/2_explore/00_similarity.ipynb #b751a106
+class NameSimilarity(TableSimilarity):
+    "What a CLIP's text tower thinks of two names."
+    similarity: ClassVar[str] = "clip"
+    label: ClassVar[str] = "CLIP text similarity (100·cos)"
+    needs: ClassVar[str] = "a CLIP"
+
+    def made_from(self, entities, task): return config_hash([entity_text(task, e["name"]) for e in entities])
+    def compute(self, store, task, encoder=None):
+        if encoder is None:
+            from vision_unlearning.models import load_clip
+            encoder = load_clip()
+        entities = read_entities(store, task)
+        matrix = clip_similarity([entity_text(task, e["name"]) for e in entities], encoder)
+        name = getattr(encoder, "name", None) or "unnamed"
+        return matrix, {"made_from": self.made_from(entities, task), "encoder": name}
+    def read(self, store, task, encoder=None):
+        "As a table similarity; without an encoder a published matrix is as good."
+        there = store.similarity(self.similarity, task).exists()
+        published = None if there or encoder else published_similarity(store, self.similarity, task)
+        if published is None: return super().read(store, task, encoder)
+        matrix = read_matrix(store, task, published)
+        self.write(store, task, matrix, {"from": published.name})
+        return matrix
+
+# %% ../../nbs/2_explore/00_similarity.ipynb #3044e998
+class AttributeSimilarity(TableSimilarity):
+    "How far the attributes of two entities agree (Gower)."
+    similarity: ClassVar[str] = "attr"
+    label: ClassVar[str] = "attribute similarity"
+    needs: ClassVar[str] = "table"
+
+    def made_from(self, entities, task):
+        columns = attribute_columns(entities)
+        return config_hash([{column: e.get(column) for column in columns} for e in entities])
+    def compute(self, store, task, encoder=None):
+        entities = read_entities(store, task)
+        about = {"made_from": self.made_from(entities, task), "encoder": None}
+        return attribute_similarity(entities), about
+    def read(self, store, task, encoder=None): return super().read(store, task)
+
+# %% ../../nbs/2_explore/00_similarity.ipynb #8136f077
+class JaccSimilarity(Similarity):
+    "The published rule; fast enough to need no file."
+    similarity: ClassVar[str] = "jacc"
+    label: ClassVar[str] = "attribute agreement, as published"
+    needs: ClassVar[str] = "table"
+    stored: ClassVar[bool] = False
+
+    def compute(self, store, task, encoder=None): return jacc_similarity(read_entities(store, task)), {}
+    def read(self, store, task, encoder=None): return self.compute(store, task)[0]
+
+# %% ../../nbs/2_explore/00_similarity.ipynb #17be97b9
+def find_similarities() -> dict[str, Found]:  # name -> class
+    "All similarities: classes that state a `similarity` and a `label`."
+    found = {}
+    for package in ("vision_unlearning.explore", "vision_unlearning.interference"):
+        found |= find_classes(package, "similarity", "label")
+    here = "vision_unlearning.explore.similarity"
+    return {name: found[name] for name in sorted(found, key=lambda name: found[name].module != here)}
+
+SIMILARITIES = find_similarities()
+
+# %% ../../nbs/2_explore/00_similarity.ipynb #5e01c040
+def similarity_label(
+    similarity: str,  # "clip", "attr", ...
+) -> str:
+    "Words for an axis that carries a similarity."
+    if similarity not in SIMILARITIES: return similarity.replace("_", " ")
+    return SIMILARITIES[similarity].constants["label"]
 
 # %% ../../nbs/2_explore/00_similarity.ipynb #9ed06a22
 def similarity_matrix(
@@ -210,46 +312,6 @@ def similarity_matrix(
     encoder=None,  # for "clip"; None is the embedded CLIP, or whatever made the file
 ) -> tuple[np.ndarray, list[str]]:  # (N,N), and the N names in index order
     "One similarity of a task, from disk when it is there and still belongs to the entity table."
-    check_name("similarity", kind, SIMILARITIES)
-    entities = read_entities(store, task)
-    names = [e["name"] for e in entities]
-    texts = [entity_text(task, n) for n in names]
-    if kind == "jacc": return jacc_similarity(entities), names
-    if kind not in ("clip", "attr"): return _from_maker(store, task, kind, names), names
-    path, maker = store.similarity(kind, task), getattr(encoder, "name", None) if kind == "clip" else None
-    made_from = config_hash(
-        texts if kind == "clip" else [{k: e.get(k) for k in attribute_columns(entities)} for e in entities]
-    )
-    if path.exists():
-        data = read_json(path)
-        about = data.get("metadata", {}) if isinstance(data, dict) and "result" in data else {}
-        if about.get("made_from", made_from) == made_from and maker in (None, about.get("encoder", maker)):
-            return records_to_matrix(data, names, str(path)), names
-    if (
-        kind == "clip"
-        and encoder is None
-        and not path.exists()
-        and (foreign := published_similarity(store, kind, task))
-    ):
-        matrix = records_to_matrix(read_json(foreign), names, str(foreign))
-        write_json(
-            path,
-            {
-                "metadata": {"similarity_metric": kind, "task": task, "from": foreign.name},
-                "result": matrix_to_records(matrix, names, names),
-            },
-        )
-        return matrix, names
-    if kind == "clip" and encoder is None:
-        from vision_unlearning.models import load_clip
-        encoder = load_clip()
-        maker = getattr(encoder, "name", None)
-    matrix = clip_similarity(texts, encoder) if kind == "clip" else attribute_similarity(entities)
-    about = {
-        "similarity_metric": kind,
-        "task": task,
-        "made_from": made_from,
-        "encoder": maker or "unnamed" if kind == "clip" else None,
-    }
-    write_json(path, {"metadata": about, "result": matrix_to_records(matrix, names, names)})
-    return matrix, names
+    similarity = SIMILARITIES[check_name("similarity", kind, SIMILARITIES)].load()()
+    names = [e["name"] for e in read_entities(store, task)]
+    return similarity.read(store, task, encoder), names

@@ -19,10 +19,18 @@ from ..models.conditioning import condition, predict
 from ..unlearners.diffusion.inputs import TrainingSet, diffusion_batch, encode_dataset
 
 # %% auto #0
-__all__ = ['MARK', 'as_pictures', 'noised_batches', 'denoising_error', 'text_encoders', 'mark_places', 'replaced_tokens',
-           'TokenSearch', 'FoundTokens', 'nearest_tokens', 'allowed_tokens', 'search_tokens', 'ask']
+__all__ = ['MARK', 'edited', 'as_pictures', 'noised_batches', 'denoising_error', 'text_encoders', 'padded_ids', 'mark_places',
+           'replaced_tokens', 'TokenSearch', 'FoundTokens', 'nearest_tokens', 'allowed_tokens', 'start_rows',
+           'search_tokens', 'draw_and_judge']
 
 # %% ../../nbs/5_interference/45_attacks.ipynb #a2a0440a
+def edited(
+    pipe,  # Stable Diffusion pipeline
+    edit=None,  # None leaves the pipeline as it is
+):  # context manager
+    "The pipeline with an edit attached, for the length of a block."
+    return nullcontext() if edit is None else edit.on(pipe)
+
 def as_pictures(
     pipe,  # Stable Diffusion pipeline
     pictures,  # datasets.Dataset with image and text, or a `TrainingSet`
@@ -59,14 +67,11 @@ def denoising_error(
     "How badly a model denoises pictures that a text is said to mean."
     text = condition(pipe, prompts)
     total = [0.]*len(prompts)
-    for noised, times, target in noised_batches(
-        pipe, as_pictures(pipe, pictures), num, batch_size, generator
-    ):
+    batches = noised_batches(pipe, as_pictures(pipe, pictures), num, batch_size, generator)
+    for noised, times, target in batches:
         for i in range(len(prompts)):
-            total[i] += (
-                float(F.mse_loss(predict(pipe.unet, noised, times, text[[i]].expand(len(noised))), target))
-                / num
-            )
+            said = predict(pipe.unet, noised, times, text[[i]].expand(len(noised)))
+            total[i] += float(F.mse_loss(said, target))/num
     return total
 
 # %% ../../nbs/5_interference/45_attacks.ipynb #641bf896
@@ -76,24 +81,26 @@ def text_encoders(
     pipe,  # Stable Diffusion pipeline
 ) -> list[tuple]:  # (tokenizer, text encoder); two for XL
     "What reads a prompt."
-    pairs = [
-        (getattr(pipe, f"tokenizer{s}", None), getattr(pipe, f"text_encoder{s}", None)) for s in ("", "_2")
-    ]
-    return [pair for pair in pairs if pair[1] is not None]
+    part = lambda name: getattr(pipe, name, None)
+    pairs = [(part(f"tokenizer{end}"), part(f"text_encoder{end}")) for end in ("", "_2")]
+    return [(tokenizer, encoder) for tokenizer, encoder in pairs if encoder is not None]
 
 # %% ../../nbs/5_interference/45_attacks.ipynb #1726c06a
+def padded_ids(
+    tokenizer,  # CLIP tokenizer
+    text: str,
+    length: int,  # L
+) -> torch.Tensor:  # (L,) int64
+    "The tokens of a text, cut or filled up to a length."
+    found = tokenizer(text, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    return found.input_ids[0]
+
 def mark_places(
     tokenizer,  # CLIP tokenizer
     prompt: str,  # with marks
 ) -> tuple[torch.Tensor, torch.Tensor]:  # (L,) ids of the padded prompt, (K,) positions of the marks
     "Where the marks of a prompt stand."
-    ids = tokenizer(
-        prompt,
-        padding="max_length",
-        truncation=True,
-        max_length=tokenizer.model_max_length,
-        return_tensors="pt",
-    ).input_ids[0]
+    ids = padded_ids(tokenizer, prompt, tokenizer.model_max_length)
     mark = tokenizer(MARK, add_special_tokens=False).input_ids
     places = (ids == mark[0]).nonzero().flatten()
     if len(mark) != 1 or len(places) != prompt.split().count(MARK):
@@ -165,9 +172,8 @@ def nearest_tokens(
     allowed: torch.Tensor,  # (V,) bool
 ) -> torch.Tensor:  # (K,) ids
     "The allowed tokens whose rows have the largest cosines, summed over the encoders."
-    cosines = sum(
-        F.normalize(v.float(), dim=-1) @ F.normalize(t.float(), dim=-1).T for v, t in zip(vectors, tables)
-    )
+    unit = lambda rows: F.normalize(rows.float(), dim=-1)
+    cosines = sum(unit(v) @ unit(t).T for v, t in zip(vectors, tables))
     return cosines.masked_fill(~allowed, -torch.inf).argmax(-1)
 
 # %% ../../nbs/5_interference/45_attacks.ipynb #f70d36e7
@@ -178,14 +184,22 @@ def allowed_tokens(
 ) -> torch.Tensor:  # (V,) bool
     "Tokens that end a word, without special ones and without those of the forbidden words."
     allowed = torch.zeros(size or len(tokenizer), dtype=torch.bool)
-    allowed[
-        [i for token, i in tokenizer.get_vocab().items() if token.endswith("</w>") and i < len(allowed)]
-    ] = True
+    endings = [i for token, i in tokenizer.get_vocab().items() if token.endswith("</w>")]
+    allowed[[i for i in endings if i < len(allowed)]] = True
     for word in forbidden: allowed[tokenizer(word, add_special_tokens=False).input_ids] = False
     allowed[tokenizer.all_special_ids] = False
     return allowed
 
 # %% ../../nbs/5_interference/45_attacks.ipynb #7f76a031
+def start_rows(
+    tokenizer,  # CLIP tokenizer
+    table: torch.Tensor,  # (V,D) embeddings of its tokens
+    settings: TokenSearch,
+) -> torch.Tensor:  # (K,D) float32
+    "Where a search starts in one encoder: the row of the start word for each token."
+    first = tokenizer(settings.start, add_special_tokens=False).input_ids[:1]
+    return table[first*settings.num_tokens].float().clone()
+
 def search_tokens(
     pipe,  # Stable Diffusion pipeline; comes back as it was
     pictures,  # of the concept: datasets.Dataset or `TrainingSet`
@@ -213,32 +227,19 @@ def search_tokens(
         if settings.wanted is not None:
             text = condition(pipe, [settings.wanted])
             batches = [(z, t, predict(pipe.unet, z, t, text.expand(len(z)))) for z, t, _ in batches]
-        rows = [
-            table[tok(settings.start, add_special_tokens=False).input_ids[:1] * settings.num_tokens]
-            .float()
-            .clone()
-            for (tok, _), table in zip(encoders, tables)
-        ]
-        with edit.on(pipe) if edit is not None else nullcontext(), torch.enable_grad():
+        rows = [start_rows(tok, table, settings) for (tok, _), table in zip(encoders, tables)]
+        rates = [settings.learning_rate*float(t.float().square().mean().sqrt()) for t in tables]
+        with edited(pipe, edit), torch.enable_grad():
             for row in rows: row.requires_grad_()
-            optimizer = torch.optim.Adam(
-                [
-                    {
-                        "params": [row],
-                        "lr": settings.learning_rate * float(table.float().square().mean().sqrt()),
-                    }
-                    for row, table in zip(rows, tables)
-                ]
-            )
+            optimizer = torch.optim.Adam([{"params": [row], "lr": rate} for row, rate in zip(rows, rates)])
             for noised, times, target in tqdm(batches, disable=not progress, desc="search"):
                 used = rows
                 if settings.discrete:
                     ids = nearest_tokens([r.detach() for r in rows], tables, allowed)
                     used = [row + (table[ids] - row).detach() for row, table in zip(rows, tables)]
                 with replaced_tokens(pipe, prompt, used): text = condition(pipe, [prompt], gradient=True)
-                loss = F.mse_loss(
-                    predict(pipe.unet, noised, times, text.expand(len(noised))).float(), target.float()
-                )
+                said = predict(pipe.unet, noised, times, text.expand(len(noised)))
+                loss = F.mse_loss(said.float(), target.float())
                 for row, gradient in zip(rows, torch.autograd.grad(loss, rows)): row.grad = gradient
                 optimizer.step()
                 losses.append(float(loss.detach()))
@@ -254,15 +255,12 @@ def _found(settings, tokenizer, rows, tables, allowed, losses) -> FoundTokens:
     whole, places = mark_places(tokenizer, settings.prompt)
     whole[places] = ids.cpu()
     words = tokenizer.decode(whole, skip_special_tokens=True).strip()
-    again = tokenizer(
-        words, padding="max_length", truncation=True, max_length=len(whole), return_tensors="pt"
-    ).input_ids[0]
-    return FoundTokens(
-        settings.prompt, [t[ids].clone() for t in tables], losses, words, torch.equal(again, whole), about
-    )
+    typed = torch.equal(padded_ids(tokenizer, words, len(whole)), whole)
+    vectors = [t[ids].clone() for t in tables]
+    return FoundTokens(settings.prompt, vectors, losses, words, typed, about)
 
 # %% ../../nbs/5_interference/45_attacks.ipynb #2fac38e2
-def ask(
+def draw_and_judge(
     pipe,  # Stable Diffusion pipeline
     way: str,  # what this way of asking is called
     prompts: list[str],
@@ -275,13 +273,10 @@ def ask(
 ) -> pd.DataFrame:  # way, prompt, seed, recognised 0 or 1, probability 0..1
     "Draw prompts and say whether the concept is in the pictures."
     rows = [(way, p, s) for p in prompts for s in seeds]
-    with (
-        edit.on(pipe) if edit is not None else nullcontext(),
-        tokens.on(pipe) if tokens is not None else nullcontext(),
-    ):
+    reading = tokens.on(pipe) if tokens is not None else nullcontext()
+    with edited(pipe, edit), reading:
         images = generate_array(pipe, [s for *_, s in rows], [p for _, p, _ in rows], **generation)
     judge.reset()
     judge.update(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), [concept]*len(rows))
-    return pd.DataFrame(rows, columns=["way", "prompt", "seed"]).assign(
-        recognised=judge.per_item().numpy(), probability=judge.probabilities().numpy(), image=list(images)
-    )
+    found = dict(recognised=judge.per_item().numpy(), probability=judge.probabilities().numpy())
+    return pd.DataFrame(rows, columns=["way", "prompt", "seed"]).assign(**found, image=list(images))

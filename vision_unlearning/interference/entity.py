@@ -17,7 +17,7 @@ from ..store import Session, Store, jsonable, read_entities, read_json, write_js
 __all__ = ['find_worst_interfered', 'metric_of_worst_interfered', 'is_worst_interfered_target',
            'number_of_interfered_worse_than_threshold', 'number_of_interfered_worse_than_target', 'average_metric',
            'pair_matrix', 'summarise_rows', 'entity_table', 'aggregate', 'pair_sessions', 'specificity_ratios',
-           'InterferencePerEntity']
+           'read_emitters', 'InterferencePerEntity']
 
 # %% ../../nbs/5_interference/10_entity.ipynb #df09ab05
 def _values(interference_per_pair: dict, metric: str) -> dict[str, float]:
@@ -207,6 +207,39 @@ def specificity_ratios(
         found[entity["name"]] = specificity_ratio(before, after, index)[0]
     return found
 
+# %% ../../nbs/5_interference/10_entity.ipynb #05ad5d14
+def read_emitters(
+    files: dict,  # index of an emitter -> its pair file
+    names: list[str],  # entities of the task, in index order
+    task: str,  # for the message
+) -> dict:  # emitter -> receiver -> metric -> value
+    "The pair tables of one method, under the names of the task."
+    spaced = {n.replace("_", " "): n for n in names}
+    pairs = {}
+    for index, file in files.items():
+        if index >= len(names):
+            raise ForeignFileError(f"{file} is of entity {index}, but task {task!r} has {len(names)}")
+        table = {spaced.get(r.replace("_", " "), r): row for r, row in read_pair(file).items()}
+        foreign = sorted(set(table) - set(names))
+        if foreign:
+            raise ForeignFileError(
+                f"{file} has receivers that task {task!r} does not have: {', '.join(foreign[:3])}"
+            )
+        pairs[names[index]] = table
+    return pairs
+
+# %% ../../nbs/5_interference/10_entity.ipynb #b8653e7e
+def _measured(row: dict) -> dict:
+    "What was measured of an entity, without its metadata."
+    return {k: v for k, v in row.items() if k.startswith(("metric_", "sessions_"))}
+
+def _put_metrics(row: dict, method: str, epochs: int, values: dict) -> None:
+    "Put entity metrics into a row; the same ones with padded epochs or another arrow go."
+    for key in list(row):
+        parts = parse_column(key)
+        if parts and parts[:2] == (method, epochs) and parts[2] in values: del row[key]
+    row.update({entity_column(method, epochs, name): v for name, v in values.items()})
+
 # %% ../../nbs/5_interference/10_entity.ipynb #3501dc08
 class InterferencePerEntity(Config):
     "The entity table of a task with its interference metrics."
@@ -251,49 +284,17 @@ class InterferencePerEntity(Config):
         if self.save_outputs and table != old: write_json(path, table)
         return table
 
-# %% ../../nbs/5_interference/10_entity.ipynb #05ad5d14
-def _from_pairs(self, store: Store, sessions: dict, old: list | None) -> list[dict[str, Any]]:
-    "Metadata, columns of an older table, and every metric of every method that has pair files."
-    entities = read_entities(store, self.task)
-    names = [e["name"] for e in entities]
-    spaced = {n.replace("_", " "): n for n in names}
-    before = {e["name"]: e for e in old or []}
-    table = [
-        {
-            **e,
-            **{k: v for k, v in before.get(e["name"], {}).items() if k.startswith(("metric_", "sessions_"))},
-        }
-        for e in entities
-    ]
-    for (method, epochs), files in sessions.items():
-        pairs = {}
-        for index, file in files.items():
-            if index >= len(names):
-                raise ForeignFileError(
-                    f"{file} is of entity {index}, but task {self.task!r} has {len(names)}"
-                )
-            pairs[names[index]] = {
-                spaced.get(r.replace("_", " "), r): row for r, row in read_pair(file).items()
-            }
-            if set(pairs[names[index]]) - set(names):
-                raise ForeignFileError(
-                    f"{file} has receivers that task {self.task!r} does not have: "
-                    f"{', '.join(sorted(set(pairs[names[index]]) - set(names))[:3])}"
-                )
-        numbers = entity_table(pairs, names)
-        ratios = specificity_ratios(store, self.task, method, epochs, entities)
-        if ratios: numbers[SPECIFICITY] = [ratios.get(n) for n in names]
-        for row, values in zip(table, numbers.to_dict("records")):
-            for key in [
-                k
-                for k in row
-                if (parts := parse_column(k)) and parts[:2] == (method, epochs) and parts[2] in values
-            ]:
-                del row[key]  # the same column with padded epochs or another arrow
-            row |= {
-                **{entity_column(method, epochs, name): v for name, v in values.items()},
-                f"sessions_{method}_{epochs}": len(files),
-            }
-    return jsonable(table)
-
-InterferencePerEntity._from_pairs = _from_pairs
+    def _from_pairs(self, store: Store, sessions: dict, old: list | None) -> list[dict[str, Any]]:
+        "Metadata, columns of an older table, and every metric of every method that has pair files."
+        entities = read_entities(store, self.task)
+        names = [e["name"] for e in entities]
+        before = {e["name"]: e for e in old or []}
+        table = [{**e, **_measured(before.get(e["name"], {}))} for e in entities]
+        for (method, epochs), files in sessions.items():
+            numbers = entity_table(read_emitters(files, names, self.task), names)
+            ratios = specificity_ratios(store, self.task, method, epochs, entities)
+            if ratios: numbers[SPECIFICITY] = [ratios.get(n) for n in names]
+            for row, values in zip(table, numbers.to_dict("records")):
+                _put_metrics(row, method, epochs, values)
+                row[f"sessions_{method}_{epochs}"] = len(files)
+        return jsonable(table)

@@ -5,6 +5,7 @@
 # %% ../../nbs/5_interference/00_generate.ipynb #9db1ea7a
 from __future__ import annotations
 import json, os
+from contextlib import nullcontext
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
@@ -46,13 +47,12 @@ def generate(
         for start in range(0, len(prompts), batch_size):
             part = slice(start, start + batch_size)
             asked = prompts[part]
+            latents = initial_latents(seeds[part], asked, latent_shape(pipe), pipe.unet.dtype, pipe.device)
             with borrow(pipe):
                 images = pipe(
                     **texts[[row[t] for t in asked]].pipeline_kwargs(),
                     **nothing.expand(len(asked)).pipeline_kwargs("negative_"),
-                    latents=initial_latents(
-                        seeds[part], asked, latent_shape(pipe), pipe.unet.dtype, pipe.device
-                    ),
+                    latents=latents,
                     num_inference_steps=num_inference_steps,
                     guidance_scale=guidance_scale,
                     output_type="np",
@@ -92,18 +92,14 @@ def fill_folder(
     if not mark.exists(): write_json(mark, wanted)
     todo = [(s, p) for p in prompts for s in seeds if not (folder/image_name(state, s, p)).exists()]
     if todo:
-        pairs = list(zip(*todo))
-        for part, images in generate(
-            pipe, list(pairs[0]), list(pairs[1]), batch_size=batch_size, progress=progress, **generation
-        ):
+        todo_seeds, todo_prompts = map(list, zip(*todo))
+        how = dict(batch_size=batch_size, progress=progress, **generation)
+        for part, images in generate(pipe, todo_seeds, todo_prompts, **how):
             for (seed, prompt), image in zip(todo[part], images):
                 _save_image(folder/image_name(state, seed, prompt), image)
     if todo or not (folder/"metadata.jsonl").exists():
-        lines = [
-            json.dumps({"file_name": image_name(state, s, p), "text": p}, ensure_ascii=False)
-            for s in seeds
-            for p in prompts
-        ]
+        rows = [{"file_name": image_name(state, s, p), "text": p} for s in seeds for p in prompts]
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
         with atomic_path(folder/"metadata.jsonl") as path:
             path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return len(todo)
@@ -143,14 +139,9 @@ def generate_on(
     "Pictures with the session's edit attached; nothing is attached when nothing is missing."
     folder = store.generated(session)
     missing = any(not (folder/image_name("on", s, p)).exists() for p in prompts for s in seeds)
-    if not missing:
-        return fill_folder(
-            pipe, folder, "on", seeds, prompts, {"model": session.model, "session": session.key}, **options
-        )
-    with edit.on(pipe):
-        return fill_folder(
-            pipe, folder, "on", seeds, prompts, {"model": session.model, "session": session.key}, **options
-        )
+    settings = {"model": session.model, "session": session.key}
+    with edit.on(pipe) if missing else nullcontext():
+        return fill_folder(pipe, folder, "on", seeds, prompts, settings, **options)
 
 # %% ../../nbs/5_interference/00_generate.ipynb #ec1c1f54
 def read_images(

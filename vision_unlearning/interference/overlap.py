@@ -4,17 +4,18 @@
 
 # %% ../../nbs/5_interference/35_overlap.ipynb #d8dd92f9
 from __future__ import annotations
+from typing import ClassVar
 import numpy as np
 import torch
 from ..core import MissingSessionError, check_name
 from ..tasks import get_task
-from ..explore.similarity import matrix_to_records
+from ..explore.similarity import Similarity, matrix_to_records
 from ..store import Session, Store, read_entities, write_json
 from ..unlearners.base import denoiser, load_edit
 from ..unlearners.diffusion.lora import lora_pairs
 
 # %% auto #0
-__all__ = ['lora_products', 'weight_products', 'edit_overlap', 'save_overlap']
+__all__ = ['lora_products', 'weight_products', 'edit_overlap', 'save_overlap', 'OverlapSimilarity']
 
 # %% ../../nbs/5_interference/35_overlap.ipynb #42ff9b03
 def lora_products(
@@ -99,3 +100,13 @@ def save_overlap(
         {"metadata": about, "result": matrix_to_records(matrix, names, names)},
     )
     return matrix
+
+# %% ../../nbs/5_interference/35_overlap.ipynb #d1c05e12
+class OverlapSimilarity(Similarity):
+    "How much the edits of two entities overlap; read from the file that `save_overlap` wrote."
+    similarity: ClassVar[str] = "weight_overlap"
+    label: ClassVar[str] = "edit overlap"
+    needs: ClassVar[str] = "edits"
+
+    def compute(self, store, task, encoder=None):
+        raise MissingSessionError("its file is written by `interference.overlap.save_overlap`, from edits")

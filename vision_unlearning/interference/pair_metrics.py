@@ -10,8 +10,8 @@ from typing import Callable
 from ..core import check_name
 
 # %% auto #0
-__all__ = ['PAIR_METRICS', 'PairMetric', 'add_pair_metric', 'get_pair_metric', 'clip_features', 'brisque_features',
-           'compare_rmse', 'compare_ssim', 'dino_features', 'compare_dino', 'judge_features']
+__all__ = ['PAIR_METRICS', 'PairMetric', 'add_pair_metric', 'get_pair_metric', 'look_clip', 'look_brisque', 'compare_rmse',
+           'compare_ssim', 'look_dino', 'compare_dino', 'look_judge']
 
 # %% ../../nbs/5_interference/02_pair_metrics.ipynb #bc22c781
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def get_pair_metric(
     return PAIR_METRICS[check_name("pair metric", name, PAIR_METRICS)]
 
 # %% ../../nbs/5_interference/02_pair_metrics.ipynb #bf3c2236
-def clip_features(scorers, images, receivers, prompts) -> dict:  # {"clip": (N,)}
+def look_clip(scorers, images, receivers, prompts) -> dict:  # {"clip": (N,)}
     "CLIP score of each picture with its prompt."
     from vision_unlearning.metrics.image_text import ClipScore
     metric = ClipScore(scorers.clip, scorers.batch_size)
@@ -87,10 +87,10 @@ def clip_features(scorers, images, receivers, prompts) -> dict:  # {"clip": (N,)
     return {"clip": metric.per_item()}
 
 add_pair_metric(PairMetric("clip_diff", "CLIP score change", higher_is_better=True,
-                           scorer="clip", look=clip_features, feature="clip"))
+                           scorer="clip", look=look_clip, feature="clip"))
 
 # %% ../../nbs/5_interference/02_pair_metrics.ipynb #432a4cbe
-def brisque_features(scorers, images, receivers, prompts) -> dict:  # {"brisque": (N,)}
+def look_brisque(scorers, images, receivers, prompts) -> dict:  # {"brisque": (N,)}
     "BRISQUE of each picture."
     from vision_unlearning.metrics.quality import BRISQUE
     metric = BRISQUE(scorers.batch_size).to(scorers.device)
@@ -98,7 +98,7 @@ def brisque_features(scorers, images, receivers, prompts) -> dict:  # {"brisque"
     return {"brisque": metric.per_item()}
 
 add_pair_metric(PairMetric("brisque_diff", "BRISQUE change", higher_is_better=False,
-                           scorer="brisque", look=brisque_features, feature="brisque"))
+                           scorer="brisque", look=look_brisque, feature="brisque"))
 
 # %% ../../nbs/5_interference/02_pair_metrics.ipynb #23e04e41
 def compare_rmse(scorers, on, off, legacy: bool = False):  # (N,) float64
@@ -117,7 +117,7 @@ def compare_ssim(scorers, on, off, legacy: bool = False):  # (N,) float64
 add_pair_metric(PairMetric("ssim", "SSIM", higher_is_better=True, unchanged=1., compare=compare_ssim))
 
 # %% ../../nbs/5_interference/02_pair_metrics.ipynb #69274fe5
-def dino_features(scorers, images, receivers, prompts) -> dict:  # {"dino_0": (N,), "dino_1": ...}
+def look_dino(scorers, images, receivers, prompts) -> dict:  # {"dino_0": (N,), "dino_1": ...}
     "Embedding of each picture, one feature a dimension."
     columns = scorers.encoder.encode_images(images).double().unbind(1)
     return {f"dino_{i}": column for i, column in enumerate(columns)}
@@ -130,10 +130,10 @@ def compare_dino(scorers, on: dict, off: dict):  # (N,) float64
     return cosines(after, before)
 
 add_pair_metric(PairMetric("dino_diff", "DINO cosine", higher_is_better=True, unchanged=1., default=False,
-                           scorer="dino", look=dino_features, compare=compare_dino))
+                           scorer="dino", look=look_dino, compare=compare_dino))
 
 # %% ../../nbs/5_interference/02_pair_metrics.ipynb #83d3273c
-def judge_features(scorers, images, receivers, prompts) -> dict:  # {"judge": (N,), "judge_prob": (N,)}
+def look_judge(scorers, images, receivers, prompts) -> dict:  # {"judge": (N,), "judge_prob": (N,)}
     "Whether the judge is right about each picture, and its probability for the right answer."
     from vision_unlearning.metrics.classification import JudgeAccuracy
     metric = JudgeAccuracy(scorers.task, scorers.entities, scorers.judge, scorers.batch_size)
@@ -141,9 +141,9 @@ def judge_features(scorers, images, receivers, prompts) -> dict:  # {"judge": (N
     return {"judge": metric.per_item(), "judge_prob": metric.probabilities()}
 
 add_pair_metric(PairMetric("judge_diff", "judge accuracy change", higher_is_better=True, needs_judge=True,
-                           scorer="judge", look=judge_features, feature="judge"))
+                           scorer="judge", look=look_judge, feature="judge"))
 add_pair_metric(PairMetric("judge_prob_diff", "judge probability change", higher_is_better=True,
-                           needs_judge=True, scorer="judge", look=judge_features, feature="judge_prob"))
+                           needs_judge=True, scorer="judge", look=look_judge, feature="judge_prob"))
 
 # %% ../../nbs/5_interference/02_pair_metrics.ipynb #4a9b96ae
 add_pair_metric(PairMetric("rmse_legacy", "RMSE (published scale)", higher_is_better=False, default=False,

@@ -6,11 +6,11 @@
 from __future__ import annotations
 import numpy as np
 from vision_unlearning.interference.stats import (
-    _check_test,
-    _permutation_pvalue,
-    _rank_pairs,
-    _renamed,
-    _renamings,
+    check_test,
+    permutation_pvalue,
+    rank_pairs,
+    renamed,
+    renamings,
     mantel,
 )
 from ..intervals import entity_matrix
@@ -63,8 +63,8 @@ def partial_mantel(
     ]
     if not controls:
         raise ValueError("controls is empty; use `mantel` for a correlation that holds nothing fixed")
-    _check_test(method, alternative)
-    if method == "spearman": x, y, *controls = map(_rank_pairs, (x, y, *controls))
+    check_test(method, alternative)
+    if method == "spearman": x, y, *controls = map(rank_pairs, (x, y, *controls))
     cells = off & np.isfinite(y)
     e = np.zeros((n, n))
     if cells.sum() < len(controls) + 3:
@@ -79,17 +79,17 @@ def partial_mantel(
     columns = np.zeros((len(weight), basis.shape[1] + 1))
     columns[weight > 0] = np.column_stack([rest, basis])
     def partial(orders):
-        moved = _renamed(e, orders, rows)
+        moved = renamed(e, orders, rows)
         along = moved @ columns
         left = (moved**2) @ weight - (along[:, 1:]**2).sum(1)
         with np.errstate(invalid="ignore", divide="ignore"):
             return along[:, 0]/np.sqrt(left*(rest**2).sum()), left
     (observed,), (left,) = partial(np.arange(n)[None])
-    null = [partial(orders)[0] for orders in _renamings(n, n_permutations, seed)]
+    null = [partial(orders)[0] for orders in renamings(n, n_permutations, seed)]
     slope = float(observed*np.sqrt((rest**2).sum()/left)*x[cells].std()) if left > 0 else float("nan")
     return {
         "statistic": float(observed),
-        "pvalue": _permutation_pvalue(observed, np.concatenate(null) if null else np.empty(0), alternative),
+        "pvalue": permutation_pvalue(observed, np.concatenate(null) if null else np.empty(0), alternative),
         "slope_per_sd": slope,
         "n_entities": n,
         "n_pairs": int(cells.sum()),

@@ -91,13 +91,10 @@ def similarity_holdings(
 ) -> dict[str, str]:  # kind -> "computed from the table", or the file; kinds that are absent are not in it
     "Which similarities of a task are there."
     found = {}
-    for kind in SIMILARITIES:
-        path = (
-            store.similarity(kind, task)
-            if store.similarity(kind, task).is_file()
-            else published_similarity(store, kind, task)
-        )
-        if kind in ("attr", "jacc"): found[kind] = "computed from the table"
+    for kind, stated in SIMILARITIES.items():
+        path = store.similarity(kind, task)
+        if not path.is_file(): path = published_similarity(store, kind, task)
+        if stated.constants["needs"] == "table": found[kind] = "computed from the table"
         elif path is not None: found[kind] = path.relative_to(store.base).as_posix()
     return found
 

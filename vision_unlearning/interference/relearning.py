@@ -4,13 +4,13 @@
 
 # %% ../../nbs/5_interference/50_relearning.ipynb #439a2df1
 from __future__ import annotations
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from ..core import Config, borrow
-from .attacks import as_pictures
+from .attacks import as_pictures, edited
 from ..unlearners.base import require_pipeline
 from ..models.conditioning import predict
 from ..unlearners.diffusion.inputs import diffusion_batch
@@ -66,9 +66,8 @@ class Reading(Callback):
         self.unet.eval()
         with torch.no_grad(): found = self.measure()
         self.unet.train(training)
-        self.rows.append(
-            {"step": step, **(found if isinstance(found, dict) else {"probability": float(found)})}
-        )
+        if not isinstance(found, dict): found = {"probability": float(found)}
+        self.rows.append({"step": step, **found})
     def before_fit(self, state): self.read(0)
     def after_step(self, state): self.read(state.step)
 
@@ -88,12 +87,10 @@ def relearning_curve(
     require_pipeline(settings, pipe)
     if not settings.at or min(settings.at) < 0:
         raise ValueError(f"at={settings.at} must name at least one step, none negative")
-    with borrow(pipe), edit.on(pipe) if edit is not None else nullcontext(), torch.enable_grad():
-        sides = [(as_pictures(pipe, pictures), settings.train_batch_size)] + (
-            [(as_pictures(pipe, retain), settings.retain_batch_size)]
-            if retain is not None and settings.retain_batch_size
-            else []
-        )
+    with borrow(pipe), edited(pipe, edit), torch.enable_grad():
+        sides = [(as_pictures(pipe, pictures), settings.train_batch_size)]
+        if retain is not None and settings.retain_batch_size:
+            sides.append((as_pictures(pipe, retain), settings.retain_batch_size))
         batches = [cycle(len(data), size, generator) for data, size in sides]
         def losses(step, micro):
             index = [next(b) for b in batches]
@@ -101,7 +98,8 @@ def relearning_curve(
             text = sides[0][0].embeddings[index[0]]
             for (data, _), i in zip(sides[1:], index[1:]): text = text + data.embeddings[i]
             noised, times, target = diffusion_batch(pipe.scheduler, z, generator)
-            return {"denoise": F.mse_loss(predict(pipe.unet, noised, times, text).float(), target.float())}
+            said = predict(pipe.unet, noised, times, text)
+            return {"denoise": F.mse_loss(said.float(), target.float())}
         reading = Reading(measure, settings.at, pipe.unet)
         with trainable_part(pipe.unet, settings, generator) as parameters:
             if max(settings.at) == 0: reading.read(0)

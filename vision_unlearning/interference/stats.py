@@ -10,10 +10,12 @@ from scipy import stats
 from ..intervals import entity_matrix
 
 # %% auto #0
-__all__ = ['mantel', 'benjamini_hochberg']
+__all__ = ['rank_pairs', 'check_test', 'renamings', 'renamed', 'mantel', 'permutation_pvalue', 'benjamini_hochberg']
 
 # %% ../../nbs/5_interference/20_stats.ipynb #eb50df6d
-def _rank_pairs(matrix: np.ndarray) -> np.ndarray:
+def rank_pairs(
+    matrix: np.ndarray,  # (N,N), the diagonal is ignored
+) -> np.ndarray:  # (N,N), NaN where there is no pair
     "Replace the finite off-diagonal cells by their ranks, ties averaged."
     ranked = np.full_like(matrix, np.nan)
     valid = np.isfinite(matrix) & ~np.eye(len(matrix), dtype=bool)
@@ -21,22 +23,33 @@ def _rank_pairs(matrix: np.ndarray) -> np.ndarray:
     return ranked
 
 # %% ../../nbs/5_interference/20_stats.ipynb #2a973f54
-def _check_test(method: str, alternative: str) -> None:
+def check_test(
+    method: str,  # "pearson" or "spearman"
+    alternative: str,  # "two-sided", "greater" or "less"
+) -> None:
     "What a test of two matrices may be asked for."
     if method not in ("pearson", "spearman"):
         raise ValueError(f"method must be 'pearson' or 'spearman', got {method!r}")
     if alternative not in ("two-sided", "greater", "less"):
         raise ValueError(f"alternative must be 'two-sided', 'greater' or 'less', got {alternative!r}")
 
-def _renamings(n: int, count: int, seed):  # yields (B,N) batches, `count` rows in all
+def renamings(
+    n: int,  # entities
+    count: int,  # renamings in all
+    seed,  # anything `np.random.default_rng` takes
+):  # yields (B,N) batches of orders
     "Random orders of N entities, in batches whose renamed matrices take a few megabytes."
     generator, size = np.random.default_rng(seed), max(1, 500_000//n**2)
     for start in range(0, count, size):
         yield generator.permuted(np.tile(np.arange(n), (min(size, count - start), 1)), axis=1)
 
 # %% ../../nbs/5_interference/20_stats.ipynb #5e322395
-def _renamed(matrix: np.ndarray, orders: np.ndarray, rows=slice(None)) -> np.ndarray:
-    "The matrix under each renaming, or some rows of it, flattened: (P, R*N)."
+def renamed(
+    matrix: np.ndarray,  # (N,N)
+    orders: np.ndarray,  # (P,N) renamings
+    rows=slice(None),  # R of the N rows
+) -> np.ndarray:  # (P, R*N)
+    "The matrix under each renaming, or some rows of it, flattened."
     moved = np.empty((len(orders), *matrix[rows].shape))
     for order, place in zip(orders, moved):
         np.take(np.take(matrix, order[rows], 0), order, 1, out=place, mode="clip")
@@ -54,7 +67,7 @@ def _correlations(x: np.ndarray, y: np.ndarray, orders: np.ndarray) -> np.ndarra
     )
     rows = np.flatnonzero(mask_x.any(1))
     x = x[rows]
-    moved = _renamed(y, orders, rows)
+    moved = renamed(y, orders, rows)
     cross = moved @ x.ravel()
     if (mask_x == off_diagonal).all():
         spread = np.sqrt((x**2).sum()*(y**2).sum())
@@ -63,7 +76,7 @@ def _correlations(x: np.ndarray, y: np.ndarray, orders: np.ndarray) -> np.ndarra
     sum_y, sum_yy = moved @ weight, (moved**2) @ weight
     if (mask_y == off_diagonal).all(): count, sum_x, sum_xx = weight.sum(), x.sum(), (x**2).sum()
     else:
-        mask = _renamed(mask_y.astype(float), orders, rows)
+        mask = renamed(mask_y.astype(float), orders, rows)
         count, sum_x, sum_xx = mask @ weight, mask @ x.ravel(), mask @ (x**2).ravel()
     with np.errstate(invalid="ignore", divide="ignore"):
         return (cross - sum_x*sum_y/count)/np.sqrt((sum_xx - sum_x**2/count)*(sum_yy - sum_y**2/count))
@@ -81,20 +94,20 @@ def mantel(
     x, y = entity_matrix(x, "x"), entity_matrix(y, "y")
     if x.shape != y.shape:
         raise ValueError(f"x is {x.shape} but y is {y.shape}; bring both to the same entities")
-    _check_test(method, alternative)
+    check_test(method, alternative)
     n = len(x)
     x, y = x.copy(), y.copy()
     np.fill_diagonal(x, np.nan)
     np.fill_diagonal(y, np.nan)
-    if method == "spearman": x, y = _rank_pairs(x), _rank_pairs(y)
+    if method == "spearman": x, y = rank_pairs(x), rank_pairs(y)
     observed = _correlations(x, y, np.arange(n)[None])[0]
     null = np.concatenate(
-        [_correlations(x, y, orders) for orders in _renamings(n, n_permutations, seed)] or [np.empty(0)]
+        [_correlations(x, y, orders) for orders in renamings(n, n_permutations, seed)] or [np.empty(0)]
     )
     spread = float(np.std(null[np.isfinite(null)])) if np.isfinite(null).any() else float("nan")
     return {
         "statistic": float(observed),
-        "pvalue": _permutation_pvalue(observed, null, alternative),
+        "pvalue": permutation_pvalue(observed, null, alternative),
         "n_entities": n,
         "n_pairs": int((np.isfinite(x) & np.isfinite(y)).sum()),
         "n_permutations": n_permutations,
@@ -104,7 +117,11 @@ def mantel(
     }
 
 # %% ../../nbs/5_interference/20_stats.ipynb #4200be66
-def _permutation_pvalue(observed: float, null: np.ndarray, alternative: str = "two-sided") -> float:
+def permutation_pvalue(
+    observed: float,
+    null: np.ndarray,  # (P,) the statistic under each renaming, NaN where undefined
+    alternative: str = "two-sided",  # or "greater", "less"
+) -> float:
     "(1 + extreme)/(1 + all), with a little tolerance so that ties count as ties."
     null = null[np.isfinite(null)]
     if not np.isfinite(observed): return float("nan")

@@ -66,29 +66,24 @@ class Metric(torchmetrics.Metric):
         "Score N images and the N things that go with each of them, in batches."
         for other in others:
             if len(other) != len(images):
-                raise ValueError(
-                    f"{self.name}: {len(images)} images but {len(other)} "
-                    f"{'references' if isinstance(other, torch.Tensor) else 'texts'} to go with them"
-                )
-        step = max(
-            1,
-            min(
-                self.batch_size,
-                (self.cpu_pixels if self.device.type == "cpu" else 2**22)
-                // max(1, images.shape[-1] * images.shape[-2]),
-            ),
-        )
+                kind = "references" if isinstance(other, torch.Tensor) else "texts"
+                raise ValueError(f"{self.name}: {len(images)} images but {len(other)} {kind} to go with them")
+        pixels = self.cpu_pixels if self.device.type == "cpu" else 2**22
+        step = max(1, min(self.batch_size, pixels//max(1, images.shape[-1]*images.shape[-2])))
         for i in range(0, len(images), step):
-            self.scores.append(
-                self.score(images[i : i + step].to(self.device), *[o[i : i + step] for o in others])
-                .to(self.device)
-                .double()
-            )
+            batch = images[i:i + step].to(self.device)
+            scores = self.score(batch, *[o[i:i + step] for o in others])
+            self.scores.append(scores.to(self.device).double())
 
     def per_item(self) -> torch.Tensor:
         "(N,) float64: every score so far, in order of arrival."
-        if isinstance(self.scores, torch.Tensor): return self.scores.cpu()  # after a distributed reduction
-        return torch.cat([torch.zeros(0, dtype=torch.float64), *[s.cpu() for s in self.scores]])
+        return self.gathered("scores")
+
+    def gathered(self, state: str) -> torch.Tensor:
+        "All that was added to a state, in order of arrival, on the CPU."
+        parts = getattr(self, state)
+        if isinstance(parts, torch.Tensor): return parts.cpu()  # after a distributed reduction
+        return torch.cat([p.cpu() for p in parts]) if parts else torch.zeros(0, dtype=torch.float64)
 
     def compute(self) -> torch.Tensor:
         "Mean over the images whose score is defined; NaN when none is."

@@ -42,20 +42,12 @@ class JudgeAccuracy(Metric):
 
     def update(self, images, names):
         "Judge images (N,3,H,W) uint8 that were asked to show N entities."
-        self.add(
-            as_images(images),
-            [self.column[check_name("entity", n.replace("_", " "), self.column)] for n in names],
-        )
+        asked = [check_name("entity", n.replace("_", " "), self.column) for n in names]
+        self.add(as_images(images), [self.column[n] for n in asked])
 
     def probabilities(self) -> torch.Tensor:
         "(N,) float64: probability of the right entity."
-        return self._all(self.sure)
+        return self.gathered("sure")
     def answers(self) -> list[str]:
         "What each picture was taken for."
-        return [self.entities[int(i)]["name"] for i in self._all(self.chosen)]
-    def _all(self, state):
-        return (
-            state
-            if isinstance(state, torch.Tensor)
-            else torch.cat([torch.zeros(0, dtype=torch.float64, device=self.device), *state])
-        ).cpu()
+        return [self.entities[int(i)]["name"] for i in self.gathered("chosen")]

@@ -58,20 +58,13 @@ class ConceptAccuracy(Metric):
         for d in self.domains:
             if len(asked[d]) != len(images):
                 raise ValueError(f"{self.name}: {len(images)} images but {len(asked[d])} labels of {d}")
-        self.add(
-            images,
-            list(
-                zip(
-                    *[
-                        [
-                            self.classifier.classes[d].index(check_name(d, a, self.classifier.classes[d]))
-                            for a in asked[d]
-                        ]
-                        for d in self.domains
-                    ]
-                )
-            ),
-        )
+        columns = [[self.column(d, label) for label in asked[d]] for d in self.domains]
+        self.add(images, list(zip(*columns)))
+
+    def column(self, domain: str, label: str) -> int:
+        "Where the classifier has a label."
+        known = self.classifier.classes[domain]
+        return known.index(check_name(domain, label, known))
 
     def score(self, images, rows):
         p = self.classifier.probabilities(images)
@@ -84,21 +77,12 @@ class ConceptAccuracy(Metric):
         "What was asked for and what was seen, a row a picture."
         import pandas as pd
 
-        both = [
-            (
-                s
-                if isinstance(s, torch.Tensor)
-                else torch.cat([torch.zeros(0, len(self.domains), dtype=torch.long), *[t.cpu() for t in s]])
-            ).cpu()
-            for s in (self.asked, self.seen)
-        ]
-        return pd.DataFrame(
-            {
-                name + end: [self.classifier.classes[name][i] for i in rows[:, k].tolist()]
-                for rows, end in zip(both, ("", "_seen"))
-                for k, name in enumerate(self.domains)
-            }
-        )
+        table = {}
+        for state, end in (("asked", ""), ("seen", "_seen")):
+            rows = self.gathered(state).long().reshape(-1, len(self.domains))
+            for domain, column in zip(self.domains, rows.unbind(1)):
+                table[domain + end] = [self.classifier.classes[domain][i] for i in column.tolist()]
+        return pd.DataFrame(table)
 
 # %% ../../nbs/4_metrics/85_concepts.ipynb #ac532a4f
 def mean_accuracy(

@@ -93,13 +93,8 @@ class HubClassifier(Metric):
         if labels is None:
             raise ValueError(f"{self.name}: no label; give one a picture to update, or one to the metric")
         labels = [labels]*len(images) if isinstance(labels, str) else list(labels)
-        self.add(
-            images,
-            [
-                self.network.labels.index(check_name(f"label of {self.network.name}", n, self.network.labels))
-                for n in labels
-            ],
-        )
+        known = self.network.labels
+        self.add(images, [known.index(check_name(f"label of {self.network.name}", n, known)) for n in labels])
 
     def score(self, images, columns):
         p = self.network.probabilities(images).to(self.device).double()
@@ -109,26 +104,17 @@ class HubClassifier(Metric):
         return self.judge(p, wanted)
     def judge(self, p, wanted): return (p.topk(self.top_k, 1).indices == wanted[:, None]).any(1).double()
 
-    def _all(self, state):
-        return (
-            state
-            if isinstance(state, torch.Tensor)
-            else torch.cat([s.cpu() for s in state])
-            if state
-            else torch.zeros(0, len(self.network.labels), dtype=torch.float64)
-        ).cpu()
     def probabilities(self) -> torch.Tensor:
         "(N,K) float64 of every label."
-        return self._all(self.seen)
+        return self.gathered("seen").reshape(-1, len(self.network.labels))
     def confidence(self) -> torch.Tensor:
         "(N,) float64 of the wanted label."
         p = self.probabilities()
-        return p.gather(1, self._all(self.wanted).long()[:, None])[:, 0] if len(p) else p[:, 0]
+        return p.gather(1, self.gathered("wanted").long()[:, None])[:, 0]
     def answers(self, k: int = 1) -> list:
         "What each picture was taken for: a label, or the `k` best."
-        best = [
-            [self.network.labels[i] for i in row] for row in self.probabilities().topk(k, 1).indices.tolist()
-        ]
+        rows = self.probabilities().topk(k, 1).indices.tolist()
+        best = [[self.network.labels[i] for i in row] for row in rows]
         return [b[0] for b in best] if k == 1 else best
 
 # %% ../../nbs/4_metrics/70_detectors.ipynb #c890953d

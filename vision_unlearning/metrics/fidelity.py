@@ -8,7 +8,7 @@ import torch
 from .image_image import PairOfImages, ssim_means
 
 # %% auto #0
-__all__ = ['PSNR', 'SRE', 'SAM', 'UIQ', 'MSSSIM']
+__all__ = ['PSNR', 'SRE', 'SpectralAngle', 'UIQ', 'MSSSIM']
 
 # %% ../../nbs/4_metrics/15_fidelity.ipynb #14ee41f2
 class PSNR(PairOfImages):
@@ -34,7 +34,7 @@ class SRE(PairOfImages):
         return torch.where(error == 0, float("inf"), 10*torch.log10(signal/error)).mean(1)
 
 # %% ../../nbs/4_metrics/15_fidelity.ipynb #87989826
-class SAM(PairOfImages):
+class SpectralAngle(PairOfImages):
     """Mean angle between the colours of two pictures, 0..90 degrees, one a pair; NaN if nothing but black is
     left."""
     name, higher_is_better, bounds = "sam", False, (0., 90.)
@@ -57,9 +57,8 @@ class UIQ(PairOfImages):
         if min(images.shape[2:]) < 8:
             raise ValueError(f"uiq: {min(images.shape[2:])} pixels a side are fewer than its window of 8")
         a, b = images.double(), references.to(images.device).double()
-        mean_a, mean_b, squares, product = [
-            torch.nn.functional.avg_pool2d(x, 8, 1) for x in (a, b, a * a + b * b, a * b)
-        ]
+        parts = a, b, a*a + b*b, a*b
+        mean_a, mean_b, squares, product = [torch.nn.functional.avg_pool2d(x, 8, 1) for x in parts]
         both, cross = mean_a**2 + mean_b**2, mean_a*mean_b
         variances = squares - both
         light = torch.where(both > 0, 2*cross/both, 1.)
@@ -91,10 +90,9 @@ class MSSSIM(PairOfImages):
             )
         a, b = images.double(), references.to(images.device).double()
         result = 1.
+        total = 1 if self.scales == 5 else sum(self.weights[:self.scales])
         for scale, weight in enumerate(self.weights[:self.scales], 1):
             mean = ssim_means(a, b)[0 if scale == self.scales else 1]
-            result = result * mean.clamp(min=0) ** (
-                weight if self.scales == 5 else weight / sum(self.weights[: self.scales])
-            )
+            result = result*mean.clamp(min=0)**(weight/total)
             if scale < self.scales: a, b = (torch.nn.functional.avg_pool2d(x, 2) for x in (a, b))
         return result

@@ -36,13 +36,9 @@ def crop_faces(
                 f"box {tuple(float(b) for b in box)} of picture {i} is empty inside {width}x{height}; boxes "
                 "are (left, top, right, bottom)"
             )
-        face = torch.nn.functional.interpolate(
-            images[i : i + 1, :, top:bottom, left:right].float(),
-            (size, size),
-            mode="bicubic",
-            antialias=True,
-            align_corners=False,
-        )
+        cut = images[i:i + 1, :, top:bottom, left:right].float()
+        smooth = dict(mode="bicubic", antialias=True, align_corners=False)
+        face = torch.nn.functional.interpolate(cut, (size, size), **smooth)
         crops.append(face.round().clamp(0, 255).to(torch.uint8))
         rows.append(i)
     return torch.cat(crops), rows
@@ -65,9 +61,8 @@ def match_threshold(
             f"{-(-1 // false_matches):.0f}, or a larger rate"
         )
     threshold = float(torch.quantile(strangers, 1 - false_matches))
-    return dict(
-        threshold=threshold, true_matches=float((s[own] >= threshold).double().mean()), n_pairs=len(strangers)
-    )
+    passing = float((s[own] >= threshold).double().mean())
+    return dict(threshold=threshold, true_matches=passing, n_pairs=len(strangers))
 
 # %% ../../nbs/4_metrics/80_identity.ipynb #d394fd8f
 class FaceIdentity(Metric):
@@ -88,7 +83,7 @@ class FaceIdentity(Metric):
         self.name, self.names = f"identity_{encoder_name(encoder)}", list(references)
         if not references:
             raise ValueError("no references; give a name and a few pictures of at least one person")
-        means = []
+        means, self.width = [], 1
         for name, pictures in references.items():
             vectors = self.embed(as_images(pictures))
             seen = ~vectors.isnan().any(1)
@@ -96,19 +91,15 @@ class FaceIdentity(Metric):
                 raise ValueError(f"no face was found in the {len(vectors)} reference pictures of {name!r}")
             means.append(torch.nn.functional.normalize(vectors[seen], dim=1).mean(0))
         self.references = torch.nn.functional.normalize(torch.stack(means), dim=1)
+        self.width = self.references.shape[1]  # of an embedding
         for state in ("similar", "wanted"): self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def embed(self, images) -> torch.Tensor:
         "(N,D) float64, NaN where no face was found."
         if self.find is None: return self.encoder.encode_images(images).double().cpu()
         crops, rows = crop_faces(images, self.find(images), self.crop_size)
-        found = (
-            self.encoder.encode_images(crops).double().cpu()
-            if rows
-            else torch.zeros(
-                0, self.references.shape[1] if hasattr(self, "references") else 1, dtype=torch.float64
-            )
-        )
+        if rows: found = self.encoder.encode_images(crops).double().cpu()
+        else: found = torch.zeros(0, self.width, dtype=torch.float64)
         out = torch.full((len(images), found.shape[1]), float("nan"), dtype=torch.float64)
         out[rows] = found
         return out
@@ -124,10 +115,9 @@ class FaceIdentity(Metric):
         self.wanted.append(wanted.to(self.device))
         return all_.gather(1, wanted[:, None])[:, 0]
 
-    def _all(self, state): return (state if isinstance(state, torch.Tensor) else torch.cat(state)).cpu()
     def answers(self) -> list:
         "The nearest person of each picture, None where no face was found."
-        s = self._all(self.similar)
+        s = self.gathered("similar")
         return [None if row.isnan().any() else self.names[int(row.argmax())] for row in s]
     def missing(self) -> int:
         "Pictures in which no face was found."
@@ -146,6 +136,6 @@ class FaceIdentity(Metric):
         false_matches: float = .01,  # share of the pairs with a stranger that may pass
     ) -> dict:  # threshold, true_matches, n_pairs
         "Set the threshold from the pictures so far, which must be real ones of people with references."
-        found = match_threshold(self._all(self.similar), self._all(self.wanted), false_matches)
+        found = match_threshold(self.gathered("similar"), self.gathered("wanted"), false_matches)
         self.threshold = found["threshold"]
         return found

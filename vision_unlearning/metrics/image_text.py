@@ -44,7 +44,10 @@ def clip_metric_name(
     "`kind` and the backbone."
     name = getattr(clip, "name", "clip")
     if name == "clip": return kind
-    return f"{kind}_{CLIP_NAMES.get(name) or re.sub('[^a-z0-9]+', '_', name.rstrip('/').split('/')[-1].lower()).strip('_').removeprefix('clip_')}"
+    if name in CLIP_NAMES: return f"{kind}_{CLIP_NAMES[name]}"
+    last = name.rstrip("/").split("/")[-1].lower()
+    backbone = re.sub("[^a-z0-9]+", "_", last).strip("_").removeprefix("clip_")
+    return f"{kind}_{backbone}"
 
 # %% ../../nbs/4_metrics/05_image_text.ipynb #9e5bf37d
 def check_lengths(
@@ -121,11 +124,7 @@ class TextSimilarity(Metric):
         row = {t: i for i, t in enumerate(distinct)}
         if not self.truncate: check_lengths(self.clip, distinct, self.name)
         if not texts: return
-        vectors = torch.cat(
-            [
-                self.clip.encode_texts(distinct[i : i + self.batch_size])
-                for i in range(0, len(distinct), self.batch_size)
-            ]
-        ).double()
+        batches = [distinct[i:i + self.batch_size] for i in range(0, len(distinct), self.batch_size)]
+        vectors = torch.cat([self.clip.encode_texts(batch) for batch in batches]).double()
         left, right = ([row[t] for t in side] for side in (texts, others))
         self.scores.append(100*(vectors[left]*vectors[right]).sum(1).to(self.device))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from ..core import check_name
 
 # %% auto #0
-__all__ = ['MEMBERSHIP', 'confidence', 'entropy', 'cross_entropy', 'margin', 'balanced', 'mia_confidence_svc', 'mia_entropy_lr',
+__all__ = ['MEMBERSHIP', 'confidence', 'entropy', 'answer_loss', 'margin', 'balanced', 'mia_confidence_svc', 'mia_entropy_lr',
            'mia_loss_lr_neurips23', 'membership', 'lira', 'lira_auc']
 
 # %% ../../nbs/4_metrics/50_membership.ipynb #0acd96ab
@@ -31,7 +31,7 @@ def entropy(
     return -(log_p.exp()*log_p.masked_fill(log_p.exp() == 0, 0)).sum(1).numpy()
 
 # %% ../../nbs/4_metrics/50_membership.ipynb #205606f0
-def cross_entropy(
+def answer_loss(
     logits: torch.Tensor,  # (N,K)
     labels: torch.Tensor,  # (N,) int64
 ) -> np.ndarray:  # (N,) float64 nats, 0 and more
@@ -102,7 +102,7 @@ def mia_loss_lr_neurips23(
     "Accuracy of telling forget from unseen pictures by their loss, cross-validated."
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
-    x, y = balanced(cross_entropy(*forget), cross_entropy(*test), seed)
+    x, y = balanced(answer_loss(*forget), answer_loss(*test), seed)
     if len(y) < 20:
         raise ValueError(
             f"{len(y) // 2} forget or unseen pictures; the cross-validated attack needs at least 10 of each"

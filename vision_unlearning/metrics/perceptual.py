@@ -33,39 +33,26 @@ class LPIPS(PairOfImages):
     @torch.no_grad()
     def score(self, images, references):
         distance = torch.zeros(len(images), dtype=torch.float64)
-        for a, b, weight in zip(
-            self.network.features(images), self.network.features(references), self.network.weights
-        ):
-            squared = (
-                nn.functional.normalize(a.float(), dim=1, eps=1e-10)
-                - nn.functional.normalize(b.float(), dim=1, eps=1e-10)
-            ) ** 2
+        unit = lambda layer: nn.functional.normalize(layer.float(), dim=1, eps=1e-10)
+        seen, wanted = self.network.features(images), self.network.features(references)
+        for a, b, weight in zip(seen, wanted, self.network.weights):
+            squared = (unit(a) - unit(b))**2
             distance += (squared*weight.to(squared)[:, None, None]).sum(1).mean((1, 2)).double().cpu()
         return distance
 
 # %% ../../nbs/4_metrics/25_perceptual.ipynb #daed0802
 # channels, kernel, stride, padding of each convolution, "M" for pooling, "|" after a layer that counts
-LPIPS_SHAPES = {
-    "alex": [
-        (64, 11, 4, 2),
-        "|",
-        "M",
-        (192, 5, 1, 2),
-        "|",
-        "M",
-        (384, 3, 1, 1),
-        "|",
-        (256, 3, 1, 1),
-        "|",
-        (256, 3, 1, 1),
-        "|",
-    ],
-    "vgg": [
-        s
-        for block in ([64] * 2, [128] * 2, [256] * 3, [512] * 3, [512] * 3)
-        for s in (["M"] if block[0] != 64 else []) + [(c, 3, 1, 1) for c in block] + ["|"]
-    ],
-}
+_ALEX = [
+    (64, 11, 4, 2), "|", "M",
+    (192, 5, 1, 2), "|", "M",
+    (384, 3, 1, 1), "|",
+    (256, 3, 1, 1), "|",
+    (256, 3, 1, 1), "|",
+]
+_VGG = [(64, 3, 1, 1)]*2 + ["|"]
+for channels, layers in ((128, 2), (256, 3), (512, 3), (512, 3)):
+    _VGG += ["M"] + [(channels, 3, 1, 1)]*layers + ["|"]
+LPIPS_SHAPES = {"alex": _ALEX, "vgg": _VGG}
 # of torchvision.models; version IMAGENET1K_V1, which LPIPS was fitted on
 LPIPS_SOURCES = {"alex": "AlexNet_Weights", "vgg": "VGG16_Weights"}
 
@@ -108,18 +95,9 @@ def lpips_weights(
     "The fitted weights that torchmetrics ships."
     from importlib.resources import files
 
-    found = torch.load(
-        str(
-            files("torchmetrics").joinpath(
-                "functional",
-                "image",
-                "lpips_models",
-                f"{check_name('LPIPS network', name, LPIPS_SHAPES)}.pth",
-            )
-        ),
-        map_location="cpu",
-        weights_only=True,
-    )
+    check_name("LPIPS network", name, LPIPS_SHAPES)
+    file = files("torchmetrics").joinpath("functional", "image", "lpips_models", f"{name}.pth")
+    found = torch.load(str(file), map_location="cpu", weights_only=True)
     return [found[f"lin{i}.model.1.weight"].flatten().float() for i in range(5)]
 
 # %% ../../nbs/4_metrics/25_perceptual.ipynb #a85fa4ec
@@ -153,10 +131,8 @@ def lpips_network(
             f"no weights for lpips_{name}: {source} could not be read ({type(error).__name__}); give their "
             "file as `file`, or take the embedded 'judge'"
         ) from error
-    try:
-        network.layers.load_state_dict(
-            {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
-        )
+    layers = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
+    try: network.layers.load_state_dict(layers)
     except RuntimeError as error:
         raise ForeignFileError(f"{source} does not hold the features of {name}") from error
     return network.eval().requires_grad_(False)
@@ -177,7 +153,6 @@ class JudgeFeatures:
         "Stem and stages for (N,3,H,W) uint8 images, resized to 64x64 when they are not."
         x = images.to(next(self.judge.parameters()).device).float()
         if x.shape[-2:] != (64, 64):
-            x = nn.functional.interpolate(
-                x, (64, 64), mode="bicubic", antialias=True, align_corners=False
-            ).clamp(0, 255)
+            smooth = dict(mode="bicubic", antialias=True, align_corners=False)
+            x = nn.functional.interpolate(x, (64, 64), **smooth).clamp(0, 255)
         return list(self.judge.trunk(x/127.5 - 1, output_hidden_states=True).hidden_states)

@@ -18,14 +18,8 @@ def luma(
     images,  # (N,3,H,W) uint8
 ) -> torch.Tensor:  # (N,H,W) float64, whole numbers 0..255
     "Rounded grey values."
-    return (
-        (
-            images.double()
-            * torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64, device=images.device)[:, None, None]
-        )
-        .sum(1)
-        .round()
-    )
+    weights = torch.tensor([.299, .587, .114], dtype=torch.float64, device=images.device)
+    return (images.double()*weights[:, None, None]).sum(1).round()
 
 # %% ../../nbs/4_metrics/30_quality.ipynb #5170e4a6
 def normalised(
@@ -57,10 +51,9 @@ def nearest_shape(
     alpha, table = _shapes(str(ratio.device))
     right = torch.searchsorted(table, ratio.nan_to_num(1.)).clamp(1, len(table) - 1)
     left = right - 1
-    distance = (lambda i: (1/table[i] - 1/ratio).abs()) if inverse else (lambda i: (table[i] - ratio).abs())
-    return torch.where(
-        ratio.isnan(), ratio, alpha[torch.where(distance(left) <= distance(right), left, right)]
-    )
+    def distance(i): return ((1/table[i] - 1/ratio) if inverse else (table[i] - ratio)).abs()
+    nearest = torch.where(distance(left) <= distance(right), left, right)
+    return torch.where(ratio.isnan(), ratio, alpha[nearest])
 
 # %% ../../nbs/4_metrics/30_quality.ipynb #d2052165
 def symmetric_fit(
@@ -79,9 +72,8 @@ def asymmetric_fit(
     gamma = (torch.minimum(left, right)/torch.maximum(left, right)).sqrt()
     ratio = x.abs().mean(1)**2/(x**2).mean(1)
     alpha = nearest_shape(ratio*(gamma**3 + 1)*(gamma + 1)/(gamma**2 + 1)**2)
-    mean = (right.sqrt() - left.sqrt()) * torch.exp(
-        torch.lgamma(2 / alpha) - (torch.lgamma(1 / alpha) + torch.lgamma(3 / alpha)) / 2
-    )
+    log_scale = torch.lgamma(2/alpha) - (torch.lgamma(1/alpha) + torch.lgamma(3/alpha))/2
+    mean = (right.sqrt() - left.sqrt())*torch.exp(log_scale)
     return [alpha, mean, left, right]
 
 # %% ../../nbs/4_metrics/30_quality.ipynb #11bb1ff9
@@ -94,9 +86,8 @@ def halve(
     taps = (taps/taps.sum()).tolist()
     for axis in (1, 2):
         n = grey.shape[axis]
-        where = 2 * torch.arange((n + 1) // 2, device=grey.device)[:, None] + torch.arange(
-            -3, 5, device=grey.device
-        )
+        window = torch.arange(-3, 5, device=grey.device)
+        where = 2*torch.arange((n + 1)//2, device=grey.device)[:, None] + window
         where = torch.where(where < 0, -1 - where, torch.where(where >= n, 2*n - 1 - where, where))
         grey = sum(grey.index_select(axis, where[:, i])*tap for i, tap in enumerate(taps))
     return grey

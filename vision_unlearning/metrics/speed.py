@@ -14,7 +14,7 @@ from ..core import versions
 from .cost import Cost
 
 # %% auto #0
-__all__ = ['processor', 'machine', 'measure', 'work', 'matmul_peak', 'share', 'fitting_batch_size']
+__all__ = ['processor', 'machine', 'time_call', 'work', 'matmul_peak', 'share', 'fitting_batch_size']
 
 # %% ../../nbs/4_metrics/95_speed.ipynb #184a77b2
 def processor() -> str:
@@ -47,7 +47,7 @@ def machine(
     ).to_frame()
 
 # %% ../../nbs/4_metrics/95_speed.ipynb #29b45b75
-def measure(
+def time_call(
     what: str,  # name of the row
     call: Callable,  # without arguments
     seconds: float,  # least time to spend
@@ -56,7 +56,7 @@ def measure(
     "Median seconds of a part of a call, their interquartile range, and the number of runs."
     if parts < 1 or not seconds > 0:
         raise ValueError(
-            f"measure needs at least one part and some time, got parts={parts} and seconds={seconds}"
+            f"time_call needs at least one part and some time, got parts={parts} and seconds={seconds}"
         )
     found = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads()).blocked_autorange(
         min_run_time=seconds
@@ -87,7 +87,7 @@ def matmul_peak(
     a, b = (
         torch.randn(size, size, generator=torch.Generator().manual_seed(i)).to(device, dtype) for i in (0, 1)
     )
-    return 2*size**3/measure("peak", lambda: a @ b, seconds)["seconds"]
+    return 2*size**3/time_call("peak", lambda: a @ b, seconds)["seconds"]
 
 # %% ../../nbs/4_metrics/95_speed.ipynb #eaef1222
 def share(
@@ -98,7 +98,7 @@ def share(
     parts: int = 1,  # equal parts of one call: pictures, steps
 ) -> dict:  # what, per second, runs, 10^9 operations a second, measured peak, share
     "Parts a second, and the share of the measured peak."
-    row = measure(what, call, seconds, parts)
+    row = time_call(what, call, seconds, parts)
     done = work(call)/parts/row["seconds"]
     return {
         "what": what,

@@ -64,19 +64,14 @@ class FSIM(PairOfImages):
 
     def features(self, images):
         "Phase congruency and gradient of (N,3,H,W) uint8, at the size where FSIM looks."
-        grey = (
-            images.double()
-            * torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64, device=images.device)[:, None, None]
-        ).sum(1)
+        weights = torch.tensor([.299, .587, .114], dtype=torch.float64, device=images.device)
+        grey = (images.double()*weights[:, None, None]).sum(1)
         shrink = max(1, math.floor(min(grey.shape[1:])/256 + .5))
         grey = avg_pool2d(grey[:, None], shrink)
-        across = (
-            torch.tensor([[3.0, 0, -3], [10, 0, -10], [3, 0, -3]], dtype=torch.float64, device=grey.device)
-            / 16
-        )
-        return phase_congruency(grey[:, 0]), (
-            conv2d(grey, torch.stack([across, across.T])[:, None], padding=1) ** 2
-        ).sum(1).sqrt()
+        scharr = [[3., 0, -3], [10, 0, -10], [3, 0, -3]]
+        across = torch.tensor(scharr, dtype=torch.float64, device=grey.device)/16
+        slopes = conv2d(grey, torch.stack([across, across.T])[:, None], padding=1)
+        return phase_congruency(grey[:, 0]), (slopes**2).sum(1).sqrt()
 
     def score(self, images, references):
         if min(images.shape[2:]) < 8:
@@ -95,22 +90,17 @@ def canny(
 ) -> torch.Tensor:  # (N,H,W) bool
     "Edges with hysteresis."
     sobel = torch.tensor([[-1., 0, 1], [-2, 0, 2], [-1, 0, 1]], dtype=grey.dtype, device=grey.device)
-    x, y = conv2d(
-        pad(grey[:, None], (1, 1, 1, 1), mode="replicate"), torch.stack([sobel, sobel.T])[:, None]
-    ).unbind(1)
+    wider = pad(grey[:, None], (1, 1, 1, 1), mode="replicate")
+    x, y = conv2d(wider, torch.stack([sobel, sobel.T])[:, None]).unbind(1)
     size = x.abs() + y.abs()
     around = pad(size, (1, 1, 1, 1))
     h, w = grey.shape[1:]
     at = lambda i, j: around[:, 1+i:1+i+h, 1+j:1+j+w]
     flat, steep = y.abs() < math.tan(math.pi/8)*x.abs(), y.abs() > math.tan(3*math.pi/8)*x.abs()
-    slope = torch.where(
-        (x < 0) == (y < 0), (size > at(-1, -1)) & (size > at(1, 1)), (size > at(-1, 1)) & (size > at(1, -1))
-    )
-    ridge = torch.where(
-        flat,
-        (size > at(0, -1)) & (size >= at(0, 1)),
-        torch.where(steep, (size > at(-1, 0)) & (size >= at(1, 0)), slope),
-    )
+    along, across = (size > at(0, -1)) & (size >= at(0, 1)), (size > at(-1, 0)) & (size >= at(1, 0))
+    falling, rising = (size > at(-1, -1)) & (size > at(1, 1)), (size > at(-1, 1)) & (size > at(1, -1))
+    slope = torch.where((x < 0) == (y < 0), falling, rising)
+    ridge = torch.where(flat, along, torch.where(steep, across, slope))
     weak = ridge & (size > low)
     edges, before = ridge & (size > high), None
     while before is None or not torch.equal(edges, before):
@@ -131,10 +121,8 @@ class ISSM(PairOfImages):
         first, second = [canny(g).double().flatten(1) for g in greys]
         a, b = (x - x.mean(1, keepdim=True) for x in (first, second))
         r = (a*b).sum(1)/((a*a).sum(1)*(b*b).sum(1)).sqrt()
-        cells = (
-            sum((g * 10 / 256).long().flatten(1) * k for g, k in zip(greys, (10, 1)))
-            + 100 * torch.arange(len(images), device=images.device)[:, None]
-        )
+        row, column = [(g*10/256).long().flatten(1) for g in greys]
+        cells = 10*row + column + 100*torch.arange(len(images), device=images.device)[:, None]
         n = torch.bincount(cells.flatten(), minlength=100*len(images)).view(-1, 100).double()
         e = -torch.special.xlogy(n, n).sum(1)/math.log(2)
         return (.8*r*e + math.e)/(.3*r*e + .5*e + .7*SSIM().score(images, references) + math.e)

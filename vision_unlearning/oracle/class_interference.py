@@ -6,7 +6,7 @@
 from __future__ import annotations
 import json
 import torch
-from .classification import PROTOCOLS, trained
+from .classification import find_protocol, trained
 from ..models.classifiers import logits
 from ..core import check_name, config_hash
 from ..data.classification import ClassificationData, join_sets, load_classification
@@ -53,9 +53,10 @@ def class_interference(
     pictures: str = "test",  # or "all"
     seed: int = 0,  # of the original and of unlearning
     device="cpu",
+    changes: dict | None = None,  # fields of the protocol that differ
 ) -> int:  # tables that were written
     "Unlearn one class after the other and write who was harmed."
-    p = PROTOCOLS[check_name("protocol", protocol, PROTOCOLS)]
+    p = find_protocol(protocol, changes)
     data = load_classification(p.data, **p.data_options)
     made = get_classifier_method(method)(**(settings or {}))
     chosen = [check_name("class", c, data.classes) for c in classes] or data.classes

@@ -5,6 +5,7 @@
 # %% ../../nbs/6_results/25_alignment.ipynb #588e0e13
 from __future__ import annotations
 from pathlib import Path
+from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
 from scipy import stats
@@ -14,7 +15,8 @@ from ..interference.stats import mantel
 from ..intervals import pair_correlation_interval
 from ..interference.names import metric_label
 from ..interference.pair_metrics import PAIR_METRICS
-from ..plotting import scatter, similarity_label
+from ..explore.similarity import similarity_label
+from ..plotting import scatter
 from ..unlearners.methods import method_color, method_label
 from vision_unlearning.results.base import (
     PairTable,
@@ -68,15 +70,15 @@ def alignment(
 # %% ../../nbs/6_results/25_alignment.ipynb #ac281952
 class ResultTemplateMetricSimilarityAlignment(ResultTemplate):
     "To what degree similar entities interfere more with each other."
-    model: str = "sd1.4"
-    task: str = "people"
-    unlearning_algorithm: str
-    interference_pair: str
-    similarity_metric: str
-    significance_threshold: float = .05
+    model: str = "sd1.4"  # short name of the base model; the task's own where it is not given
+    task: str = "people"  # task name
+    unlearning_algorithm: str  # method, by backend name
+    interference_pair: str  # pair metric: what harm is measured by
+    similarity_metric: str  # similarity, by name
+    significance_threshold: float = .05  # p below which a relationship counts, in 0..1
     colouring_attribute: str | None = None  # colours the points by this attribute of the emitter
     epochs: int | None = None  # None: the only one on disk
-    n_permutations: int = 10_000
+    n_permutations: int = 10_000  # shuffles of entities behind a p-value
     random_state: int = 42  # of the permutations and of the bootstrap
 
     def _check(self):
@@ -100,7 +102,8 @@ class ResultTemplateMetricSimilarityAlignment(ResultTemplate):
         ]
 
 # %% ../../nbs/6_results/25_alignment.ipynb #4ebc3d11
-def _compute_alignment(self) -> dict:
+@patch
+def _compute_from_scratch(self: ResultTemplateMetricSimilarityAlignment) -> dict:
     table, harm, similarity = self._matrices()
     valid = np.isfinite(harm) & np.isfinite(similarity) & ~np.eye(len(harm), dtype=bool)
     emitters, receivers = np.nonzero(valid)
@@ -122,10 +125,9 @@ def _compute_alignment(self) -> dict:
         result["colors"] = [str(entities[i].get(self.colouring_attribute)) for i in emitters]
     return result
 
-ResultTemplateMetricSimilarityAlignment._compute_from_scratch = _compute_alignment
-
 # %% ../../nbs/6_results/25_alignment.ipynb #ae681f52
-def _plot_alignment(cls,
+@patch(cls_method=True)
+def plot(cls: ResultTemplateMetricSimilarityAlignment,
     data: dict,  # what `compute` returned
     ax: Axes | None = None,
 ) -> Axes:
@@ -149,5 +151,3 @@ def _plot_alignment(cls,
         )
     ax.set_title(f"{method_label(method)} on {about['task']}\n{text}", fontsize=9)
     return ax
-
-ResultTemplateMetricSimilarityAlignment.plot = classmethod(_plot_alignment)

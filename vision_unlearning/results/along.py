@@ -5,6 +5,7 @@
 # %% ../../nbs/6_results/45_along.ipynb #588e0e13
 from __future__ import annotations
 from pathlib import Path
+from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name
@@ -46,16 +47,16 @@ def attribute_matrices(
 # %% ../../nbs/6_results/45_along.ipynb #22bfb3e9
 class ResultTemplateInterferenceAlongAttribute(ResultTemplate):
     "Whether those who share an attribute with the emitter suffer more, other attributes held fixed."
-    model: str = "sd1.4"
-    task: str = "people"
-    unlearning_algorithm: str
-    interference_pair: str
-    attribute: str
+    model: str = "sd1.4"  # short name of the base model; the task's own where it is not given
+    task: str = "people"  # task name
+    unlearning_algorithm: str  # method, by backend name
+    interference_pair: str  # pair metric: what harm is measured by
+    attribute: str  # column of the entity table
     controls: list[str] | None = None  # attributes held fixed; None means all others that describe entities
-    significance_threshold: float = .05
+    significance_threshold: float = .05  # p below which a relationship counts, in 0..1
     epochs: int | None = None  # None: the only one on disk
-    n_permutations: int = 10_000
-    random_state: int = 42
+    n_permutations: int = 10_000  # shuffles of entities behind a p-value
+    random_state: int = 42  # seed of permutations and resampling
 
     def _check(self):
         super()._check()
@@ -99,7 +100,8 @@ class ResultTemplateInterferenceAlongAttribute(ResultTemplate):
         return [entities[i]["name"] for i in kept], harm, likeness, controls
 
 # %% ../../nbs/6_results/45_along.ipynb #3d4b2dbf
-def _compute_along(self) -> dict:
+@patch
+def _compute_from_scratch(self: ResultTemplateInterferenceAlongAttribute) -> dict:
     names, harm, (x, *fixed), controls = self._matrices()
     off = ~np.eye(len(x), dtype=bool)
     options = dict(n_permutations=self.n_permutations, seed=self.random_state)
@@ -135,10 +137,9 @@ def _compute_along(self) -> dict:
         "others": [mean(i, ~near[i]) for i in rows],
     }
 
-ResultTemplateInterferenceAlongAttribute._compute_from_scratch = _compute_along
-
 # %% ../../nbs/6_results/45_along.ipynb #18549bba
-def _plot_along(cls,
+@patch(cls_method=True)
+def plot(cls: ResultTemplateInterferenceAlongAttribute,
     data: dict,  # what `compute` returned
     ax: Axes | None = None,
 ) -> Axes:
@@ -161,5 +162,3 @@ def _plot_along(cls,
         fontsize=9,
     )
     return ax
-
-ResultTemplateInterferenceAlongAttribute.plot = classmethod(_plot_along)

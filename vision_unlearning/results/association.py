@@ -4,10 +4,11 @@
 
 # %% ../../nbs/6_results/80_association.ipynb #c05eea92
 from __future__ import annotations
+from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name
-from ..interference.stats import _renamings, benjamini_hochberg
+from ..interference.stats import renamings, benjamini_hochberg
 from ..plotting import heatmap
 from ..unlearners.methods import method_label
 from .displacement import EmbeddingTemplate
@@ -62,7 +63,7 @@ def label_test(
         np.einsum("bnp,bnq->bpq", first[orders].astype(float), centred @ second[orders].astype(float)) / safe
     )
     observed = cells(np.arange(n)[None])[0]
-    null = [cells(orders) for orders in _renamings(n, n_permutations, seed)]
+    null = [cells(orders) for orders in renamings(n, n_permutations, seed)]
     null = np.concatenate(null)
     spread = lambda b: (count*b**2).sum((-2, -1))
     p = (1 + (spread(null) >= spread(observed) - 1e-12).sum())/(1 + n_permutations)
@@ -72,12 +73,12 @@ def label_test(
 # %% ../../nbs/6_results/80_association.ipynb #cc49540f
 class ResultTemplateImplicitAssociationTest(EmbeddingTemplate):
     "Change of the association between the groups of two attributes."
-    attribute_1: str  # whose groups are compared
-    attribute_2: str  # with whose groups they may be associated
-    latent_embedding: str = "dino_embedding"  # what a picture is to an encoder
-    n_permutations: int = 1000
-    significance_threshold: float = .05
-    random_state: int = 42
+    attribute_1: str  # first column of the entity table
+    attribute_2: str  # second column of the entity table
+    latent_embedding: str = "dino_embedding"  # whose embeddings of the pictures
+    n_permutations: int = 1000  # shuffles of entities behind a p-value
+    significance_threshold: float = .05  # p below which a relationship counts, in 0..1
+    random_state: int = 42  # seed of permutations and resampling
     include_emitter: bool = False  # count the emitter's own pictures, as published
 
     def _check(self):
@@ -103,7 +104,8 @@ class ResultTemplateImplicitAssociationTest(EmbeddingTemplate):
         return vectors @ vectors.T
 
 # %% ../../nbs/6_results/80_association.ipynb #336d5371
-def _compute_association(self) -> dict:
+@patch
+def _compute_from_scratch(self: ResultTemplateImplicitAssociationTest) -> dict:
     base = self.store.embeddings(self.task)
     (one, first), (two, second) = map(self._indicators, (self.attribute_1, self.attribute_2))
     model = self._encoder(base)
@@ -160,10 +162,9 @@ def _compute_association(self) -> dict:
                              "change zero, signs flipped",
     }
 
-ResultTemplateImplicitAssociationTest._compute_from_scratch = _compute_association
-
 # %% ../../nbs/6_results/80_association.ipynb #d9343d2a
-def _plot_association(cls,
+@patch(cls_method=True)
+def plot(cls: ResultTemplateImplicitAssociationTest,
     data: dict,  # what `compute` returned
     ax: Axes | None = None,
     panel: str = "delta",  # or "original", "unlearned"
@@ -195,5 +196,3 @@ def _plot_association(cls,
         fontsize=9,
     )
     return ax
-
-ResultTemplateImplicitAssociationTest.plot = classmethod(_plot_association)

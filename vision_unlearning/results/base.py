@@ -8,10 +8,11 @@ import functools, hashlib, re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
+from fastcore.basics import patch
 import numpy as np
 from ..core import Config, UnknownNameError, check_name, config_hash, versions
 from ..tasks import get_task
-from ..explore.similarity import similarity_matrix
+from ..explore.similarity import SIMILARITIES, similarity_matrix
 from ..interference.pair_metrics import PAIR_METRICS
 from ..unlearners.methods import known_methods
 from vision_unlearning.store import (
@@ -27,7 +28,7 @@ from vision_unlearning.store import (
 )
 
 # %% auto #0
-__all__ = ['MODELS', 'default_model', 'ResultTemplate', 'read_table', 'fingerprint', 'pair_files', 'PairTable', 'read_pairs',
+__all__ = ['MODELS', 'default_model', 'ResultTemplate', 'read_shared', 'fingerprint', 'pair_files', 'PairTable', 'read_pairs',
            'read_similarity', 'similarity_files', 'simulate_harm', 'simulate_store']
 
 # %% ../../nbs/6_results/00_base.ipynb #d279fdb0
@@ -73,17 +74,23 @@ class ResultTemplate(Config):
             raise ValueError(
                 f"significance_threshold must be between 0 and 1, got {self.significance_threshold}"
             )
-        for method in getattr(
-            self, "unlearning_algorithm_list", [getattr(self, "unlearning_algorithm", "none")]
-        ):
+        one = [self.unlearning_algorithm] if hasattr(self, "unlearning_algorithm") else []
+        for method in getattr(self, "unlearning_algorithm_list", one):
             check_name("method", method, known_methods())
         if hasattr(self, "interference_pair"):
             check_name("pair metric", self.interference_pair, PAIR_METRICS)
 
+    @classmethod
+    def question(cls) -> str:
+        "The name of the question in files: that of the class without its prefix."
+        return cls.__name__.removeprefix("ResultTemplate")
     @property
-    def store(self) -> Store: return Store(self.base_folder)
+    def store(self) -> Store:
+        "Where the tables are."
+        return Store(self.base_folder)
     @property
     def arguments(self) -> dict:
+        "What can change a number."
         return {k: v for k, v in self.model_dump(mode="json").items() if k not in self.how}
 
 # %% ../../nbs/6_results/00_base.ipynb #586cdc7b
@@ -102,7 +109,7 @@ def _content_hash(signature: tuple) -> bytes: return hashlib.sha256(Path(signatu
 @functools.lru_cache(maxsize=8)
 def _parsed(signature: tuple): return read_json(signature[0])
 
-def read_table(
+def read_shared(
     path,  # a JSON file
 ):  # what is in it; shared between callers, so do not change it
     "A table that many questions read: parsed once, and again only when the file has changed."
@@ -118,48 +125,43 @@ def fingerprint(
     return digest.hexdigest()[:8]
 
 # %% ../../nbs/6_results/00_base.ipynb #2d1d5639
-def _inputs(self) -> list[Path]:
+@patch
+def inputs(self: ResultTemplate) -> list[Path]:
     "Every file that the answer depends on."
     raise TypeError(f"{type(self).__name__} is a base class; use one of its subclasses")
 
-def _compute_from_scratch(self) -> dict | list:
+@patch
+def _compute_from_scratch(self: ResultTemplate) -> dict | list:
     "The answer itself."
     raise TypeError(f"{type(self).__name__} is a base class; use one of its subclasses")
 
-def _serialize_parameters(self) -> str:
+@patch
+def _serialize_parameters(self: ResultTemplate) -> str:
     "Readable words and the hash of every argument that can change a number."
     words = [str(v) for v in self.arguments.values() if isinstance(v, (str, int)) and not isinstance(v, bool)]
-    return (
-        re.sub(r"[^a-z0-9.\-]+", "_", "_".join(words).lower())[:120].strip("_.")
-        + "_"
-        + config_hash(self.arguments)
-    )
-
-ResultTemplate.inputs = _inputs
-ResultTemplate._compute_from_scratch = _compute_from_scratch
-ResultTemplate._serialize_parameters = _serialize_parameters
+    readable = re.sub(r"[^a-z0-9.\-]+", "_", "_".join(words).lower())[:120].strip("_.")
+    return f"{readable}_{config_hash(self.arguments)}"
 
 # %% ../../nbs/6_results/00_base.ipynb #54c737cb
-def _local(self) -> str:
+@patch
+def _get_data_path_local(self: ResultTemplate) -> str:
     "Path of the cached answer."
-    return str(
-        self.store.result(
-            type(self).__name__.removeprefix("ResultTemplate"),
-            f"{self._serialize_parameters()}_{fingerprint(self.inputs())}",
-        )
-    )
+    key = f"{self._serialize_parameters()}_{fingerprint(self.inputs())}"
+    return str(self.store.result(self.question(), key))
 
-def _describe(self) -> dict:
+@patch
+def _describe(self: ResultTemplate) -> dict:
     "Further metadata of a subclass."
     return {}
 
-def _compute(self) -> dict:  # {"metadata": ..., "result": ...}
+@patch
+def compute(self: ResultTemplate) -> dict:  # {"metadata": ..., "result": ...}
     "The answer, from disk when nothing that it depends on has changed."
     path = Path(self._get_data_path_local())
     if path.exists() and not self.recompute_if_exists: return read_json(path)
     inputs = self.inputs()
     about = {
-        "template": type(self).__name__.removeprefix("ResultTemplate"),
+        "template": self.question(),
         **self.arguments,
         **self._describe(),
         "inputs": {"files": len(inputs), "fingerprint": fingerprint(inputs)},
@@ -168,10 +170,6 @@ def _compute(self) -> dict:  # {"metadata": ..., "result": ...}
     data = jsonable({"metadata": about, "result": self._compute_from_scratch()})
     if self.save_outputs: write_json(path, data)
     return data
-
-ResultTemplate._get_data_path_local = _local
-ResultTemplate._describe = _describe
-ResultTemplate.compute = _compute
 
 # %% ../../nbs/6_results/00_base.ipynb #e56a867e
 def pair_files(
@@ -219,12 +217,8 @@ class PairTable:
             for receiver, values in row.items():
                 j = place.get(receiver.replace("_", " "))
                 for metric, value in values.items():
-                    matrix = (
-                        found[metric]
-                        if metric in found
-                        else found.setdefault(metric, np.full((len(spaced),) * 2, np.nan))
-                    )
-                    if j is not None and value is not None: matrix[i, j] = value
+                    if metric not in found: found[metric] = np.full((len(spaced), len(spaced)), np.nan)
+                    if j is not None and value is not None: found[metric][i, j] = value
         return found
 
     @property
@@ -270,7 +264,8 @@ def read_similarity(
     kind: str,  # one of `SIMILARITIES`
 ) -> np.ndarray:  # (N,N) in index order, read-only
     "One similarity of a task, made when it is not there, and read again only when its files have changed."
-    if kind != "jacc" and not store.similarity(kind, task).is_file(): similarity_matrix(store, task, kind)
+    stored = SIMILARITIES[check_name("similarity", kind, SIMILARITIES)].constants.get("stored", True)
+    if stored and not store.similarity(kind, task).is_file(): similarity_matrix(store, task, kind)
     files = [p for p in (store.metadata(task), store.similarity(kind, task)) if p.is_file()]
     return _similarity(str(store.base), task, kind, tuple(map(_signature, files)))
 

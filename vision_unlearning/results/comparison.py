@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from itertools import combinations
 from pathlib import Path
+from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
 from scipy import stats
@@ -16,7 +17,7 @@ from ..intervals import bootstrap_interval
 from ..interference.names import metric_label
 from ..plotting import new_axes
 from ..unlearners.methods import known_methods, method_color, method_label
-from .base import ResultTemplate, read_table
+from .base import ResultTemplate, read_shared
 from ..store import MissingSessionError
 
 # %% auto #0
@@ -98,10 +99,10 @@ def paired_differences(
 # %% ../../nbs/6_results/20_comparison.ipynb #73fcf586
 class ResultTemplateMethodComparisonByMetricEntity(ResultTemplate):
     "Distribution of one entity metric for several methods."
-    model: str = "sd1.4"
-    task: str = "people"
-    interference_entity: str
-    unlearning_algorithm_list: list[str]
+    model: str = "sd1.4"  # short name of the base model; the task's own where it is not given
+    task: str = "people"  # task name
+    interference_entity: str  # entity metric
+    unlearning_algorithm_list: list[str]  # methods to compare, by backend name
     epochs: dict[str, int] = {}  # method -> epochs, for methods that the table has with several
 
     def _check(self):
@@ -118,7 +119,7 @@ class ResultTemplateMethodComparisonByMetricEntity(ResultTemplate):
     def inputs(self) -> list[Path]: return [self.store.per_entity(self.task)]
 
     def _values(self) -> dict[str, dict[str, float]]:
-        rows = read_table(self.store.per_entity(self.task))
+        rows = read_shared(self.store.per_entity(self.task))
         columns = list(dict.fromkeys(k for r in rows for k in r))
         chosen = {
             m: find_column(columns, m, self.interference_entity, self.epochs.get(m))
@@ -131,7 +132,8 @@ class ResultTemplateMethodComparisonByMetricEntity(ResultTemplate):
     def _compute_from_scratch(self) -> dict: return {m: summarize(v) for m, v in self._values().items()}
 
 # %% ../../nbs/6_results/20_comparison.ipynb #bef89e95
-def _plot_comparison(cls,
+@patch(cls_method=True)
+def plot(cls: ResultTemplateMethodComparisonByMetricEntity,
     data: dict,  # what `compute` returned
     ax: Axes | None = None,
 ) -> Axes:
@@ -176,5 +178,3 @@ def _plot_comparison(cls,
     ax.set_xticks(range(len(methods)), [f"{method_label(m)}\nn = {result[m]['n']}" for m in methods])
     ax.set(ylabel=metric_label(data["metadata"]["interference_entity"]), xlim=(-.6, len(methods) - .4))
     return ax
-
-ResultTemplateMethodComparisonByMetricEntity.plot = classmethod(_plot_comparison)

@@ -5,6 +5,7 @@
 # %% ../../nbs/6_results/40_counting.ipynb #588e0e13
 from __future__ import annotations
 from pathlib import Path
+from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
 from scipy import stats
@@ -19,7 +20,7 @@ from ..interference.stats import benjamini_hochberg
 from ..interference.names import metric_label
 from ..plotting import new_axes
 from ..unlearners.methods import method_color, method_label
-from .base import ResultTemplate, read_table
+from .base import ResultTemplate, read_shared
 from .comparison import find_column
 from vision_unlearning.results.relationship import (
     InsufficientSamplesError,
@@ -83,17 +84,17 @@ def attribute_tests(
 # %% ../../nbs/6_results/40_counting.ipynb #c5228ce0
 class ResultTemplateCountSignificantRelationship(ResultTemplate):
     "Number of significant relationships over methods, entity metrics and attributes."
-    model: str = "sd1.4"
-    task: str = "people"
-    unlearning_algorithm_list: list[str]
-    interference_entity_list: list[str]
-    attribute_list: list[str]
+    model: str = "sd1.4"  # short name of the base model; the task's own where it is not given
+    task: str = "people"  # task name
+    unlearning_algorithm_list: list[str]  # methods to compare, by backend name
+    interference_entity_list: list[str]  # entity metrics
+    attribute_list: list[str]  # columns of the entity table
     top_n: int = 10  # the strongest relationships to list
     epochs: dict[str, int] = {}  # method -> epochs, for methods that the table has with several
-    min_samples_per_category: int = 5
+    min_samples_per_category: int = 5  # smaller categories are left out
     significance_threshold: float = .05  # false discovery rate of the whole family
-    n_permutations: int = 10_000
-    random_state: int = 42
+    n_permutations: int = 10_000  # shuffles of entities behind a p-value
+    random_state: int = 42  # seed of permutations and resampling
 
     def _check(self):
         super()._check()
@@ -134,8 +135,9 @@ class ResultTemplateCountSignificantRelationship(ResultTemplate):
         ]
 
 # %% ../../nbs/6_results/40_counting.ipynb #aff55fa7
-def _compute_count(self) -> dict:
-    rows = read_table(self.store.per_entity(self.task))
+@patch
+def _compute_from_scratch(self: ResultTemplateCountSignificantRelationship) -> dict:
+    rows = read_shared(self.store.per_entity(self.task))
     kinds = attribute_columns(rows)
     for attribute in self.attribute_list: attribute_values(rows, attribute)
     tests = [
@@ -175,10 +177,9 @@ def _compute_count(self) -> dict:
                              "p-value below it",
     }
 
-ResultTemplateCountSignificantRelationship._compute_from_scratch = _compute_count
-
 # %% ../../nbs/6_results/40_counting.ipynb #1f228aae
-def _plot_count(cls,
+@patch(cls_method=True)
+def plot(cls: ResultTemplateCountSignificantRelationship,
     data: dict,  # what `compute` returned
     ax: Axes | None = None,
     group_by: str = "attribute",  # or "unlearning_algorithm", "interference_entity"
@@ -217,5 +218,3 @@ def _plot_count(cls,
         fontsize=9,
     )
     return ax
-
-ResultTemplateCountSignificantRelationship.plot = classmethod(_plot_count)

@@ -5,6 +5,7 @@
 # %% ../../nbs/6_results/70_cut.ipynb #18ae285f
 from __future__ import annotations
 from pathlib import Path
+from fastcore.basics import patch
 import networkx as nx
 import numpy as np
 from matplotlib.axes import Axes
@@ -51,10 +52,10 @@ def minimum_cut(
 # %% ../../nbs/6_results/70_cut.ipynb #b705cb89
 class ResultTemplateMinimumCutInterference(ResultTemplate):
     "The smallest interference whose removal parts two entities."
-    model: str = "sd1.4"
-    task: str = "people"
-    unlearning_algorithm: str
-    interference_pair: str
+    model: str = "sd1.4"  # short name of the base model; the task's own where it is not given
+    task: str = "people"  # task name
+    unlearning_algorithm: str  # method, by backend name
+    interference_pair: str  # pair metric: what harm is measured by
     entity_1: str  # the emitter
     entity_2: str  # the entity to protect
     lambda_quantile: float = 0.  # share of the positive capacities that is dropped
@@ -89,7 +90,8 @@ class ResultTemplateMinimumCutInterference(ResultTemplate):
         return np.where(w >= limit, w, 0.), limit
 
 # %% ../../nbs/6_results/70_cut.ipynb #5e607536
-def _compute_cut(self) -> dict:
+@patch
+def _compute_from_scratch(self: ResultTemplateMinimumCutInterference) -> dict:
     entities = read_entities(self.store, self.task)
     table = read_pairs(self.store, self.task, self.unlearning_algorithm, self.epochs)
     names = table.names
@@ -126,8 +128,6 @@ def _compute_cut(self) -> dict:
         "n_emitters_measured": len(table.rows),
     }
 
-ResultTemplateMinimumCutInterference._compute_from_scratch = _compute_cut
-
 # %% ../../nbs/6_results/70_cut.ipynb #ff76397c
 def _cut_title(about: dict, r: dict) -> str:
     "What the cut says, in one line."
@@ -138,7 +138,8 @@ def _cut_title(about: dict, r: dict) -> str:
     return (f"{r['n_emitter']} | {r['n_sink']} entities, cut {r['cut_value']:.3g} = "
             f"{100 * r['relative_cut']:.0f} % of what could flow")
 
-def _plot_cut(cls,
+@patch(cls_method=True)
+def plot(cls: ResultTemplateMinimumCutInterference,
     data: dict,  # what `compute` returned
     ax: Axes | None = None,
     top: int = 14,  # edges to draw
@@ -203,5 +204,3 @@ def _plot_cut(cls,
         fontsize=9,
     )
     return ax
-
-ResultTemplateMinimumCutInterference.plot = classmethod(_plot_cut)

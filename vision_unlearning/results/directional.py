@@ -5,6 +5,7 @@
 # %% ../../nbs/6_results/35_directional.ipynb #588e0e13
 from __future__ import annotations
 from pathlib import Path
+from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name
@@ -47,18 +48,18 @@ def received(
 # %% ../../nbs/6_results/35_directional.ipynb #ad6eef0f
 class ResultTemplateSignificantRelationshipCategoricalDirectional(ResultTemplate):
     "Whether the harm from one group of emitters falls on some groups of receivers more than on others."
-    model: str = "sd1.4"
-    task: str = "people"
-    unlearning_algorithm: str
-    interference_pair: str
-    attribute: str
-    source_attribute_value: str | int  # the group whose members are forgotten
+    model: str = "sd1.4"  # short name of the base model; the task's own where it is not given
+    task: str = "people"  # task name
+    unlearning_algorithm: str  # method, by backend name
+    interference_pair: str  # pair metric: what harm is measured by
+    attribute: str  # column of the entity table
+    source_attribute_value: str | int  # the category whose members are unlearned
     exclude_diagonal: bool = True  # leave out what an emitter does to itself
-    min_samples_per_category: int = 5
-    significance_threshold: float = .05
+    min_samples_per_category: int = 5  # smaller categories are left out
+    significance_threshold: float = .05  # p below which a relationship counts, in 0..1
     epochs: int | None = None  # None: the only one on disk
-    n_permutations: int = 10_000
-    random_state: int = 42
+    n_permutations: int = 10_000  # shuffles of entities behind a p-value
+    random_state: int = 42  # seed of permutations and resampling
 
     def inputs(self) -> list[Path]:
         return [
@@ -107,7 +108,8 @@ class ResultTemplateSignificantRelationshipCategoricalDirectional(ResultTemplate
         }
 
 # %% ../../nbs/6_results/35_directional.ipynb #d5ba6d1f
-def _plot_directional(cls,
+@patch(cls_method=True)
+def plot(cls: ResultTemplateSignificantRelationshipCategoricalDirectional,
     data: dict,  # what `compute` returned
     ax: Axes | None = None,
     contrast: bool = True,  # draw the contrast where there is one; else the plain means
@@ -132,5 +134,3 @@ def _plot_directional(cls,
         fontsize=9,
     )
     return ax
-
-ResultTemplateSignificantRelationshipCategoricalDirectional.plot = classmethod(_plot_directional)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import functools
 from pathlib import Path
+from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
 from sklearn.decomposition import PCA
@@ -116,8 +117,8 @@ def simulate_embeddings(
 # %% ../../nbs/6_results/75_displacement.ipynb #c0407b82
 class ResultTemplateEmbeddingUnlearningProfile(EmbeddingTemplate):
     "How the embeddings of all entities moved when one was forgotten."
-    entity: str  # name of the emitter
-    n_pca_components: int = 2  # dimensions of the plot
+    entity: str  # the emitter
+    n_pca_components: int = 2  # dimensions of the drawing
 
     def _index(self) -> int:
         entities = read_entities(self.store, self.task)
@@ -174,7 +175,8 @@ class ResultTemplateEmbeddingUnlearningProfile(EmbeddingTemplate):
         }
 
 # %% ../../nbs/6_results/75_displacement.ipynb #dd9d247c
-def _plot_profile(cls,
+@patch(cls_method=True)
+def plot(cls: ResultTemplateEmbeddingUnlearningProfile,
     data: dict,  # what `compute` returned
     ax: Axes | None = None,
     panel: str = "components",  # or "displacements"
@@ -237,14 +239,12 @@ def _plot_profile(cls,
     )
     return ax
 
-ResultTemplateEmbeddingUnlearningProfile.plot = classmethod(_plot_profile)
-
 # %% ../../nbs/6_results/75_displacement.ipynb #29207687
 class ResultTemplateEmbeddingForgettingEfficiency(EmbeddingTemplate):
     "Specificity of the edits of one method, and whether it goes with forgetting."
-    n_permutations: int = 10_000
-    significance_threshold: float = .05
-    random_state: int = 42
+    n_permutations: int = 10_000  # shuffles of entities behind a p-value
+    significance_threshold: float = .05  # p below which a relationship counts, in 0..1
+    random_state: int = 42  # seed of permutations and resampling
     legacy: bool = False  # hold the ratio against the emitter's mean over all receivers, as published
 
     def _compute_from_scratch(self) -> dict:
@@ -285,7 +285,8 @@ class ResultTemplateEmbeddingForgettingEfficiency(EmbeddingTemplate):
         }
 
 # %% ../../nbs/6_results/75_displacement.ipynb #fb006314
-def _plot_efficiency(cls,
+@patch(cls_method=True)
+def plot(cls: ResultTemplateEmbeddingForgettingEfficiency,
     data: dict,  # what `compute` returned
     ax: Axes | None = None,
     panel: str = "ratios",  # or "forgetting"
@@ -326,5 +327,3 @@ def _plot_efficiency(cls,
         fontsize=9,
     )
     return ax
-
-ResultTemplateEmbeddingForgettingEfficiency.plot = classmethod(_plot_efficiency)

@@ -5,13 +5,15 @@
 # %% ../../nbs/6_results/55_emitter.ipynb #588e0e13
 from __future__ import annotations
 from pathlib import Path
+from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name
 from ..explore.similarity import SIMILARITIES
 from ..interference.names import metric_label
 from ..interference.pair_metrics import PAIR_METRICS
-from ..plotting import new_axes, scatter, similarity_label
+from ..explore.similarity import similarity_label
+from ..plotting import new_axes, scatter
 from ..unlearners.methods import method_color, method_label
 from vision_unlearning.results.base import (
     PairTable,
@@ -115,7 +117,8 @@ class ResultTemplateMetricSimilarityAlignmentOne(EmitterTemplate):
         }
 
 # %% ../../nbs/6_results/55_emitter.ipynb #aad0c717
-def _plot_one(cls,
+@patch(cls_method=True)
+def plot(cls: ResultTemplateMetricSimilarityAlignmentOne,
     data: dict,  # what `compute` returned
     ax: Axes | None = None,
 ) -> Axes:
@@ -154,8 +157,6 @@ def _plot_one(cls,
     ax.set_title(f"{method_label(method)} forgets {about['entity']}\n{number}", fontsize=9)
     return ax
 
-ResultTemplateMetricSimilarityAlignmentOne.plot = classmethod(_plot_one)
-
 # %% ../../nbs/6_results/55_emitter.ipynb #83155db1
 class ResultTemplateInterferenceBySimilarityRank(EmitterTemplate):
     "The harm to receivers in the order of their similarity to one emitter."
@@ -190,7 +191,8 @@ class ResultTemplateInterferenceBySimilarityRank(EmitterTemplate):
         }
 
 # %% ../../nbs/6_results/55_emitter.ipynb #f33dca71
-def _plot_rank(cls,
+@patch(cls_method=True)
+def plot(cls: ResultTemplateInterferenceBySimilarityRank,
     data: dict,  # what `compute` returned
     ax: Axes | None = None,
     window: int = 9,  # receivers of the running mean
@@ -227,5 +229,3 @@ def _plot_rank(cls,
     )
     ax.set_title(f"{method_label(method)} forgets {about['entity']}\n{number}", fontsize=9)
     return ax
-
-ResultTemplateInterferenceBySimilarityRank.plot = classmethod(_plot_rank)

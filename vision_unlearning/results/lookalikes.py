@@ -5,11 +5,12 @@
 # %% ../../nbs/6_results/15_lookalikes.ipynb #588e0e13
 from __future__ import annotations
 from pathlib import Path
+from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name
 from ..explore.similarity import SIMILARITIES
-from ..plotting import similarity_label
+from ..explore.similarity import similarity_label
 from .base import read_similarity, similarity_files
 from vision_unlearning.results.visual import (
     VisualSummaryBase,
@@ -25,8 +26,8 @@ __all__ = ['ResultTemplateSimilarityVisualSummary']
 # %% ../../nbs/6_results/15_lookalikes.ipynb #78de3117
 class ResultTemplateSimilarityVisualSummary(VisualSummaryBase):
     "Images of the emitter, of its most similar and of its least similar receivers."
-    similarity_metric: str
-    seed: int = 42
+    similarity_metric: str  # similarity, by name
+    seed: int = 42  # seed of the pictures
 
     def _check(self):
         super()._check()
@@ -72,7 +73,8 @@ class ResultTemplateSimilarityVisualSummary(VisualSummaryBase):
                 "images": encode_pairs(self._paths(), self.images_max_dim)}
 
 # %% ../../nbs/6_results/15_lookalikes.ipynb #e4c1caef
-def _plot_lookalikes(cls,
+@patch(cls_method=True)
+def plot(cls: ResultTemplateSimilarityVisualSummary,
     data: dict,  # what `compute` returned
     ax: Axes | None = None,
     scale: float = 1.,  # pixels of the figure for a pixel of an image
@@ -91,5 +93,3 @@ def _plot_lookalikes(cls,
     return draw_strip(
         data, labels, groups, similarity_label(data["metadata"]["similarity_metric"]), ax, scale
     )
-
-ResultTemplateSimilarityVisualSummary.plot = classmethod(_plot_lookalikes)

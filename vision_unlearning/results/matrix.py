@@ -5,13 +5,15 @@
 # %% ../../nbs/6_results/05_matrix.ipynb #588e0e13
 from __future__ import annotations
 from pathlib import Path
+from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name
 from ..explore.similarity import SIMILARITIES, matrix_to_records
 from ..interference.names import metric_label
 from ..interference.pair_metrics import PAIR_METRICS
-from ..plotting import heatmap, similarity_label
+from ..explore.similarity import similarity_label
+from ..plotting import heatmap
 from ..unlearners.methods import method_label
 from vision_unlearning.results.base import (
     ResultTemplate,
@@ -66,7 +68,8 @@ def matrix_summary(
     }
 
 # %% ../../nbs/6_results/05_matrix.ipynb #86392706
-def _plot_matrix(cls,
+@patch(cls_method=True)
+def plot(cls: ResultTemplateMatrix,
     data: dict,  # what `compute` returned
     ax: Axes | None = None,
     title: str | None = None,  # None makes one
@@ -102,17 +105,15 @@ def _plot_matrix(cls,
     )
     return ax
 
-ResultTemplateMatrix.plot = classmethod(_plot_matrix)
-
 # %% ../../nbs/6_results/05_matrix.ipynb #060bf80f
 class ResultTemplateInterferenceMatrix(ResultTemplateMatrix):
     "One pair metric between all emitters and receivers."
-    model: str = "sd1.4"
-    task: str = "people"
-    unlearning_algorithm: str
-    interference_pair: str
+    model: str = "sd1.4"  # short name of the base model; the task's own where it is not given
+    task: str = "people"  # task name
+    unlearning_algorithm: str  # method, by backend name
+    interference_pair: str  # pair metric: what harm is measured by
     epochs: int | None = None  # None: the only one on disk
-    metric_key_name: str = "interference_pair"
+    metric_key_name: str = "interference_pair"  # which argument names the metric; part of the published form
 
     def inputs(self) -> list[Path]:
         return [
@@ -137,10 +138,10 @@ class ResultTemplateInterferenceMatrix(ResultTemplateMatrix):
 # %% ../../nbs/6_results/05_matrix.ipynb #a6456fbb
 class ResultTemplateSimilarityMatrix(ResultTemplateMatrix):
     "One similarity between all entities."
-    model: str = "sd1.4"
-    task: str = "scenes"
-    similarity_metric: str = "clip"
-    metric_key_name: str = "similarity_metric"
+    model: str = "sd1.4"  # short name of the base model; the task's own where it is not given
+    task: str = "scenes"  # task name
+    similarity_metric: str = "clip"  # similarity, by name
+    metric_key_name: str = "similarity_metric"  # which argument names the metric; part of the published form
 
     def _check(self):
         super()._check()

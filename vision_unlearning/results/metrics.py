@@ -4,6 +4,7 @@
 
 # %% ../../nbs/6_results/50_metrics.ipynb #c05eea92
 from __future__ import annotations
+from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
 from ..interference.names import metric_label
@@ -17,8 +18,8 @@ __all__ = ['ResultTemplateMetricMetricAlignment', 'farthest_from_line']
 # %% ../../nbs/6_results/50_metrics.ipynb #0e24510d
 class ResultTemplateMetricMetricAlignment(EntityTemplate):
     "How strongly two entity metrics are correlated."
-    interference_entity_1: str  # metric of an entity
-    interference_entity_2: str  # another one
+    interference_entity_1: str  # entity metric on the horizontal axis
+    interference_entity_2: str  # entity metric on the vertical axis
 
     def _compute_from_scratch(self) -> dict:
         rows = self._rows()
@@ -52,7 +53,8 @@ def farthest_from_line(
     if len(x) < 3 or not np.ptp(x): return []
     return np.argsort(-np.abs(y - np.polyval(np.polyfit(x, y, 1), x)), kind="stable")[:n].tolist()
 
-def _plot_metrics(cls,
+@patch(cls_method=True)
+def plot(cls: ResultTemplateMetricMetricAlignment,
     data: dict,  # what `compute` returned
     ax: Axes | None = None,
     annotate_top_n: int = 5,  # entities farthest from the line that are named
@@ -77,7 +79,8 @@ def _plot_metrics(cls,
     return ax
 
 # %% ../../nbs/6_results/50_metrics.ipynb #fc3999f8
-def _plot_multi_method(cls,
+@patch(cls_method=True)
+def plot_multi_method(cls: ResultTemplateMetricMetricAlignment,
     datas: list[dict],  # answers of `compute`, one a method, about the same two metrics
     ax: Axes | None = None,
 ) -> Axes:
@@ -114,6 +117,3 @@ def _plot_multi_method(cls,
     ax.set(xlabel=metric_label(first), ylabel=metric_label(second))
     ax.set_title(f"{task}: {len(set(seen))} methods", fontsize=9)
     return ax
-
-ResultTemplateMetricMetricAlignment.plot = classmethod(_plot_metrics)
-ResultTemplateMetricMetricAlignment.plot_multi_method = classmethod(_plot_multi_method)

@@ -6,12 +6,13 @@
 from __future__ import annotations
 from itertools import product
 from pathlib import Path
+from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name
 from ..tasks import get_task
 from ..explore.similarity import SIMILARITIES
-from ..interference.stats import _permutation_pvalue, _renamed, _renamings, benjamini_hochberg
+from ..interference.stats import permutation_pvalue, renamed, renamings, benjamini_hochberg
 from ..interference.pair_metrics import PAIR_METRICS
 from ..plotting import new_axes
 from ..unlearners.methods import known_methods, method_label
@@ -56,20 +57,20 @@ def count_hits(
         there = np.isfinite(harm) & np.isfinite(similarity) & ~np.eye(n, dtype=bool)
         worst += top_weight(np.where(there, harm, np.nan), top_k)
         asked += int(there.any(1).sum())
-    null = [_renamed(nearest, orders) @ worst.ravel() for orders in _renamings(n, n_permutations, seed)]
+    null = [renamed(nearest, orders) @ worst.ravel() for orders in renamings(n, n_permutations, seed)]
     return float((nearest*worst).sum()), asked, np.concatenate(null)
 
 # %% ../../nbs/6_results/60_nearest.ipynb #c80042ea
 class ResultTemplateMostSimilarMostInterferedGrid(ResultTemplate):
     "How often the most similar receiver is among the most harmed, for each method and task."
-    tasks: list[str] = ["people", "breeds", "scenes"]
-    unlearning_algorithms: list[str] = ["distil", "munba", "uce"]
-    interference_pairs: list[str] = ["clip_diff", "brisque_diff", "rmse", "ssim", "dino_diff"]
-    similarity_metrics: list[str] = ["clip", "jacc", "dino", "act"]
-    top_k: int = 1  # a hit when the most similar is among this many most harmed
-    significance_threshold: float = .05
-    n_permutations: int = 1000
-    random_state: int = 42
+    tasks: list[str] = ["people", "breeds", "scenes"]  # one row of the grid each
+    unlearning_algorithms: list[str] = ["distil", "munba", "uce"]  # methods
+    interference_pairs: list[str] = ["clip_diff", "brisque_diff", "rmse", "ssim", "dino_diff"]  # pair metrics
+    similarity_metrics: list[str] = ["clip", "jacc", "dino", "act"]  # similarities
+    top_k: int = 1  # how many of the most similar are looked at
+    significance_threshold: float = .05  # p below which a relationship counts, in 0..1
+    n_permutations: int = 1000  # shuffles of entities behind a p-value
+    random_state: int = 42  # seed of permutations and resampling
 
     def _check(self):
         super()._check()
@@ -105,7 +106,8 @@ class ResultTemplateMostSimilarMostInterferedGrid(ResultTemplate):
         )
 
 # %% ../../nbs/6_results/60_nearest.ipynb #44f2d120
-def _grid_cell(self, method: str, task: str) -> tuple[dict, list[str]]:
+@patch
+def _cell(self: ResultTemplateMostSimilarMostInterferedGrid, method: str, task: str) -> tuple[dict, list[str]]:
     "Hits of one method on one task over all metrics and similarities, and the metrics that its tables lack."
     table = read_pairs(self.store, task, method)
     measured = [m for m in self.interference_pairs if m in table.metrics]
@@ -122,11 +124,12 @@ def _grid_cell(self, method: str, task: str) -> tuple[dict, list[str]]:
         "count": total,
         "denominator": denominator,
         "expected": float(null.mean()),
-        "pvalue": _permutation_pvalue(total, null, "greater") if denominator else float("nan"),
+        "pvalue": permutation_pvalue(total, null, "greater") if denominator else float("nan"),
         "by_similarity": parts,
     }, [m for m in self.interference_pairs if m not in measured]
 
-def _compute_grid(self) -> dict:
+@patch
+def _compute_from_scratch(self: ResultTemplateMostSimilarMostInterferedGrid) -> dict:
     there = list(self._tables())
     cells = {key: self._cell(*key) for key in there}
     of = lambda k: [
@@ -149,11 +152,9 @@ def _compute_grid(self) -> dict:
                              f"one-sided, Benjamini-Hochberg over {len(there)} cells",
     }
 
-ResultTemplateMostSimilarMostInterferedGrid._cell = _grid_cell
-ResultTemplateMostSimilarMostInterferedGrid._compute_from_scratch = _compute_grid
-
 # %% ../../nbs/6_results/60_nearest.ipynb #d5a28edc
-def _plot_grid(cls,
+@patch(cls_method=True)
+def plot(cls: ResultTemplateMostSimilarMostInterferedGrid,
     data: dict,  # what `compute` returned
     ax: Axes | None = None,
 ) -> Axes:
@@ -196,5 +197,3 @@ def _plot_grid(cls,
         f"most similar among the {data['metadata']['top_k']} most harmed (* beyond chance)", fontsize=9
     )
     return ax
-
-ResultTemplateMostSimilarMostInterferedGrid.plot = classmethod(_plot_grid)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 from pathlib import Path
 from typing import Literal
+from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
 from sklearn.ensemble import RandomForestRegressor
@@ -16,7 +17,8 @@ from ..explore.similarity import SIMILARITIES, attribute_columns
 from ..interference.stats import mantel
 from ..interference.names import metric_label
 from ..interference.pair_metrics import PAIR_METRICS
-from ..plotting import new_axes, scatter, similarity_label
+from ..explore.similarity import similarity_label
+from ..plotting import new_axes, scatter
 from ..unlearners.methods import method_color, method_label
 from vision_unlearning.results.base import (
     PairTable,
@@ -30,8 +32,8 @@ from .relationship import InsufficientSamplesError
 from ..store import MissingSessionError, Session, find_entity, read_entities
 
 # %% auto #0
-__all__ = ['Multi', 'pair_features', 'split_pairs', 'ResultTemplateMetricSimilarityAlignmentMulti', 'group_importance',
-           'shap_values', 'plot_expected']
+__all__ = ['pair_features', 'split_pairs', 'ResultTemplateMetricSimilarityAlignmentMulti', 'group_importance', 'shap_values',
+           'plot_expected']
 
 # %% ../../nbs/6_results/65_prediction.ipynb #494f74ca
 def _indicators(values: list, kind: str, name: str) -> dict[str, np.ndarray]:  # feature -> (N,)
@@ -108,23 +110,24 @@ def split_pairs(
 # %% ../../nbs/6_results/65_prediction.ipynb #13eb22e8
 class ResultTemplateMetricSimilarityAlignmentMulti(ResultTemplate):
     "Regression from similarities and attributes to the harm of a pair, tested on entities it has not seen."
-    model: str = "sd1.4"
-    task: str = "people"
-    unlearning_algorithm: str
-    interference_pair: str
-    similarity_metric_list: list[str]
-    significance_threshold: float = .05
+    model: str = "sd1.4"  # short name of the base model; the task's own where it is not given
+    task: str = "people"  # task name
+    unlearning_algorithm: str  # method, by backend name
+    interference_pair: str  # pair metric: what harm is measured by
+    similarity_metric_list: list[str]  # similarities that predict
+    significance_threshold: float = .05  # p below which a relationship counts, in 0..1
     include_attribute_diff_similarity: bool = True  # whether two entities agree in each attribute
     include_attribute_value_similarity: bool = True  # the attributes of emitter and receiver
     include_emitter_forget_quality: bool = False  # how well the emitter itself was forgotten
     include_baseline_quality: bool = False  # CLIP score of the emitter before the edit
-    regression_algorithm: Literal["linear_regression", "random_forest"] = "linear_regression"  # what is fitted
-    random_state: int = 42
-    test_size: float = .3  # share of entities, or of pairs
-    split: Literal["entity", "emitter", "pair"] = "entity"  # what training and test do not share
+    regression_algorithm: Literal["linear_regression", "random_forest"] = "linear_regression"  # what predicts
+    random_state: int = 42  # seed of permutations and resampling
+    test_size: float = .3  # share of entities or pairs that is held out, in 0..1
+    # what is held out as a whole: entities on both sides, emitters, or single pairs
+    split: Literal["entity", "emitter", "pair"] = "entity"
     explain: bool = False  # SHAP values of up to 1,000 test pairs
     epochs: int | None = None  # None: the only one on disk
-    n_permutations: int = 10_000
+    n_permutations: int = 10_000  # shuffles of entities behind a p-value
 
     def _check(self):
         super()._check()
@@ -162,7 +165,10 @@ class ResultTemplateMetricSimilarityAlignmentMulti(ResultTemplate):
 
 # %% ../../nbs/6_results/65_prediction.ipynb #4bcd9b68
 # table, feature -> group, (N,N,F), (N,N) with NaN where unusable
-def _dataset(self) -> tuple[PairTable, dict[str, str], np.ndarray, np.ndarray]:
+@patch
+def _dataset(
+    self: ResultTemplateMetricSimilarityAlignmentMulti,
+) -> tuple[PairTable, dict[str, str], np.ndarray, np.ndarray]:  # table, feature -> group, features, harm
     "Features and harm of all pairs."
     table, extra = self._table(), {}
     target = table.matrix(self.interference_pair)
@@ -185,16 +191,11 @@ def _dataset(self) -> tuple[PairTable, dict[str, str], np.ndarray, np.ndarray]:
     target[np.eye(len(target), dtype=bool)] = np.nan
     return table, groups, features, target
 
-def _regressor(self):
+@patch
+def _regressor(self: ResultTemplateMetricSimilarityAlignmentMulti):
     "A fresh model."
-    return (
-        LinearRegression()
-        if self.regression_algorithm == "linear_regression"
-        else RandomForestRegressor(20, random_state=self.random_state)
-    )
-
-Multi = ResultTemplateMetricSimilarityAlignmentMulti
-Multi._dataset, Multi._regressor = _dataset, _regressor
+    if self.regression_algorithm == "linear_regression": return LinearRegression()
+    return RandomForestRegressor(20, random_state=self.random_state)
 
 # %% ../../nbs/6_results/65_prediction.ipynb #40978ef7
 def group_importance(
@@ -238,7 +239,8 @@ def shap_values(
     return {"values": values, "base_values": base, "data": x, "feature_names": names}
 
 # %% ../../nbs/6_results/65_prediction.ipynb #d5d51ee8
-def _compute_multi(self) -> dict:
+@patch
+def _compute_from_scratch(self: ResultTemplateMetricSimilarityAlignmentMulti) -> dict:
     table, groups, features, target = self._dataset()
     known = np.isfinite(features).all(-1)
     usable = np.isfinite(target) & known
@@ -299,8 +301,6 @@ def _compute_multi(self) -> dict:
         "significance_rule": rule,
     }
 
-Multi._compute_from_scratch = _compute_multi
-
 # %% ../../nbs/6_results/65_prediction.ipynb #231c31ca
 def _plot_prediction(r, ax, color) -> Axes:
     ax = scatter(r["y_test_pred"], r["y_test_true"], ax, line=False, color=color)
@@ -343,7 +343,8 @@ def _plot_shap(r, ax, color) -> Axes:
     return ax
 
 # %% ../../nbs/6_results/65_prediction.ipynb #3e4618d6
-def _plot_multi(cls,
+@patch(cls_method=True)
+def plot(cls: ResultTemplateMetricSimilarityAlignmentMulti,
     data: dict,  # what `compute` returned
     ax: Axes | None = None,
     panel: str = "prediction",  # or "importance", "shap"
@@ -371,10 +372,9 @@ def _plot_multi(cls,
         )
     return ax
 
-Multi.plot = classmethod(_plot_multi)
-
 # %% ../../nbs/6_results/65_prediction.ipynb #8d5bc46e
-def _predict(self,
+@patch
+def predict(self: ResultTemplateMetricSimilarityAlignmentMulti,
     entity: str | int,  # name or index; it need not have been unlearned
     level: float = .9,  # share of unseen pairs that the interval should hold
     # receiver -> expected, low, high, observed (None where nothing was measured); the worst first
@@ -435,5 +435,3 @@ def plot_expected(
     ax.legend(fontsize=8, frameon=False)
     ax.set_xlabel(metric_label(metric))
     return ax
-
-Multi.predict = _predict

@@ -6,6 +6,7 @@
 from __future__ import annotations
 from pathlib import Path
 from typing import Any
+from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
 from scipy import stats
@@ -21,7 +22,7 @@ from ..intervals import bootstrap_interval
 from ..interference.names import metric_label
 from ..plotting import new_axes, scatter
 from ..unlearners.methods import method_color, method_label
-from .base import ResultTemplate, pair_files, read_pairs, read_table
+from .base import ResultTemplate, pair_files, read_pairs, read_shared
 from .comparison import find_column
 
 # %% auto #0
@@ -118,7 +119,7 @@ class EntityTemplate(ResultTemplate):
     random_state: int = 42  # of the permutations and of the bootstrap
 
     def inputs(self) -> list[Path]: return [self.store.per_entity(self.task)]
-    def _rows(self) -> list[dict]: return read_table(self.store.per_entity(self.task))
+    def _rows(self) -> list[dict]: return read_shared(self.store.per_entity(self.task))
 
     def _column(self, rows: list[dict], metric: str) -> np.ndarray:  # (N,) NaN where undefined
         name = find_column(
@@ -145,8 +146,8 @@ def attribute_values(
 # %% ../../nbs/6_results/30_relationship.ipynb #36fd5332
 class ResultTemplateSignificantRelationshipNumerical(EntityTemplate):
     "Whether an entity metric goes with a numerical attribute."
-    interference_entity: str
-    attribute: str
+    interference_entity: str  # entity metric
+    attribute: str  # column of the entity table
 
     def _compute_from_scratch(self) -> dict:
         rows = self._rows()
@@ -184,7 +185,8 @@ def sound_title(
         "-", "−"
     )
 
-def _plot_numerical(cls,
+@patch(cls_method=True)
+def plot(cls: ResultTemplateSignificantRelationshipNumerical,
     data: dict,  # what `compute` returned
     ax: Axes | None = None,
 ) -> Axes:
@@ -202,15 +204,13 @@ def _plot_numerical(cls,
     ax.set_title(f"{method_label(method)} on {about['task']}\n{sound_title(r, 'r')}", fontsize=9)
     return ax
 
-ResultTemplateSignificantRelationshipNumerical.plot = classmethod(_plot_numerical)
-
 # %% ../../nbs/6_results/30_relationship.ipynb #876a19bd
 class ResultTemplateSignificantRelationshipCategorical(EntityTemplate):
     "Whether groups of entities differ in an entity metric."
-    interference_entity: str
-    attribute: str
+    interference_entity: str  # entity metric
+    attribute: str  # column of the entity table
     attribute_value: str | int | None = None  # None: all emitters; else only those with this value
-    min_samples_per_category: int = 5
+    min_samples_per_category: int = 5  # smaller categories are left out
 
     def _check(self):
         super()._check()
@@ -274,7 +274,8 @@ def check_categories(
             f"({', '.join(f'{g}: {n}' for g, n in list(small.items())[:3])}); lower min_samples_per_category"
         )
 
-def _compute_categorical(self) -> dict:
+@patch
+def _compute_from_scratch(self: ResultTemplateSignificantRelationshipCategorical) -> dict:
     rows = self._rows()
     values = attribute_values(rows, self.attribute)
     y = self._metric(rows, values)
@@ -287,8 +288,6 @@ def _compute_categorical(self) -> dict:
         "entity_names": [rows[i]["name"] for i in kept],
         **self._test(compare_groups, labels, y[kept]),
     }
-
-ResultTemplateSignificantRelationshipCategorical._compute_from_scratch = _compute_categorical
 
 # %% ../../nbs/6_results/30_relationship.ipynb #334a8c98
 def draw_groups(
@@ -314,7 +313,8 @@ def draw_groups(
     ax.set(xlabel=xlabel, ylim=(-.6, len(order) - .4))
     return ax
 
-def _plot_categorical(cls,
+@patch(cls_method=True)
+def plot(cls: ResultTemplateSignificantRelationshipCategorical,
     data: dict,  # what `compute` returned
     ax: Axes | None = None,
 ) -> Axes:
@@ -330,5 +330,3 @@ def _plot_categorical(cls,
         fontsize=9,
     )
     return ax
-
-ResultTemplateSignificantRelationshipCategorical.plot = classmethod(_plot_categorical)

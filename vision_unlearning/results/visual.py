@@ -6,6 +6,7 @@
 from __future__ import annotations
 import base64, io, re
 from pathlib import Path
+from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image, UnidentifiedImageError
@@ -140,8 +141,8 @@ def draw_strip(
 # %% ../../nbs/6_results/10_visual.ipynb #4b50ba11
 class ResultTemplateInterferenceVisualSummary(VisualSummaryBase):
     "Images of the emitter, of the four worst and of the four best receivers."
-    interference_pair: str
-    seed: int = 42
+    interference_pair: str  # pair metric: what harm is measured by
+    seed: int = 42  # seed of the pictures
 
     def _choose(self) -> tuple[dict, list[str], list[str], dict[str, float], int]:
         "Emitter, worst, best, all values, epochs."
@@ -190,7 +191,8 @@ class ResultTemplateInterferenceVisualSummary(VisualSummaryBase):
         }
 
 # %% ../../nbs/6_results/10_visual.ipynb #863a7708
-def _plot_interference(cls,
+@patch(cls_method=True)
+def plot(cls: ResultTemplateInterferenceVisualSummary,
     data: dict,  # what `compute` returned
     ax: Axes | None = None,
     scale: float = 1.,  # pixels of the figure for a pixel of an image
@@ -203,8 +205,6 @@ def _plot_interference(cls,
     return draw_strip(
         data, labels, groups, f"values: {metric_label(data['metadata']['interference_pair'])}", ax, scale
     )
-
-ResultTemplateInterferenceVisualSummary.plot = classmethod(_plot_interference)
 
 # %% ../../nbs/6_results/10_visual.ipynb #33e9acb0
 class ResultTemplateUnlearningVisualSummary(VisualSummaryBase):
@@ -286,7 +286,8 @@ def _emitter_numbers(
         }
     return numbers
 
-def _compute_unlearning(self) -> dict:
+@patch
+def _compute_from_scratch(self: ResultTemplateUnlearningVisualSummary) -> dict:
     table, scores = self._table(), self._scores()
     return {
         "displayed_entities": [n for n, _ in self._emitters()],
@@ -300,8 +301,6 @@ def _compute_unlearning(self) -> dict:
             for n, seeds in self._paths().items()
         },
     }
-
-ResultTemplateUnlearningVisualSummary._compute_from_scratch = _compute_unlearning
 
 # %% ../../nbs/6_results/10_visual.ipynb #fcea875f
 def _numbers_text(numbers: dict[str, dict]) -> str:
@@ -319,7 +318,8 @@ def _numbers_text(numbers: dict[str, dict]) -> str:
         lines.append(f"{metric:<13}{own:>16}{show(n['others_average']):>9}")
     return "\n".join(lines)
 
-def _plot_unlearning(cls,
+@patch(cls_method=True)
+def plot(cls: ResultTemplateUnlearningVisualSummary,
     data: dict,  # what `compute` returned
     ax: Axes | None = None,
     scale: float = 1.,  # pixels of the figure for a pixel of an image
@@ -355,5 +355,3 @@ def _plot_unlearning(cls,
         )
         if k: ax.axhline(2*k*cell - 2.5, color="black", lw=.8)
     return ax
-
-ResultTemplateUnlearningVisualSummary.plot = classmethod(_plot_unlearning)

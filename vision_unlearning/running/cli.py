@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 # %% auto #0
-__all__ = ['app', 'BaseFolder', 'Quiet', 'Force', 'Task', 'Parameters', 'Stage', 'BatchMethods', 'BatchScale', 'Quick',
+__all__ = ['app', 'BaseFolder', 'Quiet', 'Force', 'TaskName', 'Parameters', 'Stage', 'BatchMethods', 'BatchScale', 'Quick',
            'Permutations', 'DemoFolder', 'Candidates', 'Clip', 'Merge', 'Push', 'split', 'is_benchmark', 'run_command',
            'run_benchmark_stage', 'batch_parameters', 'batch_command', 'smoke_batch', 'status_command',
            'report_command', 'demo_command', 'json_settings', 'embedded_judge', 'erase_command', 'main']
@@ -29,7 +29,7 @@ app = typer.Typer(
 BaseFolder = Annotated[str, typer.Option(help="Root of everything that is written.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on the way.")]
 Force = Annotated[bool, typer.Option("--force", help="Run notebooks again even when nothing is missing.")]
-Task = Annotated[str, typer.Option(help="Name of a task, or of a classifier benchmark.")]
+TaskName = Annotated[str, typer.Option(help="Name of a task, or of a classifier benchmark.")]
 Parameters = Annotated[
     list[str] | None,
     typer.Option("--parameter", "-p", help="name=value; lists with commas or as JSON."),
@@ -132,7 +132,7 @@ BatchScale = Annotated[
 
 @app.command("batch")
 def batch_command(
-    task: Task = "emoji",
+    task: TaskName = "emoji",
     methods: BatchMethods = "",
     entities: Annotated[str, typer.Option(help="Emitters, with commas; empty means all of the task.")] = "",
     parameter: Parameters = None,
@@ -200,7 +200,7 @@ Permutations = Annotated[int, typer.Option(help="Permutations of a test; 0 takes
 
 @app.command("report")
 def report_command(
-    task: Task = "emoji",
+    task: TaskName = "emoji",
     methods: Annotated[str, typer.Option(help="Backend names, with commas; empty means all that ran.")] = "",
     entities: Annotated[str, typer.Option(help="Emitters, with commas; empty means all that ran.")] = "",
     model: Annotated[str, typer.Option(help="Base model; empty means the task's own.")] = "",
@@ -296,7 +296,8 @@ def erase_command(
 ):
     "Erase a concept from a pipeline, check it and its neighbours before and after, and say go or no-go."
     from vision_unlearning.models import load_pipeline
-    from vision_unlearning.running.erase import erase, export_kohya, push_to_hub, save_erasure
+    from vision_unlearning.running.erase import erase, push_to_hub, save_erasure
+    from vision_unlearning.unlearners.diffusion.formats import export_kohya
     from vision_unlearning.unlearners.base import get_method
     if Path(out).exists(): raise ValueError(f"{out} exists; give a folder that does not")
     options = json_settings(settings)

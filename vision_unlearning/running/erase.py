@@ -13,161 +13,47 @@ import torch
 from ..cards import card, evaluation, limits
 from ..core import versions
 from ..data.emoji import emoji_entities
-from ..data.prompts import PARAPHRASES, wordings
+from ..data.prompts import PARAPHRASES
 from ..data.splits import image_dataset
 from ..hub import push_folder
 from ..interference.generate import generate_array
-from ..models import embedded_path, load_clip, quiet_loading
+from ..models import quiet_loading
 from ..plotting import image_grid
-from ..store import atomic_folder, atomic_path, read_json, write_json
+from .check import Limits, evaluating_clip, plan_prompts, recognise, verdict
+from ..store import atomic_folder, read_json, write_json
 from ..tasks import PROMPT_TEMPLATE
-from ..unlearners.base import Edit, WeightEdit, denoiser, get_method
+from ..unlearners.base import Edit, get_method
 from ..explore.neighbours import near_neighbours
-from ..unlearners.diffusion.lora import SIDES
-from ..unlearners.diffusion.random_edit import effective_change
+from ..unlearners.diffusion.formats import merge_edit
 
 # %% auto #0
-__all__ = ['HUB_FILES', 'plan_prompts', 'evaluating_clip', 'measure', 'Limits', 'verdict', 'Erasure', 'own_pictures',
-           'unlearn_names', 'erase', 'model_card', 'as_weights', 'save_erasure', 'export_kohya', 'hub_files',
+__all__ = ['HUB_FILES', 'Erasure', 'own_pictures', 'unlearn_names', 'name_of', 'erase', 'model_card', 'save_erasure', 'hub_files',
            'push_to_hub']
 
-# %% ../../nbs/8_running/35_erase.ipynb #91083afa
-def plan_prompts(
-    concept: str,
-    neighbours: list[str],
-    preserve: list[str],
-    others: list[str],  # names that were not preserved
-    template: str = PROMPT_TEMPLATE,
-    paraphrases: tuple[str, ...] = PARAPHRASES,  # other wordings, each with one {}
-) -> pd.DataFrame:  # group, name, prompt
-    "Which prompts are drawn before and after."
-    rows = [("concept", concept, p) for p in wordings(concept, (template,), ())] + [
-        ("paraphrase", concept, p) for p in wordings(concept, paraphrases, ())
-    ]
-    for group, names in (("neighbour", neighbours), ("preserve", preserve), ("other", others)):
-        rows += [(group, n, template.format(n)) for n in names]
-    return pd.DataFrame(rows, columns=["group", "name", "prompt"]).drop_duplicates(
-        "prompt", ignore_index=True
-    )
-
-# %% ../../nbs/8_running/35_erase.ipynb #1172b0a3
-def evaluating_clip(
-    pipe,  # Stable Diffusion pipeline
-    clip=None,  # `ClipEncoder`, a name for `load_clip`, or None
-):  # `ClipEncoder`
-    "The CLIP to measure with; None is accepted for `emoji-sd` only."
-    if clip is None and Path(str(pipe.config.get("_name_or_path", ""))) != embedded_path("emoji-sd"):
-        raise ValueError(
-            "say which CLIP measures pictures of this pipeline: clip='openai/clip-vit-base-patch16' for "
-            "photographs, clip='emoji-clip' for drawings of emoji"
-        )
-    return load_clip(clip or "emoji-clip") if clip is None or isinstance(clip, str) else clip
-
-# %% ../../nbs/8_running/35_erase.ipynb #04d0f3c2
-def measure(
-    plan: pd.DataFrame,  # of `plan_prompts`, with a column seed
-    images: np.ndarray,  # (N,H,W,3) uint8, one a row
-    clip,  # `ClipEncoder`
-    judge=None,  # metric with reset, update(images, names) and per_item, such as `JudgeAccuracy`
-    template: str = PROMPT_TEMPLATE,
-) -> pd.DataFrame:  # clip 0..100, recognised 0 or 1, one row a picture
-    "How well each picture fits its name, and whether it is recognised among all names."
-    names = list(dict.fromkeys(plan["name"]))
-    wanted = torch.tensor([names.index(n) for n in plan["name"]])
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    cosines = clip.encode_images(pixels) @ clip.encode_texts([template.format(n) for n in names]).T
-    found = pd.DataFrame(
-        {
-            "clip": 100 * cosines[torch.arange(len(wanted)), wanted].clamp(min=0).numpy(),
-            "recognised": (cosines.argmax(1) == wanted).double().numpy(),
-        }
-    )
-    if judge is not None:
-        judge.reset()
-        judge.update(pixels, list(plan["name"]))
-        found["recognised"] = judge.per_item().numpy()
-    return found
-
-# %% ../../nbs/8_running/35_erase.ipynb #683b1a56
-@dataclass(frozen=True)
-class Limits:
-    "When an erasure counts as good; shares, 0..1."
-    known_before: float = .5  # the concept is recognised in at least this share of its pictures before
-    forgotten: float = .1  # and in at most this share after
-    kept_near: float = .9  # of the accuracy before: neighbours, and what was to be preserved
-    kept_far: float = .95  # of the accuracy before: others that were not preserved
-
-# %% ../../nbs/8_running/35_erase.ipynb #0f5f80e1
-def verdict(
-    table: pd.DataFrame,  # group, recognised_before, recognised_after: one row a picture
-    limits: Limits = Limits(),
-) -> tuple[bool, list[str]]:  # go, and one line a criterion
-    "Hold the numbers against the limits."
-    mean = lambda groups, when: float(table.loc[table["group"].isin(groups), f"recognised_{when}"].mean())
-    concept, lines = ["concept", "paraphrase"], []
-    before, after = mean(concept, "before"), mean(concept, "after")
-    lines.append(
-        (
-            before >= limits.known_before,
-            f"the concept was recognised in {before:.0%} of its pictures before (at least "
-            f"{limits.known_before:.0%})",
-        )
-    )
-    lines.append(
-        (
-            after <= limits.forgotten,
-            f"the concept is recognised in {after:.0%} after, in all wordings together (at most "
-            f"{limits.forgotten:.0%})",
-        )
-    )
-    for label, groups, limit in (
-        ("neighbours", ["neighbour"], limits.kept_near),
-        ("preserved names", ["preserve"], limits.kept_near),
-        ("others", ["other"], limits.kept_far),
-    ):
-        before, after = mean(groups, "before"), mean(groups, "after")
-        if before > 0:
-            lines.append(
-                (
-                    after / before >= limit,
-                    f"{label} keep {after / before:.0%} of their accuracy, {before:.0%} before and "
-                    f"{after:.0%} after (at least {limit:.0%})",
-                )
-            )
-    return all(ok for ok, _ in lines), [("pass: " if ok else "FAIL: ") + text for ok, text in lines]
-
 # %% ../../nbs/8_running/35_erase.ipynb #d7d0fb75
-@dataclass
+@dataclass(repr=False)
 class Erasure:
     "What `erase` found."
-    concept: str
-    method: str
-    edit: Edit
+    concept: str  # what had to go
+    method: str  # backend name
+    edit: Edit  # attach it, or save it with `save_erasure`
     # group, name, prompt, seed, clip_before, clip_after, recognised_before, recognised_after
     table: pd.DataFrame
-    go: bool
+    go: bool  # whether all limits hold
     reasons: list[str]  # one a criterion
     neighbours: list[tuple[str, float]]  # name and centred cosine
     preserve: list[str]  # what the caller asked to keep
-    base_model: str
+    base_model: str  # name or hub id of the pipeline
     seconds: float  # of the unlearning alone
     settings: dict = field(default_factory=dict)  # of measurement
     pictures: np.ndarray | None = field(default=None, repr=False)  # (2,N,H,W,3) uint8, before and after
 
     def summary(self) -> pd.DataFrame:
         "Means of each group, before and after."
-        order = [
-            g
-            for g in ("concept", "paraphrase", "neighbour", "preserve", "other")
-            if (self.table["group"] == g).any()
-        ]
+        pictures = self.table["group"].value_counts()
+        order = [g for g in ("concept", "paraphrase", "neighbour", "preserve", "other") if g in pictures]
         columns = ["recognised_before", "recognised_after", "clip_before", "clip_after"]
-        return (
-            self.table.groupby("group")[columns]
-            .mean()
-            .loc[order]
-            .assign(pictures=self.table["group"].value_counts())
-        )
+        return self.table.groupby("group")[columns].mean().loc[order].assign(pictures=pictures)
 
     def plot(self, ax=None, n=8):  # Axes
         "Pictures before and after, one for each of the first `n` prompts."
@@ -180,9 +66,10 @@ class Erasure:
         )
 
     def __str__(self):
-        return "\n".join(
-            [f"{'GO' if self.go else 'NO-GO'}: {self.concept} erased with {self.method}", *self.reasons]
-        )
+        answer = f"{'GO' if self.go else 'NO-GO'}: {self.concept} erased with {self.method}"
+        return "\n".join([answer, *self.reasons])
+
+    __repr__ = __str__
 
 # %% ../../nbs/8_running/35_erase.ipynb #ccde6be7
 def own_pictures(
@@ -222,6 +109,14 @@ def unlearn_names(
     return unlearner.unlearn(pipe, forget, retain, **options)
 
 # %% ../../nbs/8_running/35_erase.ipynb #68023ccd
+def name_of(
+    pipe,  # a pipeline
+) -> str:  # hub id, or the last part of a folder
+    "The name under which a pipeline was loaded."
+    name = str(pipe.config.get("_name_or_path", ""))
+    return Path(name).name if Path(name).is_absolute() else name
+
+# %% ../../nbs/8_running/35_erase.ipynb #eb68060c
 def erase(
     pipe,  # Stable Diffusion pipeline; comes back as it went in
     concept: str,  # what has to go
@@ -239,7 +134,7 @@ def erase(
     paraphrases: tuple[str, ...] = PARAPHRASES,
     clip=None,  # `ClipEncoder`, a name for `load_clip`, or None for `emoji-sd`
     judge=None,  # metric such as `JudgeAccuracy`; it must know every name
-    limits: Limits = Limits(),
+    limits: Limits | None = None,  # of the check; None takes the defaults of `Limits`
     forget=None,  # dataset of the concept, for methods that learn from pictures
     retain=None,  # dataset of what to keep
     generator: torch.Generator | None = None,  # of the method; default seed 0
@@ -248,29 +143,28 @@ def erase(
 ) -> Erasure:
     "Erase one concept and check it, its wordings, its neighbours and others before and after."
     preserve = list(dict.fromkeys(preserve))
-    clip = evaluating_clip(pipe, clip)
+    clip, limits = evaluating_clip(pipe, clip), limits or Limits()
     unlearner = get_method(method)(**(settings or {}))
     if not concept.strip(): raise ValueError("the concept is empty")
     if concept in preserve: raise ValueError(f"{concept!r} is to be erased and preserved at once")
     candidates = list(candidates or [e["name"] for e in emoji_entities("emoji")])
     near = near_neighbours(pipe, concept, candidates, neighbours, template)
     rest = [c for c in dict.fromkeys(candidates) if c not in {concept, *preserve, *dict(near)}]
-    order = np.random.default_rng(0).permutation(len(rest))
-    far = [rest[i] for i in order[:others]]
-    kept = list(dict.fromkeys([*preserve, *dict(near), *(rest[i] for i in order[others : others + anchors])]))
-    plan = plan_prompts(concept, [n for n, _ in near], preserve, far, template, paraphrases).merge(
-        pd.DataFrame({"seed": seeds}), how="cross"
-    )
-    draw = lambda: generate_array(pipe, plan["seed"].tolist(), plan["prompt"].tolist(), **generation)
+    rest = [rest[i] for i in np.random.default_rng(0).permutation(len(rest))]
+    kept = list(dict.fromkeys([*preserve, *dict(near), *rest[others:others + anchors]]))
+    plan = plan_prompts(concept, list(dict(near)), preserve, rest[:others], template, paraphrases)
+    plan = plan.merge(pd.DataFrame({"seed": seeds}), how="cross")
+    def draw(): return generate_array(pipe, plan["seed"].tolist(), plan["prompt"].tolist(), **generation)
+    def seen(images, when): return recognise(plan, images, clip, judge, template).add_suffix(f"_{when}")
     before = draw()
-    numbers = [plan, measure(plan, before, clip, judge, template).add_suffix("_before")]
+    numbers_before = seen(before, "before")
     start = time.perf_counter()
     edit = unlearn_names(
         pipe, unlearner, concept, kept, forget, retain, generator, callbacks, template=template, **generation
     )
     seconds = time.perf_counter() - start
     with edit.on(pipe): after = draw()
-    table = pd.concat([*numbers, measure(plan, after, clip, judge, template).add_suffix("_after")], axis=1)
+    table = pd.concat([plan, numbers_before, seen(after, "after")], axis=1)
     go, reasons = verdict(table, limits)
     measured = dict(
         clip=getattr(clip, "name", type(clip).__name__),
@@ -280,21 +174,19 @@ def erase(
         limits=dataclasses.asdict(limits),
         **generation,
     )
-    base = str(pipe.config.get("_name_or_path", ""))
-    base = Path(base).name if Path(base).is_absolute() else base
     return Erasure(
-        concept,
-        method,
-        edit,
-        table,
-        go,
-        reasons,
-        near,
-        preserve,
-        base,
-        seconds,
-        measured,
-        np.stack([before, after]),
+        concept=concept,
+        method=method,
+        edit=edit,
+        table=table,
+        go=go,
+        reasons=reasons,
+        neighbours=near,
+        preserve=preserve,
+        base_model=name_of(pipe),
+        seconds=seconds,
+        settings=measured,
+        pictures=np.stack([before, after]),
     )
 
 # %% ../../nbs/8_running/35_erase.ipynb #e4b68c14
@@ -330,12 +222,13 @@ def model_card(
         f"model's own text encoder: {', '.join(n for n, _ in result.neighbours)}. "
         f"{result.settings['anchors']} names were preserved in all.",
     ]
+    settings = {k: v for k, v in result.settings.items() if k not in ("limits", "anchors") and v is not None}
+    how = ", ".join(f"{name} {value}" for name, value in settings.items())
     shown = [
         "Pictures from the same noise before and after. *Recognised*: the share in which the right name is "
         "chosen among all names; *clip*: CLIP score, 0 to 100.",
         "\n".join(rows),
-        "Measured with "
-        f"{', '.join(f'{k} {v}' for k, v in result.settings.items() if k not in ('limits', 'anchors') and v is not None)}. Every picture's numbers are in `measurements.parquet`.",
+        f"Measured with {how}. Every picture's numbers are in `measurements.parquet`.",
     ]
     few = int((table["group"] == "other").sum()) or 1
     missing = limits(
@@ -360,27 +253,6 @@ def model_card(
         },
         base_model=base,
         results=results,
-    )
-
-# %% ../../nbs/8_running/35_erase.ipynb #2c0f1629
-@torch.no_grad()
-def as_weights(
-    edit: Edit,  # of any kind
-    model,  # pipeline or module that it belongs to
-) -> WeightEdit:  # the same change as new matrices
-    "Fold an edit into the weights it touches."
-    if isinstance(edit, WeightEdit): return edit
-    if edit.kind != "lora":
-        raise ValueError(
-            f"an edit of kind {edit.kind!r} changes no weights and cannot be merged; attach it instead"
-        )
-    found = dict(denoiser(model).named_parameters())
-    return WeightEdit(
-        {
-            n: (found[n].detach().cpu().float() + change).to(found[n].dtype)
-            for n, change in effective_change(edit, model).items()
-        },
-        edit.info,
     )
 
 # %% ../../nbs/8_running/35_erase.ipynb #899cbb26
@@ -415,31 +287,9 @@ def save_erasure(
             ),
         )
         if merge:
-            with as_weights(result.edit, pipe).on(pipe), quiet_loading():
+            with merge_edit(result.edit, pipe).on(pipe), quiet_loading():
                 pipe.save_pretrained(temporary/"merged")
     return Path(folder)
-
-# %% ../../nbs/8_running/35_erase.ipynb #605e800f
-def export_kohya(
-    edit: Edit,  # a LoRA
-    path,  # .safetensors file
-) -> Path:
-    "A LoRA under kohya's names, with its own alpha."
-    from diffusers.utils import convert_state_dict_to_kohya
-    from safetensors.torch import save_file
-    if edit.kind != "lora":
-        raise ValueError(f"only a LoRA has a kohya form, this edit holds {edit.kind}; save it merged instead")
-    if Path(path).suffix != ".safetensors": raise ValueError(f"{path} must end in .safetensors")
-    peft = {
-        f"{k.rsplit('.', 2)[0].removesuffix('.lora')}.lora_{SIDES[k.split('.')[-2]]}.weight": t
-        for k, t in edit.tensors.items()
-    }
-    tensors = {
-        k: torch.tensor(float(edit.info["adapter"]["lora_alpha"])) if k.endswith(".alpha") else v
-        for k, v in convert_state_dict_to_kohya(peft).items()
-    }
-    with atomic_path(path) as temporary: save_file(tensors, temporary, metadata={"format": "pt"})
-    return Path(path)
 
 # %% ../../nbs/8_running/35_erase.ipynb #832302c9
 HUB_FILES = (

@@ -65,7 +65,8 @@ def made_similarities(
     task: str,
 ) -> list[str]:  # kinds
     "Similarities that have a file, or need only what is there."
-    found = [s for s in SIMILARITIES if s in ("attr", "jacc") or store.similarity(s, task).is_file()]
+    from_table = [s for s, stated in SIMILARITIES.items() if stated.constants["needs"] == "table"]
+    found = [s for s in SIMILARITIES if s in from_table or store.similarity(s, task).is_file()]
     if "dino" not in found and store.embeddings(task).is_file(): found.append("dino")
     return found
 

@@ -16,7 +16,7 @@ from .session import read_scores, recorded_sessions
 from ..store import Session, Store, atomic_path, read_entities, read_json, write_json
 
 # %% auto #0
-__all__ = ['FILES', 'pack', 'read_release', 'unpack']
+__all__ = ['FILES', 'pack_release', 'read_release', 'unpack_release']
 
 # %% ../../nbs/8_running/45_release.ipynb #aec3027b
 FILES = ("scores.parquet", "arrays.safetensors", "about.json")
@@ -27,8 +27,8 @@ def _arrays(store: Store, task: str, sessions: list[Session]) -> dict[str, np.nd
     entities = read_entities(store, task)
     found = {
         f"similarity {k}": similarity_matrix(store, task, k)[0].astype(np.float32)
-        for k in SIMILARITIES
-        if k not in ("attr", "jacc") and store.similarity(k, task).is_file()
+        for k, stated in SIMILARITIES.items()
+        if stated.constants["needs"] != "table" and store.similarity(k, task).is_file()
     }
     for s in (None, *sessions):
         if store.embeddings(task, s).is_file():
@@ -38,7 +38,7 @@ def _arrays(store: Store, task: str, sessions: list[Session]) -> dict[str, np.nd
     return found
 
 # %% ../../nbs/8_running/45_release.ipynb #a623a2a9
-def pack(
+def pack_release(
     store: Store,
     task: str,  # task name
     folder,  # where the three files go
@@ -99,7 +99,7 @@ def read_release(
     return scores, arrays, read_json(folder/FILES[2])
 
 # %% ../../nbs/8_running/45_release.ipynb #a7b55546
-def unpack(
+def unpack_release(
     folder,  # with the three files
     store: Store,  # without tables of this task
 ) -> list[Session]:  # those that now have tables

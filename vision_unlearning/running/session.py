@@ -23,6 +23,7 @@ from vision_unlearning.store import (
     Store,
     atomic_folder,
     claim,
+    current_settings,
     find_entity,
     read_entities,
     read_json,
@@ -55,12 +56,11 @@ def as_recorded(
     path = store.record(session)
     if not path.exists(): return session
     old = read_json(path).get("session", {}).get("settings")
-    if not isinstance(old, dict) or not set(old) < set(session.settings): return session
-    return (
-        dataclasses.replace(session, settings=old)
-        if get_method(session.method)(**old).model_dump(mode="json") == session.settings
-        else session
-    )
+    if not isinstance(old, dict): return session
+    now = current_settings(session.method, old)
+    if not set(now) < set(session.settings): return session
+    complete = get_method(session.method)(**now).model_dump(mode="json")
+    return dataclasses.replace(session, settings=now) if complete == session.settings else session
 
 # %% ../../nbs/8_running/05_session.ipynb #616f4637
 def plan_sessions(

@@ -13,14 +13,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from ..cards import edit_card, on_hub
 from ..core import Config, ForeignFileError, MissingSessionError, check_name
+from ..finding import find_classes
 from ..hub import pull, push_folder
 from ..store import atomic_folder, read_json, write_json
 from ..tasks import prompt_subject
-from .methods import DIFFUSION, UNLEARNERS, find_classes, find_methods
+from .methods import DIFFUSION, UNLEARNERS, find_methods
 
 # %% auto #0
 __all__ = ['METHODS', 'denoiser', 'Edit', 'all_tensors', 'WeightEdit', 'save_edit', 'edit_kinds', 'fetch_edit', 'load_edit',
-           'push_edit', 'Unlearner', 'get_method', 'concepts', 'require_pictures', 'require_pipeline']
+           'push_edit', 'Unlearner', 'get_method', 'concepts', 'refuse_overlap', 'require_pictures', 'require_pipeline']
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #11797cfc
 def denoiser(
@@ -290,6 +291,15 @@ def concepts(
     if not all(isinstance(t, str) and t.strip() for t in texts):
         raise ValueError("concepts must be non-empty strings, or a dataset with a `text` column")
     return list(dict.fromkeys(texts))
+
+# %% ../../nbs/3_unlearners/00_base.ipynb #3811d811
+def refuse_overlap(
+    forget: list[str],  # concepts
+    retain: list[str],  # concepts
+):
+    "Refuse what is on both sides at once."
+    both = sorted(set(forget) & set(retain))
+    if both: raise ValueError(f"{both} are to be forgotten and retained at once")
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #891f000a
 def require_pictures(

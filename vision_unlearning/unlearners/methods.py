@@ -4,60 +4,13 @@
 
 # %% ../../nbs/3_unlearners/02_methods.ipynb #727f5e4e
 from __future__ import annotations
-import ast, importlib
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
+from ..finding import Found, find_classes
 
 # %% auto #0
-__all__ = ['UNLEARNERS', 'DIFFUSION', 'CLASSIFIERS', 'BASELINES', 'Found', 'stated_classes', 'find_classes', 'find_methods',
-           'Look', 'known_methods', 'method_label', 'method_color']
-
-# %% ../../nbs/3_unlearners/02_methods.ipynb #e66b974c
-@dataclass(frozen=True)
-class Found:
-    "A class that is stated in the source of a package, and not imported yet."
-    module: str  # dotted path
-    cls: str  # its name there
-    constants: dict[str, Any]  # literals of its body: {"name": "uce", "label": "UCE", ...}
-
-    def load(self) -> type: return getattr(importlib.import_module(self.module), self.cls)
-
-# %% ../../nbs/3_unlearners/02_methods.ipynb #bfaca8a7
-def stated_classes(
-    path: Path,  # a Python file
-    needed: tuple[str, ...],  # constants without which a class is not meant
-) -> dict[str, dict[str, Any]]:  # class name -> its literal constants
-    "The classes of a file that state some constants, read and not run."
-    text = path.read_text(encoding="utf-8")
-    if not all(name in text for name in needed): return {}
-    found = {}
-    for node in ast.parse(text).body:
-        if not isinstance(node, ast.ClassDef): continue
-        constants = {
-            item.target.id: item.value.value
-            for item in node.body
-            if isinstance(item, ast.AnnAssign) and isinstance(item.value, ast.Constant)
-        }
-        if all(name in constants for name in needed): found[node.name] = constants
-    return found
-
-# %% ../../nbs/3_unlearners/02_methods.ipynb #64209e33
-@cache
-def find_classes(
-    package: str,  # dotted path: "vision_unlearning.unlearners.diffusion"
-    *needed: str,  # constants that a class must state; the first one is its key
-) -> dict[str, Found]:  # value of the first constant -> class
-    "Every class of a package, and of the packages inside, that states some constants."
-    folder = Path(next(iter(find_spec(package).submodule_search_locations)))
-    found = {}
-    for path in sorted(folder.rglob("*.py")):
-        module = ".".join((package, *path.relative_to(folder).with_suffix("").parts))
-        for cls, constants in stated_classes(path, needed).items():
-            found[constants[needed[0]]] = Found(module, cls, constants)
-    return found
+__all__ = ['UNLEARNERS', 'DIFFUSION', 'CLASSIFIERS', 'BASELINES', 'find_methods', 'Look', 'known_methods', 'method_label',
+           'method_color']
 
 # %% ../../nbs/3_unlearners/02_methods.ipynb #77364293
 def find_methods(

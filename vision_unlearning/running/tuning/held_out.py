@@ -16,12 +16,36 @@ from ..batch import run_batch
 from ..session import chosen_sessions
 from ..summary import before_after
 from ..session import read_scores
-from .search import held_out_emitters
 from ...store import Session, Store, read_json
 from ...unlearners.base import METHODS, load_edit
 
 # %% auto #0
-__all__ = ['trained_parameters', 'held_out_row', 'held_out', 'kept_ratio', 'with_interval', 'receivers_named', 'held_out_table']
+__all__ = ['shuffled_entities', 'tuning_emitters', 'held_out_emitters', 'trained_parameters', 'held_out_row', 'held_out',
+           'kept_ratio', 'with_interval', 'receivers_named', 'held_out_table']
+
+# %% ../../../nbs/8a_tuning/30_held_out.ipynb #ae824ff3
+def shuffled_entities(
+    task: str,  # an embedded task
+) -> list[str]:  # names of all entities, in an order that never changes
+    "The fixed permutation of which searches and tests take their emitters."
+    names = [e["name"] for e in emoji_entities(task)]
+    return [names[i] for i in np.random.default_rng(20).permutation(len(names))]
+
+def tuning_emitters(
+    task: str,  # an embedded task
+    n: int = 4,
+) -> list[str]:  # names
+    "Entities to tune on, after the twenty that are held out."
+    order = shuffled_entities(task)
+    start = min(20, len(order) - n)
+    return order[start:start + n]
+
+def held_out_emitters(
+    task: str,  # an embedded task
+) -> list[str]:  # twenty names, fewer where the task has less than 24 entities
+    "Entities to test on, which no search may see."
+    order = shuffled_entities(task)
+    return order[:min(20, len(order) - 4)]
 
 # %% ../../../nbs/8a_tuning/30_held_out.ipynb #4289eb73
 def trained_parameters(

@@ -9,22 +9,18 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 import numpy as np
-import torch
 from ...core import DivergedError, check_name, config_hash, versions
-from ...tasks import get_prompt, get_task
-from ...data.emoji import emoji_entities, emoji_tasks
-from ...data.splits import make_split
-from ...interference.generate import generate_array
+from .objective import JudgeObjective
+from ...tasks import get_task
 from ...plotting import new_axes
 from ...unlearners.methods import method_color, method_label
 from ...store import safe_name, write_json
 from ...unlearners.base import get_method
-from ...explore.neighbours import near_neighbours
 
 # %% auto #0
-__all__ = ['SCORES', 'require_optuna', 'search_space', 'score', 'shuffled_entities', 'tuning_emitters', 'held_out_emitters',
-           'JudgeObjective', 'suggest', 'numbered_sampler', 'quiet_optuna', 'open_study', 'finished_trials', 'better',
-           'importances', 'tune', 'tuned_from', 'undominated', 'plot_tradeoff', 'plot_importances']
+__all__ = ['SCORES', 'require_optuna', 'search_space', 'harmonic', 'score', 'suggest', 'numbered_sampler', 'quiet_optuna',
+           'lies_in', 'open_study', 'finished_trials', 'better', 'importances', 'tune', 'tuned_from', 'undominated',
+           'plot_tradeoff', 'plot_importances']
 
 # %% ../../../nbs/8a_tuning/00_search.ipynb #6c5349e3
 def require_optuna():  # the module
@@ -46,9 +42,8 @@ def search_space(
     found = space or cls.tuning
     fixed = fixed or {}
     if not found:
-        raise ValueError(
-            f"{method!r} declares no search space; pass space={{'{next(iter(cls.model_fields))}': dict(low=..., high=...)}}"
-        )
+        example = f"{{'{next(iter(cls.model_fields))}': dict(low=..., high=...)}}"
+        raise ValueError(f"{method!r} declares no search space; pass space={example}")
     both = sorted(set(found) & set(fixed))
     if both: raise ValueError(f"{', '.join(both)} cannot be searched and fixed at once")
     for name, d in found.items():
@@ -62,7 +57,15 @@ def search_space(
     return found
 
 # %% ../../../nbs/8a_tuning/00_search.ipynb #82fc115a
-SCORES: dict[str, Callable] = {"min": min, "harmonic": lambda f, r: 2*f*r/(f + r) if f + r > 0 else 0.}
+def harmonic(
+    forgetting: float,  # 0..1
+    retained: float,  # 0..1
+) -> float:
+    "Harmonic mean of two numbers, 0 where both are."
+    total = forgetting + retained
+    return 2*forgetting*retained/total if total > 0 else 0.
+
+SCORES: dict[str, Callable] = {"min": min, "harmonic": harmonic}
 
 # %% ../../../nbs/8a_tuning/00_search.ipynb #0cd4f041
 def score(
@@ -72,141 +75,8 @@ def score(
 ) -> float:  # 0..1, larger is better; NaN when either is not finite
     "One number from two."
     check_name("score", scalarise, SCORES)
-    return (
-        SCORES[scalarise](float(forgetting), min(float(retained), 1.0))
-        if math.isfinite(forgetting) and math.isfinite(retained)
-        else math.nan
-    )
-
-# %% ../../../nbs/8a_tuning/00_search.ipynb #ae824ff3
-def shuffled_entities(
-    task: str,  # an embedded task
-) -> list[str]:  # names of all entities, in an order that never changes
-    "The fixed permutation of which searches and tests take their emitters."
-    names = [e["name"] for e in emoji_entities(task)]
-    return [names[i] for i in np.random.default_rng(20).permutation(len(names))]
-
-def tuning_emitters(
-    task: str,  # an embedded task
-    n: int = 4,
-) -> list[str]:  # names
-    "Entities to tune on, after the twenty that are held out."
-    order = shuffled_entities(task)
-    start = min(20, len(order) - n)
-    return order[start:start + n]
-
-def held_out_emitters(
-    task: str,  # an embedded task
-) -> list[str]:  # twenty names, fewer where the task has less than 24 entities
-    "Entities to test on, which no search may see."
-    order = shuffled_entities(task)
-    return order[:min(20, len(order) - 4)]
-
-# %% ../../../nbs/8a_tuning/00_search.ipynb #6a9f0405
-class JudgeObjective:
-    "Forgetting and what is retained by a method on an embedded task, according to the judge."
-    def __init__(self,
-        task: str,  # an embedded task
-        emitters: list[str] | None = None,  # default: `tuning_emitters`
-        receivers: int = 16,  # of each emitter, half near and half at random
-        seeds: tuple[int, ...] = (42, 43),  # of the emitter's pictures
-        receiver_seeds: tuple[int, ...] = (42,),  # of the receivers' pictures
-        *,
-        pipe=None,  # default: the pipeline of the task
-        judge=None,  # anything with `entity_probabilities`; default: `load_judge()`
-        **generation,  # num_inference_steps, guidance_scale, batch_size
-    ):
-        from vision_unlearning.models import load_judge, load_pipeline
-        check_name("embedded task", task, emoji_tasks)
-        self.task, self.entities, self.generation = task, emoji_entities(task), generation
-        names = [e["name"] for e in self.entities]
-        self.emitters = [check_name("entity", e, names) for e in emitters or tuning_emitters(task)]
-        self.pipe = pipe or load_pipeline(get_task(task).base_model)
-        self.judge = judge or load_judge()
-        self.seeds = tuple(seeds)
-        self.receiver_seeds = tuple(receiver_seeds)
-        self.prompts = {
-            n: get_prompt(task, n) for n in names
-        }
-        self.receivers = {e: self._receivers(e, names, receivers) for e in self.emitters}
-        self.description = dict(
-            name="judge's probability",
-            task=task,
-            receivers=self.receivers,
-            seeds=list(seeds),
-            receiver_seeds=list(receiver_seeds),
-            **generation,
-        )
-        self.before = {e: self.look(e) for e in self.emitters}
-        unseen = [e for e, numbers in self.before.items() if numbers["emitter accuracy"] == 0]
-        if unseen:
-            raise ValueError(
-                f"the judge does not recognise {', '.join(unseen)} before any edit, so forgetting cannot be "
-                "seen; choose other emitters"
-            )
-
-    def _receivers(self, emitter, names, n):
-        near = [x for x, _ in near_neighbours(self.pipe, emitter, names, n//2)]
-        rest = [x for x in names if x not in (emitter, *near)]
-        return [
-            *near,
-            *(rest[i] for i in sorted(np.random.default_rng(0).permutation(len(rest))[: n - len(near)])),
-        ]
-
-    def look(self, emitter) -> dict[str, float]:
-        """Mean probability of the right answer and accuracy, of the emitter and of its receivers, with the
-        pipeline as it is now: 0..1."""
-        asked = [(emitter, s) for s in self.seeds] + [
-            (r, s) for r in self.receivers[emitter] for s in self.receiver_seeds
-        ]
-        images = torch.from_numpy(
-            generate_array(
-                self.pipe, [s for _, s in asked], [self.prompts[n] for n, _ in asked], **self.generation
-            )
-        ).permute(0, 3, 1, 2)
-        found = self.judge.entity_probabilities(images, self.task, self.entities)
-        index = {e["name"]: i for i, e in enumerate(self.entities)}
-        truth = torch.tensor([index[n] for n, _ in asked])
-        numbers = {
-            "probability": found[torch.arange(len(truth)), truth].double(),
-            "accuracy": (found.argmax(1) == truth).double(),
-        }
-        parts = {"emitter": slice(None, len(self.seeds)), "receiver": slice(len(self.seeds), None)}
-        return {
-            f"{part} {name}": float(x[where].mean())
-            for part, where in parts.items()
-            for name, x in numbers.items()
-        }
-
-    def forget(self, unlearner, emitter):
-        "The edit that forgets one emitter."
-        forget, retain = (
-            make_split(self.task, emitter)
-            if unlearner.reads == "pictures"
-            else ([emitter], [e["name"] for e in self.entities if e["name"] != emitter])
-        )
-        return unlearner.unlearn(self.pipe, forget, retain, generator=torch.Generator().manual_seed(0))
-
-    def measure(self, edits, scale: float = 1.) -> dict[str, float]:
-        "Means over pairs of emitter and edit, each at `scale` times its strength."
-        rows = []
-        for emitter, edit in edits:
-            with edit.on(self.pipe, scale): after = self.look(emitter)
-            kept = [
-                after[f"receiver {n}"] / max(self.before[emitter][f"receiver {n}"], 1e-9)
-                for n in ("probability", "accuracy")
-            ]
-            rows.append((1 - after["emitter probability"], kept[0], 1 - after["emitter accuracy"], kept[1]))
-        return dict(
-            zip(
-                ("forgetting", "retained", "forgetting accuracy", "retained accuracy"),
-                np.mean(rows, 0).tolist(),
-            )
-        )
-
-    def __call__(self, unlearner) -> dict[str, float]:
-        "Forget every emitter once and measure."
-        return self.measure((e, self.forget(unlearner, e)) for e in self.emitters)
+    if not (math.isfinite(forgetting) and math.isfinite(retained)): return math.nan
+    return SCORES[scalarise](float(forgetting), min(float(retained), 1.0))
 
 # %% ../../../nbs/8a_tuning/00_search.ipynb #072f4a7a
 def suggest(
@@ -255,6 +125,14 @@ def quiet_optuna():
     finally: logging.set_verbosity(level)
 
 # %% ../../../nbs/8a_tuning/00_search.ipynb #ec347c19
+def lies_in(
+    value,  # of a setting
+    description: dict,  # of its range or choices
+) -> bool:
+    "Whether a search could draw a value."
+    if "choices" in description: return value in description["choices"]
+    return value is not None and description["low"] <= value <= description["high"]
+
 def open_study(
     folder,  # of the journal
     name: str,  # "emoji_uce"
@@ -282,12 +160,7 @@ def open_study(
             "delete it"
         )
     if key is None:
-        if all(
-            first[n] in d["choices"]
-            if "choices" in d
-            else first[n] is not None and d["low"] <= first[n] <= d["high"]
-            for n, d in asked["space"].items()
-        ):
+        if all(lies_in(first[n], d) for n, d in asked["space"].items()):
             study.enqueue_trial(first, skip_if_exists=True)
         study.set_user_attr("key", config_hash(asked))
     return study
@@ -422,9 +295,8 @@ def tune(
             value = score(found["forgetting"], found["retained"], scalarise)
             for name, number in {**found, "seconds": time.perf_counter() - start}.items():
                 trial.set_user_attr(name, float(number))
-            study.tell(trial, value) if math.isfinite(value) else study.tell(
-                trial, state=optuna.trial.TrialState.FAIL
-            )
+            if math.isfinite(value): study.tell(trial, value)
+            else: study.tell(trial, state=optuna.trial.TrialState.FAIL)
 
 # %% ../../../nbs/8a_tuning/00_search.ipynb #abebae48
 def tuned_from(
@@ -487,9 +359,8 @@ def plot_tradeoff(
                 edgecolors=color,
             )
     ax.set(xlabel="forgetting (0..1, right is better)", ylabel="retained accuracy (1 = as before)")
-    ax.legend(frameon=False, fontsize=8) if len(records) > 1 else ax.set_title(
-        method_label(records[0]["method"]), fontsize=9
-    )
+    if len(records) > 1: ax.legend(frameon=False, fontsize=8)
+    else: ax.set_title(method_label(records[0]["method"]), fontsize=9)
     return ax
 
 # %% ../../../nbs/8a_tuning/00_search.ipynb #1003cfe2

@@ -31,11 +31,12 @@ class OracleObjective:
         seeds: tuple[int, ...] | None = None,  # default: those of the kind
         folder="assets/classification",  # of models
         device="cpu",
+        changes: dict | None = None,  # fields of the protocol that differ
     ):
         check_name("kind of forgetting", kind, KINDS)
         seeds = seeds or TUNING_SEEDS[kind]
         self.over_seeds = {"class": "min", "random": "mean"}[kind]
-        self.comparisons = [Comparison(protocol, kind, s, folder, device) for s in seeds]
+        self.comparisons = [Comparison(protocol, kind, s, folder, device, changes) for s in seeds]
         self.description = dict(
             name="nearness to the oracle",
             protocol=protocol,
@@ -43,6 +44,7 @@ class OracleObjective:
             seeds=list(seeds),
             data=self.comparisons[0].data.fingerprint,
         )
+        if changes: self.description["changes"] = dict(changes)
         if self.over_seeds == "min":
             # said where it is not the mean, as the records of earlier searches do
             self.description["over_seeds"] = "min"

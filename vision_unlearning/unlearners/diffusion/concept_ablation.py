@@ -8,19 +8,16 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from ...core import borrow
 from ...tasks import PROMPT_TEMPLATE
-from ..base import concepts, require_pipeline
 from ...models.conditioning import condition, predict
+from ..base import concepts
 from .inputs import TrainingSet, diffusion_batch, encode_dataset
+from .training import TrainedUnlearner, as_weights
+from .weights import TargetModules, select_parameters, teacher
 from ..loop import cycle
-from .training import TrainedUnlearner
-from ..loop import fit
-from .weights import select_parameters, teacher
-from ..trainable import trainable_weights, weight_edit
 
 # %% auto #0
-__all__ = ['draw_anchors', 'ConceptAblation', 'AblationLosses', 'unlearn_concept_ablation']
+__all__ = ['draw_anchors', 'ConceptAblation', 'AblationLosses']
 
 # %% ../../../nbs/3a_diffusion/85_concept_ablation.ipynb #17c28578
 @torch.no_grad()
@@ -61,23 +58,56 @@ class ConceptAblation(TrainedUnlearner):
     kind: ClassVar[str] = "text-to-image"
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=3e-4, high=5e-3, log=True),
-        prior_loss_weight=dict(low=1.0, high=30.0, log=True),
+        retain_weight=dict(low=1.0, high=30.0, log=True),
     )
     # whose answer is the target: the model's to the anchor's caption, or the true noise
     variant: Literal["model", "noise"] = "model"
     anchor_concept: str | None = None  # what appears instead; None: what is retained
     prompt_template: str = Field(PROMPT_TEMPLATE, pattern=r"\{\}")  # the caption of a concept given by name
-    train_parameters: Literal["xattn_kv", "xattn", "full"] = "xattn_kv"  # which weights are trained
+    target_modules: TargetModules = "xattn_kv"  # which weights are trained; the published parameter group
     num_train_steps: int = Field(200, ge=1)  # optimiser updates
     learning_rate: float = Field(2e-4, gt=0)
     lr_scheduler: Literal["constant", "cosine", "linear"] = "constant"
     train_batch_size: int = Field(8, ge=1)  # anchor pictures a step
-    prior_loss_weight: float = Field(1., ge=0)  # lambda, of the diffusion loss on the anchor's own captions
+    # lambda, of the diffusion loss on the anchor's own captions; the published prior_loss_weight
+    retain_weight: float = Field(1., ge=0)
     num_anchor_images: int = Field(64, ge=1)  # pictures that are drawn where no dataset is given
     num_inference_steps: int = Field(20, ge=1)  # of the drawing
     guidance_scale: float = Field(3., ge=0)  # of the drawing
     max_grad_norm: float = Field(1., gt=0)
     weight_decay: float = Field(1e-2, ge=0)
+
+    def check(self, forget, retain):
+        names, keep = concepts(forget), concepts(retain)
+        if not names: raise ValueError("there is no concept to forget; name at least one")
+        if not keep and self.anchor_concept is None:
+            raise ValueError("concept ablation needs an anchor: give retain, or anchor_concept='cat'")
+        twice = sorted(set(names) & {*keep, self.anchor_concept})
+        if twice: raise ValueError(f"{twice} are to be forgotten and anchors at once; choose another anchor")
+
+    def anchors(self, run) -> list[str]:
+        "What appears instead."
+        return concepts(run.retain) if self.anchor_concept is None else [self.anchor_concept]
+    def captions(self, run) -> list[str]:
+        "The prompts in which the concept is met."
+        if hasattr(run.forget, "column_names"): return list(dict.fromkeys(run.forget["text"]))
+        return [self.prompt_template.format(name) for name in concepts(run.forget)]
+
+    def encode(self, run):
+        prompts = [self.prompt_template.format(name) for name in self.anchors(run)]
+        if hasattr(run.retain, "column_names"):
+            overwrite = None if self.anchor_concept is None else prompts[0]
+            return encode_dataset(run.pipe, run.retain, overwrite=overwrite)
+        drawn = [prompts[i % len(prompts)] for i in range(self.num_anchor_images)]
+        return draw_anchors(
+            run.pipe, drawn, run.generator, self.num_inference_steps, self.guidance_scale
+        )
+    def trains(self, run): return as_weights(run, select_parameters(run.pipe.unet, self.target_modules))
+    def losses(self, run):
+        return AblationLosses(
+            self, run.pipe, run.trained.base, self.captions(run), run.data, run.generator
+        )
+    def about(self, run): return {"forget": concepts(run.forget), "anchors": self.anchors(run)}
 
 # %% ../../../nbs/3a_diffusion/85_concept_ablation.ipynb #446e9c57
 class AblationLosses:
@@ -92,7 +122,7 @@ class AblationLosses:
         self.batches = cycle(len(anchors), settings.train_batch_size, generator)
 
     def __call__(self, step, micro):
-        index, unet, weight = next(self.batches), self.pipe.unet, self.settings.prior_loss_weight
+        index, unet, weight = next(self.batches), self.pipe.unet, self.settings.retain_weight
         noised, times, target = diffusion_batch(
             self.pipe.scheduler, self.anchors.latents(index, self.generator), self.generator
         )
@@ -116,66 +146,3 @@ class AblationLosses:
             "ablate": F.mse_loss(student[0], wanted.float()),
             "prior": weight * F.mse_loss(student[1], target.float()),
         }
-
-# %% ../../../nbs/3a_diffusion/85_concept_ablation.ipynb #58c80636
-def unlearn_concept_ablation(
-    self: ConceptAblation,
-    model,  # Stable Diffusion pipeline in float32
-    forget,  # a concept, concepts, or a dataset of which only `text` is read
-    retain=None,  # anchors: a dataset with image and text, or names
-    *,
-    generator: torch.Generator | None = None,  # CPU generator; default seed 0
-    callbacks=(),
-):  # WeightEdit
-    "Train the chosen weights and return what changed; the pipeline is left as it was."
-    require_pipeline(self, model)
-    names, keep, generator = concepts(forget), concepts(retain), generator or torch.Generator().manual_seed(0)
-    if not names: raise ValueError("there is no concept to forget; name at least one")
-    if not keep and self.anchor_concept is None:
-        raise ValueError("concept ablation needs an anchor: give retain, or anchor_concept='cat'")
-    if self.anchor_concept in names or set(names) & set(keep):
-        raise ValueError(
-            f"{sorted(set(names) & {*keep, self.anchor_concept})} are to be forgotten and anchors at once; "
-            "choose another anchor"
-        )
-    prompt = self.prompt_template.format
-    instead = [self.anchor_concept] if self.anchor_concept is not None else keep
-    captions = (
-        list(dict.fromkeys(forget["text"])) if hasattr(forget, "column_names") else [prompt(n) for n in names]
-    )
-    trained = select_parameters(model.unet, self.train_parameters)
-    with borrow(model):
-        if hasattr(retain, "column_names"):
-            anchors = encode_dataset(
-                model, retain, overwrite=None if self.anchor_concept is None else prompt(self.anchor_concept)
-            )
-        else:
-            anchors = draw_anchors(
-                model,
-                [prompt(instead[i % len(instead)]) for i in range(self.num_anchor_images)],
-                generator,
-                self.num_inference_steps,
-                self.guidance_scale,
-            )
-        with torch.enable_grad(), trainable_weights(model.unet, trained) as (parameters, base):
-            fit(
-                parameters,
-                AblationLosses(self, model, base, captions, anchors, generator),
-                callbacks=callbacks,
-                **self.optimisation(model=model),
-            )
-            return weight_edit(
-                model.unet,
-                trained,
-                base,
-                {
-                    "method": self.name,
-                    "settings": self.model_dump(mode="json"),
-                    "forget": names,
-                    "anchors": instead,
-                },
-                self.edit_scale,
-            )
-
-ConceptAblation.unlearn = unlearn_concept_ablation
-ConceptAblation.__abstractmethods__ = frozenset()

@@ -9,19 +9,15 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch.func import functional_call
-from ...core import borrow
-from ..base import require_pictures, require_pipeline
 from ...models.conditioning import predict
-from .inputs import diffusion_batch, encode_dataset
-from ..loop import cycle
 from ..callbacks import History
-from .training import TrainedUnlearner
-from ..loop import fit
-from .weights import select_parameters
-from ..trainable import trainable_weights, weight_edit
+from .inputs import diffusion_batch
+from .training import TrainedUnlearner, as_weights
+from .weights import TargetModules, select_parameters
+from ..loop import cycle
 
 # %% auto #0
-__all__ = ['uniform_loss', 'constraint_weight', 'reachable_loss', 'EraseDiff', 'EraseDiffLosses', 'unlearn_erasediff']
+__all__ = ['uniform_loss', 'constraint_weight', 'reachable_loss', 'EraseDiff', 'EraseDiffLosses']
 
 # %% ../../../nbs/3a_diffusion/80_erasediff.ipynb #aa5775f5
 def uniform_loss(
@@ -74,8 +70,7 @@ class EraseDiff(TrainedUnlearner):
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=1e-4, high=2e-3, log=True), eta=dict(low=0.01, high=1.0, log=True)
     )
-    # which weights are trained
-    train_method: Literal["xattn", "xattn_kv", "selfattn", "noxattn", "full"] = "xattn"
+    target_modules: TargetModules = "xattn"  # which weights are trained; the published train_method
     num_train_epochs: int = Field(5, ge=1)  # passes over the forget set
     learning_rate: float = Field(1e-5, gt=0)
     lr_scheduler: Literal["constant", "cosine", "linear"] = "constant"
@@ -86,6 +81,13 @@ class EraseDiff(TrainedUnlearner):
     retain_batch_size: int = Field(8, ge=1)  # retain pictures a step
     max_grad_norm: float = Field(1., gt=0)
     weight_decay: float = Field(0., ge=0)
+
+    def trains(self, run): return as_weights(run, select_parameters(run.pipe.unet, self.target_modules))
+    def losses(self, run):
+        named = dict(zip(run.trained.base, run.trained.parameters))
+        return EraseDiffLosses(self, run.pipe, named, *run.data, run.generator)
+    def combine(self, run): return run.losses.combine
+    def about(self, run): return {**super().about(run), "history": run.losses.history}
 
 # %% ../../../nbs/3a_diffusion/80_erasediff.ipynb #f763cb83
 class EraseDiffLosses:
@@ -128,45 +130,3 @@ class EraseDiffLosses:
         step = self.history[-1]
         step["weight"] = constraint_weight(gradients[0], gradients[1], self.settings.eta, step["gap"])
         return gradients[0] + step["weight"]*gradients[1]
-
-# %% ../../../nbs/3a_diffusion/80_erasediff.ipynb #d12ab649
-def unlearn_erasediff(
-    self: EraseDiff,
-    model,  # Stable Diffusion pipeline in float32
-    forget,  # dataset with image and text
-    retain=None,  # dataset with image and text; required
-    *,
-    generator: torch.Generator | None = None,  # CPU generator; default seed 0
-    callbacks=(),
-):  # WeightEdit; `info["history"]` has L_f, lambda_t and the gap of every step
-    "Train the chosen weights and return what changed; the pipeline is left as it was."
-    require_pipeline(self, model)
-    require_pictures(self, forget, retain)
-    generator = generator or torch.Generator().manual_seed(0)
-    names = select_parameters(model.unet, self.train_method)
-    with borrow(model):
-        data = encode_dataset(model, forget), encode_dataset(model, retain)
-        with torch.enable_grad(), trainable_weights(model.unet, names) as (parameters, base):
-            losses = EraseDiffLosses(self, model, dict(zip(names, parameters)), *data, generator)
-            fit(
-                parameters,
-                losses,
-                combine=losses.combine,
-                callbacks=callbacks,
-                **self.optimisation(len(forget), model),
-            )
-            return weight_edit(
-                model.unet,
-                names,
-                base,
-                {
-                    "method": self.name,
-                    "settings": self.model_dump(mode="json"),
-                    "forget": sorted(set(forget["text"])),
-                    "history": losses.history,
-                },
-                self.edit_scale,
-            )
-
-EraseDiff.unlearn = unlearn_erasediff
-EraseDiff.__abstractmethods__ = frozenset()

@@ -10,18 +10,15 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from ...core import borrow
 from ...tasks import PROMPT_TEMPLATE
-from ..base import concepts, require_pipeline
 from ...models.conditioning import Conditioning, condition, empty_condition, predict
+from ..base import concepts, refuse_overlap
+from .training import TrainedUnlearner, as_weights
+from .weights import TargetModules, select_parameters, teacher
 from ..loop import cycle
-from .training import TrainedUnlearner
-from ..loop import fit
-from .weights import select_parameters, teacher
-from ..trainable import trainable_weights, weight_edit
 
 # %% auto #0
-__all__ = ['TRAIN_METHODS', 'esd_target', 'Points', 'rollout', 'join', 'deal', 'ESD', 'EsdLosses', 'unlearn_esd']
+__all__ = ['esd_target', 'Points', 'rollout', 'join', 'deal', 'ESD', 'EsdLosses']
 
 # %% ../../../nbs/3a_diffusion/65_esd.ipynb #4babd0fb
 def esd_target(
@@ -146,10 +143,6 @@ class deal:
         )
         self.order = torch.arange(0 if pool is None else len(self.pool))
 
-# %% ../../../nbs/3a_diffusion/65_esd.ipynb #b60e7b47
-# -> sets of `select_parameters`
-TRAIN_METHODS = {"esd-x": "xattn", "esd-x-strict": "xattn_kv", "esd-u": "noxattn", "esd-full": "full"}
-
 # %% ../../../nbs/3a_diffusion/65_esd.ipynb #e7e31a02
 class ESD(TrainedUnlearner):
     "Fine-tuning towards the negative of a concept's own guidance; needs words only."
@@ -164,7 +157,8 @@ class ESD(TrainedUnlearner):
         negative_guidance=dict(low=1.5, high=3.0),
         retain_weight=dict(low=10.0, high=100.0, log=True),
     )
-    train_method: Literal["esd-x", "esd-x-strict", "esd-u", "esd-full"] = "esd-x"  # which weights are trained
+    # which weights are trained: the published esd-x is "xattn", esd-x-strict "xattn_kv", esd-u "noxattn"
+    target_modules: TargetModules = "xattn"
     num_train_steps: int = Field(200, ge=1)  # optimiser updates
     learning_rate: float = Field(5e-5, gt=0)
     lr_scheduler: Literal["constant", "cosine", "linear"] = "constant"
@@ -184,6 +178,24 @@ class ESD(TrainedUnlearner):
     retain_batch_size: int | None = Field(None, ge=1)
     retain_weight: float = Field(0., ge=0)  # of the retain term; 0: none, as in the paper
     max_grad_norm: float = Field(1., gt=0)
+
+    def check(self, forget, retain):
+        names, keep = concepts(forget), concepts(retain)
+        if not names: raise ValueError("there is no concept to forget; name at least one")
+        if not self.retain_weight: return
+        if not keep:
+            raise ValueError(
+                f"retain_weight is {self.retain_weight} but nothing is to be retained; give retain, or set "
+                "retain_weight=0"
+            )
+        refuse_overlap(names, keep)
+    def encode(self, run): return concepts(run.forget), concepts(run.retain)
+    def trains(self, run): return as_weights(run, select_parameters(run.pipe.unet, self.target_modules))
+    def losses(self, run): return EsdLosses(self, run.pipe, run.trained.base, *run.data, run.generator)
+    def about(self, run): return {"forget": run.data[0]}
+    def optimisation(self, length=0, model=None):
+        "As every method's, without weight decay."
+        return {**super().optimisation(length, model), "weight_decay": 0.}
 
 # %% ../../../nbs/3a_diffusion/65_esd.ipynb #37474933
 class EsdLosses:
@@ -261,44 +273,3 @@ class EsdLosses:
             name: e.mean() * (self.settings.retain_weight if name == "retain" else 1.0)
             for name, e in zip(self.pools, error)
         }
-
-# %% ../../../nbs/3a_diffusion/65_esd.ipynb #1d1eb0a0
-def unlearn_esd(
-    self: ESD,
-    model,  # Stable Diffusion pipeline in float32
-    forget,  # a concept, concepts, or a dataset with `text`
-    retain=None,  # the same; read only when `retain_weight` is above zero
-    *,
-    generator: torch.Generator | None = None,  # CPU generator; default seed 0
-    callbacks=(),
-):  # WeightEdit
-    "Train the chosen weights and return what changed; the pipeline is left as it was."
-    require_pipeline(self, model)
-    names, keep, generator = concepts(forget), concepts(retain), generator or torch.Generator().manual_seed(0)
-    if not names: raise ValueError("there is no concept to forget; name at least one")
-    if self.retain_weight and not keep:
-        raise ValueError(
-            f"retain_weight is {self.retain_weight} but nothing is to be retained; give retain, or set "
-            "retain_weight=0"
-        )
-    if self.retain_weight and set(names) & set(keep):
-        raise ValueError(f"{sorted(set(names) & set(keep))} are to be forgotten and retained at once")
-    trained = select_parameters(model.unet, TRAIN_METHODS[self.train_method])
-    with borrow(model), torch.enable_grad(), trainable_weights(model.unet, trained) as (parameters, base):
-        fit(
-            parameters,
-            EsdLosses(self, model, base, names, keep, generator),
-            weight_decay=0.0,
-            callbacks=callbacks,
-            **self.optimisation(model=model),
-        )
-        return weight_edit(
-            model.unet,
-            trained,
-            base,
-            {"method": self.name, "settings": self.model_dump(mode="json"), "forget": names},
-            self.edit_scale,
-        )
-
-ESD.unlearn = unlearn_esd
-ESD.__abstractmethods__ = frozenset()

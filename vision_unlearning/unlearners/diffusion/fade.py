@@ -8,18 +8,16 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from ...core import borrow
-from ..base import require_pictures, require_pipeline
-from .crucial_times import crucial_times
 from ...models.conditioning import predict
+from .crucial_times import crucial_times
 from .inputs import diffusion_batch, encode_dataset
+from .lora import TARGETS
+from .training import TrainedUnlearner, as_adapter
+from .weights import select_modules
 from ..loop import cycle
-from .lora import TARGETS, adapter_edit, trainable_adapter
-from .training import TrainedUnlearner
-from ..loop import fit
 
 # %% auto #0
-__all__ = ['FADE', 'FadeLosses', 'unlearn_fade']
+__all__ = ['FADE', 'FadeLosses']
 
 # %% ../../../nbs/3a_diffusion/45_fade.ipynb #39592012
 class FADE(TrainedUnlearner):
@@ -39,19 +37,28 @@ class FADE(TrainedUnlearner):
     lr_scheduler: Literal["constant", "cosine", "linear"] = "cosine"
     rank: int = Field(8, ge=1)  # r of the LoRA
     lora_alpha: float = Field(8., gt=0)  # the update is lora_alpha/rank BA
-    # ends of the names of adapted layers; ("attn2.to_k", "attn2.to_v") touches the text path alone
-    target_modules: tuple[str, ...] = TARGETS
+    # adapted layers: endings of names, or a set of `select_parameters`; "xattn_kv" is the text path alone
+    target_modules: str | tuple[str, ...] = TARGETS
     forget_weight: float = Field(1., ge=0)  # w_f
     retain_weight: float = Field(1., ge=0)  # w_r
     # times of training: all alike, or as `crucial_times` weighs them
     timestep_sampling: Literal["uniform", "crucial"] = "uniform"
-    # caption c_o; the empty text is what the model draws when asked for nothing
-    overwriting_concept: str = ""
+    # caption c_o that it becomes, overwriting_concept in the published code; the empty text is what the
+    # model draws when asked for nothing
+    anchor_concept: str = ""
     train_batch_size: int = Field(4, ge=1)  # forget pictures a micro-batch
     retain_batch_size: int = Field(8, ge=1)  # retain pictures a micro-batch
     gradient_accumulation_steps: int = Field(1, ge=1)
     max_grad_norm: float = Field(1., gt=0)
     weight_decay: float = Field(0., ge=0)
+
+    def encode(self, run):
+        forget = encode_dataset(run.pipe, run.forget, overwrite=self.anchor_concept)
+        return forget, encode_dataset(run.pipe, run.retain)
+    def trains(self, run):
+        layers = select_modules(run.pipe.unet, self.target_modules)
+        return as_adapter(run, self.rank, self.lora_alpha, layers)
+    def losses(self, run): return FadeLosses(self, run.pipe, *run.data, run.generator)
 
 # %% ../../../nbs/3a_diffusion/45_fade.ipynb #dd61fb0a
 class FadeLosses:
@@ -85,49 +92,3 @@ class FadeLosses:
             "forget": self.settings.forget_weight * error[:n].mean(),
             "retain": self.settings.retain_weight * error[n:].mean(),
         }
-
-# %% ../../../nbs/3a_diffusion/45_fade.ipynb #20b311fc
-def unlearn_fade(
-    self: FADE,
-    model,  # Stable Diffusion pipeline
-    forget,  # dataset with image, text, and possibly overwrite
-    retain=None,  # dataset with image and text; required
-    *,
-    generator: torch.Generator | None = None,  # CPU generator; default seed 0
-    callbacks=(),
-):  # LoraEdit
-    "Train the adapter and return it; the pipeline is left as it was."
-    require_pipeline(self, model)
-    require_pictures(self, forget, retain)
-    generator = generator or torch.Generator().manual_seed(0)
-    with borrow(model):
-        data = (
-            encode_dataset(model, forget, overwrite=self.overwriting_concept),
-            encode_dataset(model, retain),
-        )
-        with (
-            torch.enable_grad(),
-            trainable_adapter(model.unet, self.rank, self.lora_alpha, generator, self.target_modules) as (
-                parameters,
-                config,
-            ),
-        ):
-            fit(
-                parameters,
-                FadeLosses(self, model, *data, generator),
-                callbacks=callbacks,
-                **self.optimisation(len(forget), model),
-            )
-            return adapter_edit(
-                model.unet,
-                config,
-                {
-                    "method": self.name,
-                    "settings": self.model_dump(mode="json"),
-                    "forget": sorted(set(forget["text"])),
-                },
-                self.edit_scale,
-            )
-
-FADE.unlearn = unlearn_fade
-FADE.__abstractmethods__ = frozenset()

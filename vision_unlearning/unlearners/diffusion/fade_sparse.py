@@ -4,19 +4,20 @@
 
 # %% ../../../nbs/3a_diffusion/50_fade_sparse.ipynb #c8606af5
 from __future__ import annotations
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
-from ...core import borrow
-from ..base import WeightEdit, require_pictures, require_pipeline
-from .fade import FADE, FadeLosses
 from ...models.conditioning import predict
-from .inputs import diffusion_batch, encode_dataset
+from ..base import WeightEdit
+from .fade import FADE, FadeLosses
+from .inputs import diffusion_batch
 from .lora import TARGETS
+from .training import Trained, as_adapter
+from .weights import select_modules
 from ..saliency import saliency, top_mask
-from ..loop import fit
 
 # %% auto #0
 __all__ = ['candidate_layers', 'forget_saliency', 'top_layers', 'FADESparse', 'FADEModule', 'MaskedAdapter', 'middle_rank',
@@ -85,19 +86,16 @@ class FADESparse(FADE):
         kept_fraction=dict(low=0.2, high=1.0, log=True),
     )
 
-    def _scores(self, model, forget, retain, generator):
-        "Saliency of every candidate weight; both sides must be datasets."
-        require_pipeline(self, model)
-        require_pictures(self, forget, retain)
-        layers = candidate_layers(model.unet, self.target_modules)
+    def scores(self, pipe, data, generator):
+        "Saliency of every candidate weight, by name; `data` is the encoded forget side."
+        layers = candidate_layers(pipe.unet, select_modules(pipe.unet, self.target_modules))
         return forget_saliency(
-            model,
-            encode_dataset(model, forget),
-            layers,
-            self.saliency_passes,
-            self.train_batch_size,
-            generator,
+            pipe, data, layers, self.saliency_passes, self.train_batch_size, generator
         )
+
+    def encode(self, run):
+        sides = super().encode(run)
+        return *sides, self.scores(run.pipe, sides[0], run.generator)
 
 # %% ../../../nbs/3a_diffusion/50_fade_sparse.ipynb #d97a5bf5
 class FADEModule(FADESparse):
@@ -106,18 +104,13 @@ class FADEModule(FADESparse):
     label: ClassVar[str] = "FADE by layer"
     color: ClassVar[str] = "#E8935C"
     figure_order: ClassVar[int] = 70
-    # ends of the names of candidate layers
-    target_modules: tuple[str, ...] = (*TARGETS, "ff.net.0.proj", "ff.net.2")
+    # candidate layers: endings of names, or a set of `select_parameters`
+    target_modules: str | tuple[str, ...] = (*TARGETS, "ff.net.0.proj", "ff.net.2")
 
-    def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):
-        "Choose the layers, then train FADE's adapter on them; `info['layers']` names them."
-        generator = generator or torch.Generator().manual_seed(0)
-        with borrow(model):
-            chosen = top_layers(self._scores(model, forget, retain, generator), self.kept_fraction)
-        dense = self.model_copy(update={"target_modules": tuple(chosen)})
-        edit = FADE.unlearn(dense, model, forget, retain, generator=generator, callbacks=callbacks)
-        edit.info.update(settings=self.model_dump(mode="json"), layers=chosen)
-        return edit
+    def chosen(self, run): return top_layers(run.data[2], self.kept_fraction)
+    def trains(self, run): return as_adapter(run, self.rank, self.lora_alpha, self.chosen(run))
+    def losses(self, run): return FadeLosses(self, run.pipe, *run.data[:2], run.generator)
+    def about(self, run): return {**super().about(run), "layers": self.chosen(run)}
 
 # %% ../../../nbs/3a_diffusion/50_fade_sparse.ipynb #27570cb8
 class MaskedAdapter:
@@ -228,53 +221,27 @@ class FADEWeight(FADESparse):
             raise ValueError(f"search_space holds ranks between 1 and rank={self.rank}")
         return self
 
-    def train(self, model, masks, forget, retain, generator, callbacks=()):
-        "A trained `MaskedAdapter` for given masks and encoded sides."
-        model.unet.requires_grad_(False)
-        with (
-            torch.enable_grad(),
-            MaskedAdapter(
-                model.unet, masks, self.rank, self.lora_alpha, generator, self.search_space
-            ) as adapter,
-        ):
-            fit(
-                adapter.parameters,
-                FadeLosses(
-                    self, SimpleNamespace(unet=adapter, scheduler=model.scheduler), forget, retain, generator
-                ),
-                callbacks=callbacks,
-                **self.optimisation(len(forget), model),
-            )
-        return adapter
+    def masks(self, scores):
+        "Layer name -> bool (out,in), of the layers that keep anything."
+        masks = {n.removesuffix(".weight"): m for n, m in top_mask(scores, self.kept_fraction).items()}
+        kept = {n: m for n, m in masks.items() if m.any()}
+        if not kept:
+            total = sum(s.numel() for s in scores.values())
+            raise ValueError(f"kept_fraction={self.kept_fraction} of {total} weights keeps none; raise it")
+        return kept
 
-    def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):
-        """Choose the weights, train under the mask, and return the merged matrices; `info['sparsity']` is
-        measured on them."""
-        generator = generator or torch.Generator().manual_seed(0)
-        with borrow(model):
-            scores = self._scores(model, forget, retain, generator)
-            masks = {
-                n.removesuffix(".weight"): m
-                for n, m in top_mask(scores, self.kept_fraction).items()
-                if m.any()
-            }
-            if not masks:
-                raise ValueError(
-                    f"kept_fraction={self.kept_fraction} of {sum(s.numel() for s in scores.values())} "
-                    "weights keeps none; raise it"
-                )
-            data = (
-                encode_dataset(model, forget, overwrite=self.overwriting_concept),
-                encode_dataset(model, retain),
-            )
-            adapter = self.train(model, masks, *data, generator, callbacks)
-            return masked_edit(
-                adapter,
-                sum(s.numel() for s in scores.values()),
-                {
-                    "method": self.name,
-                    "settings": self.model_dump(mode="json"),
-                    "forget": sorted(set(forget["text"])),
-                },
-                self.edit_scale,
-            )
+    @contextmanager
+    def trains(self, run):
+        unet, masks, total = (
+            run.pipe.unet,
+            self.masks(run.data[2]),
+            sum(s.numel() for s in run.data[2].values()),
+        )
+        unet.requires_grad_(False)
+        adapter = MaskedAdapter(unet, masks, self.rank, self.lora_alpha, run.generator, self.search_space)
+        def edit(info, scale): return masked_edit(adapter, total, info, scale)
+        with adapter: yield Trained(adapter.parameters, edit, network=adapter)
+
+    def losses(self, run):
+        pipe = SimpleNamespace(unet=run.trained.network, scheduler=run.pipe.scheduler)
+        return FadeLosses(self, pipe, *run.data[:2], run.generator)

@@ -176,7 +176,7 @@ class SafeLatentGuidance(Unlearner):
     sld_threshold: float = .01  # lambda, in units of the noise
     sld_momentum_scale: float = Field(.3, ge=0, le=1)  # s_m
     sld_mom_beta: float = Field(.4, ge=0, lt=1)  # beta_m
-    concept_template: str = Field("{}", pattern=r"\{\}")  # the unwanted text around the names
+    prompt_template: str = Field("{}", pattern=r"\{\}")  # the unwanted text around the names
 
     @classmethod
     def preset(cls, name, **settings):
@@ -192,7 +192,7 @@ class SafeLatentGuidance(Unlearner):
             texts = dict(
                 zip(
                     ("concept", "empty"),
-                    stored_texts(model, [self.concept_template.format(", ".join(names)), ""]),
+                    stored_texts(model, [self.prompt_template.format(", ".join(names)), ""]),
                 )
             )
         tensors = {

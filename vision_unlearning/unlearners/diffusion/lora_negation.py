@@ -9,18 +9,16 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from torch.func import functional_call
-from ...core import borrow
-from ..base import require_pictures, require_pipeline
+from ..base import require_pictures
 from .inputs import encode_dataset
-from ..loop import cycle
-from .lora import LoraEdit, adapter_edit, trainable_adapter
+from .lora import TARGETS, LoraEdit
 from .munba import diffusion_loss
-from .training import TrainedUnlearner
-from ..loop import fit
+from .training import TrainedUnlearner, as_adapter
+from ..loop import cycle
 from ..weighting import gradient_combiner
 
 # %% auto #0
-__all__ = ['negate', 'signed_network', 'LoraNegation', 'NegationLosses', 'unlearn_lora_negation']
+__all__ = ['negate', 'signed_network', 'LoraNegation', 'NegationLosses']
 
 # %% ../../../nbs/3a_diffusion/60_lora_negation.ipynb #4f9ebbb6
 def negate(
@@ -87,6 +85,22 @@ class LoraNegation(TrainedUnlearner):
     max_grad_norm: float = Field(1., gt=0)
     weight_decay: float = Field(0., ge=0)
 
+    @property
+    def reads_retain(self) -> bool: return self.gradient_weighting != "none"
+    def check(self, forget, retain):
+        require_pictures(
+            self, forget, retain, self.reads_retain, "gradient_weighting='none' does without"
+        )
+    def encode(self, run):
+        retain = encode_dataset(run.pipe, run.retain) if self.reads_retain else None
+        return encode_dataset(run.pipe, run.forget), retain
+    def trains(self, run): return as_adapter(run, self.rank, self.lora_alpha, TARGETS)
+    def losses(self, run):
+        return NegationLosses(self, run.pipe.scheduler, run.pipe.unet, *run.data, run.generator)
+    def combine(self, run):
+        return gradient_combiner(self.gradient_weighting, [self.forget_weight, self.retain_weight])
+    def result(self, run, info): return negate(super().result(run, info), self.negation_scale)
+
 # %% ../../../nbs/3a_diffusion/60_lora_negation.ipynb #ab889393
 class NegationLosses:
     "The loss of the concept, and of the retained pictures where there are any; called by the training loop."
@@ -123,48 +137,3 @@ class NegationLosses:
                 embeddings=self.retain.embeddings[r],
             ),
         }
-
-# %% ../../../nbs/3a_diffusion/60_lora_negation.ipynb #444dabc5
-def unlearn_lora_negation(
-    self: LoraNegation,
-    model,  # Stable Diffusion pipeline
-    forget,  # dataset with image and text
-    retain=None,  # dataset with image and text; required unless gradient_weighting is "none"
-    *,
-    generator: torch.Generator | None = None,  # CPU generator; default seed 0
-    callbacks=(),
-) -> LoraEdit:
-    "Train the adapter on the concept and return its negation; the pipeline is left as it was."
-    require_pipeline(self, model)
-    needed = self.gradient_weighting != "none"
-    require_pictures(self, forget, retain, needed, "gradient_weighting='none' does without")
-    retain = retain if needed else None
-    generator = generator or torch.Generator().manual_seed(0)
-    combine = gradient_combiner(self.gradient_weighting, [self.forget_weight, self.retain_weight])
-    with borrow(model):
-        data = encode_dataset(model, forget), None if retain is None else encode_dataset(model, retain)
-        with (
-            torch.enable_grad(),
-            trainable_adapter(model.unet, self.rank, self.lora_alpha, generator) as (parameters, config),
-        ):
-            fit(
-                parameters,
-                NegationLosses(self, model.scheduler, model.unet, *data, generator),
-                combine=combine,
-                callbacks=callbacks,
-                **self.optimisation(len(forget), model),
-            )
-            learned = adapter_edit(
-                model.unet,
-                config,
-                {
-                    "method": self.name,
-                    "settings": self.model_dump(mode="json"),
-                    "forget": sorted(set(forget["text"])),
-                },
-                self.edit_scale,
-            )
-    return negate(learned, self.negation_scale)
-
-LoraNegation.unlearn = unlearn_lora_negation
-LoraNegation.__abstractmethods__ = frozenset()

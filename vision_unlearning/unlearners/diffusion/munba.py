@@ -5,24 +5,23 @@
 # %% ../../../nbs/3a_diffusion/55_munba.ipynb #439a2df1
 from __future__ import annotations
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch.func import functional_call
-from ...core import borrow
-from ..base import WeightEdit, require_pictures, require_pipeline
 from ...models.conditioning import predict
+from ..base import WeightEdit, require_pictures
 from .inputs import diffusion_batch, encode_dataset
-from ..loop import cycle
 from .lora import adapter_edit, trainable_adapter
-from .training import TrainedUnlearner
-from ..loop import fit
+from .training import Trained, TrainedUnlearner
+from ..loop import cycle
 from ..weighting import gradient_combiner
 
 # %% auto #0
-__all__ = ['diffusion_loss', 'student_and_teacher', 'MUNBa', 'MunbaLosses', 'unlearn_munba']
+__all__ = ['diffusion_loss', 'Pair', 'student_and_teacher', 'MUNBa', 'MunbaLosses']
 
 # %% ../../../nbs/3a_diffusion/55_munba.ipynb #b4583ef3
 def diffusion_loss(
@@ -37,6 +36,11 @@ def diffusion_loss(
     return F.mse_loss(predict(network, noised, times, embeddings).float(), target.float())
 
 # %% ../../../nbs/3a_diffusion/55_munba.ipynb #f5e94149
+@dataclass
+class Pair(Trained):
+    "A `Trained` whose `network` is the student."
+    teacher: Any = None  # called like the UNet: what the student was before
+
 @contextmanager
 def student_and_teacher(
     unet,  # UNet2DConditionModel
@@ -44,28 +48,24 @@ def student_and_teacher(
     rank: int,  # of the LoRA
     lora_alpha: float,  # of the LoRA
     generator: torch.Generator,  # of the initial LoRA
-# list of trainable tensors, student and teacher (both called like the UNet), and a function (info, scale) ->
-    # Edit
-):
+):  # `Pair`
     "The network that learns and the one that does not, in one set of weights."
-    call = lambda tensors, *inputs, **options: functional_call(unet, tensors, inputs, options)
+    def call(tensors, *inputs, **options): return functional_call(unet, tensors, inputs, options)
     if trainable == "lora":
         with trainable_adapter(unet, rank, lora_alpha, generator) as (parameters, config):
             off = {n: torch.zeros_like(p) for n, p in unet.named_parameters() if ".lora_B." in n}
-            yield parameters, unet, partial(call, off), partial(adapter_edit, unet, config)
-    else:
-        unet.requires_grad_(False)
-        copies = {
-            n: p.detach().clone().requires_grad_(True)
-            for n, p in unet.named_parameters()
-            if "attn2" in n and n.endswith(("to_k.weight", "to_v.weight"))
-        }
-        def edit(info, scale=1.):
-            return WeightEdit(
-                {n: torch.lerp(unet.get_parameter(n).detach(), p.detach(), scale) for n, p in copies.items()},
-                info,
-            )
-        yield list(copies.values()), partial(call, copies), unet, edit
+            yield Pair(parameters, partial(adapter_edit, unet, config), None, unet, partial(call, off))
+        return
+    unet.requires_grad_(False)
+    copies = {
+        n: p.detach().clone().requires_grad_(True)
+        for n, p in unet.named_parameters()
+        if "attn2" in n and n.endswith(("to_k.weight", "to_v.weight"))
+    }
+    def edit(info, scale=1.):
+        moved = {n: torch.lerp(unet.get_parameter(n).detach(), p.detach(), scale) for n, p in copies.items()}
+        return WeightEdit(moved, info)
+    yield Pair(list(copies.values()), edit, None, partial(call, copies), unet)
 
 # %% ../../../nbs/3a_diffusion/55_munba.ipynb #ea097884
 class MUNBa(TrainedUnlearner):
@@ -86,8 +86,8 @@ class MUNBa(TrainedUnlearner):
     gradient_weighting: Literal["none", "simple", "munba"] = "munba"  # how two gradients become one
     forget_weight: float = Field(1., gt=0)  # factor ("simple") or bargaining power ("munba")
     retain_weight: float = Field(1., gt=0)  # factor ("simple") or bargaining power ("munba")
-    # caption c_o; the empty text is what the model draws when asked for nothing
-    overwriting_concept: str = ""
+    # caption c_o that it becomes; the empty text is what the model draws when asked for nothing
+    anchor_concept: str = ""
     trainable: Literal["lora", "cross_attention"] = "lora"  # what is trained
     rank: int = Field(8, ge=1)  # r of the LoRA
     lora_alpha: float = Field(8., gt=0)  # the update is lora_alpha/rank BA
@@ -96,6 +96,23 @@ class MUNBa(TrainedUnlearner):
     gradient_accumulation_steps: int = Field(1, ge=1)
     max_grad_norm: float = Field(1., gt=0)
     weight_decay: float = Field(0., ge=0)
+
+    @property
+    def reads_retain(self) -> bool: return self.gradient_weighting != "none"
+    def check(self, forget, retain):
+        require_pictures(
+            self, forget, retain, self.reads_retain, "gradient_weighting='none' does without"
+        )
+    def encode(self, run):
+        forget = encode_dataset(run.pipe, run.forget, overwrite=self.anchor_concept)
+        return forget, encode_dataset(run.pipe, run.retain) if self.reads_retain else None
+    def trains(self, run):
+        return student_and_teacher(run.pipe.unet, self.trainable, self.rank, self.lora_alpha, run.generator)
+    def losses(self, run):
+        pair = run.trained
+        return MunbaLosses(self, run.pipe.scheduler, pair.network, pair.teacher, *run.data, run.generator)
+    def combine(self, run):
+        return gradient_combiner(self.gradient_weighting, [self.forget_weight, self.retain_weight])
 
 # %% ../../../nbs/3a_diffusion/55_munba.ipynb #54886552
 class MunbaLosses:
@@ -133,53 +150,3 @@ class MunbaLosses:
                 self.student, self.scheduler, latents, self.retain.embeddings[r], self.generator
             ),
         }
-
-# %% ../../../nbs/3a_diffusion/55_munba.ipynb #eaede1ff
-def unlearn_munba(
-    self: MUNBa,
-    model,  # Stable Diffusion pipeline
-    forget,  # dataset with image, text, and possibly overwrite
-    retain=None,  # dataset with image and text; required unless gradient_weighting is "none"
-    *,
-    generator: torch.Generator | None = None,  # CPU generator; default seed 0
-    callbacks=(),
-):  # LoraEdit or WeightEdit
-    "Train under the bargain and return the edit; the pipeline is left as it was."
-    require_pipeline(self, model)
-    needed = self.gradient_weighting != "none"
-    require_pictures(self, forget, retain, needed, "gradient_weighting='none' does without")
-    retain = retain if needed else None
-    generator = generator or torch.Generator().manual_seed(0)
-    combine = gradient_combiner(self.gradient_weighting, [self.forget_weight, self.retain_weight])
-    with borrow(model):
-        data = (
-            encode_dataset(model, forget, overwrite=self.overwriting_concept),
-            None if retain is None else encode_dataset(model, retain),
-        )
-        with (
-            torch.enable_grad(),
-            student_and_teacher(model.unet, self.trainable, self.rank, self.lora_alpha, generator) as (
-                parameters,
-                student,
-                teacher,
-                edit,
-            ),
-        ):
-            fit(
-                parameters,
-                MunbaLosses(self, model.scheduler, student, teacher, *data, generator),
-                combine=combine,
-                callbacks=callbacks,
-                **self.optimisation(len(forget), model),
-            )
-            return edit(
-                {
-                    "method": self.name,
-                    "settings": self.model_dump(mode="json"),
-                    "forget": sorted(set(forget["text"])),
-                },
-                self.edit_scale,
-            )
-
-MUNBa.unlearn = unlearn_munba
-MUNBa.__abstractmethods__ = frozenset()

@@ -8,6 +8,7 @@ import re
 from typing import ClassVar
 import torch
 from pydantic import Field
+from ...store import current_settings
 from ...tasks import PROMPT_TEMPLATE
 from ..base import Edit, Unlearner, concepts, require_pipeline
 from .guidance import OnPipeline
@@ -59,9 +60,10 @@ class PromptFilter(OnPipeline, Edit):
             (getattr(self._pipe, f"tokenizer{s}", None), getattr(self._pipe, f"text_encoder{s}", None))
             for s in ("", "_2")
         ]
+        settings = current_settings("prompt_filter", self.info["settings"])
         verdicts = {}
         guards = [
-            Guard(tokenizer, encoder, self.info["forget"], self.info["settings"], scale, verdicts)
+            Guard(tokenizer, encoder, self.info["forget"], settings, scale, verdicts)
             for tokenizer, encoder in parts
             if tokenizer is not None and encoder is not None
         ]
@@ -77,7 +79,7 @@ class Guard:
         self.scale = scale
         self.verdicts = verdicts
         self.threshold = settings["similarity_threshold"]
-        texts = [settings["neutral"], *(settings["prompt_template"].format(n) for n in names)]
+        texts = [settings["anchor_concept"], *(settings["prompt_template"].format(n) for n in names)]
         self.ids = tokenizer(
             texts,
             padding="max_length",
@@ -113,7 +115,7 @@ class FilterPrompts(Unlearner):
     kind: ClassVar[str] = "text-to-image"
     reads: ClassVar[str] = "names"
     tuning: ClassVar[dict] = dict(similarity_threshold=dict(choices=(None, .95, .9, .85, .8)))
-    neutral: str = ""  # what the model reads instead
+    anchor_concept: str = ""  # what the model reads instead
     # cosine from which an embedding is stopped; None: names only
     similarity_threshold: float | None = Field(None, gt=0, le=1)
     # the concept's prompt, to which the cosine is taken
@@ -124,8 +126,10 @@ class FilterPrompts(Unlearner):
         require_pipeline(self, model)
         names = concepts(forget)
         if not names: raise ValueError("there is no concept to forget; name at least one")
-        if names_concept(self.neutral, names):
-            raise ValueError(f"the neutral text {self.neutral!r} names what is to be stopped; choose another")
+        if names_concept(self.anchor_concept, names):
+            raise ValueError(
+                f"the neutral text {self.anchor_concept!r} names what is to be stopped; choose another"
+            )
         return PromptFilter(
             {}, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": names}
         )

@@ -6,27 +6,10 @@
 from __future__ import annotations
 import torch
 from ..base import Edit, WeightEdit, denoiser
-from .lora import LoraEdit, lora_pairs
+from .formats import effective_change
 
 # %% auto #0
-__all__ = ['effective_change', 'random_edit']
-
-# %% ../../../nbs/3a_diffusion/90_random_edit.ipynb #b5757032
-@torch.no_grad()
-def effective_change(
-    edit: Edit,  # a WeightEdit or a LoRA
-    model,  # the pipeline or UNet that it belongs to; not changed
-) -> dict[str, torch.Tensor]:  # parameter name -> change, float32 on the CPU
-    "By how much an edit moves each weight."
-    weights = {n: p.detach().cpu().float() for n, p in denoiser(model).named_parameters()}
-    if isinstance(edit, WeightEdit): return {n: t.float() - weights[n] for n, t in edit.tensors.items()}
-    edit = getattr(edit, "lora", edit)
-    if not isinstance(edit, LoraEdit):
-        raise TypeError(f"{type(edit).__name__} moves no weights, so there is no random edit of its size")
-    return {
-        f"{n}.weight": p["B"].float() @ p["A"].float() * (edit.info["adapter"]["lora_alpha"] / len(p["A"]))
-        for n, p in lora_pairs(edit.tensors).items()
-    }
+__all__ = ['random_edit']
 
 # %% ../../../nbs/3a_diffusion/90_random_edit.ipynb #b6ba9031
 @torch.no_grad()

@@ -57,7 +57,7 @@ class RECE(UCE):
                     target.repeat(len(vectors) // len(target), 1),
                     preserve,
                     self.erase_scale,
-                    self.preserve_scale,
+                    self.retain_weight,
                     self.lamb,
                 )
             vectors = edit

@@ -9,20 +9,15 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from ...core import borrow
-from ..base import require_pictures, require_pipeline
 from ...models.conditioning import Conditioning, empty_condition, predict
 from .inputs import diffusion_batch, encode_dataset
+from .training import TrainedUnlearner, as_weights
+from .weights import TargetModules, select_parameters, teacher
 from ..loop import cycle
 from ..saliency import Hold, saliency, top_mask
-from ..callbacks import Callback
-from .training import TrainedUnlearner
-from ..loop import fit
-from .weights import select_parameters, teacher
-from ..trainable import trainable_weights, weight_edit
 
 # %% auto #0
-__all__ = ['forget_loss', 'SalUn', 'SalunLosses', 'salun_mask', 'unlearn_salun']
+__all__ = ['forget_loss', 'SalUn', 'SalunLosses', 'salun_mask']
 
 # %% ../../../nbs/3a_diffusion/75_salun.ipynb #18e6b253
 def forget_loss(
@@ -55,24 +50,37 @@ class SalUn(TrainedUnlearner):
     kind: ClassVar[str] = "text-to-image"
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=1e-4, high=2e-3, log=True),
-        alpha=dict(low=0.1, high=10.0, log=True),
+        retain_weight=dict(low=0.1, high=10.0, log=True),
         mask_fraction=dict(low=0.05, high=1.0, log=True),
     )
-    # weights from which the mask is taken
-    train_method: Literal["xattn", "xattn_kv", "selfattn", "noxattn", "full"] = "xattn"
+    # weights from which the mask is taken; the published train_method
+    target_modules: TargetModules = "xattn"
     num_train_epochs: int = Field(5, ge=1)  # passes over the forget set
     learning_rate: float = Field(1e-5, gt=0)
     lr_scheduler: Literal["constant", "cosine", "linear"] = "constant"
     mask_fraction: float = Field(.5, gt=0, le=1)  # share of the selected weights that may move
     saliency_guidance: float = Field(0., ge=0)  # g of the saliency loss; 7.5 in the published code
     saliency_epochs: int = Field(4, ge=1)  # passes over the forget set for the saliency
-    substitute_concept: str = ""  # caption c_s; a column `overwrite` of the dataset comes first
-    alpha: float = Field(.1, ge=0)  # weight of the retain term
+    anchor_concept: str = ""  # caption c_s that it becomes; a column `overwrite` of the dataset comes first
+    retain_weight: float = Field(.1, ge=0)  # alpha, of the retain term
     train_batch_size: int = Field(4, ge=1)  # forget pictures a micro-batch
     retain_batch_size: int = Field(8, ge=1)  # retain pictures a micro-batch
     gradient_accumulation_steps: int = Field(1, ge=1)
     max_grad_norm: float = Field(1., gt=0)
     weight_decay: float = Field(0., ge=0)  # towards zero, inside the mask
+
+    def weights(self, run): return select_parameters(run.pipe.unet, self.target_modules)
+    def encode(self, run):
+        forget = encode_dataset(run.pipe, run.forget, overwrite=self.anchor_concept)
+        retain = encode_dataset(run.pipe, run.retain)
+        return forget, retain, salun_mask(self, run.pipe, forget, self.weights(run), run.generator)
+    def trains(self, run): return as_weights(run, self.weights(run))
+    def losses(self, run): return SalunLosses(self, run.pipe, run.trained.base, *run.data[:2], run.generator)
+    def watch(self, run): return [Hold(run.trained.parameters, run.trained.base, run.data[2])]
+    def about(self, run):
+        masks = run.data[2].values()
+        size = {"entries": sum(int(m.sum()) for m in masks), "of": sum(m.numel() for m in masks)}
+        return {**super().about(run), "mask": size}
 
 # %% ../../../nbs/3a_diffusion/75_salun.ipynb #94dc85f8
 class SalunLosses:
@@ -100,68 +108,27 @@ class SalunLosses:
         ).float()
         return {
             "forget": F.mse_loss(student[:n], relabelled.float()),
-            "retain": self.settings.alpha * F.mse_loss(student[n:], target[n:].float()),
+            "retain": self.settings.retain_weight * F.mse_loss(student[n:], target[n:].float()),
         }
 
 # %% ../../../nbs/3a_diffusion/75_salun.ipynb #ac55884e
 def salun_mask(
-    self: SalUn,
+    method: SalUn,
     pipe,  # Stable Diffusion pipeline in float32
     data,  # TrainingSet of the concept's pictures
     names: list[str],  # of the weights to choose from
     generator: torch.Generator,  # of batches, noise and times
 ) -> dict[str, torch.Tensor]:  # name -> bool; exactly round(mask_fraction*N) of N entries are True
     "The weights on which the concept's diffusion loss depends most."
-    batches, empty = cycle(len(data), min(self.train_batch_size, len(data)), generator), empty_condition(pipe)
-    drawn = (next(batches) for _ in range(self.saliency_epochs*ceil(len(data)/self.train_batch_size)))
+    batches, empty = (
+        cycle(len(data), min(method.train_batch_size, len(data)), generator),
+        empty_condition(pipe),
+    )
+    drawn = (next(batches) for _ in range(method.saliency_epochs*ceil(len(data)/method.train_batch_size)))
     losses = (
         forget_loss(
-            pipe, data.latents(i, generator), data.embeddings[i], empty, self.saliency_guidance, generator
+            pipe, data.latents(i, generator), data.embeddings[i], empty, method.saliency_guidance, generator
         )
         for i in drawn
     )
-    return top_mask(saliency(pipe.unet, names, losses), self.mask_fraction)
-
-# %% ../../../nbs/3a_diffusion/75_salun.ipynb #ce73c610
-def unlearn_salun(
-    self: SalUn,
-    model,  # Stable Diffusion pipeline in float32
-    forget,  # dataset with image, text, and possibly overwrite
-    retain=None,  # dataset with image and text; required
-    *,
-    generator: torch.Generator | None = None,  # CPU generator; default seed 0
-    callbacks=(),
-):  # WeightEdit
-    "Find the mask, train inside it, and return what changed; the pipeline is left as it was."
-    require_pipeline(self, model)
-    require_pictures(self, forget, retain)
-    generator = generator or torch.Generator().manual_seed(0)
-    names = select_parameters(model.unet, self.train_method)
-    with borrow(model):
-        data = encode_dataset(model, forget, overwrite=self.substitute_concept), encode_dataset(model, retain)
-        masks = salun_mask(self, model, data[0], names, generator)
-        with torch.enable_grad(), trainable_weights(model.unet, names) as (parameters, base):
-            fit(
-                parameters,
-                SalunLosses(self, model, base, *data, generator),
-                callbacks=[Hold(parameters, base, masks), *callbacks],
-                **self.optimisation(len(forget), model),
-            )
-            return weight_edit(
-                model.unet,
-                names,
-                base,
-                {
-                    "method": self.name,
-                    "settings": self.model_dump(mode="json"),
-                    "forget": sorted(set(forget["text"])),
-                    "mask": {
-                        "entries": sum(int(m.sum()) for m in masks.values()),
-                        "of": sum(m.numel() for m in masks.values()),
-                    },
-                },
-                self.edit_scale,
-            )
-
-SalUn.unlearn = unlearn_salun
-SalUn.__abstractmethods__ = frozenset()
+    return top_mask(saliency(pipe.unet, names, losses), method.mask_fraction)

@@ -8,31 +8,18 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from ...core import ForeignFileError, borrow
+from ...core import ForeignFileError
+from ...models.conditioning import Conditioning, condition, empty_condition, predict
 from ...tasks import PROMPT_TEMPLATE
-from ..base import Edit, concepts, require_pipeline
+from ..base import Edit, concepts, refuse_overlap
 from .esd import deal, rollout
-from vision_unlearning.models.conditioning import (
-    Conditioning,
-    condition,
-    embed_texts,
-    empty_condition,
-    predict,
-)
+from .lora import TARGETS, LoraEdit, lora_pairs
+from .training import TrainedUnlearner, as_adapter
 from ..loop import cycle
-from vision_unlearning.unlearners.diffusion.lora import (
-    TARGETS,
-    LoraEdit,
-    adapter_edit,
-    lora_pairs,
-    trainable_adapter,
-)
-from .training import TrainedUnlearner
-from ..loop import fit
 
 # %% auto #0
 __all__ = ['SPM_TARGETS', 'adapter_share', 'text_cosine', 'anchor_probabilities', 'random_anchors', 'SPM', 'SpmLosses',
-           'unlearn_spm', 'TransportEdit', 'transport_edit']
+           'TransportEdit', 'transport_edit']
 
 # %% ../../../nbs/3a_diffusion/70_spm.ipynb #2d27f04d
 SPM_TARGETS = (*TARGETS, "ff.net.0.proj", "ff.net.2")  # all linear layers of a transformer block
@@ -103,7 +90,7 @@ class SPM(TrainedUnlearner):
     reads: ClassVar[str] = "names"
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=1e-3, high=1e-2, log=True),
-        anchoring_weight=dict(low=3.0, high=50.0, log=True),
+        retain_weight=dict(low=3.0, high=50.0, log=True),
         negative_guidance=dict(low=0.0, high=3.0),
     )
     num_train_steps: int = Field(300, ge=1)  # optimiser updates
@@ -112,9 +99,10 @@ class SPM(TrainedUnlearner):
     rank: int = Field(1, ge=1)  # of the adapters; 1 is the paper's point
     lora_alpha: float = Field(1., gt=0)  # the update is lora_alpha/rank b a^T
     negative_guidance: float = Field(1., ge=0)  # eta
-    surrogate_concept: str = ""  # s: what is drawn instead; the empty text is no concept at all
-    # lambda; the published 1000 goes with random anchors, which hardly react
-    anchoring_weight: float = Field(10., ge=0)
+    # s: what is drawn instead, surrogate_concept in the published code; the empty text is no concept at all
+    anchor_concept: str = ""
+    # lambda of the anchors; the published 1000 goes with random anchors, which hardly react
+    retain_weight: float = Field(10., ge=0)
     anchor_exponent: float = Field(1., ge=0)  # alpha: how strongly far texts are preferred as anchors
     prompt_template: str = Field(PROMPT_TEMPLATE, pattern=r"\{\}")  # the prompt in which a concept is met
     num_inference_steps: int = Field(20, ge=1)  # steps of a trajectory on which the points lie
@@ -126,6 +114,22 @@ class SPM(TrainedUnlearner):
     max_grad_norm: float = Field(1., gt=0)
     weight_decay: float = Field(0., ge=0)
 
+    def check(self, forget, retain):
+        names, keep = concepts(forget), concepts(retain)
+        if not names: raise ValueError("there is no concept to forget; name at least one")
+        refuse_overlap(names, keep)
+    def encode(self, run): return concepts(run.forget), concepts(run.retain)
+    def trains(self, run): return as_adapter(run, self.rank, self.lora_alpha, SPM_TARGETS)
+    def losses(self, run): return SpmLosses(self, run.pipe, *run.data, run.generator)
+    def about(self, run):
+        count = sum(p.numel() for p in run.trained.parameters)
+        others = sum(p.numel() for p in run.pipe.unet.parameters()) - count
+        return {"forget": run.data[0], "trained": {"numbers": count, "share": count/others}}
+    def result(self, run, info):
+        edit = super().result(run, info)
+        if not self.facilitated_transport: return edit
+        return transport_edit(edit, run.losses.concept.prompt_embeds, run.losses.centre())
+
 # %% ../../../nbs/3a_diffusion/70_spm.ipynb #407fc7c1
 class SpmLosses:
     "Named losses of one step; called by the training loop."
@@ -134,8 +138,8 @@ class SpmLosses:
         fill = lambda name: settings.prompt_template.format(name) if name else ""
         self.concept, surrogate = (
             condition(pipe, [fill(n) for n in forget]),
-            condition(pipe, [fill(settings.surrogate_concept)])
-            if settings.surrogate_concept
+            condition(pipe, [fill(settings.anchor_concept)])
+            if settings.anchor_concept
             else empty_condition(pipe),
         )
         self.anchors = condition(pipe, [fill(n) for n in retain]) if retain else None
@@ -176,6 +180,11 @@ class SpmLosses:
             )
         ]
 
+    def centre(self):
+        "(L,D) what all prompts share, as far as is known."
+        if self.anchors is None: return empty_condition(self.pipe).prompt_embeds[0]
+        return self.anchors.prompt_embeds.mean(0)
+
     def __call__(self, step, micro):
         points = next(self.points)
         n = len(points)
@@ -187,55 +196,8 @@ class SpmLosses:
         student = predict(self.pipe.unet, x, t, points.embeddings + anchors)
         return {
             "erase": F.mse_loss(student[:n].float(), points.targets.float()),
-            "anchor": self.settings.anchoring_weight * F.mse_loss(student[n:].float(), held.float()),
+            "anchor": self.settings.retain_weight * F.mse_loss(student[n:].float(), held.float()),
         }
-
-# %% ../../../nbs/3a_diffusion/70_spm.ipynb #b5beae47
-def unlearn_spm(
-    self: SPM,
-    model,  # Stable Diffusion pipeline
-    forget,  # a concept, concepts, or a dataset with `text`
-    retain=None,  # the same: the texts that anchor; without them anchors are random
-    *,
-    generator: torch.Generator | None = None,  # CPU generator; default seed 0
-    callbacks=(),
-):  # LoraEdit, or TransportEdit with `facilitated_transport`
-    "Train the adapters and return them; the pipeline is left as it was."
-    require_pipeline(self, model)
-    names, keep, generator = concepts(forget), concepts(retain), generator or torch.Generator().manual_seed(0)
-    if not names: raise ValueError("there is no concept to forget; name at least one")
-    if set(names) & set(keep):
-        raise ValueError(f"{sorted(set(names) & set(keep))} are to be forgotten and retained at once")
-    with (
-        borrow(model),
-        torch.enable_grad(),
-        trainable_adapter(model.unet, self.rank, self.lora_alpha, generator, SPM_TARGETS) as (
-            parameters,
-            config,
-        ),
-    ):
-        losses = SpmLosses(self, model, names, keep, generator)
-        count = sum(p.numel() for p in parameters)
-        fit(parameters, losses, callbacks=callbacks, **self.optimisation(model=model))
-        info = {
-            "method": self.name,
-            "settings": self.model_dump(mode="json"),
-            "forget": names,
-            "trained": {
-                "numbers": count,
-                "share": count / (sum(p.numel() for p in model.unet.parameters()) - count),
-            },
-        }
-        edit = adapter_edit(model.unet, config, info, self.edit_scale)
-    if not self.facilitated_transport: return edit
-    return transport_edit(
-        edit,
-        losses.concept.prompt_embeds,
-        losses.anchors.prompt_embeds.mean(0) if keep else empty_condition(model).prompt_embeds[0],
-    )
-
-SPM.unlearn = unlearn_spm
-SPM.__abstractmethods__ = frozenset()
 
 # %% ../../../nbs/3a_diffusion/70_spm.ipynb #90735760
 class TransportEdit(Edit):

@@ -4,16 +4,69 @@
 
 # %% ../../../nbs/3a_diffusion/12_training.ipynb #b2fe77cf
 from __future__ import annotations
-from typing import Literal
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Callable, Literal
+import torch
 from pydantic import Field, model_serializer
-from ..base import Unlearner
+from ...core import borrow
+from ..base import Edit, Unlearner, require_pictures, require_pipeline
+from .inputs import encode_dataset
+from .lora import adapter_edit, trainable_adapter
+from ..loop import fit
+from ..trainable import trainable_weights, weight_edit
 
 # %% auto #0
-__all__ = ['TrainedUnlearner']
+__all__ = ['Trained', 'Training', 'as_adapter', 'as_weights', 'TrainedUnlearner']
+
+# %% ../../../nbs/3a_diffusion/12_training.ipynb #e4797cd8
+@dataclass
+class Trained:
+    "What a method trains, and how it becomes an edit."
+    parameters: list[torch.Tensor]  # what the optimiser moves
+    edit: Callable[[dict, float], Edit]  # (info, scale) -> edit
+    base: dict[str, torch.Tensor] | None = None  # name -> remembered tensor, where weights themselves train
+    network: Any = None  # what is called in training, where it is not the UNet
+
+# %% ../../../nbs/3a_diffusion/12_training.ipynb #f63dc0c8
+@dataclass
+class Training:
+    "One training, as the questions of its method see it; filled in as they are answered."
+    pipe: Any  # Stable Diffusion pipeline, borrowed
+    forget: Any  # as the caller gave it
+    retain: Any  # as the caller gave it
+    generator: torch.Generator  # all randomness
+    data: Any = None  # the answer of `encode`
+    trained: Trained | None = None  # the answer of `trains`
+    losses: Any = None  # the answer of `losses`
+
+# %% ../../../nbs/3a_diffusion/12_training.ipynb #84b0cc56
+@contextmanager
+def as_adapter(
+    run: Training,
+    rank: int,  # r
+    lora_alpha: float,  # the update is lora_alpha/r BA
+    target_modules: tuple[str, ...],  # ends of the names of adapted layers
+):  # `Trained`
+    "A fresh LoRA on the UNet."
+    unet = run.pipe.unet
+    with trainable_adapter(unet, rank, lora_alpha, run.generator, target_modules) as (parameters, config):
+        yield Trained(parameters, lambda info, scale: adapter_edit(unet, config, info, scale))
+
+# %% ../../../nbs/3a_diffusion/12_training.ipynb #34e3d2c9
+@contextmanager
+def as_weights(
+    run: Training,
+    names: list[str],  # of parameters, from `select_parameters`
+):  # `Trained`, with the remembered tensors as `base`
+    "Weights that the UNet already has."
+    unet = run.pipe.unet
+    with trainable_weights(unet, names) as (parameters, base):
+        yield Trained(parameters, lambda info, scale: weight_edit(unet, names, base, info, scale), base)
 
 # %% ../../../nbs/3a_diffusion/12_training.ipynb #9f18082c
 class TrainedUnlearner(Unlearner):
-    "A method that trains with `fit`; what all of them can be told."
+    "A method that trains: its settings, its losses, and what it trains."
     # of the forward passes; weights and losses are float32
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     gradient_checkpointing: bool = False  # less memory for a third more time
@@ -23,3 +76,62 @@ class TrainedUnlearner(Unlearner):
     def _without_defaults(self, dump):
         common = {n: TrainedUnlearner.model_fields[n].default for n in TrainedUnlearner.__annotations__}
         return {n: v for n, v in dump(self).items() if n not in common or v != common[n]}
+
+    def check(self, forget, retain):
+        "Refuse sides that the method cannot work with, before anything is computed."
+        require_pictures(self, forget, retain)
+
+    def encode(self, run: Training):
+        "What is computed once: here the encoded pictures of both sides."
+        return encode_dataset(run.pipe, run.forget), encode_dataset(run.pipe, run.retain)
+
+    def trains(self, run: Training):
+        "A context manager that gives a `Trained`: `as_adapter`, `as_weights`, or the method's own."
+        raise NotImplementedError(f"{self.name} does not say what it trains")
+
+    def losses(self, run: Training):
+        "A callable (step, micro) -> named scalar losses; their sum is minimised."
+        raise NotImplementedError(f"{self.name} has no losses")
+
+    def combine(self, run: Training):
+        "A callable (K,P) -> (P,) that makes one gradient of those of the K losses; None is their sum."
+        return None
+
+    def watch(self, run: Training) -> list:
+        "Callbacks that the method cannot do without."
+        return []
+
+    def about(self, run: Training) -> dict:
+        "What the edit's file says besides the settings."
+        return {"forget": sorted(set(run.forget["text"]))}
+
+    def result(self, run: Training, info: dict) -> Edit:
+        "The edit of what was trained."
+        return run.trained.edit(info, self.edit_scale)
+
+    def unlearn(self,
+        model,  # Stable Diffusion pipeline; comes back as it went in
+        forget,  # what is forgotten, in the form that the method reads
+        retain=None,  # what must survive, in the same forms
+        *,
+        generator: torch.Generator | None = None,  # CPU generator; default seed 0
+        callbacks=(),
+    ) -> Edit:
+        "Train on a borrowed pipeline and return what changed."
+        require_pipeline(self, model)
+        self.check(forget, retain)
+        run = Training(model, forget, retain, generator or torch.Generator().manual_seed(0))
+        length = len(forget) if hasattr(forget, "column_names") else 0
+        with borrow(model):
+            run.data = self.encode(run)
+            with torch.enable_grad(), self.trains(run) as run.trained:
+                run.losses = self.losses(run)
+                fit(
+                    run.trained.parameters,
+                    run.losses,
+                    combine=self.combine(run),
+                    callbacks=[*self.watch(run), *callbacks],
+                    **self.optimisation(length, model),
+                )
+                info = {"method": self.name, "settings": self.model_dump(mode="json"), **self.about(run)}
+                return self.result(run, info)

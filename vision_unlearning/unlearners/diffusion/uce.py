@@ -21,13 +21,13 @@ def edit_matrix(
     guide: torch.Tensor,  # (n,D) vectors c* that replace them
     preserve: torch.Tensor,  # (m,D) vectors p to keep
     erase_scale: float,  # s_e
-    preserve_scale: float,  # s_p
+    retain_weight: float,  # s_p
     lamb: float,  # lambda
 ) -> torch.Tensor:  # (D,D) float64, W' = W @ M
     "The matrix M of UCE, from one Cholesky factorisation."
     c, g, p = (x.double() for x in (edit, guide, preserve))
     eye = torch.eye(c.shape[-1], dtype=torch.float64)
-    keep = lamb*eye + preserve_scale*p.T @ p
+    keep = lamb*eye + retain_weight*p.T @ p
     left, right = keep + erase_scale*g.T @ c, keep + erase_scale*c.T @ c + 1e-6*eye
     return torch.cholesky_solve(left.T, torch.linalg.cholesky(right)).T
 
@@ -97,14 +97,15 @@ class UCE(Unlearner):
     kind: ClassVar[str] = "text-to-image"
     reads: ClassVar[str] = "names"
     erase_scale: float = Field(1., gt=0)  # s_e, weight of each vector to erase
-    preserve_scale: float = Field(1., ge=0)  # s_p, weight of each vector to preserve
+    retain_weight: float = Field(1., ge=0)  # s_p, of each vector to preserve; the published preserve_scale
     lamb: float = Field(.1, gt=0)  # lambda, pull towards the original weights
-    guide_concepts: str | tuple[str, ...] = ""  # what replaces the concept: one for all, or one for each
+    # what the concept becomes, one for all or one for each; the published guide_concepts
+    anchor_concept: str | tuple[str, ...] = ""
     concept_type: Literal["object", "art"] = "object"  # which sentences `expand_prompts` uses
     expand_prompts: bool = True  # edit the concept in several sentences
     tuning: ClassVar[dict] = dict(
         erase_scale=dict(low=0.1, high=100.0, log=True),
-        preserve_scale=dict(low=0.01, high=10.0, log=True),
+        retain_weight=dict(low=0.01, high=10.0, log=True),
         lamb=dict(low=1e-3, high=10.0, log=True),
     )
     positions: Literal["all", "last"] = "all"  # token positions; "last" reproduces the published code
@@ -129,7 +130,7 @@ class UCE(Unlearner):
     def system(self, pipe, forget, retain):
         "Vectors of concepts, guides and what to preserve: (n,D), (n,D), (m,D) on the CPU."
         names, keep = concepts(forget), concepts(retain)
-        guides = [self.guide_concepts] if isinstance(self.guide_concepts, str) else list(self.guide_concepts)
+        guides = [self.anchor_concept] if isinstance(self.anchor_concept, str) else list(self.anchor_concept)
         if not names: raise ValueError("there is no concept to forget; name at least one")
         if len(guides) == 1: guides = guides*len(names)
         if len(guides) != len(names):
@@ -152,7 +153,7 @@ class UCE(Unlearner):
     def matrix(self, pipe, forget, retain):
         "(D,D) M, on the right of every projection."
         return edit_matrix(
-            *self.system(pipe, forget, retain), self.erase_scale, self.preserve_scale, self.lamb
+            *self.system(pipe, forget, retain), self.erase_scale, self.retain_weight, self.lamb
         )
 
     def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):

@@ -4,30 +4,32 @@
 
 # %% ../../../nbs/3a_diffusion/10_weights.ipynb #439a2df1
 from __future__ import annotations
+from typing import Literal
 import torch
 from torch.func import functional_call
 from ...core import check_name
 
 # %% auto #0
-__all__ = ['PARAMETER_SETS', 'select_parameters', 'teacher']
+__all__ = ['PARAMETER_SETS', 'TargetModules', 'named_set', 'select_parameters', 'select_modules', 'teacher']
 
 # %% ../../../nbs/3a_diffusion/10_weights.ipynb #055998f7
 PARAMETER_SETS = ("xattn", "xattn_kv", "selfattn", "noxattn", "u", "full")
+# the setting `target_modules` of every method that trains weights: a set, or endings of names of modules
+TargetModules = Literal["xattn", "xattn_kv", "selfattn", "noxattn", "full"] | tuple[str, ...]
 
 # %% ../../../nbs/3a_diffusion/10_weights.ipynb #25edd60d
-def select_parameters(
+def named_set(
     unet: torch.nn.Module,  # UNet2DConditionModel
-    which: str,  # "xattn", "xattn_kv", "selfattn", "noxattn" or "u", "full"
+    which: str,  # one of `PARAMETER_SETS`
 ) -> list[str]:  # names of parameters, in the order of the model
-    "Names of the parameters that a choice stands for."
+    "Names of the parameters that a set stands for."
     check_name("parameter set", which, PARAMETER_SETS)
     role = {
         n: bool(m.is_cross_attention) for n, m in unet.named_modules() if hasattr(m, "is_cross_attention")
     }
     def inside(name, cross, parts):
-        return any(
-            name.startswith(tuple(f"{n}.{part}" for part in parts)) for n, c in role.items() if c == cross
-        )
+        layers = [n for n, c in role.items() if c == cross]
+        return any(name.startswith(tuple(f"{n}.{part}" for part in parts)) for n in layers)
     projections = ("to_q.", "to_k.", "to_v.", "to_out.")
     rules = {
         "xattn": lambda n: inside(n, True, projections),
@@ -36,13 +38,36 @@ def select_parameters(
         "noxattn": lambda n: not inside(n, True, ("",)),
         "full": lambda n: True,
     }
-    names = [n for n, _ in unet.named_parameters() if rules["noxattn" if which == "u" else which](n)]
+    chosen = rules["noxattn" if which == "u" else which]
+    return [n for n, _ in unet.named_parameters() if chosen(n)]
+
+# %% ../../../nbs/3a_diffusion/10_weights.ipynb #4451d283
+def select_parameters(
+    unet: torch.nn.Module,  # UNet2DConditionModel
+    target_modules: str | tuple[str, ...],  # one of `PARAMETER_SETS`, or endings of the names of modules
+) -> list[str]:  # names of parameters, in the order of the model
+    "Names of the parameters that a choice of modules stands for."
+    if isinstance(target_modules, str): names = named_set(unet, target_modules)
+    else:
+        endings = tuple(f".{end}" for end in target_modules)
+        names = [n for n, _ in unet.named_parameters() if f".{n.rpartition('.')[0]}".endswith(endings)]
     if not names:
         raise ValueError(
-            f"{type(unet).__name__} has no parameters for {which!r}; known sets are "
-            f"{', '.join(PARAMETER_SETS)}"
+            f"{type(unet).__name__} has no parameters for {target_modules!r}; known sets are "
+            f"{', '.join(PARAMETER_SETS)}, and others are endings of names such as ('attn2.to_k',)"
         )
     return names
+
+# %% ../../../nbs/3a_diffusion/10_weights.ipynb #1e9372cd
+def select_modules(
+    unet: torch.nn.Module,  # UNet2DConditionModel
+    target_modules: str | tuple[str, ...],  # one of `PARAMETER_SETS`, or endings of the names of modules
+) -> tuple[str, ...]:  # names of linear layers, or the endings as they were given
+    "The same choice for an adapter, which sits on linear layers."
+    if not isinstance(target_modules, str): return tuple(target_modules)
+    weights = set(select_parameters(unet, target_modules))
+    linear = [n for n, m in unet.named_modules() if isinstance(m, torch.nn.Linear)]
+    return tuple(n for n in linear if f"{n}.weight" in weights)
 
 # %% ../../../nbs/3a_diffusion/10_weights.ipynb #d62037cf
 @torch.no_grad()

@@ -1,0 +1,147 @@
+"""The benchmark of classifiers: runs, the page, the search, and what a shell may ask."""
+import pandas as pd
+import pytest
+
+from vision_unlearning.oracle.classification import PROTOCOLS
+from vision_unlearning.oracle.tuned import comparable, tuned_classifier, tuned_path
+from vision_unlearning.running.classifiers import (
+    batch_classifiers,
+    classifier_status,
+    report_classifiers,
+    run_classifier_stage,
+    run_classifiers,
+    write_classifier_report,
+)
+from vision_unlearning.running.tuning.search import search_space
+from vision_unlearning.running.tuning.search_classifiers import OracleObjective, tune_classifiers
+from vision_unlearning.store import read_json
+from vision_unlearning.unlearners.classifiers.base import get_classifier_method
+
+SHORT = dict(num_epochs=2, optimizer="Adam(lr=0.003)", schedule="Linear")
+FAILED = dict(method="neggrad", kind="class", seed=0, error="the loss is nan")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory): return tmp_path_factory.mktemp("benchmark")
+
+
+@pytest.fixture(scope="module")
+def rows(place):
+    return run_classifiers("digits", ["finetune"], ["class"], [0], place, progress=False, changes=SHORT)
+
+
+def test_runs_are_read_the_second_time(rows, place):
+    again = run_classifiers("digits", ["finetune"], ["class"], [0], place, progress=False, changes=SHORT)
+    assert again == rows and [r["method"] for r in rows] == ["original", "other_oracle", "finetune"]
+
+
+def test_the_page_names_what_failed(rows, place):
+    page, table = write_classifier_report("digits", [*rows, FAILED], place, SHORT)
+    text = page.read_text(encoding="utf-8")
+    assert "the loss is nan" in text and "other_oracle" in text and 'src="http' not in text
+    assert len(pd.read_csv(table)) == len(rows)
+    with pytest.raises(ValueError, match="no run of digits succeeded: bad"):
+        write_classifier_report("digits", [dict(FAILED, error="bad")], place)
+
+
+@pytest.mark.parametrize(
+    "methods, kinds, said",
+    [
+        (["unsir"], ["random"], "unknown method for random forgetting"),
+        (["scrubb"], ["class"], "did you mean 'scrub'"),
+    ],
+)
+def test_methods_that_cannot_take_part(methods, kinds, said, tmp_path):
+    with pytest.raises(ValueError, match=said): run_classifiers("digits", methods, kinds, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "parameter, said",
+    [
+        ("seed=1", "did you mean 'seeds'"),
+        ("seeds=a", "write -p seeds=value"),
+        ("kinds", "write -p kinds=value"),
+    ],
+)
+def test_wrong_parameters_of_a_shell(parameter, said, tmp_path):
+    with pytest.raises(ValueError, match=said): batch_classifiers("digits", [], [parameter], tmp_path)
+
+
+@pytest.fixture
+def short(monkeypatch):
+    "The protocol of the digits is a short one."
+    monkeypatch.setitem(PROTOCOLS, "digits", PROTOCOLS["digits"].model_copy(update=dict(num_epochs=2)))
+
+
+def test_a_batch_that_was_stopped(short, tmp_path):
+    "Seed 1 of the first method is missing, so the page is about seed 0."
+    page, table = batch_classifiers("digits", ["finetune"], ["kinds=class", "seeds=0"], tmp_path, False)
+    assert run_classifier_stage("unlearn", "digits", ["cf_k"], ["kinds=class", "seeds=0,1"], tmp_path, False)
+    assert run_classifier_stage("report", "digits", [], [], tmp_path)[0] == page
+    assert classifier_status(tmp_path).iloc[0].tolist()[:5] == ["digits", "class", "0, 1", 4, 7]
+    assert set(pd.read_csv(table).seed) == {0}
+    with pytest.raises(FileNotFoundError, match="run `vu batch --task cifar10` first"):
+        report_classifiers("cifar10", base_folder=tmp_path)
+    with pytest.raises(ValueError, match="known: 'unlearn', 'report'"):
+        run_classifier_stage("generate", "digits", [], [], tmp_path)
+
+
+def test_from_a_shell(short, tmp_path):
+    from typer.testing import CliRunner
+
+    from vision_unlearning.running.cli import app
+    words = "batch --task digits --methods finetune,cf_k -p seeds=0 -p kinds=class --quiet --base-folder"
+    ask = [*words.split(), str(tmp_path)]
+    done = CliRunner().invoke(app, ask)
+    assert done.exit_code == 0, done.output
+    page, table = done.output.split()
+    assert "cf_k" in open(page, encoding="utf-8").read() and table.endswith(".csv")
+    wrong = CliRunner().invoke(app, [*ask, "-p", "seed=1"])
+    assert wrong.exit_code != 0 and "seeds" in str(wrong.output) + str(wrong.exception)
+
+
+# The search
+
+@pytest.fixture(scope="module")
+def objective(place): return OracleObjective("digits", "class", (0,), place, changes=SHORT)
+
+
+def test_a_search_keeps_what_the_objective_says(objective, place):
+    ask = dict(budget=2, methods=["random_label", "fisher"], folder=place, objective=objective)
+    found = tune_classifiers("digits", "class", **ask)
+    trials = found["random_label"]["trials"]
+    told = objective(get_classifier_method("random_label")(**found["random_label"]["settings"]))
+    best = max(trials, key=lambda trial: trial["score"])
+    assert len(trials) == 2
+    assert [told["forgetting"], told["retained"]] == pytest.approx([best["forgetting"], best["retained"]])
+    assert best["score"] == pytest.approx(min(told.values()))
+    assert found["fisher"]["settings"] == get_classifier_method("fisher").fixed
+    assert found["random_label"]["fixed"] == {"max_grad_norm": 1., "lr_scheduler": "Cosine"}
+    assert tune_classifiers("digits", "class", **ask) == found
+
+
+def test_an_objective_is_that_of_its_protocol(objective, place):
+    assert OracleObjective("digits", "class", (0,), place, changes=SHORT).oracles == objective.oracles
+    comparison = objective.comparisons[0]
+    assert objective.look(comparison, comparison.oracle) == objective.oracles[0]
+    assert objective.description["changes"] == SHORT
+
+
+def test_what_is_searched_and_who_takes_part():
+    space = search_space("scrub", find=get_classifier_method)
+    assert set(space) == {"learning_rate", "distillation_weight", "temperature"}
+    assert set(comparable("class")) - set(comparable("random")) == {"unsir"}
+    with pytest.raises(ValueError, match="did you mean 'scrub'"):
+        tuned_classifier("digits", "class", "scrubb")
+    with pytest.raises(ValueError, match="did you mean 'digits'"): tuned_path("digit", "class")
+
+
+def test_shipped_settings_are_valid():
+    "Tuned settings are accepted by their methods, and every method that can take part has some."
+    shipped = [(p, k) for p in ("digits", "emoji_classes") for k in ("class", "random")]
+    for protocol, kind in shipped:
+        records = read_json(tuned_path(protocol, kind))
+        assert set(records) == set(comparable(kind))
+        for name, record in records.items(): get_classifier_method(name)(**record["settings"])
+        # one budget for everybody
+        assert len({len(r["trials"]) for r in records.values() if r["space"]}) == 1

@@ -1,0 +1,89 @@
+"""The pages that a stranger enters by: no dead link, no picture without words, no path that is gone."""
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+root = Path(__file__).resolve().parents[1]
+nbs = root / "nbs"
+
+
+class Page(HTMLParser):
+    "Links, anchors and pictures of a page."
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.anchors, self.silent = [], set(), 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        if "id" in found: self.anchors.add(found["id"])
+        if tag == "a" and found.get("href"): self.links.append(found["href"])
+        if tag == "img":
+            if not found.get("src", "").startswith("data:"): self.links.append(found.get("src", ""))
+            self.silent += (found.get("alt") or "No description")[:14] == "No description"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    "Every page of the docs, made without running what they export; VU_DOCS names a folder made with it."
+    if made := os.environ.get("VU_DOCS"): folder = Path(made)
+    else:
+        folder = tmp_path_factory.mktemp("site")
+        command = [sys.executable, root / "tools" / "preview.py", "--quick", folder]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    return {path: Page(path.read_text(encoding="utf-8")) for path in sorted(folder.resolve().rglob("*.html"))}
+
+
+def test_no_link_is_dead(site):
+    dead = set()
+    for path, page in site.items():
+        for link in page.links:
+            if re.match(r"[a-z]+:|//", link): continue
+            file, _, anchor = link.partition("#")
+            target = (path.parent / unquote(file)).resolve() if file else path
+            if not target.is_file(): dead.add(f"{path.name}: {link}")
+            elif anchor and target in site and unquote(anchor) not in site[target].anchors:
+                dead.add(f"{path.name}: {link} (no such anchor)")
+    assert not dead, "\n".join(sorted(dead)[:40])
+
+
+def test_every_picture_of_the_site_is_described(site):
+    silent = [path.name for path, page in site.items() if page.silent]
+    assert not silent, silent
+
+
+def test_every_notebook_has_a_page(site):
+    assert len(site) >= len([p for p in nbs.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts])
+
+
+markdown = sorted([*root.glob("*.md"), *(root / ".github").rglob("*.md")])
+
+
+@pytest.mark.parametrize("page", markdown, ids=lambda p: p.name)
+def test_paths_and_commands_of_markdown_exist(page):
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"(?<![\w./-])((?:nbs|tests|tools|licenses|vision_unlearning)/[\w./-]*[\w/])", text)
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if not re.match(r"[a-z]+:", link)]
+    gone = [name for name in {*named, *links}
+            if not (root / name).exists() and not (page.parent / name).exists() and "my_" not in name]
+    assert not gone, f"{page.name} names what is not there: {sorted(gone)}"
+    targets = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(encoding="utf-8"), re.M))
+    unknown = {t for t in re.findall(r"(?:`|^|\" )make ([a-z][a-z-]*)", text, re.M) if t not in targets}
+    assert not unknown, f"{page.name}: no such target of make: {unknown}"
+
+
+def test_k_expressions_of_markdown_select_something():
+    texts = [page.read_text(encoding="utf-8") for page in markdown]
+    said = {k for text in texts for k in re.findall(r"-k ['\"]?([\w/ ]+?)['\"`]", text)}
+    tests = [p.read_text(encoding="utf-8") for p in root.glob("tests/*.py")]
+    names = [p.relative_to(nbs).as_posix() for p in nbs.rglob("*.ipynb")]
+    names += [p.stem for p in root.glob("tests/*.py")] + re.findall(r"^def (test_\w+)", "\n".join(tests), re.M)
+    idle = [k for k in said if not any(word in name for word in k.split(" or ") for name in names)]
+    assert not idle, f"selects nothing: {idle}"

@@ -1,0 +1,70 @@
+"""What nbdev is told about the pages of the docs (settings.ini: renderer, procs, skip_procs)."""
+import inspect
+import json
+import re
+from pathlib import Path
+
+from execnb.nbio import mk_cell, write_nb
+from nbdev.doclinks import NbdevLookup
+from nbdev.process import NBProcessor, Processor
+from nbdev.showdoc import BasicMarkdownRenderer, _ext_link
+from pydantic import BaseModel
+
+from vision_unlearning.settings import settings_of, settings_table
+
+
+class Renderer(BasicMarkdownRenderer):
+    "A class with settings shows them as a table: its constructor would be `UCE(**settings)`."
+    def _repr_markdown_(self):
+        told = inspect.isclass(self.sym) and issubclass(self.sym, BaseModel)
+        if not told: return super()._repr_markdown_()
+        source = NbdevLookup().code(self.fn)
+        link = _ext_link(source, "source", 'style="float:right; font-size:smaller"') if source else ""
+        bases = ", ".join(base.__name__ for base in self.sym.__bases__)
+        table = settings_table(self.sym) if settings_of(self.sym) else ""
+        head = f"{'#' * self.title_level} {self.nm}"
+        promise = f"*{self.docs}*" if self.docs else ""
+        return "\n\n".join(["---", link, head, f"```python\nclass {self.nm}({bases})\n```", promise, table])
+
+
+class name_the_module(Processor):
+    "The module that a page is about, below its title: titles are for reading, modules for importing."
+    def begin(self):
+        cells = json.loads(Path(self.nb.path_).read_text(encoding="utf-8"))["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells)
+        exported = re.search(r"^#\|\s*default_exp\s+(\S+)", text, re.M)
+        if exported is None: return
+        module = f"vision_unlearning.{exported[1]}".removesuffix(".__init__")
+        self.nb.cells.insert(1, mk_cell(f"Module `{module}`", "markdown"))
+
+
+class name_the_symbols(Processor):
+    "Headings in the place of `show_doc`, which imports and runs what a page exports: for a quick look."
+    def cell(self, cell):
+        shown = re.search(r"^show_doc\(([\w.]+)", cell.source, re.M)
+        if not shown or cell.cell_type != "code": return
+        cell.cell_type, cell.source = "markdown", f"### {shown[1]}"
+
+
+def quick(source: Path, target: Path) -> None:
+    "What nbdev does with a notebook for the docs, without running anything."
+    from nbdev.processors import FilterDefaults, exec_show_docs
+    procs = list(FilterDefaults().procs())
+    procs[procs.index(exec_show_docs)] = name_the_symbols
+    processor = NBProcessor(source, procs=procs)
+    processor.process()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_nb(processor.nb, target)
+
+
+def linked(text: str) -> str:
+    "The text with links to symbols; names with an underscore before them have no page."
+    return re.sub(r"\[(`[^`]+`)\]\([^)]*#_[^)]*\)", r"\1", NbdevLookup().linkify(text))
+
+
+def link_prose(cell):
+    "nbdev's links, but none inside of code: its own processor puts them into signatures too."
+    if cell.cell_type == "markdown": cell.source = linked(cell.source)
+    for output in cell.get("outputs", []):
+        text = output.get("data", {}).get("text/markdown")
+        if text: output["data"]["text/markdown"] = linked("".join(text))
