@@ -35,8 +35,8 @@ from ..unlearners.classifiers.base import ClassifierUnlearner, first_names
 from ..unlearners.classifiers.base import get_classifier_method, settings_of_today
 
 # %% auto #0
-__all__ = ['PROTOCOLS', 'KINDS', 'GAP', 'REFERENCES', 'Protocol', 'scenario_split', 'trained', 'moved_pictures', 'Comparison',
-           'about_run', 'run_path', 'stored_run', 'measured_run', 'run_method', 'comparison_table']
+__all__ = ['PROTOCOLS', 'KINDS', 'GAP', 'REFERENCES', 'Protocol', 'find_protocol', 'scenario_split', 'trained', 'moved_pictures',
+           'Comparison', 'about_run', 'run_path', 'stored_run', 'measured_run', 'run_method', 'comparison_table']
 
 # %% ../../nbs/7a_oracle/00_classification.ipynb #32be4772
 class Protocol(Config):
@@ -71,6 +71,15 @@ PROTOCOLS = {
     ),
     "cifar10": Protocol(data="cifar10", architecture="resnet18", num_epochs=200, augment=True),
 }
+
+# %% ../../nbs/7a_oracle/00_classification.ipynb #0f99bfce
+def find_protocol(
+    name: str,  # a key of `PROTOCOLS`
+    changes: dict | None = None,  # fields that differ, {"num_epochs": 4}
+) -> Protocol:
+    "A protocol by its name, with fields of one's own."
+    known = PROTOCOLS[check_name("protocol", name, PROTOCOLS)]
+    return Protocol(**{**known.model_dump(), **(changes or {})})
 
 # %% ../../nbs/7a_oracle/00_classification.ipynb #30f78fce
 KINDS = ("class", "random")
@@ -156,9 +165,10 @@ class Comparison:
         seed: int,
         folder="assets/classification",  # of models and results
         device="cpu",
+        changes: dict | None = None,  # fields of the protocol that differ
     ):
         self.name = protocol
-        self.protocol = PROTOCOLS[check_name("protocol", protocol, PROTOCOLS)]
+        self.protocol = find_protocol(protocol, changes)
         self.kind = kind
         self.seed = seed
         self.folder = Path(folder)

@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from ..core import DivergedError, MissingSessionError, check_name, config_hash
 from ..oracle.classification import GAP, KINDS, PROTOCOLS, REFERENCES
-from ..oracle.classification import Comparison, comparison_table, run_method, stored_run
+from ..oracle.classification import Comparison, comparison_table, find_protocol
+from ..oracle.classification import run_method, stored_run
 from ..oracle.tuned import comparable, comparison_settings, tuned_classifier
 from ..plotting import new_axes
 from .page import figure_html, page
@@ -52,6 +53,7 @@ def run_classifiers(
     folder="assets/classification",  # of models and results
     device="cpu",
     progress: bool = True,
+    changes: dict | None = None,  # fields of the protocol that differ
 ) -> list[dict]:  # of `run_tuned`
     "Run what is missing and read what is there."
     from tqdm.auto import tqdm
@@ -60,7 +62,7 @@ def run_classifiers(
     found = []
     with tqdm(total=total, disable=not progress, desc=f"classifiers on {protocol}") as bar:
         for kind, seed in ((k, s) for k in kinds for s in seeds):
-            comparison = Comparison(protocol, kind, seed, folder, device)
+            comparison = Comparison(protocol, kind, seed, folder, device, changes)
             for method in chosen[kind]:
                 bar.set_postfix_str(f"{kind} {seed} {method}")
                 found.append(run_tuned(comparison, method))
@@ -118,15 +120,16 @@ def write_classifier_report(
     protocol: str,  # a key of `PROTOCOLS`
     rows: list[dict],  # of `run_classifiers`
     folder="assets/classification",
+    changes: dict | None = None,  # fields of the protocol that differ
 ) -> tuple[Path, Path]:  # page and table
     "Write the page of a protocol."
-    check_name("protocol", protocol, PROTOCOLS)
+    settings = find_protocol(protocol, changes).model_dump()
     done = [r for r in rows if "error" not in r]
     if not done:
         reason = rows[0]["error"] if rows else "there are no rows"
         raise ValueError(f"no run of {protocol} succeeded: {reason}")
-    settings = pd.Series(PROTOCOLS[protocol].model_dump(), dtype=object).to_frame()
-    body = [settings.to_html(header=False, border=0, classes="numbers")]
+    shown = pd.Series(settings, dtype=object).to_frame()
+    body = [shown.to_html(header=False, border=0, classes="numbers")]
     for kind in dict.fromkeys(r["kind"] for r in done):
         body += kind_section(kind, [r for r in rows if r["kind"] == kind])
     target = Path(folder)/f"report_{protocol}.html"
