@@ -162,18 +162,18 @@ def keep_weakest(weakest, where, left, right, sign):
 def needed(
     cells: list,  # (number, source) of all code cells of a notebook, in order
 ) -> list:  # those that its claims need
-    "A cell without a claim is left out when nothing after it uses a name that it makes."
-    claiming = [i for i, (_, source) in enumerate(cells) if MARK_ANYWHERE.search(source)]
+    "A cell without a claim is left out when no cell that is kept uses a name that it makes."
+    claiming = {i for i, (_, source) in enumerate(cells) if MARK_ANYWHERE.search(source)}
     if not claiming: return []
-    wanted, kept = set(), []
-    for i in range(max(claiming), -1, -1):
-        number, source = cells[i]
-        try: made, used = names_of(source)
-        except SyntaxError: made, used = None, set()
-        if made is None or i in claiming or made & wanted or not made and used & wanted or "@patch" in source:
-            wanted |= used
-            kept.append((number, source))
-    return kept[::-1]
+    before = [names_of(source) for _, source in cells[:max(claiming) + 1]]
+    kept, found = set(), claiming
+    while found - kept:
+        kept |= found
+        wanted = set().union(*(before[i][1] for i in kept))
+        # A cell that makes nothing, such as a call, may change what it is given; so may a patch.
+        found = {i for i, (made, used) in enumerate(before) if made & wanted or not made and used & wanted}
+        found |= {i for i in range(len(before)) if "@patch" in cells[i][1]}
+    return [cells[i] for i in sorted(kept)]
 
 
 MARK_ANYWHERE = re.compile(MARK.pattern, re.M)
@@ -182,7 +182,10 @@ MARK_ANYWHERE = re.compile(MARK.pattern, re.M)
 def names_of(source: str) -> tuple[set, set]:
     "Names that a cell makes at its top level or below, and names that it uses."
     made, used = set(), set()
-    for node in ast.walk(ast.parse(source)):
+    try: nodes = ast.walk(ast.parse(source))
+    # A magic.
+    except SyntaxError: return made, used
+    for node in nodes:
         if isinstance(node, ast.Name): (used if isinstance(node.ctx, ast.Load) else made).add(node.id)
         elif isinstance(node, (ast.FunctionDef, ast.ClassDef)): made.add(node.name)
         elif isinstance(node, ast.alias): made.add((node.asname or node.name).split(".")[0])

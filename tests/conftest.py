@@ -1,4 +1,5 @@
 """What every test runs under: no network, no display, and nobody's global state moved."""
+import gc
 import os
 import sys
 import tempfile
@@ -29,6 +30,36 @@ def pytest_addoption(parser):
     group = parser.getgroup("claims about chance")
     group.addoption("--claims", type=int, default=0, metavar="N", help="run lessons' claims with N seeds (6)")
     group.addoption("--claims-record", type=Path, metavar="FILE", help="and keep the results in this file")
+
+
+    parser.addoption("--quick", action="store_true", help="one notebook a band, and no test marked `long`")
+
+
+def seconds(item) -> float:
+    "What a test marked `long` says that it takes; 0 where nothing is said."
+    mark = item.get_closest_marker("long")
+    return mark.args[0] if mark and mark.args else 0
+
+
+def pytest_collection_modifyitems(config, items):
+    """The longest first. Two workers begin at the two halves of the list and take from each other's ends, so
+    the long ones are dealt to both beginnings, and nobody waits at the end for one that was begun last."""
+    if config.getoption("--quick"):
+        marks = ("long", "more_notebooks")
+        left_out = [i for i in items if any(map(i.get_closest_marker, marks))]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [i for i in items if i not in set(left_out)]
+    long = sorted((i for i in items if seconds(i)), key=seconds, reverse=True)
+    rest = [i for i in items if not seconds(i)]
+    first, second = long[::2], long[1::2]
+    middle = len(items) // 2 - len(first)
+    items[:] = [*first, *rest[:middle], *second, *rest[middle:]]
+
+
+def pytest_collection_finish():
+    "All modules are imported by now; the garbage collector need not look through them again and again."
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_ignore_collect(collection_path, config):

@@ -1,6 +1,8 @@
-"""A small hub on this machine: the parts of the protocol that huggingface_hub 2.4 speaks with us, and faults that can be switched on.
+"""A small hub on this machine: the parts of the protocol that huggingface_hub 2.4 speaks with us, and faults
+that can be switched on.
 
-It holds repositories with commits; files above `lfs_from` bytes are LFS, others are git blobs. Xet is not spoken: switch it off in the client.
+It holds repositories with commits; files above `lfs_from` bytes are LFS, others are git blobs.
+Xet is not spoken: switch it off in the client.
 """
 import base64
 import hashlib
@@ -209,7 +211,9 @@ class Handler(BaseHTTPRequestHandler):
             }
         start, ordered = int(self.query.get("cursor", ["0"])[0]), sorted(entries)
         page, more = ordered[start:start + self.server.page], start + self.server.page < len(ordered)
-        link = f"{self.server.url}{urlsplit(self.path).path}?recursive={self.query.get('recursive', ['false'])[0]}&cursor={start + self.server.page}"
+        recursive = self.query.get("recursive", ["false"])[0]
+        following = f"recursive={recursive}&cursor={start + self.server.page}"
+        link = f"{self.server.url}{urlsplit(self.path).path}?{following}"
         self.send(
             200,
             [entries[p] for p in page],
@@ -240,7 +244,8 @@ class Handler(BaseHTTPRequestHandler):
     # Writing
 
     def create(self, asked):
-        key = f"{asked.get('type') or 'model'}s/{'/'.join(filter(None, (asked.get('organization'), asked['name'])))}"
+        name = "/".join(filter(None, (asked.get("organization"), asked["name"])))
+        key = f"{asked.get('type') or 'model'}s/{name}"
         if self.token() != "writer": return self.refuse(401, text="Invalid username or password.")
         made = {"url": f"{self.server.url}/{key.removeprefix('models/')}"}
         if key in self.server.repositories: return self.send(409, made)
@@ -291,10 +296,11 @@ class Handler(BaseHTTPRequestHandler):
             v["value"]["path"]: self.server.large[v["value"]["oid"]] for v in lines if v["key"] == "lfsFile"
         }
         with self.server.lock: sha = repository.commit(files)
+        page = self.path.removeprefix("/api/").removeprefix("models/").partition("/commit/")[0]
         self.send(
             200,
             {
-                "commitUrl": f"{self.server.url}/{self.path.removeprefix('/api/').removeprefix('models/').split('/commit/')[0]}/commit/{sha}",
+                "commitUrl": f"{self.server.url}/{page}/commit/{sha}",
                 "commitOid": sha,
                 "success": True,
             },

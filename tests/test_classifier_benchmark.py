@@ -73,6 +73,7 @@ def short(monkeypatch):
     monkeypatch.setitem(PROTOCOLS, "digits", PROTOCOLS["digits"].model_copy(update=dict(num_epochs=2)))
 
 
+@pytest.mark.long
 def test_a_batch_that_was_stopped(short, tmp_path):
     "Seed 1 of the first method is missing, so the page is about seed 0."
     page, table = batch_classifiers("digits", ["finetune"], ["kinds=class", "seeds=0"], tmp_path, False)
@@ -86,6 +87,7 @@ def test_a_batch_that_was_stopped(short, tmp_path):
         run_classifier_stage("generate", "digits", [], [], tmp_path)
 
 
+@pytest.mark.long
 def test_from_a_shell(short, tmp_path):
     from typer.testing import CliRunner
 
@@ -106,6 +108,7 @@ def test_from_a_shell(short, tmp_path):
 def objective(place): return OracleObjective("digits", "class", (0,), place, changes=SHORT)
 
 
+@pytest.mark.long
 def test_a_search_keeps_what_the_objective_says(objective, place):
     ask = dict(budget=2, methods=["random_label", "fisher"], folder=place, objective=objective)
     found = tune_classifiers("digits", "class", **ask)

@@ -87,6 +87,7 @@ def test_repeatable_and_borrowed(name, problem, tmp_path):
     )
 
 
+@pytest.mark.long
 def test_fresh_process(problem, tmp_path):
     model, sides, x = problem
     names, here = comparable("class") + ["retrain"], {}

@@ -27,6 +27,7 @@ def shell(capsys):
         "batch --task people --scale smok",
         "batch --task people --scale smoke --entities x",
         "batch --task digits --scale smoke",
+        "run generate --task digits",
         "report --task digits --entities fox",
         "report --task emojis",
         "report",

@@ -1,7 +1,9 @@
-"""Every method on every supported family: train, save, load in a fresh process, draw the same picture; and the rest is refused.
+"""Every method on every supported family: train, save, load in a fresh process, draw the same picture; and
+the rest is refused.
 
-The processes are real ones, since what a process remembers (a registered kind of edit, a module that only training imports, a hook that was left behind) is
-what such a test is for. One fresh process serves everybody, to spend its seconds on loading torch only once.
+The processes are real ones, since what a process remembers (a registered kind of edit, a module that only
+training imports, a hook that was left behind) is what such a test is for.
+One fresh process serves everybody, to spend its seconds on loading torch only once.
 """
 import json
 import os
@@ -48,12 +50,17 @@ import numpy as np, torch
 from vision_unlearning.core import initial_latents
 from vision_unlearning.models import load_pipeline
 from vision_unlearning.unlearners.base import load_edit
-asked = json.load(sys.stdin); torch.set_num_threads(asked["threads"])
-def draw(): return pipe(asked["prompt"], latents=initial_latents([42], [asked["prompt"]], asked["shape"]), num_inference_steps=asked["steps"], guidance_scale=3., output_type="np").images
+asked = json.load(sys.stdin)
+torch.set_num_threads(asked["threads"])
+latents = initial_latents([42], [asked["prompt"]], asked["shape"])
+drawing = dict(latents=latents, num_inference_steps=asked["steps"], guidance_scale=3., output_type="np")
 for name, edits in asked["edits"].items():
-    pipe = load_pipeline(name); np.save(f"{asked['folder']}/{name}/unedited.npy", draw())
+    folder = f"{asked['folder']}/{name}"
+    pipe = load_pipeline(name)
+    np.save(f"{folder}/unedited.npy", pipe(asked["prompt"], **drawing).images)
     for method in edits:
-        with load_edit(f"{asked['folder']}/{name}/{method}").on(pipe): np.save(f"{asked['folder']}/{name}/{method}.npy", draw())
+        with load_edit(f"{folder}/{method}").on(pipe): picture = pipe(asked["prompt"], **drawing).images
+        np.save(f"{folder}/{method}.npy", picture)
 """
 
 
@@ -220,6 +227,7 @@ def test_a_scale_in_the_file_is_the_scale_of_attaching(families, split, method):
     )
 
 
+@pytest.mark.long
 @everywhere
 @each
 def test_fresh_process_draws_the_same(families, fresh, family, method):

@@ -118,7 +118,9 @@ def test_budget(nb):
     assert not nb.exports or nb.words*60 >= nb.characters, (
         f"{nb.words} words of prose for {nb.characters} characters of code (a word for 60)"
     )
-    assert len(nb.code) <= 6 or nb.hidden < .15 * len(nb.code), f"{nb.hidden} of {len(nb.code)} code cells are hidden"
+    assert len(nb.code) <= 6 or nb.hidden < 0.15 * len(nb.code), (
+        f"{nb.hidden} of {len(nb.code)} code cells are hidden"
+    )
     assert nb.path.stat().st_size <= 2**20, f"{nb.path.stat().st_size / 2**20:.1f} MB"
 
 
@@ -231,7 +233,10 @@ def imported(path, top_level_only=False):
 
 
 # The two wings, and unlearners and metrics: what each may not know, besides all that comes after it.
-strangers = {"3b_classifiers": {"3a_diffusion"}, "4_metrics": {"3_unlearners", "3a_diffusion", "3b_classifiers"}}
+strangers = {
+    "3b_classifiers": {"3a_diffusion"},
+    "4_metrics": {"3_unlearners", "3a_diffusion", "3b_classifiers"},
+}
 
 
 def arrows():
@@ -280,7 +285,9 @@ def test_no_public_name_has_two_meanings():
 
 
 def test_names_of_notebooks_have_no_letters():
-    lettered = [nb.name for nb in notebooks if nb.path.parent != nbs and not re.match(r"\d\d?_", nb.path.name)]
+    lettered = [
+        nb.name for nb in notebooks if nb.path.parent != nbs and not re.match(r"\d\d?_", nb.path.name)
+    ]
     assert not lettered, f"a number and a name, the band is the folder: {lettered}"
 
 

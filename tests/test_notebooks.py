@@ -26,6 +26,44 @@ flags = [f for f in config["DEFAULT"]["tst_flags"].split() if f not in forced]
 skipped_cell = re.compile(rf"^#\|\s*(eval:\s*false{''.join('|' + f for f in flags)})\s*$", re.M | re.I)
 front_matter_skip = re.compile(r"^(?:- )?skip_exec:\s*true\s*$", re.M | re.I)
 
+# CPU seconds of those that take long, measured on one core: they begin first.
+LONG = {
+    "tutorials/07_what_i_care_finds.ipynb": 40,
+    "3a_diffusion/70_spm.ipynb": 32,
+    "3a_diffusion/60_lora_negation.ipynb": 32,
+    "3a_diffusion/65_esd.ipynb": 30,
+    "tutorials/08_forgetting_digits.ipynb": 30,
+    "3a_diffusion/50_fade_sparse.ipynb": 29,
+    "3a_diffusion/75_salun.ipynb": 29,
+    "3a_diffusion/55_munba.ipynb": 28,
+    "3a_diffusion/80_erasediff.ipynb": 24,
+    "3b_classifiers/75_gkt.ipynb": 22,
+    "3a_diffusion/45_fade.ipynb": 21,
+    "3a_diffusion/40_guidance.ipynb": 20,
+    "4_metrics/95_speed.ipynb": 18,
+    "8_running/35_erase.ipynb": 17,
+    "3a_diffusion/25_uce.ipynb": 14,
+    "5_interference/45_attacks.ipynb": 13,
+    "6_results/65_prediction.ipynb": 13,
+    "0_models/40_shapes.ipynb": 13,
+    "tutorials/04_does_it_forget.ipynb": 12,
+    "4_metrics/55_recovery.ipynb": 12,
+    "3a_diffusion/20_crucial_times.ipynb": 11,
+    "tutorials/06_every_method.ipynb": 10,
+    "6_results/45_along.ipynb": 10,
+}
+
+
+def as_parameters():
+    "The notebooks; `--quick` runs the first of each band that does not take long."
+    seen = set()
+    for name in notebooks:
+        marks, band = [], name.rpartition("/")[0]
+        if name in LONG: marks.append(pytest.mark.long(LONG[name]))
+        elif band in seen: marks.append(pytest.mark.more_notebooks)
+        else: seen.add(band)
+        yield pytest.param(name, marks=marks)
+
 
 def tree() -> set:
     "Every file of the checkout except what git ignores by name and what tools leave behind."
@@ -77,13 +115,13 @@ def shell():
     gc.freeze()
 
 
-def test_there_are_notebooks(): assert notebooks
+def test_there_are_notebooks(): assert len(notebooks) > 100 and set(LONG) <= set(notebooks)
 
 
 # The lessons of a notebook may draw from the global generator; the library they call may not, and tests/ says
 # so.
 @pytest.mark.global_rng
-@pytest.mark.parametrize("name", notebooks)
+@pytest.mark.parametrize("name", as_parameters())
 def test_notebook(name, shell, tmp_path, monkeypatch):
     path = nbs / name
     if front_matter_skip.search("\n".join(c.source for c in nbformat.read(path, 4).cells[:2])):

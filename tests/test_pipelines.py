@@ -109,6 +109,7 @@ def test_wrong_parameters_leave_nothing(tmp_path, stage, parameters, message):
     assert not files(tmp_path)
 
 
+@pytest.mark.long(12)
 def test_one_line_and_exit_code_2(tmp_path):
     vu = [
         Path(sys.executable).with_name("vu"),
@@ -129,6 +130,7 @@ def test_one_line_and_exit_code_2(tmp_path):
 
 # The whole chain
 
+@pytest.mark.long(45)
 def test_chain(tmp_path, eyes, capsys):
     store, emitters = Store(tmp_path), ["fox", "violin", "castle"]
     small = dict(
@@ -253,6 +255,7 @@ generate_session(store, session, pipe, [42, 43, 44], num_inference_steps=4, batc
 """
 
 
+@pytest.mark.long(15)
 def test_killed_sessions_continue(tmp_path):
     import torch
 

@@ -171,7 +171,7 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize(("title", "script"), RECIPES.items(), ids=[t.removeprefix("Add a ") for t in RECIPES])
+@pytest.mark.parametrize(("title", "script"), RECIPES.items(), ids=[t.split(maxsplit=2)[2] for t in RECIPES])
 def test_the_recipe_of_the_page_is_enough(title, script, tmp_path):
     (tmp_path/"recipe.py").write_text(recipe(title))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -1,4 +1,5 @@
-"""Every name of the published API: it imports, takes its documented parameters with their defaults, and the tables of somebody else answer its questions.
+"""Every name of the published API: it imports, takes its documented parameters with their defaults, and the
+tables of somebody else answer its questions.
 
 The lists below are the interface as documented, copied as data: names, parameters in order, defaults.
 """
@@ -39,43 +40,68 @@ explanation_to_dict(expl)
 dict_to_explanation(d)
 load_dino_model(model_name=EMBEDDING_MODEL, force_device=None)
 embed_image_with_dino(image_path, model, transform, device)
-embed_forgetting_session(dataset_folder, seeds, prompts, metadata_filtered, lora_state, task, embed_image_fn=None)
-embed_forgetting_session_batched(dataset_folder, seeds, prompts, metadata_filtered, lora_state, task, model, transform, device, batch_size=32)
+embed_forgetting_session(dataset_folder, seeds, prompts, metadata_filtered, lora_state, task,
+    embed_image_fn=None)
+embed_forgetting_session_batched(dataset_folder, seeds, prompts, metadata_filtered, lora_state, task, model,
+    transform, device, batch_size=32)
 jacc_metric_score(entity_1, entity_2, metadata_filtered, entity_col='name')
-display_interesting_interferences(metadata_filtered, interference_per_pair, index, task, method, num_train_epochs, metric, is_worst_biggest, seed=42, save_path=None)
+display_interesting_interferences(metadata_filtered, interference_per_pair, index, task, method,
+    num_train_epochs, metric, is_worst_biggest, seed=42, save_path=None)
 analyze_relationship_regression(df, x, y, expected_positive=True, plot=True)
 analyze_relationship_category(df, metric, category, plot=True)
 analyze_relationship_numerical(df, attribute, metric, plot=False, plot_only_significant=False)
-analyze_relationship_categorical(df, attribute, metric, plot=False, plot_only_significant=False, show_axhline=None, min_samples_per_category=5, extra_title='')
-analyze_correlation_between_pairwise_metrics(df1, df2, metric1_name, metric2_name, exclude_diagonal=True, plot=True, plot_only_significant=True)
+analyze_relationship_categorical(df, attribute, metric, plot=False, plot_only_significant=False,
+    show_axhline=None, min_samples_per_category=5, extra_title='')
+analyze_correlation_between_pairwise_metrics(df1, df2, metric1_name, metric2_name, exclude_diagonal=True,
+    plot=True, plot_only_significant=True)
 check_eval_results(eval_results, name, threshold, operator)
 get_metadata_filtered(task, base_folder='assets')
 get_metadata_filtered_path(task, base_folder='assets')
 get_target_overwrite(task, method, target)
 get_generated_dataset_file(lora_state, seed, prompt)
 huggingface_dataset_file_exists(dataset_repository, dataset_path, token)
-huggingface_dataset_file_download(folder_datasets, dataset_repository, file_path, token, folder_cache='/tmp/huggingface_cache')
+huggingface_dataset_file_download(folder_datasets, dataset_repository, file_path, token,
+    folder_cache='/tmp/huggingface_cache')
 huggingface_dataset_upload(folder_datasets, dataset_repository, dataset_config, token)
 huggingface_dataset_file_upload(file_path, dataset_repository, dataset_path, token)
-huggingface_dataset_download(folder_datasets, dataset_repository, dataset_config, token, clean=False, folder_cache='/tmp/huggingface_cache', clean_cache=False)
+huggingface_dataset_download(folder_datasets, dataset_repository, dataset_config, token, clean=False,
+    folder_cache='/tmp/huggingface_cache', clean_cache=False)
 """
 CLASSES = """
-InterferencePerEntity(task='people', base_folder='assets', remote_repository_name='LeonardoBenitez/VisionUnlearningEvaluationTestbeds', save_outputs=True, recompute_if_exists=False)
-ResultTemplate(recompute_if_exists=False, save_outputs=True, base_folder='assets', remote_repository_name='LeonardoBenitez/VisionUnlearningEvaluationTestbeds')
-ResultTemplateMetricMetricAlignment(model='sd1.4', task='people', unlearning_algorithm, interference_entity_1, interference_entity_2)
-ResultTemplateMetricSimilarityAlignment(model='sd1.4', task='people', unlearning_algorithm, interference_pair, similarity_metric, significance_threshold=0.05)
-ResultTemplateMetricSimilarityAlignmentMulti(model='sd1.4', task='people', unlearning_algorithm, interference_pair, similarity_metric_list, significance_threshold=0.05, include_attribute_diff_similarity=True, include_attribute_value_similarity=True, regression_algorithm='linear_regression', random_state=42, test_size=0.3)
-ResultTemplateSignificantRelationshipNumerical(model='sd1.4', task='people', unlearning_algorithm, interference_entity, attribute, significance_threshold=0.05)
-ResultTemplateSignificantRelationshipCategorical(model='sd1.4', task='people', unlearning_algorithm, interference_entity, attribute, attribute_value=None, min_samples_per_category=5, significance_threshold=0.05)
-ResultTemplateCountSignificantRelationship(model='sd1.4', task='people', unlearning_algorithm_list, interference_entity_list, attribute_list, top_n=10)
-ResultTemplateImplicitAssociationTest(model='sd1.4', task='people', unlearning_algorithm, attribute_1, attribute_2, latent_embedding)
-ResultTemplateMinimumCutInterference(model='sd1.4', task='people', unlearning_algorithm, interference_pair, entity_1, entity_2)
+InterferencePerEntity(task='people', base_folder='assets',
+    remote_repository_name='LeonardoBenitez/VisionUnlearningEvaluationTestbeds', save_outputs=True,
+    recompute_if_exists=False)
+ResultTemplate(recompute_if_exists=False, save_outputs=True, base_folder='assets',
+    remote_repository_name='LeonardoBenitez/VisionUnlearningEvaluationTestbeds')
+ResultTemplateMetricMetricAlignment(model='sd1.4', task='people', unlearning_algorithm,
+    interference_entity_1, interference_entity_2)
+ResultTemplateMetricSimilarityAlignment(model='sd1.4', task='people', unlearning_algorithm,
+    interference_pair, similarity_metric, significance_threshold=0.05)
+ResultTemplateMetricSimilarityAlignmentMulti(model='sd1.4', task='people', unlearning_algorithm,
+    interference_pair, similarity_metric_list, significance_threshold=0.05,
+    include_attribute_diff_similarity=True, include_attribute_value_similarity=True,
+    regression_algorithm='linear_regression', random_state=42, test_size=0.3)
+ResultTemplateSignificantRelationshipNumerical(model='sd1.4', task='people', unlearning_algorithm,
+    interference_entity, attribute, significance_threshold=0.05)
+ResultTemplateSignificantRelationshipCategorical(model='sd1.4', task='people', unlearning_algorithm,
+    interference_entity, attribute, attribute_value=None, min_samples_per_category=5,
+    significance_threshold=0.05)
+ResultTemplateCountSignificantRelationship(model='sd1.4', task='people', unlearning_algorithm_list,
+    interference_entity_list, attribute_list, top_n=10)
+ResultTemplateImplicitAssociationTest(model='sd1.4', task='people', unlearning_algorithm, attribute_1,
+    attribute_2, latent_embedding)
+ResultTemplateMinimumCutInterference(model='sd1.4', task='people', unlearning_algorithm, interference_pair,
+    entity_1, entity_2)
 ResultTemplateUnlearningVisualSummary(model='sd1.4', task='people', unlearning_algorithm)
-ResultTemplateInterferenceVisualSummary(model='sd1.4', task='people', unlearning_algorithm, interference_pair, entity=None, entity_index=None, seed=42, images_max_dim=124)
+ResultTemplateInterferenceVisualSummary(model='sd1.4', task='people', unlearning_algorithm,
+    interference_pair, entity=None, entity_index=None, seed=42, images_max_dim=124)
 ResultTemplateMatrix(metric_key_name)
-ResultTemplateInterferenceMatrix(model='sd1.4', task='people', unlearning_algorithm, interference_pair, metric_key_name='interference_pair')
-ResultTemplateSimilarityMatrix(model='sd1.4', task='scenes', similarity_metric='clip', metric_key_name='similarity_metric')
-ResultTemplateMethodComparisonByMetricEntity(model='sd1.4', task='people', interference_entity, unlearning_algorithm_list)
+ResultTemplateInterferenceMatrix(model='sd1.4', task='people', unlearning_algorithm, interference_pair,
+    metric_key_name='interference_pair')
+ResultTemplateSimilarityMatrix(model='sd1.4', task='scenes', similarity_metric='clip',
+    metric_key_name='similarity_metric')
+ResultTemplateMethodComparisonByMetricEntity(model='sd1.4', task='people', interference_entity,
+    unlearning_algorithm_list)
 """
 DATA = {
     "domain_unlearning_algorithm": ["FADE", "Munba", "UCE"],
@@ -113,7 +139,8 @@ NOT_OFFERED = {"_get_partial_path_local", "_resolve_entity"}
 def parsed(text):
     "name -> {parameter: default as text, or None}"
     found = {}
-    for line in text.strip().splitlines():
+    # a signature goes on in the lines that are indented
+    for line in text.strip().replace("\n    ", " ").splitlines():
         name, inner = line[:-1].split("(", 1)
         arguments = [p.strip() for p in inner.split(", ")] if inner else []
         found[name] = {p.split("=", 1)[0]: p.split("=", 1)[1] if "=" in p else None for p in arguments}

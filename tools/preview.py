@@ -30,6 +30,7 @@ template = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="stylesheet" href="{base}preview.css"><link rel="stylesheet" href="{base}styles.css">
+<script>window.MathJax = {{tex: {{inlineMath: [["$", "$"]]}}}}</script>
 <script async src="https://cdn.jsdelivr.net/npm/mathjax@3/es5/tex-chtml.js"></script></head><body>
 <header><a class="brand" href="{base}index.html">{site}</a>{navbar}</header>
 <div class="page"><nav class="sidebar"><details {open}><summary>Contents</summary>{sidebar}</details></nav>
@@ -48,8 +49,8 @@ main { flex: 1; min-width: 0; } a { color: #1668b8; }
 main h1, main h2, main h3 { line-height: 1.25; }
 pre { background: #f6f8fa; padding: .6rem .8rem; border-radius: 4px; font-size: .85rem; white-space: pre-wrap;
       overflow-wrap: anywhere; }
-.jp-OutputArea-output pre { background: none; white-space: pre; overflow-x: auto; padding: .3rem 0; }
-.jp-OutputArea { margin: 0 0 1rem .5rem; padding-left: .75rem; border-left: 2px solid #dee2e6; }
+.output_text pre, .output_stream pre { background: none; white-space: pre; overflow-x: auto; padding: 0; }
+.output_area { margin: 0 0 1rem .5rem; padding-left: .75rem; border-left: 2px solid #dee2e6; }
 img { max-width: 100%; height: auto; }
 table { display: block; max-width: 100%; overflow-x: auto; border-collapse: collapse; font-size: .9rem; }
 td, th { padding: .25rem .6rem; border-bottom: 1px solid #dee2e6; text-align: left; vertical-align: top; }
@@ -138,6 +139,8 @@ def body_of(source: Path, exporter: HTMLExporter) -> str:
     else:
         fields, rest = front_matter(source.read_text(encoding="utf-8"))
         text = markdown2html(f"{head(fields)}\n\n{rest}\n\n{listing(source) if 'listing' in fields else ''}")
+    # What is left of cells whose code is not shown.
+    text = re.sub(r'<div class="highlight[^"]*"><pre><span></span>\s*</pre></div>', "", text)
     # Attributes in braces and ::: fences are quarto's markdown; here they would be shown as text.
     text = re.sub(r"\{target=(?:\"|&quot;|“)_blank.*?\}", "", text)
     return re.sub(r"(<p>)?:::+ *(\{[^}]*\})?(</p>)?", "", text)

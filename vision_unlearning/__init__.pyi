@@ -79,7 +79,7 @@ from .metrics.distribution import CMMD
 from .metrics.embedding import EmbeddingSimilarity
 from .metrics.fidelity import PSNR
 from .metrics.fidelity import SRE
-from .metrics.fidelity import SAM
+from .metrics.fidelity import SpectralAngle
 from .metrics.fidelity import UIQ
 from .metrics.fidelity import MSSSIM
 from .metrics.identity import FaceIdentity

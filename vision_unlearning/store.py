@@ -13,8 +13,8 @@ from .tasks import get_task
 
 # %% auto #0
 __all__ = ['FADE_NAMES', 'UCE_NAMES', 'RENAMED_SETTINGS', 'RENAMED_VALUES', 'atomic_path', 'atomic_folder', 'jsonable',
-           'write_json', 'read_json', 'safe_name', 'renamed', 'current_settings', 'first_settings', 'Session', 'Store',
-           'image_name', 'read_entities', 'find_entity', 'claim']
+           'write_json', 'read_json', 'safe_name', 'rename_settings', 'current_settings', 'first_settings', 'Session',
+           'Store', 'image_name', 'read_entities', 'find_entity', 'claim']
 
 # %% ../nbs/0_base/10_store.ipynb #88e64061
 @contextlib.contextmanager
@@ -125,7 +125,7 @@ RENAMED_VALUES = {
 }
 
 # %% ../nbs/0_base/10_store.ipynb #b60e3c1b
-def renamed(
+def rename_settings(
     settings: dict,
     names: dict[str, str],  # name -> other name
     values: dict[str, str],  # value -> other value, of the settings that are renamed
@@ -139,7 +139,7 @@ def current_settings(
     settings: dict,  # of a record, possibly of the first version
 ) -> dict:
     "Settings under the names of today."
-    return renamed(settings, RENAMED_SETTINGS.get(method, {}), RENAMED_VALUES.get(method, {}))
+    return rename_settings(settings, RENAMED_SETTINGS.get(method, {}), RENAMED_VALUES.get(method, {}))
 
 def first_settings(
     method: str,  # backend name
@@ -147,7 +147,7 @@ def first_settings(
 ) -> dict:
     "Settings under the names of the first version."
     names, values = RENAMED_SETTINGS.get(method, {}), RENAMED_VALUES.get(method, {})
-    return renamed(settings, {v: k for k, v in names.items()}, {v: k for k, v in values.items()})
+    return rename_settings(settings, {v: k for k, v in names.items()}, {v: k for k, v in values.items()})
 
 # %% ../nbs/0_base/10_store.ipynb #a8b62c54
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from vision_unlearning.interference.stats import (
     check_test,
     permutation_pvalue,
     rank_pairs,
-    renamed,
+    under_renamings,
     renamings,
     mantel,
 )
@@ -79,7 +79,7 @@ def partial_mantel(
     columns = np.zeros((len(weight), basis.shape[1] + 1))
     columns[weight > 0] = np.column_stack([rest, basis])
     def partial(orders):
-        moved = renamed(e, orders, rows)
+        moved = under_renamings(e, orders, rows)
         along = moved @ columns
         left = (moved**2) @ weight - (along[:, 1:]**2).sum(1)
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -10,7 +10,7 @@ from scipy import stats
 from ..intervals import entity_matrix
 
 # %% auto #0
-__all__ = ['rank_pairs', 'check_test', 'renamings', 'renamed', 'mantel', 'permutation_pvalue', 'benjamini_hochberg']
+__all__ = ['rank_pairs', 'check_test', 'renamings', 'under_renamings', 'mantel', 'permutation_pvalue', 'benjamini_hochberg']
 
 # %% ../../nbs/5_interference/20_stats.ipynb #eb50df6d
 def rank_pairs(
@@ -44,7 +44,7 @@ def renamings(
         yield generator.permuted(np.tile(np.arange(n), (min(size, count - start), 1)), axis=1)
 
 # %% ../../nbs/5_interference/20_stats.ipynb #5e322395
-def renamed(
+def under_renamings(
     matrix: np.ndarray,  # (N,N)
     orders: np.ndarray,  # (P,N) renamings
     rows=slice(None),  # R of the N rows
@@ -67,7 +67,7 @@ def _correlations(x: np.ndarray, y: np.ndarray, orders: np.ndarray) -> np.ndarra
     )
     rows = np.flatnonzero(mask_x.any(1))
     x = x[rows]
-    moved = renamed(y, orders, rows)
+    moved = under_renamings(y, orders, rows)
     cross = moved @ x.ravel()
     if (mask_x == off_diagonal).all():
         spread = np.sqrt((x**2).sum()*(y**2).sum())
@@ -76,7 +76,7 @@ def _correlations(x: np.ndarray, y: np.ndarray, orders: np.ndarray) -> np.ndarra
     sum_y, sum_yy = moved @ weight, (moved**2) @ weight
     if (mask_y == off_diagonal).all(): count, sum_x, sum_xx = weight.sum(), x.sum(), (x**2).sum()
     else:
-        mask = renamed(mask_y.astype(float), orders, rows)
+        mask = under_renamings(mask_y.astype(float), orders, rows)
         count, sum_x, sum_xx = mask @ weight, mask @ x.ravel(), mask @ (x**2).ravel()
     with np.errstate(invalid="ignore", divide="ignore"):
         return (cross - sum_x*sum_y/count)/np.sqrt((sum_xx - sum_x**2/count)*(sum_yy - sum_y**2/count))

@@ -12,7 +12,12 @@ from matplotlib.axes import Axes
 from ..core import check_name
 from ..tasks import get_task
 from ..explore.similarity import SIMILARITIES
-from ..interference.stats import permutation_pvalue, renamed, renamings, benjamini_hochberg
+from vision_unlearning.interference.stats import (
+    benjamini_hochberg,
+    permutation_pvalue,
+    renamings,
+    under_renamings,
+)
 from ..interference.pair_metrics import PAIR_METRICS
 from ..plotting import new_axes
 from ..unlearners.methods import known_methods, method_label
@@ -57,7 +62,7 @@ def count_hits(
         there = np.isfinite(harm) & np.isfinite(similarity) & ~np.eye(n, dtype=bool)
         worst += top_weight(np.where(there, harm, np.nan), top_k)
         asked += int(there.any(1).sum())
-    null = [renamed(nearest, orders) @ worst.ravel() for orders in renamings(n, n_permutations, seed)]
+    null = [under_renamings(nearest, orders) @ worst.ravel() for orders in renamings(n, n_permutations, seed)]
     return float((nearest*worst).sum()), asked, np.concatenate(null)
 
 # %% ../../nbs/6_results/60_nearest.ipynb #c80042ea
@@ -107,7 +112,9 @@ class ResultTemplateMostSimilarMostInterferedGrid(ResultTemplate):
 
 # %% ../../nbs/6_results/60_nearest.ipynb #44f2d120
 @patch
-def _cell(self: ResultTemplateMostSimilarMostInterferedGrid, method: str, task: str) -> tuple[dict, list[str]]:
+def _cell(
+    self: ResultTemplateMostSimilarMostInterferedGrid, method: str, task: str
+) -> tuple[dict, list[str]]:
     "Hits of one method on one task over all metrics and similarities, and the metrics that its tables lack."
     table = read_pairs(self.store, task, method)
     measured = [m for m in self.interference_pairs if m in table.metrics]
@@ -174,12 +181,8 @@ def plot(cls: ResultTemplateMostSimilarMostInterferedGrid,
         if r["counts"][i][j] is None:
             ax.text(j, i, "no tables", ha="center", va="center", fontsize=8, color="#666666")
             continue
-        star = (
-            "*"
-            if (p := r["adjusted_pvalues"][i][j]) is not None
-            and p < data["metadata"]["significance_threshold"]
-            else ""
-        )
+        p = r["adjusted_pvalues"][i][j]
+        star = "*" if p is not None and p < data["metadata"]["significance_threshold"] else ""
         light = ratio[i, j] > .6*shown.norm.vmax
         ax.text(
             j,

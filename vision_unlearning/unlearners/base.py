@@ -237,7 +237,7 @@ class Unlearner(Config, ABC):
     def optimisation(self,
         length: int = 0,  # forget pictures of an epoch, where the method counts epochs
         model=None,  # what is trained; read with `gradient_checkpointing` only
-    ) -> dict:  # keyword arguments of `training.fit`
+    ) -> dict:  # keyword arguments of `loop.fit`
         "How long and how fast to train, from the settings that the method has."
         names = (
             "learning_rate",

@@ -59,7 +59,7 @@ def flat(
 
 # %% ../../nbs/3_unlearners/30_tracking.ipynb #b45d190e
 def step_values(
-    state,  # of `training.fit`
+    state,  # of `loop.fit`
 ) -> dict[str, float]:
     "The numbers of a step."
     values = {f"loss/{name}": value for name, value in state.losses.items()} | {
