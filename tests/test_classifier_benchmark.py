@@ -119,7 +119,7 @@ def test_a_search_keeps_what_the_objective_says(objective, place):
     assert [told["forgetting"], told["retained"]] == pytest.approx([best["forgetting"], best["retained"]])
     assert best["score"] == pytest.approx(min(told.values()))
     assert found["fisher"]["settings"] == get_classifier_method("fisher").fixed
-    assert found["random_label"]["fixed"] == {"max_grad_norm": 1., "scheduler": "Cosine"}
+    assert found["random_label"]["fixed"] == {"max_grad_norm": 1., "lr_scheduler": "Cosine"}
     assert tune_classifiers("digits", "class", **ask) == found
 
 
@@ -132,7 +132,7 @@ def test_an_objective_is_that_of_its_protocol(objective, place):
 
 def test_what_is_searched_and_who_takes_part():
     space = search_space("scrub", find=get_classifier_method)
-    assert set(space) == {"learning_rate", "alpha", "temperature"}
+    assert set(space) == {"learning_rate", "distillation_weight", "temperature"}
     assert set(comparable("class")) - set(comparable("random")) == {"unsir"}
     with pytest.raises(ValueError, match="did you mean 'scrub'"):
         tuned_classifier("digits", "class", "scrubb")

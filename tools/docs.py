@@ -67,4 +67,9 @@ def link_prose(cell):
     if cell.cell_type == "markdown": cell.source = linked(cell.source)
     for output in cell.get("outputs", []):
         text = output.get("data", {}).get("text/markdown")
-        if text: output["data"]["text/markdown"] = linked("".join(text))
+        if not text: continue
+        # The rows of a table are settings, and a setting may have the name of a function.
+        lines = "".join(text).splitlines()
+        pairs = zip(lines, linked("\n".join(lines)).splitlines())
+        shown = [plain if plain.startswith("|") else rich for plain, rich in pairs]
+        output["data"]["text/markdown"] = "\n".join(shown)

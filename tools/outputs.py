@@ -60,6 +60,8 @@ if __name__ == "__main__":
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # tqdm warns about missing widgets with the path of its own file, which would end up on a page.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
+    # Jupyter's kernel shows pictures only where no other backend was asked for.
+    os.environ.pop("MPLBACKEND", None)
     # A notebook that ends with nbdev_export() must not export from its scratch folder.
     os.environ["IN_TEST"] = "1"
     nbs = root / "nbs"

@@ -148,10 +148,11 @@ def body_of(source: Path, exporter: HTMLExporter) -> str:
 
 def heading(found: re.Match) -> str:
     "A heading with the anchor that pandoc gives it."
-    text = html.unescape(re.sub(r"<[^>]+>", "", found[3])).strip()
+    text = html.unescape(re.sub(r'<a class="anchor-link".*?</a>|<[^>]+>', "", found[3])).strip()
     name = re.sub(r"[^\w\s.-]", "", text.lower())
     anchor = re.sub(r"^[^a-z]+", "", re.sub(r"\s+", "-", name)) or "section"
-    return f'<h{found[1]} id="{anchor}">{found[3]}</h{found[1]}>'
+    inside = re.sub(r'<a class="anchor-link".*?</a>', "", found[3])
+    return f'<h{found[1]} id="{anchor}">{inside}</h{found[1]}>'
 
 
 def relink(text: str, page: str, pages: dict[str, str]) -> str:

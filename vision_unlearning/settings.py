@@ -141,7 +141,7 @@ def settings_table(
     for s in settings_of(cls):
         value = (s.default or "*to be given*") if values is None else repr(values[s.name])
         value = value if value.startswith("*") else f"`{value}`"
-        row = [f"`{s.name}`", f"`{s.type}`", value, s.bound, s.comment]
+        row = [f"`{s.name}`", f"`{s.type.replace(' | ', ' or ')}`", value, s.bound, s.comment]
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |")
     return "\n".join(lines)
 

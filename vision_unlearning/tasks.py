@@ -39,7 +39,8 @@ class Task:
     def __post_init__(self):
         wanted = set(re.findall(r"\{(\w+)\}", self.template))
         if missing := wanted - {"name", *self.fields}:
-            raise ValueError(f"{self.template!r} asks for {sorted(missing)}; give their usual values as fields")
+            said = f"{self.template!r} asks for {sorted(missing)}"
+            raise ValueError(f"{said}; give their usual values as fields")
         if "name" not in wanted: raise ValueError(f"{self.template!r} has no {{name}}; say where it goes")
 
     @property
@@ -69,7 +70,9 @@ def _declared(module: ModuleType) -> dict[str, Task]:
 # %% ../nbs/0_base/05_tasks.ipynb #7a4e2f5d
 def find_tasks() -> dict[str, Task]:  # task name -> task
     "All tasks, those of one notebook side by side."
-    return {n: t for name in _declaring_modules() for n, t in _declared(importlib.import_module(name)).items()}
+    found = {}
+    for name in _declaring_modules(): found |= _declared(importlib.import_module(name))
+    return found
 
 # %% ../nbs/0_base/05_tasks.ipynb #7c96bd5f
 def task_module(

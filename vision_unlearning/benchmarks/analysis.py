@@ -176,7 +176,11 @@ def _existing_image(folder: Path, state: str, seed: int, task: str, name: str) -
     """The image of an entity under the task's own prompt, the published one, or the one without an article of
     earlier versions."""
     prompts = dict.fromkeys(
-        [get_prompt(task, name), get_prompt(task, name, legacy=True), PROMPT_TEMPLATE.format(name.replace("_", " "))]
+        [
+            get_prompt(task, name),
+            get_prompt(task, name, legacy=True),
+            PROMPT_TEMPLATE.format(name.replace("_", " ")),
+        ]
     )
     found = [p for prompt in prompts if (p := folder/image_name(state, seed, prompt)).is_file()]
     if not found:

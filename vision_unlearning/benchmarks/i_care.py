@@ -64,7 +64,8 @@ _SIMILARITIES = {
     "Attention Similarity": "act",
     "Edit Overlap": "weight_overlap",
 }
-_SIMILARITIES |= {similarity_label(s).capitalize(): s for s in SIMILARITIES if s not in _SIMILARITIES.values()}
+_OURS = (name for name in SIMILARITIES if name not in _SIMILARITIES.values())
+_SIMILARITIES |= {similarity_label(name).capitalize(): name for name in _OURS}
 _EMBEDDINGS = {"Clip Embedding": "clip_embedding", "DINO Embedding": "dino_embedding"}
 _ENTITY_METRICS = {name.replace("_", " ").capitalize(): name for name in entity_metric_table()}
 

@@ -70,23 +70,18 @@ def balanced_subsample(
         [table[c].astype(str) for c in columns],
     )
     cells, cell_of, sizes = np.unique(keys.to_numpy(dtype=str), return_inverse=True, return_counts=True)
-    quotas = np.array(
-        cell_quotas(
-            sizes, target, (np.random.RandomState(seed) if legacy else np.random.default_rng(seed)).shuffle
-        ),
-        int,
-    )
+    random = np.random.RandomState(seed) if legacy else np.random.default_rng(seed)
+    quotas = np.array(cell_quotas(sizes, target, random.shuffle), int)
     if not legacy: return table.iloc[_foremost(order, cell_of, quotas)].reset_index(drop=True)
     inside = [
         _priority_order(table[priority].iloc[rows], ascending, legacy)[: quotas[c]]
         for c in range(len(cells))
         for rows in [np.flatnonzero(cell_of == c)]
     ]
-    chosen = (
-        table.iloc[np.concatenate([np.flatnonzero(cell_of == c)[i] for c, i in enumerate(inside)])]
-        if len(cells)
-        else table
-    )
+    chosen = table
+    if len(cells):
+        rows = [np.flatnonzero(cell_of == c)[i] for c, i in enumerate(inside)]
+        chosen = table.iloc[np.concatenate(rows)]
     return chosen.iloc[_priority_order(chosen[priority], ascending, legacy)].reset_index(drop=True)
 
 # %% ../../nbs/1_data/40_balance.ipynb #75739f79

@@ -325,23 +325,12 @@ def prepare_breeds(
     if legacy:
         data.table = everything
         data.notes = [n for n in data.notes if n["name"] in set(published_entities("breeds"))]
-    chosen, pictures = (
-        choose_published(data, per_entity)
-        if legacy
-        else choose_balanced(
-            data,
-            ["grooming_frequency_category_binary", "group"],
-            "popularity",
-            target,
-            per_entity,
-            ascending=True,
-        )
-    )
-    columns = [
-        "name",
-        "dataset_n_original",
-        *(a for a in published_attributes("breeds") if a in chosen.columns),
-    ]
+    if legacy: chosen, pictures = choose_published(data, per_entity)
+    else:
+        balance = ["grooming_frequency_category_binary", "group"]
+        chosen, pictures = choose_balanced(data, balance, "popularity", target, per_entity, ascending=True)
+    known = [a for a in published_attributes("breeds") if a in chosen.columns]
+    columns = ["name", "dataset_n_original", *known]
     return write_prepared(store, data, everything, chosen[columns], pictures, settings)
 
 # %% ../../nbs/1_data/10_breeds.ipynb #864a74cd

@@ -235,11 +235,8 @@ def read_cifar(
     "Read CIFAR-10 or CIFAR-100, binary version."
     folder = Path(folder)
     fine = (folder/f"{side}.bin").exists()
-    paths = (
-        [folder / f"{side}.bin"]
-        if fine
-        else sorted(folder.glob("data_batch_*.bin" if side == "train" else "test_batch.bin"))
-    )
+    coarse = "data_batch_*.bin" if side == "train" else "test_batch.bin"
+    paths = [folder/f"{side}.bin"] if fine else sorted(folder.glob(coarse))
     if not paths:
         raise FileNotFoundError(
             f"{folder} has no {side} files of CIFAR's binary version (data_batch_1.bin or train.bin, ...)"
@@ -335,14 +332,10 @@ def folder_data(
         sides = [read_cifar(folder, side) for side in ("train", "test")]
         column = 0 if target == "coarse" else -1
         counts = sides[0][1].max(0).astype(int) + 1
-        fine = lambda l: (
-            dict(
-                sublabels=torch.from_numpy(l[:, 1].astype(np.int64)),
-                subclasses=[str(i) for i in range(counts[1])],
-            )
-            if target == "coarse"
-            else {}
-        )
+        def fine(labels):
+            if target != "coarse": return {}
+            sublabels = torch.from_numpy(labels[:, 1].astype(np.int64))
+            return dict(sublabels=sublabels, subclasses=[str(i) for i in range(counts[1])])
         return ClassificationData(
             name,
             *(
@@ -397,11 +390,9 @@ def how_to_obtain(
     layouts = (
         "folder=... with train/ and test/ (or val/), one folder a class, or the published IDX or binary files"
     )
-    return (
-        f"datasets.load_dataset({HUB_DATA[name][0]!r}{', ' + repr(HUB_DATA[name][1]) if HUB_DATA[name][1] else ''}) on a machine with a network fetches {name}; or give {layouts}"
-        if name in HUB_DATA
-        else f"give {layouts}"
-    )
+    if name not in HUB_DATA: return f"give {layouts}"
+    asked = ", ".join(repr(part) for part in HUB_DATA[name][:2] if part)
+    return f"datasets.load_dataset({asked}) on a machine with a network fetches {name}; or give {layouts}"
 
 # %% ../../nbs/1_data/50_classification.ipynb #c6f29ea5
 def from_dataset(

@@ -108,15 +108,11 @@ class UnlearnDataset:
     def __getitem__(self, part):
         "A part as `datasets.Dataset`."
         return as_dataset(self, part)
-    def split(self, kind, **settings):
-        "This set in parts; see `data.parts.split_dataset`."
-        return split_dataset(self, kind, **settings)
+    split = split_dataset  # (kind, **settings): this set in parts
+    get_loader = part_loader  # (part, batch_size, shuffle, generator, **options): batches of a part
     def save(self, folder):
         "Write the set; see `save_dataset`."
         return save_dataset(self, folder)
-    def get_loader(self, part=None, batch_size=32, shuffle=False, generator=None, **options):
-        "Batches of a part; see `data.parts.part_loader`."
-        return part_loader(self, part, batch_size, shuffle, generator, **options)
     @classmethod
     def load(cls, folder):
         "Read what `save` wrote."

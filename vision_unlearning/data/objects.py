@@ -206,11 +206,8 @@ def looks_table(
     shares = (labels == 1).groupby(offsets).mean()
     colours = shares[[c for c in COLOURS if c in shares]]
     table = shares > .5
-    return table.assign(
-        colour=colours.idxmax(axis=1).where(colours.max(axis=1) >= 0.25, "none")
-        if colours.shape[1]
-        else "none"
-    )
+    if not colours.shape[1]: return table.assign(colour="none")
+    return table.assign(colour=colours.idxmax(axis=1).where(colours.max(axis=1) >= .25, "none"))
 
 # %% ../../nbs/1_data/20_objects.ipynb #87c03318
 def kinds_of(
@@ -411,16 +408,10 @@ def prepare_objects(
     if (done := prepared_entities(store, "objects", settings)) is not None: return done
     data = object_candidates(sources, domains, smallest)
     enriched = data.table
-    balance = (
-        list(balance)
-        if balance
-        else list(choose_attributes(enriched, ["kind"], [l for l in LOOKS if l in enriched], complete=True))
-    )
+    looks = [look for look in LOOKS if look in enriched]
+    balance = list(balance or choose_attributes(enriched, ["kind"], looks, complete=True))
     for name in balance: check_name("attribute", name, map(str, enriched.columns))
     data.note("balance", balance, "the entities are balanced over this attribute")
-    chosen, pictures = (
-        choose_published(data, per_entity)
-        if legacy
-        else choose_balanced(data, balance, "dataset_n_original", target, per_entity)
-    )
+    if legacy: chosen, pictures = choose_published(data, per_entity)
+    else: chosen, pictures = choose_balanced(data, balance, "dataset_n_original", target, per_entity)
     return write_prepared(store, data, enriched, chosen, pictures, settings)

@@ -126,15 +126,10 @@ def bin_fame(
     candidates: pd.Series,  # fame of those whose quartiles count
 ) -> list:  # a bin each, None where unknown
     "Quartiles of the candidates, applied to everybody."
-    edges = (
-        np.quantile(candidates.dropna().to_numpy(float), [0.25, 0.5, 0.75])
-        if candidates.notna().any()
-        else np.zeros(3)
-    )
-    return [
-        None if np.isnan(v) else HPI_BINS[i]
-        for v, i in zip(hpi.to_numpy(float), np.searchsorted(edges, hpi.to_numpy(float)))
-    ]
+    known, values = candidates.dropna().to_numpy(float), hpi.to_numpy(float)
+    edges = np.quantile(known, [.25, .5, .75]) if len(known) else np.zeros(3)
+    places = np.searchsorted(edges, values)
+    return [None if np.isnan(value) else HPI_BINS[place] for value, place in zip(values, places)]
 
 # %% ../../nbs/1_data/05_people.ipynb #f09149ab
 SPELLINGS = {
@@ -228,24 +223,33 @@ def prepare_people(
     if legacy:
         data.table = everybody
         data.notes = [n for n in data.notes if n["name"] in set(published_entities("people"))]
-    chosen, pictures = (
-        choose_published(data, per_entity)
-        if legacy
-        else choose_balanced(
-            data, ["occupation_simplified", "hpi_bin"], "dataset_n_original", target, per_entity
-        )
-    )
-    columns = [
-        "name",
-        "dataset_n_original",
-        *(a for a in published_attributes("people") if a in chosen.columns),
-    ]
+    if legacy: chosen, pictures = choose_published(data, per_entity)
+    else:
+        balance = ["occupation_simplified", "hpi_bin"]
+        chosen, pictures = choose_balanced(data, balance, "dataset_n_original", target, per_entity)
+    known = [a for a in published_attributes("people") if a in chosen.columns]
+    columns = ["name", "dataset_n_original", *known]
     return write_prepared(store, data, everybody, chosen[columns], pictures, settings)
 
 # %% ../../nbs/1_data/05_people.ipynb #0789b226
-_STANDINS = """George W. Bush,1946,M,POLITICIAN,United States|Tony Blair,1953,M,POLITICIAN,United Kingdom|Vladimir Putin,1952,M,POLITICIAN,Russia|Vicente Fox,1942,M,POLITICIAN,Mexico|Gloria Macapagal-Arroyo,1947,F,POLITICIAN,Philippines
-Serena Williams,1981,F,TENNIS PLAYER,United States|Tiger Woods,1975,M,GOLFER,United States|David Beckham,1975,M,SOCCER PLAYER,United Kingdom|Michael Schumacher,1969,M,RACING DRIVER,Germany|Steffi Graf,1969,F,TENNIS PLAYER,Germany|Derek Jeter,1974,M,BASEBALL PLAYER,United States
-Jennifer Lopez,1969,F,SINGER,United States|Halle Berry,1966,F,ACTOR,United States|Harrison Ford,1942,M,ACTOR,United States|Salma Hayek,1966,F,ACTOR,Mexico|Michael Jackson,1958,M,SINGER,United States|Hans Blix,1928,M,DIPLOMAT,Sweden|Meryl Streep,1949,F,ACTOR,United States"""
+_STANDINS = """George W. Bush,1946,M,POLITICIAN,United States
+Tony Blair,1953,M,POLITICIAN,United Kingdom
+Vladimir Putin,1952,M,POLITICIAN,Russia
+Vicente Fox,1942,M,POLITICIAN,Mexico
+Gloria Macapagal-Arroyo,1947,F,POLITICIAN,Philippines
+Serena Williams,1981,F,TENNIS PLAYER,United States
+Tiger Woods,1975,M,GOLFER,United States
+David Beckham,1975,M,SOCCER PLAYER,United Kingdom
+Michael Schumacher,1969,M,RACING DRIVER,Germany
+Steffi Graf,1969,F,TENNIS PLAYER,Germany
+Derek Jeter,1974,M,BASEBALL PLAYER,United States
+Jennifer Lopez,1969,F,SINGER,United States
+Halle Berry,1966,F,ACTOR,United States
+Harrison Ford,1942,M,ACTOR,United States
+Salma Hayek,1966,F,ACTOR,Mexico
+Michael Jackson,1958,M,SINGER,United States
+Hans Blix,1928,M,DIPLOMAT,Sweden
+Meryl Streep,1949,F,ACTOR,United States"""
 
 # %% ../../nbs/1_data/05_people.ipynb #d2815aaf
 def standin_sources(
@@ -254,7 +258,7 @@ def standin_sources(
 ) -> dict[str, Path]:  # "lfw" and "pantheon"
     "Small sources in the real layout."
     folder, random = Path(folder), np.random.default_rng(seed)
-    people = [p.split(",") for p in _STANDINS.replace("\n", "|").split("|")]
+    people = [p.split(",") for p in _STANDINS.splitlines()]
     names = [p[0].replace(".", "").replace(" ", "_").replace("-", "_") for p in people]
     counts = {n: 6 + int(random.integers(3)) for n in names} | {"Meryl_Streep": 2, "Somebody_Unknown": 6}
     for i, (name, count) in enumerate(counts.items()):

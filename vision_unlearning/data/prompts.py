@@ -80,21 +80,11 @@ def task_table(
         )
     names = [e["name"] for e in emoji_entities(task)] if names is None else list(names)
     spaced = {entity_text(task, n, legacy): n for n in names}
-    gone = (
-        None
-        if concept is None
-        else spaced[check_name(f"entity of {task!r}", entity_text(task, concept, legacy), spaced)]
-    )
-    return prompt_table(
-        [
-            (
-                get_prompt(task, n, legacy, **fields),
-                n,
-                "" if gone is None else "forget" if n == gone else "retain",
-            )
-            for n in names
-        ]
-    )
+    if concept is None: parts = dict.fromkeys(names, "")
+    else:
+        gone = check_name(f"entity of {task!r}", entity_text(task, concept, legacy), spaced)
+        parts = {n: "forget" if n == spaced[gone] else "retain" for n in names}
+    return prompt_table([(get_prompt(task, n, legacy, **fields), n, parts[n]) for n in names])
 
 # %% ../../nbs/1_data/75_prompts.ipynb #79a9ad40
 PLACES = {
@@ -251,9 +241,12 @@ CANVAS_OBJECTS = tuple(
     "Sandwiches Sea Statues Towers Trees Waterfalls".split()
 )
 CANVAS_STYLES = tuple(
-    """Abstractionism Artist_Sketch Blossom_Season Bricks Byzantine Cartoon Cold_Warm Color_Fantasy Comic_Etch Crayon Cubism Dadaism Dapple Defoliation Early_Autumn Expressionism Fauvism French
-    Glowing_Sunset Gorgeous_Love Greenfield Impressionism Ink_Art Joy Liquid_Dreams Magic_Cube Meta_Physics Meteor_Shower Monet Mosaic Neon_Lines On_Fire Pastel Pencil_Drawing Picasso Pop_Art Red_Blue_Ink Rust
-    Seed_Images Sketch Sponge_Dabbed Structuralism Superstring Surrealism Ukiyoe Van_Gogh Vibrant_Flow Warm_Love Warm_Smear Watercolor Winter""".split()
+    """Abstractionism Artist_Sketch Blossom_Season Bricks Byzantine Cartoon Cold_Warm Color_Fantasy
+    Comic_Etch Crayon Cubism Dadaism Dapple Defoliation Early_Autumn Expressionism Fauvism French
+    Glowing_Sunset Gorgeous_Love Greenfield Impressionism Ink_Art Joy Liquid_Dreams Magic_Cube
+    Meta_Physics Meteor_Shower Monet Mosaic Neon_Lines On_Fire Pastel Pencil_Drawing Picasso Pop_Art
+    Red_Blue_Ink Rust Seed_Images Sketch Sponge_Dabbed Structuralism Superstring Surrealism Ukiyoe
+    Van_Gogh Vibrant_Flow Warm_Love Warm_Smear Watercolor Winter""".split()
 )
 CANVAS_SEEDS = (188, 288, 588, 688, 888)
 

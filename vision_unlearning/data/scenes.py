@@ -220,11 +220,8 @@ def choose_attributes(
     candidate wins a tie."""
     def rarest(columns):
         counts = table.groupby(columns).size()
-        return (
-            int(counts.min())
-            if len(columns) == 1 or not complete
-            else int(counts.unstack(fill_value=0).to_numpy().min())
-        )
+        if complete and len(columns) > 1: counts = counts.unstack(fill_value=0).to_numpy()
+        return int(counts.min())
     def best(candidates, before):
         varied = [
             c
@@ -290,9 +287,6 @@ def prepare_scenes(
     data = scene_candidates(sources)
     enriched = data.table
     for name in balance: check_name("attribute", name, map(str, enriched.columns))
-    chosen, pictures = (
-        choose_published(data, per_entity)
-        if legacy
-        else choose_balanced(data, list(balance), "dataset_n_original", target, per_entity)
-    )
+    if legacy: chosen, pictures = choose_published(data, per_entity)
+    else: chosen, pictures = choose_balanced(data, list(balance), "dataset_n_original", target, per_entity)
     return write_prepared(store, data, enriched, chosen, pictures, settings)

@@ -244,11 +244,8 @@ def write_splits(
     overwrite: str | None = None,  # the caption that the forgotten pictures shall have afterwards
 ) -> tuple[Path, Path]:  # train_forget and train_retain
     "Training folders for one emitter."
-    pictures = (
-        stored_pictures(store, task)
-        if pictures is None
-        else {n: list(map(Path, p)) for n, p in pictures.items()}
-    )
+    if pictures is None: pictures = stored_pictures(store, task)
+    else: pictures = {name: [Path(p) for p in files] for name, files in pictures.items()}
     check_name("entity", emitter, pictures)
     if per_entity is not None and per_entity < 1:
         raise ValueError(f"per_entity must be at least 1, got {per_entity}")

@@ -31,11 +31,12 @@ from vision_unlearning.metrics.forgetting import (
 )
 from ..metrics.membership import MEMBERSHIP, membership
 from ..store import read_json, write_json
-from ..unlearners.classifiers.base import get_classifier_method
+from ..unlearners.classifiers.base import ClassifierUnlearner, first_names
+from ..unlearners.classifiers.base import get_classifier_method, settings_of_today
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'KINDS', 'GAP', 'REFERENCES', 'Protocol', 'find_protocol', 'scenario_split', 'trained', 'moved_pictures',
-           'Comparison', 'run_method', 'comparison_table']
+           'Comparison', 'about_run', 'run_path', 'stored_run', 'measured_run', 'run_method', 'comparison_table']
 
 # %% ../../nbs/7a_oracle/00_classification.ipynb #32be4772
 class Protocol(Config):
@@ -234,16 +235,15 @@ class Comparison:
 # %% ../../nbs/7a_oracle/00_classification.ipynb #db5ae1bd
 REFERENCES = ("original", "other_oracle")
 
-# %% ../../nbs/7a_oracle/00_classification.ipynb #0bd73ba3
-def run_method(
+# %% ../../nbs/7a_oracle/00_classification.ipynb #bb1ceb98
+def about_run(
     comparison: Comparison,
     method: str,  # "scrub", ... or one of `REFERENCES`
-    settings: dict | None = None,  # that differ from the method's defaults
-) -> dict:  # method, kind, seed, settings, seconds, numbers, oracle, gap
-    "One method on one comparison, from its file or run now."
-    c, settings = comparison, dict(settings or {})
-    made = None if method in REFERENCES else get_classifier_method(method)(**settings)
-    about = dict(
+    settings: dict,  # all of them
+) -> dict:  # JSON values
+    "Everything that the numbers of a run depend on."
+    c = comparison
+    return dict(
         protocol=c.name,
         training=config_hash(c.protocol),
         data=c.data.fingerprint,
@@ -251,37 +251,66 @@ def run_method(
         kind=c.kind,
         seed=c.seed,
         method=method,
-        settings={} if made is None else made.model_dump(mode="json"),
+        settings=settings,
     )
-    path = c.folder/"runs"/f"{c.name}_{c.kind}_{c.seed}_{method}_{config_hash(about)}.json"
-    if path.is_file(): return read_json(path)
-    if made is None: numbers, cost = c.measure(getattr(c, method)), dict(seconds=0., bytes=0, memory="none")
-    else:
-        model = c.original
-        given = (
-            (c.sides["forget"], c.sides["retain"]) if made.reads == "pictures" else (c.split.forget_classes,)
+
+# %% ../../nbs/7a_oracle/00_classification.ipynb #21e4f83b
+def run_path(
+    folder,  # of all models and results
+    about: dict,  # of `about_run`
+) -> Path:
+    "The file of a run; that of the first version where there is one."
+    def place(settings):
+        key = config_hash({**about, "settings": settings})
+        name = "{protocol}_{kind}_{seed}_{method}".format(**about)
+        return Path(folder)/"runs"/f"{name}_{key}.json"
+    earlier = place(first_names(about["method"], about["settings"]))
+    return earlier if earlier.is_file() else place(about["settings"])
+
+# %% ../../nbs/7a_oracle/00_classification.ipynb #3b1201f0
+def stored_run(
+    path: Path,
+) -> dict:  # of `run_method`
+    "A run from its file, with its settings under the names of today."
+    row = read_json(path)
+    return {**row, "settings": settings_of_today(row["method"], row["settings"])}
+
+# %% ../../nbs/7a_oracle/00_classification.ipynb #597f1170
+def measured_run(
+    comparison: Comparison,
+    made: ClassifierUnlearner,  # the method with its settings
+) -> tuple[dict, dict]:  # numbers of the unlearned model; seconds, bytes, memory
+    "Unlearn now, and measure."
+    c = comparison
+    given = (c.sides["forget"], c.sides["retain"]) if made.reads == "pictures" else (c.split.forget_classes,)
+    if not all(map(len, given)):
+        raise ValueError(
+            f"{made.name} reads no data and forgets whole classes; it takes part in class-wise comparisons "
+            "only"
         )
-        if not all(map(len, given)):
-            raise ValueError(
-                f"{method} reads no data and forgets whole classes; it takes part in class-wise comparisons "
-                "only"
-            )
-        with Cost(c.device) as spent:
-            edit = made.unlearn(model, *given, generator=torch.Generator().manual_seed(c.seed))
-        with edit.on(model): numbers = c.measure(model)
-        cost = dict(seconds=spent.seconds, bytes=spent.bytes, memory=spent.kind)
-    write_json(
-        path,
-        dict(
-            **about,
-            **cost,
-            numbers=numbers,
-            oracle=c.oracle_numbers,
-            gap=oracle_gap(numbers, c.oracle_numbers, GAP),
-            versions=versions(),
-        ),
-    )
-    return read_json(path)
+    with Cost(c.device) as spent:
+        edit = made.unlearn(c.original, *given, generator=torch.Generator().manual_seed(c.seed))
+    with edit.on(c.original): numbers = c.measure(c.original)
+    return numbers, dict(seconds=spent.seconds, bytes=spent.bytes, memory=spent.kind)
+
+# %% ../../nbs/7a_oracle/00_classification.ipynb #0bd73ba3
+def run_method(
+    comparison: Comparison,
+    method: str,  # "scrub", ... or one of `REFERENCES`
+    settings: dict | None = None,  # that differ from the method's defaults
+) -> dict:  # method, kind, seed, settings, seconds, numbers, oracle, gap
+    "One method on one comparison, from its file or run now."
+    c = comparison
+    made = None if method in REFERENCES else get_classifier_method(method)(**(settings or {}))
+    about = about_run(c, method, {} if made is None else made.model_dump(mode="json"))
+    path = run_path(c.folder, about)
+    if path.is_file(): return stored_run(path)
+    if made is None: numbers, cost = c.measure(getattr(c, method)), dict(seconds=0., bytes=0, memory="none")
+    else: numbers, cost = measured_run(c, made)
+    gap = oracle_gap(numbers, c.oracle_numbers, GAP)
+    found = dict(numbers=numbers, oracle=c.oracle_numbers, gap=gap, versions=versions())
+    write_json(path, {**about, **cost, **found})
+    return stored_run(path)
 
 # %% ../../nbs/7a_oracle/00_classification.ipynb #0b45eebc
 def comparison_table(

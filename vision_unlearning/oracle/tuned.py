@@ -7,12 +7,12 @@ from __future__ import annotations
 from pathlib import Path
 import vision_unlearning
 from ..core import check_name
-from .classification import KINDS, PROTOCOLS
+from .classification import KINDS, PROTOCOLS, REFERENCES
 from ..store import read_json
 from ..unlearners.classifiers.base import CLASSIFIER_METHODS, get_classifier_method
 
 # %% auto #0
-__all__ = ['comparable', 'tuned_path', 'tuned_classifier']
+__all__ = ['comparable', 'tuned_path', 'tuned_classifier', 'comparison_settings']
 
 # %% ../../nbs/7a_oracle/05_tuned.ipynb #54e02b8d
 def comparable(
@@ -48,3 +48,15 @@ def tuned_classifier(
     path = tuned_path(protocol, kind)
     record = read_json(path).get(method) if path.is_file() else None
     return dict(fixed) if record is None else dict(record["settings"])
+
+# %% ../../nbs/7a_oracle/05_tuned.ipynb #a2f149cf
+def comparison_settings(
+    protocol: str,  # a key of `PROTOCOLS`
+    kind: str,  # "class" or "random"
+    method: str,  # "scrub", ... or one of `REFERENCES`
+) -> dict | None:  # all settings; None for a method that takes no part
+    "All settings that a comparison would run a method with now."
+    if method in REFERENCES: return {}
+    if method not in comparable(kind): return None
+    made = get_classifier_method(method)(**tuned_classifier(protocol, kind, method))
+    return made.model_dump(mode="json")

@@ -112,11 +112,8 @@ def _compute_from_scratch(self: ResultTemplateInterferenceAlongAttribute) -> dic
             "emitters or name fewer controls"
         )
     sound = partial_mantel(x, harm, fixed, **options) if fixed else mantel(x, harm, **options)
-    level = (
-        np.nanmedian(np.where(off, x, np.nan), axis=1, keepdims=True)
-        if set(np.unique(x[off])) - {0.0, 1.0}
-        else 0.5
-    )
+    binary = not set(np.unique(x[off])) - {0., 1.}
+    level = .5 if binary else np.nanmedian(np.where(off, x, np.nan), axis=1, keepdims=True)
     rows = np.flatnonzero((np.isfinite(harm) & off).any(1))
     near, there = x >= level, off & np.isfinite(harm)
     mean = lambda i, chosen: (

@@ -123,11 +123,8 @@ class ResultTemplateCountSignificantRelationship(ResultTemplate):
                 )
             except InsufficientSamplesError as error: reason = str(error)
         keys = ("n", "effect_size", "permutation_pvalue", "naive_pvalue")
-        found = (
-            {k: np.full(len(names), np.nan) for k in keys}
-            if reason
-            else attribute_tests(values, kind, y, self.n_permutations, self.random_state)
-        )
+        if reason: found = {k: np.full(len(names), np.nan) for k in keys}
+        else: found = attribute_tests(values, kind, y, self.n_permutations, self.random_state)
         about = {"unlearning_algorithm": method, "attribute": attribute, "kind": kind, "reason": reason}
         return [
             {**about, "interference_entity": m, **{k: found[k][j] for k in keys}}

@@ -80,13 +80,8 @@ class ResultTemplateMinimumCutInterference(ResultTemplate):
         w = harm_capacity(table.matrix(self.interference_pair), self.interference_pair)
         w[np.eye(len(w), dtype=bool) | np.isnan(w)] = 0.
         positive = w[w > 0]
-        limit = (
-            self.lambda_value
-            if self.lambda_value is not None
-            else float(np.quantile(positive, self.lambda_quantile))
-            if len(positive)
-            else 0.0
-        )
+        limit = self.lambda_value
+        if limit is None: limit = float(np.quantile(positive, self.lambda_quantile)) if len(positive) else 0.
         return np.where(w >= limit, w, 0.), limit
 
 # %% ../../nbs/6_results/70_cut.ipynb #5e607536

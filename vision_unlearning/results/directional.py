@@ -34,11 +34,8 @@ def received(
     # (N,) mean from the group, (N,) the same minus the mean from all others; NaN where undefined
 ) -> tuple[np.ndarray, np.ndarray]:
     "What every receiver suffers from a group of emitters, plainly and in contrast to the other emitters."
-    matrix = (
-        np.where(np.eye(len(matrix), dtype=bool), np.nan, matrix)
-        if exclude_diagonal
-        else np.asarray(matrix, float)
-    )
+    matrix = np.array(matrix, float)
+    if exclude_diagonal: np.fill_diagonal(matrix, np.nan)
     def mean(rows):
         there = np.isfinite(matrix[rows])
         n = there.sum(0)

@@ -252,13 +252,10 @@ class ResultTemplateEmbeddingForgettingEfficiency(EmbeddingTemplate):
         ratios = np.array([specificity_ratio(off, self._vectors(p), i)[0] for i, p in files.items()])
         harm = self._table().matrix("clip_diff")
         rows = list(files)
-        change = (
-            np.array(
-                [np.mean(row[np.isfinite(row)]) if np.isfinite(row).any() else np.nan for row in harm[rows]]
-            )
-            if self.legacy
-            else np.diag(harm)[rows]
-        )
+        change = np.diag(harm)[rows]
+        if self.legacy:
+            measured = [row[np.isfinite(row)] for row in harm[rows]]
+            change = np.array([row.mean() if len(row) else np.nan for row in measured])
         valid = ratios[np.isfinite(ratios)]
         both = np.isfinite(ratios) & np.isfinite(change)
         found = permutation_correlation(ratios, change, self.n_permutations, "spearman", self.random_state)
@@ -314,11 +311,9 @@ def plot(cls: ResultTemplateEmbeddingForgettingEfficiency,
             color=method_color(method),
         )
     else: raise ValueError(f"panel must be 'ratios' or 'forgetting', got {panel!r}")
-    words = (
-        ""
-        if r["spearman_r"] is None
-        else f", ρ = {r['spearman_r']:.2f} (permutation p = {r['permutation_pvalue']:.2g})"
-    )
+    words, correlation = "", r["spearman_r"]
+    if correlation is not None:
+        words = f", ρ = {correlation:.2f} (permutation p = {r['permutation_pvalue']:.2g})"
     ax.set_title(
         f"{method_label(method)} on {about['task']}: {100 * (r['fraction_above_1'] or 0):.0f} % above "
         f"one{words}".replace(

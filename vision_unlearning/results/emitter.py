@@ -149,11 +149,8 @@ def plot(cls: ResultTemplateMetricSimilarityAlignmentOne,
         )
     ax.legend(fontsize=8, frameon=False)
     p = r["permutation_pvalue"]
-    number = (
-        "nothing varies"
-        if p is None
-        else f"r = {r['effect_size']:.2f}, permutation p = {p:.2g}".replace("-", "−")
-    )
+    number = "nothing varies"
+    if p is not None: number = f"r = {r['effect_size']:.2f}, permutation p = {p:.2g}".replace("-", "−")
     ax.set_title(f"{method_label(method)} forgets {about['entity']}\n{number}", fontsize=9)
     return ax
 
@@ -220,12 +217,7 @@ def plot(cls: ResultTemplateInterferenceBySimilarityRank,
         ylabel=metric_label(about["interference_pair"]),
     )
     ax.xaxis.get_major_locator().set_params(integer=True)
-    number = (
-        "nothing varies"
-        if r["permutation_pvalue"] is None
-        else f"ρ = {r['spearman_statistic']:.2f}, permutation p = {r['permutation_pvalue']:.2g}".replace(
-            "-", "−"
-        )
-    )
+    p, number = r["permutation_pvalue"], "nothing varies"
+    if p is not None: number = f"ρ = {r['spearman_statistic']:.2f}, permutation p = {p:.2g}".replace("-", "−")
     ax.set_title(f"{method_label(method)} forgets {about['entity']}\n{number}", fontsize=9)
     return ax

@@ -112,7 +112,9 @@ class ResultTemplateMostSimilarMostInterferedGrid(ResultTemplate):
 
 # %% ../../nbs/6_results/60_nearest.ipynb #44f2d120
 @patch
-def _cell(self: ResultTemplateMostSimilarMostInterferedGrid, method: str, task: str) -> tuple[dict, list[str]]:
+def _cell(
+    self: ResultTemplateMostSimilarMostInterferedGrid, method: str, task: str
+) -> tuple[dict, list[str]]:
     "Hits of one method on one task over all metrics and similarities, and the metrics that its tables lack."
     table = read_pairs(self.store, task, method)
     measured = [m for m in self.interference_pairs if m in table.metrics]
@@ -179,12 +181,8 @@ def plot(cls: ResultTemplateMostSimilarMostInterferedGrid,
         if r["counts"][i][j] is None:
             ax.text(j, i, "no tables", ha="center", va="center", fontsize=8, color="#666666")
             continue
-        star = (
-            "*"
-            if (p := r["adjusted_pvalues"][i][j]) is not None
-            and p < data["metadata"]["significance_threshold"]
-            else ""
-        )
+        p = r["adjusted_pvalues"][i][j]
+        star = "*" if p is not None and p < data["metadata"]["significance_threshold"] else ""
         light = ratio[i, j] > .6*shown.norm.vmax
         ax.text(
             j,

@@ -264,21 +264,16 @@ def _compute_from_scratch(self: ResultTemplateMetricSimilarityAlignmentMulti) ->
     tested = np.flatnonzero(test.any(0) | test.any(1))
     p = None
     if self.split == "entity": guess = np.where(test, guess, np.nan)[np.ix_(tested, tested)]
-    truth = (
-        np.where(test, target, np.nan)[np.ix_(tested, tested)]
-        if self.split == "entity"
-        else np.where(test, target, np.nan)
-    )
+    truth = np.where(test, target, np.nan)
+    if self.split == "entity": truth = truth[np.ix_(tested, tested)]
     if self.split != "pair":
         p = mantel(truth, guess, self.n_permutations, alternative="greater", seed=self.random_state)["pvalue"]
     rows = np.random.default_rng(self.random_state).permutation(int(test.sum()))[:1000]
     linear = self.regression_algorithm == "linear_regression"
-    rule = (
-        "none: a random split of pairs leaks entities into the test"
-        if p is None
-        else f"permutation_pvalue < {self.significance_threshold}: prediction against truth on unseen "
-             "entities, entities renamed, one-sided"
-    )
+    against = "prediction against truth on unseen entities, entities renamed, one-sided"
+    rule = f"permutation_pvalue < {self.significance_threshold}: {against}"
+    if p is None: rule = "none: a random split of pairs leaks entities into the test"
+    shap = shap_values(model, features[train], features[test][rows], names) if self.explain else None
     return {
         "n_train": int(train.sum()),
         "n_test": int(test.sum()),
@@ -294,9 +289,7 @@ def _compute_from_scratch(self: ResultTemplateMetricSimilarityAlignmentMulti) ->
         "test_entities": [table.names[i] for i in tested],
         "n_dropped": int((np.isfinite(target) & ~known).sum()),
         "permutation_pvalue": p,
-        "shap_explanations": shap_values(model, features[train], features[test][rows], names)
-        if self.explain
-        else None,
+        "shap_explanations": shap,
         "significant": None if p is None else bool(p < self.significance_threshold),
         "significance_rule": rule,
     }

@@ -221,15 +221,9 @@ class ResultTemplateSignificantRelationshipCategorical(EntityTemplate):
             )
 
     def inputs(self) -> list[Path]:
-        pairs = (
-            []
-            if self.attribute_value is None
-            else [
-                self.store.metadata(self.task),
-                *pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1].values(),
-            ]
-        )
-        return [*super().inputs(), *pairs]
+        if self.attribute_value is None: return super().inputs()
+        _, files = pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)
+        return [*super().inputs(), self.store.metadata(self.task), *files.values()]
 
     def _metric(self, rows: list[dict], values: list) -> np.ndarray:
         if self.attribute_value is None: return self._column(rows, self.interference_entity)

@@ -220,11 +220,8 @@ class ResultTemplateUnlearningVisualSummary(VisualSummaryBase):
                 f"{emitter['name']!r} has no {self.unlearning_algorithm} table in {self.base_folder}; run "
                 "`vu run interference`"
             )
-        chosen = (
-            [emitter["index"]]
-            if emitter is not None
-            else [there[round(k)] for k in np.linspace(0, len(there) - 1, min(self.max_entities, len(there)))]
-        )
+        places = np.linspace(0, len(there) - 1, min(self.max_entities, len(there)))
+        chosen = [there[round(k)] for k in places] if emitter is None else [emitter["index"]]
         return [(table.names[i], i) for i in chosen]
 
     def _paths(self) -> dict[str, dict[int, dict[str, Path]]]:
@@ -268,11 +265,8 @@ def _emitter_numbers(
     "What the edit did to the emitter and, on average, to the others."
     import pandas as pd
     own, numbers = row.get(name, {}), {}
-    table = (
-        None
-        if scores is None
-        else pd.read_parquet(scores).query("receiver == @name").groupby("metric")[["off", "on"]].mean()
-    )
+    table = None if scores is None else pd.read_parquet(scores).query("receiver == @name")
+    if table is not None: table = table.groupby("metric")[["off", "on"]].mean()
     for metric, value in own.items():
         others = [v[metric] for r, v in row.items() if r != name and v.get(metric) is not None]
         before = {
@@ -310,11 +304,8 @@ def _numbers_text(numbers: dict[str, dict]) -> str:
         show = lambda v, metric=metric: (
             "–" if v is None else (f"{v:+.2f}" if metric.endswith("_diff") else f"{v:.2f}").replace("-", "−")
         )
-        own = (
-            f"{n['off']:.2f} → {n['on']:.2f}"
-            if n["off"] is not None and n["on"] is not None
-            else show(n["value"])
-        )
+        both = n["off"] is not None and n["on"] is not None
+        own = f"{n['off']:.2f} → {n['on']:.2f}" if both else show(n["value"])
         lines.append(f"{metric:<13}{own:>16}{show(n['others_average']):>9}")
     return "\n".join(lines)
 

@@ -10,17 +10,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from ..core import DivergedError, MissingSessionError, check_name, config_hash
 from ..oracle.classification import GAP, KINDS, PROTOCOLS, REFERENCES
-from ..oracle.classification import Comparison, comparison_table, find_protocol, run_method
-from ..oracle.tuned import comparable, tuned_classifier
+from ..oracle.classification import Comparison, comparison_table, find_protocol
+from ..oracle.classification import run_method, stored_run
+from ..oracle.tuned import comparable, comparison_settings, tuned_classifier
 from ..plotting import new_axes
 from .page import figure_html, page
-from ..store import atomic_path, read_json
-from ..unlearners.classifiers.base import get_classifier_method
+from ..store import atomic_path
 
 # %% auto #0
 __all__ = ['PARAMETERS', 'CLASSIFIER_STAGES', 'chosen_methods', 'run_tuned', 'run_classifiers', 'plot_gaps', 'kind_section',
-           'write_classifier_report', 'stored_runs', 'settings_now', 'classifier_status', 'report_classifiers',
-           'parse_parameters', 'batch_classifiers', 'run_classifier_stage']
+           'write_classifier_report', 'stored_runs', 'classifier_status', 'report_classifiers', 'parse_parameters',
+           'batch_classifiers', 'run_classifier_stage']
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #4cf742cb
 def chosen_methods(
@@ -148,22 +148,10 @@ def stored_runs(
     training = config_hash(PROTOCOLS[check_name("protocol", protocol, PROTOCOLS)])
     found = []
     for path in sorted(Path(folder, "runs").glob(f"{protocol}_*.json")):
-        row = read_json(path)
+        row = stored_run(path)
         if (row["protocol"], row["training"]) != (protocol, training): continue
-        if row["settings"] == settings_now(protocol, row["kind"], row["method"]): found.append(row)
+        if row["settings"] == comparison_settings(protocol, row["kind"], row["method"]): found.append(row)
     return found
-
-# %% ../../nbs/8_running/50_classifiers.ipynb #cf4c5677
-def settings_now(
-    protocol: str,  # a key of `PROTOCOLS`
-    kind: str,  # "class" or "random"
-    method: str,  # "scrub", ... or one of `REFERENCES`
-) -> dict | None:  # all settings; None for a method that takes no part
-    "What a comparison would run a method with now."
-    if method in REFERENCES: return {}
-    if method not in comparable(kind): return None
-    made = get_classifier_method(method)(**tuned_classifier(protocol, kind, method))
-    return made.model_dump(mode="json")
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #ec3542e2
 def classifier_status(

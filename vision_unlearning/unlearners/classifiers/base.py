@@ -10,22 +10,25 @@ from math import ceil
 from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from pydantic import Field, field_validator
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 from ...models.classifier_training import make_optimizer, make_schedule
+from ...models.classifiers import plain_loader
 from ...core import DivergedError, borrow, check_name
 from ...data.classification import ImageSet
 from ...data.loaders import as_loader
 from ..base import Unlearner, WeightEdit, all_tensors
 from ..methods import CLASSIFIERS, find_methods
-from .recipes import checked_recipe, make_minimizer
+from .recipes import Minimizer, checked_recipe, make_minimizer
 from ..loop import cycle
-from ..callbacks import State
+from ..callbacks import State, attended
 
 # %% auto #0
-__all__ = ['CLASSIFIER_METHODS', 'check_labels', 'unwrapped', 'Samples', 'draw_seed', 'Run', 'count_classes',
-           'ClassifierUnlearner', 'TrainedClassifier', 'set_modes', 'train_step', 'train_run', 'cross_entropy',
-           'Finetune', 'get_classifier_method']
+__all__ = ['CLASSIFIER_METHODS', 'RENAMED', 'check_labels', 'unwrapped', 'tensor_pair', 'require_loader', 'Samples', 'draw_seed',
+           'Run', 'require_precision', 'require_sides', 'count_classes', 'ClassifierUnlearner', 'TrainedClassifier',
+           'set_modes', 'train_step', 'train_run', 'batch_loss', 'Finetune', 'get_classifier_method',
+           'settings_of_today', 'first_names']
 
 # %% ../../../nbs/3b_classifiers/00_base.ipynb #7a82d767
 def check_labels(
@@ -53,11 +56,34 @@ def unwrapped(
 ):
     "Pictures with labels as a loader; anything else as it is."
     if isinstance(source, Samples): return source.source
-    return (
-        as_loader(source, shuffle=True)
-        if hasattr(source, "column_names") or isinstance(source, ImageSet)
-        else source
-    )
+    pictures = hasattr(source, "column_names") or isinstance(source, ImageSet)
+    return as_loader(source, shuffle=True) if pictures else source
+
+# %% ../../../nbs/3b_classifiers/00_base.ipynb #70b962d8
+def tensor_pair(
+    source,  # one side
+) -> tuple | None:  # ((N,...), (N,)) tensors
+    "Inputs and labels, where a side is a pair of tensors."
+    if isinstance(source, TensorDataset): return tuple(source.tensors[:2])
+    if not isinstance(source, (tuple, list)) or len(source) != 2: return None
+    return tuple(source) if all(torch.is_tensor(t) for t in source) else None
+
+# %% ../../../nbs/3b_classifiers/00_base.ipynb #29701bbb
+def require_loader(
+    source,  # one side, neither tensors nor a data set with a length
+    side: str,  # "forget" or "retain", for the message
+):
+    "Refuse what cannot be iterated over batches again and again."
+    if not hasattr(source, "__iter__") or isinstance(source, (str, tuple, dict)):
+        raise TypeError(
+            f"{side} must be (inputs, labels) tensors, a torch Dataset or a loader of (inputs, labels), "
+            f"got {type(source).__name__}"
+        )
+    if iter(source) is source:
+        raise TypeError(
+            f"{side} can be passed through only once; give a loader or a list of batches, which can be "
+            "passed through again"
+        )
 
 # %% ../../../nbs/3b_classifiers/00_base.ipynb #7e7de642
 class Samples:
@@ -68,73 +94,45 @@ class Samples:
         num_classes: int | None = None,  # logits of the model; labels are checked when it is known
         chunk: int = 256,  # samples a batch when all are read in order
     ):
-        self.source = source = unwrapped(source)
+        self.source = unwrapped(source)
         self.side, self.num_classes, self.chunk = side, num_classes, chunk
-        pair = (
-            source.tensors
-            if isinstance(source, TensorDataset)
-            else source
-            if isinstance(source, (tuple, list))
-            and len(source) == 2
-            and all(torch.is_tensor(t) for t in source)
-            else None
-        )
-        self.tensors = None if pair is None else tuple(pair[:2])
-        self.indexed = pair is not None or (isinstance(source, Dataset) and hasattr(source, "__len__"))
-        if not self.indexed and (not hasattr(source, "__iter__") or isinstance(source, (str, tuple, dict))):
-            raise TypeError(
-                f"{side} must be (inputs, labels) tensors, a torch Dataset or a loader of (inputs, labels), "
-                f"got {type(source).__name__}"
-            )
-        if not self.indexed and iter(source) is source:
-            raise TypeError(
-                f"{side} can be passed through only once; give a loader or a list of batches, which can be "
-                "passed through again"
-            )
+        self.tensors = tensor_pair(self.source)
+        sized = isinstance(self.source, Dataset) and hasattr(self.source, "__len__")
+        self.indexed = self.tensors is not None or sized
+        if not self.indexed: require_loader(self.source, side)
         if self.tensors and len(self.tensors[0]) != len(self.tensors[1]):
             raise ValueError(f"{side} has {len(self.tensors[0])} inputs but {len(self.tensors[1])} labels")
-        if self.indexed and not self.size or not self.indexed and next(iter(source), None) is None:
-            raise ValueError(f"{side} is empty; give at least one sample")
+        empty = not self.size if self.indexed else next(iter(self.source), None) is None
+        if empty: raise ValueError(f"{side} is empty; give at least one sample")
         if self.tensors: self._check(self.tensors)
 
     @cached_property
     def size(self) -> int:  # samples; a plain loader is counted, once
         if self.tensors: return len(self.tensors[1])
-        return (
-            len(self.source)
-            if self.indexed
-            else getattr(self.source, "num_items", None) or sum(len(y) for _, y in self)
-        )
+        if self.indexed: return len(self.source)
+        return getattr(self.source, "num_items", None) or sum(len(labels) for _, labels in self)
 
     def _check(self, batch):
-        return batch[0], torch.as_tensor(batch[1]).long() if self.num_classes is None else check_labels(
-            torch.as_tensor(batch[1]), self.num_classes, self.side
-        )
+        inputs, labels = batch[0], torch.as_tensor(batch[1])
+        if self.num_classes is None: return inputs, labels.long()
+        return inputs, check_labels(labels, self.num_classes, self.side)
+
     def take(self, index):
-        return (
-            tuple(t[index] for t in self.tensors)
-            if self.tensors
-            else self._check(default_collate([tuple(self.source[int(i)])[:2] for i in index]))
-        )
+        if self.tensors: return tuple(t[index] for t in self.tensors)
+        return self._check(default_collate([tuple(self.source[int(i)])[:2] for i in index]))
 
     def __iter__(self):
         if self.indexed:
-            yield from (
-                self.take(torch.arange(i, min(i + self.chunk, self.size)))
-                for i in range(0, self.size, self.chunk)
-            )
+            for i in range(0, self.size, self.chunk):
+                yield self.take(torch.arange(i, min(i + self.chunk, self.size)))
         else:
-            yield from (
-                self._check(batch)
-                for batch in (self.source.plain() if hasattr(self.source, "plain") else self.source)
-            )
+            for batch in plain_loader(self.source): yield self._check(batch)
 
     def steps(self, batch_size: int) -> int:
         return ceil(self.size/batch_size) if self.indexed else len(self.source)  # batches of one pass
     def classes(self) -> list[int]: return sorted(set(self.all()[1].tolist()))  # that occur
-    def all(self):
-        # ((N,...), (N,)), in order
-        return self.tensors if self.tensors else tuple(torch.cat(parts) for parts in zip(*self))
+    def all(self) -> tuple:  # ((N,...), (N,)), in order
+        return self.tensors or tuple(torch.cat(parts) for parts in zip(*self))
 
     def batches(self, batch_size, generator):
         "An endless stream of batches; every pass is in a new order."
@@ -154,81 +152,110 @@ def draw_seed(
 # %% ../../../nbs/3b_classifiers/00_base.ipynb #5a467548
 class Run(State):
     "One unlearning of one classifier: what the method, the loop and the callbacks share."
-    def __init__(self, method, model, forget, retain, generator):
+    def __init__(self,
+        method: ClassifierUnlearner,
+        model: torch.nn.Module,  # lent; it stays as it is
+        forget,  # side, in any form
+        retain,  # side, in any form
+        generator: torch.Generator,  # CPU generator, all randomness
+    ):
         super().__init__(0)
-        self.method, self.original, self.generator, self.memory, self.log = method, model, generator, {}, []
+        require_precision(model)
+        self.method = method
+        self.original = model  # also the teacher
         self.student = copy.deepcopy(model)
         self.student.__dict__.pop("_edits", None)
-        low = next(
-            (
-                f"{n} is {p.dtype}"
-                for n, p in model.named_parameters()
-                if p.is_floating_point() and p.dtype.itemsize < 4
-            ),
-            None,
-        )
-        if low:
-            raise ValueError(
-                f"{low}, too coarse to be trained; unlearn with model.float(), the edit can be attached to "
-                "any dtype"
-            )
+        self.generator = generator
+        self.memory = {}  # what a method keeps between steps
         self.device = next(model.parameters()).device
-        self.epoch, self.phase, self.rate = 0, "unlearn", 1.
+        self.phase = "unlearn"  # name of the pass
+        self.rate = 1.  # factor of the learning rate, which a method may set
         given = {"forget": forget, "retain": retain}
-        missing = [
-            s
-            for s in (
-                *method.sides,
-                *(make_minimizer(method.minimizer).sides if getattr(method, "minimizer", None) else ()),
-            )
-            if given[s] is None
-        ]
-        if missing:
-            raise ValueError(
-                f"{method.name} needs {missing[0]} data; give (inputs, labels), a Dataset or a loader"
-            )
-        first = next(
-            iter(Samples(*next((s, n) for n, s in (("retain", retain), ("forget", forget)) if s is not None)))
-        )[0]
-        self.num_classes = count_classes(model, first[:2].to(self.device))
+        require_sides(method, given)
+        side = "forget" if retain is None else "retain"
+        inputs, _ = next(iter(Samples(given[side], side)))
+        self.num_classes = count_classes(model, inputs[:2].to(self.device))
         self.forget, self.retain = (
-            None if s is None else Samples(s, n, self.num_classes) for n, s in given.items()
+            None if source is None else Samples(source, side, self.num_classes)
+            for side, source in given.items()
         )
 
     @torch.no_grad()
     def teacher(self, inputs): return self.original(inputs)  # (B,C) logits of the model as it was given
     def to(self, batch): return tuple(t.to(self.device, non_blocking=True) for t in batch)
-    def passes(self, epoch) -> list[tuple]:  # (name, sides), with those that the minimiser reads besides
-        return [
-            (name, tuple(dict.fromkeys((*self.minimizer.sides, *sides))))
-            for name, sides in self.method.phases(epoch)
-        ]
-    def steps(self, sides) -> int:
-        return max(getattr(self, s).steps(self.method.train_batch_size) for s in sides)
 
-    def batches(self, sides):
-        "One pass over the longer of the sides; the shorter one is dealt again, in a new order."
-        streams = {s: getattr(self, s).batches(self.method.train_batch_size, self.generator) for s in sides}
-        for _ in range(self.steps(sides)): yield {s: self.to(next(stream)) for s, stream in streams.items()}
-
-    def edit(self) -> WeightEdit:
-        "What the student has that the original has not."
-        before, after = all_tensors(self.original), all_tensors(self.student)
-        changed = {n: t for n, t in after.items() if not torch.equal(t, before[n])}
-        if not all(bool(t.isfinite().all()) for t in changed.values()):
-            raise DivergedError(
-                f"{self.method.name} left weights that are not finite; lower the learning rate or set "
-                "max_grad_norm"
-            )
-        return WeightEdit(
-            changed,
-            {
-                "method": self.method.name,
-                "settings": self.method.model_dump(mode="json"),
-                "classes": self.num_classes,
-                **self.method.record(self),
-            },
+# %% ../../../nbs/3b_classifiers/00_base.ipynb #c591ead2
+def require_precision(
+    model: torch.nn.Module,
+):
+    "Refuse weights of fewer than 32 bits: a step of training is lost in their rounding."
+    for name, p in model.named_parameters():
+        if not p.is_floating_point() or p.dtype.itemsize >= 4: continue
+        raise ValueError(
+            f"{name} is {p.dtype}, too coarse to be trained; unlearn with model.float(), the edit can be "
+            "attached to any dtype"
         )
+
+# %% ../../../nbs/3b_classifiers/00_base.ipynb #6cf26112
+def require_sides(
+    method: ClassifierUnlearner,
+    given: dict,  # side -> what the caller gave, or None
+):
+    "Refuse a call without the data that the method, or its minimiser, reads."
+    line = getattr(method, "minimizer", None)
+    needed = [*method.sides, *(make_minimizer(line).sides if line else ())]
+    for side in needed:
+        if given[side] is None:
+            raise ValueError(f"{method.name} needs {side} data; give (inputs, labels), a Dataset or a loader")
+
+# %% ../../../nbs/3b_classifiers/00_base.ipynb #9579a933
+@patch
+def passes(self: Run,
+    epoch: int,
+) -> list[tuple]:  # (name, sides), with those that the minimiser reads besides
+    "What an epoch consists of."
+    first = self.minimizer.sides
+    return [(name, tuple(dict.fromkeys((*first, *sides)))) for name, sides in self.method.phases(epoch)]
+
+@patch
+def steps(self: Run,
+    sides: tuple[str, ...],
+) -> int:
+    "Batches of a pass: those of the longest side."
+    return max(getattr(self, s).steps(self.method.train_batch_size) for s in sides)
+
+@patch
+def batches(self: Run,
+    sides: tuple[str, ...],
+):  # yields {side: (inputs, labels)} on the model's device
+    "One pass over the longer of the sides; the shorter one is dealt again, in a new order."
+    streams = {s: getattr(self, s).batches(self.method.train_batch_size, self.generator) for s in sides}
+    for _ in range(self.steps(sides)): yield {s: self.to(next(stream)) for s, stream in streams.items()}
+
+# %% ../../../nbs/3b_classifiers/00_base.ipynb #89139845
+@patch
+def train_only(self: Run,
+    names: list[str],  # of parameters of the student
+):
+    "Hold everything still but these."
+    found = dict(self.student.named_parameters())
+    for n, p in found.items(): p.requires_grad_(n in set(names))
+    self.parameters = [p for n, p in found.items() if n in set(names)]
+
+# %% ../../../nbs/3b_classifiers/00_base.ipynb #7cad9a04
+@patch
+def edit(self: Run) -> WeightEdit:
+    "What the student has that the original has not."
+    before, after = all_tensors(self.original), all_tensors(self.student)
+    changed = {n: t for n, t in after.items() if not torch.equal(t, before[n])}
+    if not all(bool(t.isfinite().all()) for t in changed.values()):
+        raise DivergedError(
+            f"{self.method.name} left weights that are not finite; lower the learning rate or set "
+            "max_grad_norm"
+        )
+    settings = self.method.model_dump(mode="json")
+    about = {"method": self.method.name, "settings": settings, "classes": self.num_classes}
+    return WeightEdit(changed, {**about, **self.method.record(self)})
 
 # %% ../../../nbs/3b_classifiers/00_base.ipynb #690c528b
 @torch.no_grad()
@@ -282,18 +309,18 @@ class TrainedClassifier(ClassifierUnlearner):
     "A method that trains: an objective and the settings of the loop."
     tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=.3, log=True))
     # ascent begins with a gradient of nearly nothing and explodes a few steps later, unless it is clipped
-    fixed: ClassVar[dict] = dict(max_grad_norm=1., scheduler="Cosine")
+    fixed: ClassVar[dict] = dict(max_grad_norm=1., lr_scheduler="Cosine")
     num_train_epochs: int = Field(5, ge=1)  # passes over the longer side that is read
     # text, an optimiser, a class, or a partial; kept as text
     optimizer: Any = "SGD(lr=0.01, momentum=0.9, weight_decay=5e-4)"
     # in place of the optimiser's own rate, for a search; None keeps that
     learning_rate: float | None = Field(None, gt=0)
     # "Cosine", "Step(milestones=[2, 4], gamma=0.1)", "Cyclic(base_lr=0, max_lr=0.1)"; None is constant
-    scheduler: Any = None
+    lr_scheduler: Any = None
     minimizer: Any = None  # "SAM(rho=0.05)", "UAM(rho=0.1)" or an object; None is the plain gradient
     max_grad_norm: float | None = Field(None, gt=0)  # None does not clip
 
-    @field_validator("optimizer", "scheduler", "minimizer", mode="before")
+    @field_validator("optimizer", "lr_scheduler", "minimizer", mode="before")
     @classmethod
     def as_text(cls, value, info): return checked_recipe(value, info.field_name)
 
@@ -302,26 +329,21 @@ class TrainedClassifier(ClassifierUnlearner):
     def trainable(self, run: Run) -> list[str]: return [n for n, _ in run.student.named_parameters()]
     def phases(self, epoch: int) -> list[tuple]:
         return [("unlearn", self.sides)]  # (name, sides) of each pass of an epoch
-    def step_rule(self, run: Run): return make_minimizer(self.minimizer)  # a `Minimizer`
-    def losses(self, run: Run, batch: dict) -> dict:
-        raise NotImplementedError(f"{self.name} has no objective")  # named scalars, summed
+    def step_rule(self, run: Run) -> Minimizer: return make_minimizer(self.minimizer)
+    def losses(self, run: Run, batch: dict) -> dict:  # named scalars, summed
+        raise NotImplementedError(f"{self.name} has no objective")
 
     def change(self, run, callbacks):
         self.prepare(run)
         run.minimizer = make_minimizer(self.minimizer)
-        names = set(self.trainable(run))
-        found = dict(run.student.named_parameters())
-        for n, p in found.items(): p.requires_grad_(n in names)
-        run.parameters = [p for n, p in found.items() if n in names]
+        run.train_only(self.trainable(run))
         run.optimizer = make_optimizer(self.optimizer, run.parameters)
         run.rates = [self.learning_rate or g["lr"] for g in run.optimizer.param_groups]
-        run.num_steps = sum(
-            run.steps(sides) for e in range(self.num_train_epochs) for _, sides in run.passes(e)
-        )
+        passes = [sides for epoch in range(self.num_train_epochs) for _, sides in run.passes(epoch)]
+        run.num_steps = sum(run.steps(sides) for sides in passes)
         run.minimizer = self.step_rule(run)
-        run.factor = make_schedule(
-            self.scheduler, self.num_train_epochs, ceil(run.num_steps / self.num_train_epochs), run.rates[0]
-        )
+        steps_per_epoch = ceil(run.num_steps/self.num_train_epochs)
+        run.factor = make_schedule(self.lr_scheduler, self.num_train_epochs, steps_per_epoch, run.rates[0])
         train_run(run, callbacks)
         self.finish(run)
 
@@ -339,7 +361,6 @@ def set_modes(
 def train_step(
     run: Run,
     batch: dict,  # side -> (inputs, labels) on the model's device
-    call,  # callable(event): tells the callbacks
 ):
     "One update of the student."
     run.optimizer.zero_grad(set_to_none=True)
@@ -351,50 +372,50 @@ def train_step(
             f"{run.method.name}: the loss is {run.loss} at step {run.step}; lower the learning rate or set "
             "max_grad_norm"
         )
-    call("after_loss")
-    call("after_backward")
-    run.gradient_norm = float(
-        torch.nn.utils.clip_grad_norm_(run.parameters, run.method.max_grad_norm or math.inf)
-    )
+    run.call("after_loss")
+    run.call("after_backward")
+    limit = run.method.max_grad_norm or math.inf
+    run.gradient_norm = float(torch.nn.utils.clip_grad_norm_(run.parameters, limit))
     for group, rate in zip(run.optimizer.param_groups, run.rates):
         group["lr"] = rate*run.rate*run.factor(run.step)
     run.optimizer.step()
     run.step += 1
-    call("after_step")
+    run.call("after_step")
 
 # %% ../../../nbs/3b_classifiers/00_base.ipynb #e2b49951
 def train_run(
     run: Run,
-    callbacks=(),  # any of before_fit, after_loss, after_backward, after_step, after_epoch, after_fit
+    callbacks=(),  # `Callback`s
 ):
     "The loop of every method that trains."
-    def call(event):
-        for callback in callbacks: getattr(callback, event, lambda state: None)(run)
-    call("before_fit")
-    try:
+    with attended(run, callbacks):
         while run.epoch < run.method.num_train_epochs and not run.stop:
             torch.manual_seed(draw_seed(run.generator))
             for phase, sides in run.passes(run.epoch):
                 run.phase = phase
                 set_modes(run.student)
                 for batch in run.batches(sides):
-                    train_step(run, batch, call)
+                    train_step(run, batch)
                     if run.stop: return
             run.epoch += 1
-            call("after_epoch")
-    finally: call("after_fit")
+            run.call("after_epoch")
 
 # %% ../../../nbs/3b_classifiers/00_base.ipynb #b6e41211
-def cross_entropy(run: Run, batch) -> torch.Tensor:
-    return F.cross_entropy(run.student(batch[0]), batch[1])  # mean over the batch
+def batch_loss(
+    run: Run,
+    batch: tuple,  # (inputs, labels)
+) -> torch.Tensor:  # scalar
+    "Mean cross-entropy of the student on a batch."
+    return F.cross_entropy(run.student(batch[0]), batch[1])
 
+# %% ../../../nbs/3b_classifiers/00_base.ipynb #d78837dd
 class Finetune(TrainedClassifier):
     "Further training on the retained data."
     name: ClassVar[str] = "finetune"
     label: ClassVar[str] = "fine-tuning"
     color: ClassVar[str] = "#AEC7E8"
     figure_order: ClassVar[int] = 170
-    def losses(self, run, batch): return {"retain": cross_entropy(run, batch["retain"])}
+    def losses(self, run, batch): return {"retain": batch_loss(run, batch["retain"])}
 
 # %% ../../../nbs/3b_classifiers/00_base.ipynb #4867c6a8
 CLASSIFIER_METHODS = find_methods(CLASSIFIERS)  # backend name -> where it is
@@ -405,3 +426,36 @@ def get_classifier_method(
 ) -> type[ClassifierUnlearner]:
     "The class of a method for classifiers."
     return CLASSIFIER_METHODS[check_name("classifier method", name, CLASSIFIER_METHODS)].load()
+
+# %% ../../../nbs/3b_classifiers/00_base.ipynb #c89ed372
+RENAMED = {  # method -> name of a setting in the first version -> name of today; "*" is every method
+    "*": {"scheduler": "lr_scheduler"},
+    "l1_sparse": {"gamma": "l1_penalty"},
+    "cf_k": {"k": "num_layers"},
+    "eu_k": {"k": "num_layers"},
+    "uam": {"gamma": "projection"},
+    "fisher": {"alphas": "strengths"},
+    "influence": {"alphas": "strengths"},
+    "ssd": {"alpha": "threshold"},
+    "scrub": {"alpha": "distillation_weight", "gamma": "retain_weight"},
+    "unsir": {"noise_rate": "noise_learning_rate"},
+    "zero_shot": {"part": "target_modules"},
+    "gkt": {"latent": "latent_size", "generator_rate": "generator_learning_rate"},
+}
+
+# %% ../../../nbs/3b_classifiers/00_base.ipynb #60a9aa37
+def settings_of_today(
+    method: str,  # "scrub"
+    settings: dict,  # of a record, possibly of the first version
+) -> dict:
+    "Settings under the names of today."
+    names = RENAMED["*"] | RENAMED.get(method, {})
+    return {names.get(name, name): value for name, value in settings.items()}
+
+def first_names(
+    method: str,  # "scrub"
+    settings: dict,
+) -> dict:
+    "Settings under the names of the first version."
+    names = {new: old for old, new in (RENAMED["*"] | RENAMED.get(method, {})).items()}
+    return {names.get(name, name): value for name, value in settings.items()}

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from ...models.classifiers import weight_layers
-from .base import TrainedClassifier, cross_entropy
+from .base import TrainedClassifier, batch_loss
 
 # %% auto #0
 __all__ = ['nearest_wrong', 'BoundaryShrink', 'resize_outputs', 'BoundaryExpand']
@@ -45,11 +45,8 @@ class BoundaryShrink(TrainedClassifier):
     bounds: tuple[float, float] | None = None  # range of the inputs, to which the search is clipped
     def losses(self, run, batch):
         inputs, labels = batch["forget"]
-        return {
-            "forget": cross_entropy(
-                run, (inputs, nearest_wrong(run.original, inputs, labels, self.radius, self.bounds))
-            )
-        }
+        wrong = nearest_wrong(run.original, inputs, labels, self.radius, self.bounds)
+        return {"forget": batch_loss(run, (inputs, wrong))}
 
 # %% ../../../nbs/3b_classifiers/55_boundary.ipynb #7f067ee2
 def resize_outputs(
@@ -88,8 +85,5 @@ class BoundaryExpand(TrainedClassifier):
     def prepare(self, run): run.student = resize_outputs(run.student, run.num_classes + 1)
     def finish(self, run): run.student = resize_outputs(run.student, run.num_classes)
     def losses(self, run, batch):
-        return {
-            "forget": cross_entropy(
-                run, (batch["forget"][0], torch.full_like(batch["forget"][1], run.num_classes))
-            )
-        }
+        inputs, labels = batch["forget"]
+        return {"forget": batch_loss(run, (inputs, torch.full_like(labels, run.num_classes)))}

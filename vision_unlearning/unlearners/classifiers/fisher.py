@@ -4,6 +4,7 @@
 
 # %% ../../../nbs/3b_classifiers/30_fisher.ipynb #634c6964
 from __future__ import annotations
+import math
 from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
@@ -12,10 +13,11 @@ from torch.func import functional_call, grad, vmap
 from ...models.classifiers import accuracy, weight_layers
 from ...core import DivergedError, borrow, check_name
 from ..base import all_tensors
+from ..callbacks import attended
 from .base import ClassifierUnlearner
 
 # %% auto #0
-__all__ = ['diagonal_fisher', 'GridClassifier', 'FisherForget', 'noise_of']
+__all__ = ['diagonal_fisher', 'GridClassifier', 'copied', 'restore_tensors', 'judged', 'FisherForget', 'noise_of']
 
 # %% ../../../nbs/3b_classifiers/30_fisher.ipynb #2d225f02
 def diagonal_fisher(
@@ -75,47 +77,68 @@ class GridClassifier(ClassifierUnlearner):
     "A method without training: an update for each strength, and a choice among them."
     sides: ClassVar[tuple] = ("forget", "retain")
     random: ClassVar[bool] = False  # whether two candidates of one strength differ
-    alphas: tuple[float, ...] = Field((1e-9, 1e-8, 1e-7, 1e-6), min_length=1)  # strengths that are tried
+    # alphas; strengths that are tried
+    strengths: tuple[float, ...] = Field((1e-9, 1e-8, 1e-7, 1e-6), min_length=1)
     repeat: int = Field(1, ge=1)  # candidates of each strength, for methods with noise
     def measure(self, run): return None  # what all strengths have in common, computed once
-    def candidate(self, run, measured, alpha: float):
-        raise NotImplementedError(f"{self.name} has no candidates")  # changes the student
+    def candidate(self, run, measured, strength: float):  # changes the student
+        raise NotImplementedError(f"{self.name} has no candidates")
     def record(self, run): return {"grid": run.memory["grid"], "chosen": run.memory["chosen"]}
 
     def change(self, run, callbacks):
-        def call(event):
-            for callback in callbacks: getattr(callback, event, lambda state: None)(run)
         run.student.eval()
         run.parameters = list(run.student.parameters())
         measured = self.measure(run)
-        found = all_tensors(run.student)
-        base = {n: t.detach().clone() for n, t in found.items()}
-        best, grid = None, []
-        plan = [(alpha, i) for alpha in self.alphas for i in range(self.repeat if self.random else 1)]
+        base = copied(run.student)
+        repeats = range(self.repeat if self.random else 1)
+        plan = [(strength, i) for strength in self.strengths for i in repeats]
         run.num_steps = len(plan)
-        call("before_fit")
-        for alpha, i in plan:
-            with torch.no_grad():
-                for n, t in base.items(): found[n].copy_(t)
-                self.candidate(run, measured, alpha)
-            finite = all(bool(t.isfinite().all()) for t in found.values())
-            right = [accuracy(run.student, s) if finite else float("nan") for s in (run.retain, run.forget)]
-            grid.append({"alpha": alpha, "repeat": i, "retain": right[0], "forget": right[1]})
-            run.step += 1
-            run.loss = right[1] - right[0]
-            run.losses = {"forget": right[1], "retain": -right[0]}
-            call("after_step")
-            if finite and (best is None or run.loss < best[0]):
-                best = run.loss, grid[-1], {n: t.detach().clone() for n, t in found.items()}
-        call("after_fit")
+        best, chosen, grid = None, None, []
+        with attended(run, callbacks):
+            for strength, i in plan:
+                with torch.no_grad():
+                    restore_tensors(run.student, base)
+                    self.candidate(run, measured, strength)
+                grid.append({"strength": strength, "repeat": i, **judged(run)})
+                if best is None or run.loss < best:  # false where the loss is not a number
+                    if math.isfinite(run.loss): best, chosen, kept = run.loss, grid[-1], copied(run.student)
         if best is None:
             raise DivergedError(
-                f"{self.name}: every strength of {self.alphas} left weights that are not finite; try smaller "
-                "alphas"
+                f"{self.name}: every strength of {self.strengths} left weights that are not finite; try "
+                "smaller strengths"
             )
-        with torch.no_grad():
-            for n, t in best[2].items(): found[n].copy_(t)
-        run.memory |= {"grid": grid, "chosen": best[1]}
+        restore_tensors(run.student, kept)
+        run.memory |= {"grid": grid, "chosen": chosen}
+
+# %% ../../../nbs/3b_classifiers/30_fisher.ipynb #f1320fe1
+def copied(
+    module: torch.nn.Module,
+) -> dict[str, torch.Tensor]:  # name -> parameter or buffer
+    "All tensors of a module, as they are now."
+    return {n: t.detach().clone() for n, t in all_tensors(module).items()}
+
+@torch.no_grad()
+def restore_tensors(
+    module: torch.nn.Module,
+    tensors: dict[str, torch.Tensor],  # of `copied`
+):
+    "Put a module back to what it was."
+    found = all_tensors(module)
+    for n, t in tensors.items(): found[n].copy_(t)
+
+# %% ../../../nbs/3b_classifiers/30_fisher.ipynb #e2c084cb
+def judged(
+    run,  # `Run`, whose student is a candidate
+) -> dict[str, float]:  # "retain" and "forget": accuracies, or NaN where weights are not finite
+    "Measure a candidate, as one step of the run."
+    finite = all(bool(t.isfinite().all()) for t in all_tensors(run.student).values())
+    sides = {"retain": run.retain, "forget": run.forget}
+    right = {n: accuracy(run.student, side) if finite else math.nan for n, side in sides.items()}
+    run.step += 1
+    run.loss = right["forget"] - right["retain"]
+    run.losses = {"forget": right["forget"], "retain": -right["retain"]}
+    run.call("after_step")
+    return right
 
 # %% ../../../nbs/3b_classifiers/30_fisher.ipynb #f8643e97
 class FisherForget(GridClassifier):
@@ -126,7 +149,7 @@ class FisherForget(GridClassifier):
     figure_order: ClassVar[int] = 250
     random: ClassVar[bool] = True
     # it chooses among strengths by itself
-    fixed: ClassVar[dict] = dict(alphas=(1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3), repeat=3)
+    fixed: ClassVar[dict] = dict(strengths=(1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3), repeat=3)
     variant: Literal["published_code", "paper"] = "published_code"  # whose formula the noise follows
     # the class whose output row is erased, with the published code's rules
     omit_label: int | None = Field(None, ge=0)
@@ -141,24 +164,24 @@ class FisherForget(GridClassifier):
             )
         return diagonal_fisher(run.student, run.retain, estimator=self.estimator, limit=self.fisher_samples)
 
-    def candidate(self, run, fisher, alpha):
+    def candidate(self, run, fisher, strength):
         last = weight_layers(run.student)[-1]
         for n, p in run.student.named_parameters():
-            mean, variance = noise_of(p, fisher[n], alpha, n.startswith(f"{last}."), self)
+            mean, variance = noise_of(p, fisher[n], strength, n.startswith(f"{last}."), self)
             p.copy_(mean + variance.sqrt()*torch.randn(p.shape, generator=run.generator).to(p))
 
 # %% ../../../nbs/3b_classifiers/30_fisher.ipynb #6ec3bf94
 def noise_of(
     weight: torch.Tensor,  # one parameter
     fisher: torch.Tensor,  # of its shape
-    alpha: float,
+    strength: float,  # alpha
     is_last: bool,  # whether it belongs to the output layer
     settings: FisherForget,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # mean and variance of the new weight
     "The distribution from which a scrubbed weight is drawn."
     mean = weight.detach().clone()
-    if settings.variant == "paper": return mean, alpha*(fisher + 1e-8)**-.5
-    variance = alpha*(1/(fisher + 1e-8)).clamp(max=1e2 if is_last else 1e3)
+    if settings.variant == "paper": return mean, strength*(fisher + 1e-8)**-.5
+    variance = strength*(1/(fisher + 1e-8)).clamp(max=1e2 if is_last else 1e3)
     if weight.ndim > 1: variance = variance.mean(1, keepdim=True).expand_as(weight).clone()
     if is_last and settings.omit_label is not None:
         mean[settings.omit_label] = 0

@@ -13,6 +13,7 @@ from torch import nn
 from ...models.classifiers import reset_layers, split_at
 from ...core import DivergedError
 from ..base import WeightEdit
+from ..callbacks import attended
 from .base import ClassifierUnlearner, count_classes, draw_seed
 from .teachers import distillation
 from .impressions import picture_shape
@@ -158,8 +159,8 @@ class GKT(ClassifierUnlearner):
     attention_weight: float = Field(250., ge=0)  # beta
     temperature: float = Field(1., gt=0)  # T
     learning_rate: float = Field(1e-3, gt=0)  # of the student, Adam
-    generator_rate: float = Field(1e-3, gt=0)  # of the generator, Adam
-    latent: int = Field(64, ge=1)  # values of the noise; 128 in the paper
+    generator_learning_rate: float = Field(1e-3, gt=0)  # of the generator, Adam
+    latent_size: int = Field(64, ge=1)  # values of the noise; 128 in the paper
     width: int = Field(16, ge=1)  # filters of the generator; 64 in the paper
     train_batch_size: int = Field(64, ge=2)  # invented pictures of a round; 256 in the paper
     max_grad_norm: float | None = Field(5., gt=0)
@@ -202,12 +203,12 @@ def teach_from_nothing(
     run.student.requires_grad_(True).train()
     run.original.requires_grad_(False)
     generator = picture_generator(
-        method.latent, picture_shape(run.original), method.width, draw_seed(run.generator, 31)
+        method.latent_size, picture_shape(run.original), method.width, draw_seed(run.generator, 31)
     ).to(run.device)
     run.memory.update(
         gone=run.forget.classes(),
         generator=generator,
-        of_generator=torch.optim.Adam(generator.parameters(), lr=method.generator_rate),
+        of_generator=torch.optim.Adam(generator.parameters(), lr=method.generator_learning_rate),
         passed=0.0,
     )
     run.parameters, run.num_steps = list(run.student.parameters()), method.num_rounds
@@ -217,16 +218,13 @@ def teach_from_nothing(
 def teach(
     method: GKT,
     run,  # `Run`
-    callbacks=(),  # any of before_fit, after_step, after_fit; a step is a round
+    callbacks=(),  # `Callback`s; a step is a round
 ):
     "Round after round, generator and student in turn."
     empty = 0
-    def call(event):
-        for callback in callbacks: getattr(callback, event, lambda state: None)(run)
-    call("before_fit")
-    try:
+    with attended(run, callbacks):
         while run.step < method.num_rounds and not run.stop:
-            noise = torch.randn(method.train_batch_size, method.latent, generator=run.generator).to(
+            noise = torch.randn(method.train_batch_size, method.latent_size, generator=run.generator).to(
                 run.device
             )
             disagreement = generator_round(run, method, noise)
@@ -245,5 +243,4 @@ def teach(
                 raise DivergedError(
                     f"{method.name}: the loss is {run.loss} in round {run.step}; lower the learning rate"
                 )
-            call("after_step")
-    finally: call("after_fit")
+            run.call("after_step")

@@ -14,7 +14,7 @@ from ...data.classification import ImageSet
 from ...data.forgetting import class_indices
 
 # %% auto #0
-__all__ = ['Place', 'picture_shape', 'place_of', 'starting_points', 'climb', 'distinct', 'attempt', 'num_outputs',
+__all__ = ['Place', 'picture_shape', 'place_of', 'starting_points', 'climb', 'distinct', 'attempt_impressions', 'num_outputs',
            'class_impressions', 'responsive_layers']
 
 # %% ../../../nbs/3b_classifiers/65_impressions.ipynb #00fbd4df
@@ -114,7 +114,7 @@ def distinct(
     )
 
 # %% ../../../nbs/3b_classifiers/65_impressions.ipynb #5132cef7
-def attempt(
+def attempt_impressions(
     place: Place,
     label: int,
     count: int,
@@ -148,7 +148,7 @@ def class_impressions(
     in_range: bool = True,  # keep to values that can occur
     input_shape: tuple | None = None,  # (C,H,W); None asks the model
     generator: torch.Generator | None = None,  # CPU generator; default seed 0
-    **settings,  # of `attempt` and `climb`: init, l2, num_steps, learning_rate
+    **settings,  # of `attempt_impressions` and `climb`: init, l2, num_steps, learning_rate
 ) -> ImageSet:  # float32, class after class
     "Labelled inputs that a model is sure of, made from nothing but the model."
     generator = generator or torch.Generator().manual_seed(0)
@@ -161,7 +161,7 @@ def class_impressions(
         for label in wanted:
             kept, right = torch.empty(0, *place.shape), 0
             for _ in range(rounds):
-                found, good = attempt(place, label, num_per_class, generator, **settings)
+                found, good = attempt_impressions(place, label, num_per_class, generator, **settings)
                 right += int(good.sum())
                 pool = torch.cat([kept, found])
                 kept = pool[
@@ -189,7 +189,7 @@ def responsive_layers(
     in_range: bool = True,  # keep to values that can occur
     input_shape: tuple | None = None,  # (C,H,W); None asks the model
     generator: torch.Generator | None = None,  # CPU generator; default seed 0
-    **settings,  # of `attempt` and `climb`: init, l2, num_steps, learning_rate
+    **settings,  # of `attempt_impressions` and `climb`: init, l2, num_steps, learning_rate
 ) -> pd.DataFrame:  # a row a layer: accepted share of each class, "smallest", "responsive"
     "Where in a network impressions can be made, class by class."
     generator, rows = generator or torch.Generator().manual_seed(0), {}
@@ -202,7 +202,7 @@ def responsive_layers(
             wanted = class_indices("class", names if classes is None else classes, names)
             rows[layer or "picture"] = {
                 c: float(
-                    distinct(*attempt(place, c, attempts, generator, **settings), min_distance)
+                    distinct(*attempt_impressions(place, c, attempts, generator, **settings), min_distance)
                     .double()
                     .mean()
                 )

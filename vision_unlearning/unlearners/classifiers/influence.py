@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch.func import functional_call, grad, jvp, vjp, vmap
 from .fisher import GridClassifier
+from .log import limited
 
 # %% auto #0
-__all__ = ['flat', 'Losses', 'solve_fisher', 'woodfisher_published', 'Influence']
+__all__ = ['flattened', 'Losses', 'solve_fisher', 'woodfisher_published', 'Influence']
 
 # %% ../../../nbs/3b_classifiers/35_influence.ipynb #dbe809a0
-def flat(
+def flattened(
     tensors,  # iterable of tensors with P numbers together
 ) -> torch.Tensor:  # (P,)
     "One vector of many tensors."
@@ -49,7 +50,10 @@ class Losses:
         "(P,) mean gradient of all samples."
         total, count, slope = 0., 0, grad(lambda w, inputs, labels: self(w, inputs, labels).sum())
         for inputs, labels in map(self.to, samples):
-            total, count = total + flat(slope(self.weights, inputs, labels).values()), count + len(labels)
+            total, count = (
+                total + flattened(slope(self.weights, inputs, labels).values()),
+                count + len(labels),
+            )
         return total/count
 
     def singles(self, inputs, labels) -> torch.Tensor:
@@ -65,7 +69,7 @@ class Losses:
         for inputs, labels in map(self.to, batches):
             each = partial(self, inputs=inputs, labels=labels)
             inner = jvp(each, (self.weights,), (tangent,))[1]
-            total += flat(vjp(each, self.weights)[1](inner)[0].values())
+            total += flattened(vjp(each, self.weights)[1](inner)[0].values())
             count += len(labels)
         return total/count
 
@@ -125,8 +129,8 @@ class Influence(GridClassifier):
     color: ClassVar[str] = "#7F8C3A"
     figure_order: ClassVar[int] = 260
     tuning: ClassVar[dict] = dict(damping=dict(low=1e-3, high=1., log=True))
-    # lengths of the step, 1 is Newton's
-    alphas: tuple[float, ...] = Field((1., 10., 20., 30., 50., 100.), min_length=1)
+    # alphas, lengths of the step; 1 is Newton's
+    strengths: tuple[float, ...] = Field((1., 10., 20., 30., 50., 100.), min_length=1)
     damping: float = Field(1., gt=0)  # lambda; the published recursion starts from 1
     fisher_samples: int = Field(1000, ge=1)  # retained samples of the matrix
     solver: Literal["exact", "published_code"] = "exact"  # how the system is solved
@@ -134,16 +138,10 @@ class Influence(GridClassifier):
     def measure(self, run):
         losses, f, r = Losses(run.student), run.forget.size, run.retain.size
         v = f/(f + r)*(losses.gradient(run.forget) - losses.gradient(run.retain))
-        batches, left = [], self.fisher_samples
-        for inputs, labels in run.retain:
-            if left > 0:
-                batches.append((inputs[:left], labels[:left]))
-                left -= len(batches[-1][1])
-        return losses.unflatten(
-            solve_fisher(losses, batches, v, self.damping)
-            if self.solver == "exact"
-            else woodfisher_published(losses, batches, v)
-        )
+        batches = limited(run.retain, self.fisher_samples)
+        if self.solver == "exact": step = solve_fisher(losses, batches, v, self.damping)
+        else: step = woodfisher_published(losses, batches, v)
+        return losses.unflatten(step)
 
-    def candidate(self, run, step, alpha):
-        for n, p in run.student.named_parameters(): p.add_(step[n], alpha=alpha)
+    def candidate(self, run, step, strength):
+        for n, p in run.student.named_parameters(): p.add_(step[n], alpha=strength)

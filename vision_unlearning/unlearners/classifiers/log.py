@@ -4,18 +4,20 @@
 
 # %% ../../../nbs/3b_classifiers/10_log.ipynb #b94c9337
 from __future__ import annotations
-import hashlib, json, math
+import hashlib, math
 from pathlib import Path
 import torch
+from fastcore.basics import patch
 from ...models.classifiers import accuracy
 from ...core import ForeignFileError, check_name, config_hash
-from ...store import atomic_path, write_json
+from ...models.checkpoints import load_checkpoint, save_checkpoint
+from ...store import write_json
 from ..base import WeightEdit, all_tensors
 from .base import Samples
 from ..callbacks import Callback
 
 # %% auto #0
-__all__ = ['RULES', 'limited', 'Evaluate', 'is_better', 'read_tensors', 'Checkpoints', 'read_run', 'checkpoint_edit']
+__all__ = ['RULES', 'limited', 'Evaluate', 'is_better', 'Checkpoints', 'require_same_shapes', 'checkpoint_edit']
 
 # %% ../../../nbs/3b_classifiers/10_log.ipynb #7f737f88
 def limited(
@@ -26,11 +28,8 @@ def limited(
     found, left = [], math.inf if limit is None else limit
     for inputs, labels in samples:
         if left <= 0: break
-        found.append(
-            (inputs[: min(left, len(labels))], labels[: min(left, len(labels))])
-            if left < len(labels)
-            else (inputs, labels)
-        )
+        if left < len(labels): inputs, labels = inputs[:left], labels[:left]
+        found.append((inputs, labels))
         left -= len(labels)
     return found
 
@@ -59,15 +58,11 @@ class Evaluate(Callback):
 
     def measure(self, run):
         row = {"Epoch": run.epoch, "Step": run.step, "Cost": sum(self.costs)/max(1, len(self.costs))}
+        for measure, function in self.measures.items():
+            for name, batches in self.samples.items():
+                row[f"{measure}({name})"] = float(function(run.student, batches))
         self.costs = []
-        self.history.append(
-            row
-            | {
-                f"{m}({n})": float(f(run.student, batches))
-                for m, f in self.measures.items()
-                for n, batches in self.samples.items()
-            }
-        )
+        self.history.append(row)
         if self.show: self.write_row()
 
     def write_row(self):
@@ -107,26 +102,13 @@ def is_better(
     if any(g < 0 for g in firm): return False
     return any(g > 0 for g in firm) or next((g for g in optional if g), 0.) > 0
 
-# %% ../../../nbs/3b_classifiers/10_log.ipynb #df541cff
-def read_tensors(
-    path,  # a file of `Checkpoints`
-) -> tuple[dict, dict]:  # tensors, metadata
-    "One checkpoint; anything else is refused by name."
-    from safetensors import SafetensorError, safe_open
-    try:
-        with safe_open(str(path), "pt") as file:
-            return {k: file.get_tensor(k).clone() for k in file.keys()}, json.loads(file.metadata()["run"])
-    except (SafetensorError, FileNotFoundError, TypeError, KeyError, json.JSONDecodeError) as error:
-        raise ForeignFileError(
-            f"{path} is not a checkpoint of a run ({str(error).splitlines()[0]}); delete it, or train again"
-        ) from error
-
 # %% ../../../nbs/3b_classifiers/10_log.ipynb #96277c97
 class Checkpoints(Callback):
     "Keeps init, last, best and the log of a run in a folder; continues from there with `resume`."
+    order = 1  # after whatever measures the epoch
     def __init__(self,
         folder,
-        # column -> "HB", "LB", "HBO", "LBO"; needs an `Evaluate` before this callback
+        # column -> "HB", "LB", "HBO", "LBO"; needs an `Evaluate` among the callbacks
         save_best: dict | None = None,
         resume: bool = False,  # continue from `last`, if there is one
         overwrite: bool = False,  # replace what an earlier run left
@@ -139,28 +121,18 @@ class Checkpoints(Callback):
 
     def path(self, name): return self.folder/f"{name}.safetensors"
 
-    def write(self, run, name, extra=None):
-        from safetensors.torch import save_file
-
-        tensors = {
-            f"model.{n}": t.detach().cpu().contiguous().clone() for n, t in all_tensors(run.student).items()
-        } | (extra or {})
-        meta = {
-            "epoch": run.epoch,
-            "step": run.step,
-            "identity": self.identity,
-            "log": run.log,
-            "best": self.best,
-        }
-        with atomic_path(self.path(name)) as temporary:
-            save_file(tensors, temporary, metadata={"run": json.dumps(meta)})
+    def write(self, run, name, **more):
+        about = {"epoch": run.epoch, "step": run.step, "identity": self.identity}
+        about |= {"log": run.log, "best": self.best}
+        save_checkpoint(self.path(name), {"model": all_tensors(run.student), **more}, about)
 
     def before_fit(self, run):
         settings = config_hash(run.method)
         state = hashlib.sha256(run.generator.get_state().numpy().tobytes()).hexdigest()[:8]
         self.identity = f"{run.method.name} {settings} {state}"
-        if self.path("last").exists() and self.resume: return self.read(run)
-        if self.path("last").exists() and not self.overwrite:
+        there = self.path("last").exists()
+        if there and self.resume: return self.read(run)
+        if there and not self.overwrite:
             raise ValueError(
                 f"{self.folder} holds the checkpoints of an earlier run; pass resume=True or overwrite=True, "
                 "or another folder"
@@ -172,47 +144,47 @@ class Checkpoints(Callback):
     def after_epoch(self, run):
         if self.save_best and (not run.log or run.log[-1]["Epoch"] != run.epoch):
             raise ValueError(
-                "save_best needs the accuracies of the epoch; put an Evaluate before Checkpoints in "
-                "`callbacks`"
+                "save_best needs the accuracies of the epoch; put an Evaluate among the `callbacks`"
             )
         if self.save_best and is_better(run.log[-1], self.best, self.save_best):
             self.best = dict(run.log[-1])
             self.write(run, "best")
-        extra = {
-            f"optimizer.{i}.{k}": v.detach().cpu().contiguous().clone()
-            for i, s in run.optimizer.state_dict()["state"].items()
-            for k, v in s.items()
-            if torch.is_tensor(v)
-        }
-        self.write(run, "last", extra | {"generator": run.generator.get_state()})
+        moments = run.optimizer.state_dict()["state"]
+        self.write(run, "last", optimizer=moments, generator=run.generator.get_state())
         write_json(self.folder/"log.json", run.log)
 
+# %% ../../../nbs/3b_classifiers/10_log.ipynb #d0f1bbe7
+def require_same_shapes(
+    path,  # of the checkpoint
+    there: dict,  # name -> tensor, from the checkpoint
+    here: dict,  # name -> tensor, of the model
+):
+    "Refuse a checkpoint of another model."
+    if {n: t.shape for n, t in there.items()} != {n: t.shape for n, t in here.items()}:
+        raise ForeignFileError(f"{path} is a checkpoint of another model; use another folder")
+
 # %% ../../../nbs/3b_classifiers/10_log.ipynb #662ff9c7
-def read_run(self: Checkpoints, run):
+@patch
+def read(self: Checkpoints,
+    run,  # `Run`, changed in place
+):
     "Put a run back to where `last` was written."
-    tensors, meta = read_tensors(self.path("last"))
-    found = all_tensors(run.student)
-    if meta["identity"] != self.identity:
+    path = self.path("last")
+    tree, about = load_checkpoint(path, run.device)
+    if about["identity"] != self.identity:
         raise ValueError(
-            f"{self.path('last')} is of other settings or another generator ({meta['identity']}, this run is "
+            f"{path} is of other settings or another generator ({about['identity']}, this run is "
             f"{self.identity}); use another folder or overwrite=True"
         )
-    old = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-    if {n: t.shape for n, t in old.items()} != {n: t.shape for n, t in found.items()}:
-        raise ForeignFileError(f"{self.path('last')} is a checkpoint of another model; use another folder")
+    found = all_tensors(run.student)
+    require_same_shapes(path, tree["model"], found)
     with torch.no_grad():
-        for n, t in old.items(): found[n].copy_(t)
-    state = {}
-    for key in (k for k in tensors if k.startswith("optimizer.")):
-        _, i, name = key.split(".", 2)
-        state.setdefault(int(i), {})[name] = tensors[key]
-    run.optimizer.load_state_dict(
-        {"state": state, "param_groups": run.optimizer.state_dict()["param_groups"]}
-    )
-    run.generator.set_state(tensors["generator"])
-    run.epoch, run.step, self.best = meta["epoch"], meta["step"], meta["best"]
-    run.log[:] = meta["log"]
-Checkpoints.read = read_run
+        for n, t in tree["model"].items(): found[n].copy_(t)
+    groups = run.optimizer.state_dict()["param_groups"]
+    run.optimizer.load_state_dict({"state": tree["optimizer"], "param_groups": groups})
+    run.generator.set_state(tree["generator"])
+    run.epoch, run.step, self.best = about["epoch"], about["step"], about["best"]
+    run.log[:] = about["log"]
 
 # %% ../../../nbs/3b_classifiers/10_log.ipynb #d88efd30
 def checkpoint_edit(
@@ -222,12 +194,10 @@ def checkpoint_edit(
 ) -> WeightEdit:
     "A checkpoint as an edit of the model: the tensors that differ."
     check_name("checkpoint", name, ("best", "last", "init"))
-    tensors, meta = read_tensors(Path(folder)/f"{name}.safetensors")
+    path = Path(folder)/f"{name}.safetensors"
+    tree, about = load_checkpoint(path)
     found = all_tensors(model)
-    new = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-    if {n: t.shape for n, t in new.items()} != {n: t.shape for n, t in found.items()}:
-        raise ForeignFileError(f"{folder}/{name}.safetensors is a checkpoint of another model")
-    return WeightEdit(
-        {n: t for n, t in new.items() if not torch.equal(t, found[n].cpu())},
-        {"method": meta["identity"].split()[0], "checkpoint": name, "epoch": meta["epoch"]},
-    )
+    require_same_shapes(path, tree["model"], found)
+    changed = {n: t for n, t in tree["model"].items() if not torch.equal(t, found[n].cpu())}
+    method = about["identity"].split()[0]
+    return WeightEdit(changed, {"method": method, "checkpoint": name, "epoch": about["epoch"]})

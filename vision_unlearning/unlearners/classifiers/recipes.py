@@ -14,7 +14,8 @@ from ...models.classifier_training import make_optimizer, make_schedule, parse_c
 from ...core import Config, check_name
 
 # %% auto #0
-__all__ = ['MINIMIZERS', 'TRIALS', 'call_line', 'recipe', 'Minimizer', 'climbed', 'SAM', 'make_minimizer', 'checked_recipe']
+__all__ = ['MINIMIZERS', 'TRIALS', 'call_line', 'recipe', 'Minimizer', 'climbed', 'SharpnessAware', 'make_minimizer',
+           'checked_recipe']
 
 # %% ../../../nbs/3b_classifiers/05_recipes.ipynb #1be3140e
 def call_line(
@@ -96,7 +97,7 @@ def climbed(
             for p, old in zip(parameters, remembered): p.copy_(old)
 
 # %% ../../../nbs/3b_classifiers/05_recipes.ipynb #9aa65c6d
-class SAM(Minimizer):
+class SharpnessAware(Minimizer):
     "The gradient at the top of a short climb along the gradient."
     name: ClassVar[str] = "SAM"
     rho: float = Field(.05, ge=0)  # length of the climb
@@ -111,7 +112,7 @@ class SAM(Minimizer):
 # %% ../../../nbs/3b_classifiers/05_recipes.ipynb #ab641309
 MINIMIZERS = {
     "Plain": "classifiers.recipes:Minimizer",
-    "SAM": "classifiers.recipes:SAM",
+    "SAM": "classifiers.recipes:SharpnessAware",
     "UAM": "classifiers.uam:UnlearningAware",
 }
 
@@ -127,14 +128,14 @@ def make_minimizer(
 # %% ../../../nbs/3b_classifiers/05_recipes.ipynb #51608665
 TRIALS = {
     "optimizer": lambda text: make_optimizer(text, [torch.zeros(1, requires_grad=True)]),
-    "scheduler": lambda text: make_schedule(text, 2, 2, 0.1),
+    "lr_scheduler": lambda text: make_schedule(text, 2, 2, 0.1),
     "minimizer": make_minimizer,
 }
 
 # %% ../../../nbs/3b_classifiers/05_recipes.ipynb #37c4202e
 def checked_recipe(
     value,  # as `recipe` takes it
-    what: str,  # "optimizer", "scheduler" or "minimizer"
+    what: str,  # "optimizer", "lr_scheduler" or "minimizer"
 ) -> str | None:
     "The line, after it has been tried."
     text = recipe(value)

@@ -80,7 +80,7 @@ class ClassifierMUNBa(TrainedClassifier):
         learning_rate=dict(low=1e-4, high=0.3, log=True), forget_power=dict(low=0.1, high=10.0, log=True)
     )
     sides: ClassVar[tuple] = ("forget", "retain")
-    scheduler: str | None = "Cosine"
+    lr_scheduler: str | None = "Cosine"
     labels: Literal["any", "wrong"] = "any"  # whether the true class may be drawn
     forget_power: float = Field(1., gt=0)  # bargaining power of forgetting, retaining has 1
     minimizer: None = None  # the bargain is one

@@ -12,7 +12,7 @@ from ...models.classifiers import reset_layers, weight_layers
 from vision_unlearning.unlearners.classifiers.base import (
     Finetune,
     TrainedClassifier,
-    cross_entropy,
+    batch_loss,
     draw_seed,
 )
 
@@ -126,31 +126,32 @@ class L1Sparse(TrainedClassifier):
     color: ClassVar[str] = "#6B8FB5"
     figure_order: ClassVar[int] = 180
     tuning: ClassVar[dict] = dict(
-        learning_rate=dict(low=1e-4, high=0.3, log=True), gamma=dict(low=1e-6, high=1e-2, log=True)
+        learning_rate=dict(low=1e-4, high=0.3, log=True), l1_penalty=dict(low=1e-6, high=1e-2, log=True)
     )
-    gamma: float = Field(1e-5, ge=0)  # weight of the sum of absolute values
+    l1_penalty: float = Field(1e-5, ge=0)  # gamma, weight of the sum of absolute values
     decay: Literal["constant", "linear"] = "constant"  # "linear" falls to zero over the epochs
     def strength(self, epoch: int) -> float:
-        return self.gamma*(1 - epoch/self.num_train_epochs if self.decay == "linear" else 1)
+        left = 1 - epoch/self.num_train_epochs if self.decay == "linear" else 1
+        return self.l1_penalty*left
+
     def losses(self, run, batch):
-        return {"retain": cross_entropy(run, batch["retain"]), "l1": self.strength(run.epoch)*l1_norm(run)}
+        return {"retain": batch_loss(run, batch["retain"]), "l1": self.strength(run.epoch)*l1_norm(run)}
 
 # %% ../../../nbs/3b_classifiers/20_simple.ipynb #607c79c3
 def last_layers(
     module: torch.nn.Module,
-    k: int,  # layers with a matrix or kernel, counted from the end
+    num_layers: int,  # with a matrix or kernel, counted from the end
 ) -> list[str]:  # names of the layers with parameters, from the first that is counted to the last
-    "Names of the last `k` layers and what lies between them."
+    "Names of the last layers and of what lies between them."
     names = weight_layers(module)
-    counted = [
-        i for i, n in enumerate(names) if any(p.ndim > 1 for p in module.get_submodule(n).parameters())
-    ]
-    if k > len(counted):
+    def has_matrix(name): return any(p.ndim > 1 for p in module.get_submodule(name).parameters())
+    counted = [i for i, name in enumerate(names) if has_matrix(name)]
+    if num_layers > len(counted):
         raise ValueError(
-            f"this {type(module).__name__} has {len(counted)} layers with a weight matrix, so k={k} is too "
-            f"many; choose 1 to {len(counted)}"
+            f"this {type(module).__name__} has {len(counted)} layers with a weight matrix, so "
+            f"num_layers={num_layers} is too many; choose 1 to {len(counted)}"
         )
-    return names[counted[-k]:]
+    return names[counted[-num_layers]:]
 
 # %% ../../../nbs/3b_classifiers/20_simple.ipynb #63823558
 class CFk(Finetune):
@@ -159,14 +160,12 @@ class CFk(Finetune):
     label: ClassVar[str] = "CF-k"
     color: ClassVar[str] = "#C5B0D5"
     figure_order: ClassVar[int] = 220
-    k: int = Field(1, ge=1)  # layers that are trained
+    num_layers: int = Field(1, ge=1)  # k, layers that are trained
     def trainable(self, run):
-        return [
-            f"{n}.{p}"
-            for n in last_layers(run.student, self.k)
-            for p, _ in run.student.get_submodule(n).named_parameters()
-        ]
+        layers = last_layers(run.student, self.num_layers)
+        return [f"{n}.{p}" for n in layers for p, _ in run.student.get_submodule(n).named_parameters()]
 
+# %% ../../../nbs/3b_classifiers/20_simple.ipynb #4e79f743
 class EUk(CFk):
     "The last k layers, drawn anew and trained on the retained data."
     name: ClassVar[str] = "eu_k"
@@ -175,5 +174,5 @@ class EUk(CFk):
     figure_order: ClassVar[int] = 230
     def prepare(self, run):
         seed = draw_seed(run.generator, 31)
-        for i, n in enumerate(last_layers(run.student, self.k)):
+        for i, n in enumerate(last_layers(run.student, self.num_layers)):
             reset_layers(run.student.get_submodule(n), seed + i)

@@ -17,12 +17,12 @@ __all__ = ['dampening', 'SSD']
 def dampening(
     forget: torch.Tensor,  # I_f >= 0
     everything: torch.Tensor,  # I_D >= 0, same shape
-    alpha: float,  # threshold of selection
+    threshold: float,  # alpha, of the selection
     strength: float,  # lambda
 ) -> torch.Tensor:  # factor of each weight, in 0..1
     "What each weight is multiplied by."
     shrunk = (strength*everything/forget.clamp_min(torch.finfo(forget.dtype).tiny)).clamp(max=1)
-    return torch.where(forget > alpha*everything, shrunk, torch.ones_like(shrunk))
+    return torch.where(forget > threshold*everything, shrunk, torch.ones_like(shrunk))
 
 # %% ../../../nbs/3b_classifiers/40_ssd.ipynb #0611a7c2
 class SSD(ClassifierUnlearner):
@@ -32,10 +32,11 @@ class SSD(ClassifierUnlearner):
     color: ClassVar[str] = "#2CA02C"
     figure_order: ClassVar[int] = 270
     tuning: ClassVar[dict] = dict(
-        alpha=dict(low=1.0, high=100.0, log=True), strength=dict(low=0.1, high=10.0, log=True)
+        threshold=dict(low=1.0, high=100.0, log=True), strength=dict(low=0.1, high=10.0, log=True)
     )
     sides: ClassVar[tuple] = ("forget", "retain")
-    alpha: float = Field(10., gt=0)  # how many times more important to the forgotten data a weight must be
+    # alpha, how many times more important to the forgotten data a weight must be
+    threshold: float = Field(10., gt=0)
     strength: float = Field(1., gt=0)  # lambda
     estimator: Literal["sample", "batch"] = "sample"  # squares of single gradients, or of a batch's
     fisher_samples: int | None = Field(None, ge=1)  # samples of each side that are used; None for all
@@ -50,7 +51,9 @@ class SSD(ClassifierUnlearner):
         touched = 0
         with torch.no_grad():
             for n, p in run.student.named_parameters():
-                factor = dampening(forget[n], (f*forget[n] + r*retain[n])/(f + r), self.alpha, self.strength)
+                factor = dampening(
+                    forget[n], (f * forget[n] + r * retain[n]) / (f + r), self.threshold, self.strength
+                )
                 p.mul_(factor)
                 touched += int((factor < 1).sum())
         run.memory["touched"] = touched

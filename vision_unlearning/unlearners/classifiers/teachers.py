@@ -40,37 +40,36 @@ class SCRUB(TrainedClassifier):
     figure_order: ClassVar[int] = 280
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=1e-4, high=0.3, log=True),
-        alpha=dict(low=0.01, high=10.0, log=True),
+        distillation_weight=dict(low=0.01, high=10.0, log=True),
         temperature=dict(low=1.0, high=4.0),
     )
     sides: ClassVar[tuple] = ("forget", "retain")
-    alpha: float = Field(.5, ge=0)  # weight of the distance on the retained data
-    gamma: float = Field(1., ge=0)  # weight of their cross-entropy
+    # alpha, weight of the distance from the teacher on the retained data
+    distillation_weight: float = Field(.5, ge=0)
+    retain_weight: float = Field(1., ge=0)  # gamma, weight of their cross-entropy
     temperature: float = Field(4., gt=0)  # T
     max_epochs: int = Field(2, ge=0)  # epochs with a max-step, counted from the first
     form: Literal["alternating", "joint"] = "alternating"  # the paper's algorithm, or all terms in one sum
 
     def phases(self, epoch):
         if self.form == "joint": return [("joint", ("forget", "retain"))]
-        return [("max", ("forget",))]*(epoch < self.max_epochs) + [("min", ("retain",))]
+        repair = [("min", ("retain",))]
+        return [("max", ("forget",)), *repair] if epoch < self.max_epochs else repair
 
     def losses(self, run, batch):
         found = {}
         sides = [s for s in self.sides if s in batch and not (s == "forget" and run.phase == "min")]
         inputs = torch.cat([batch[s][0] for s in sides])
         sizes = [len(batch[s][1]) for s in sides]
-        for side, student, teacher in zip(
-            sides, run.student(inputs).split(sizes), run.teacher(inputs).split(sizes)
-        ):
-            distance = distillation(student, teacher, self.temperature)
-            found |= (
-                {"forget": -distance}
-                if side == "forget"
-                else {
-                    "distance": self.alpha * distance,
-                    "retain": self.gamma * F.cross_entropy(student, batch[side][1]),
-                }
-            )
+        student = dict(zip(sides, run.student(inputs).split(sizes)))
+        teacher = dict(zip(sides, run.teacher(inputs).split(sizes)))
+        for side in sides:
+            distance = distillation(student[side], teacher[side], self.temperature)
+            if side == "forget":
+                found["forget"] = -distance
+                continue
+            found["distance"] = self.distillation_weight*distance
+            found["retain"] = self.retain_weight*F.cross_entropy(student[side], batch[side][1])
         return found
 
 # %% ../../../nbs/3b_classifiers/45_teachers.ipynb #df9ff6e0

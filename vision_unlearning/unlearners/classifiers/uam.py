@@ -30,12 +30,12 @@ def cosine_radius(
 def project_out(
     gradients: list[torch.Tensor],  # one a parameter
     direction: list[torch.Tensor],  # of the same shapes; one norm over all
-    gamma: float,
+    share: float,  # gamma; 1 leaves nothing along the direction
 ) -> list[torch.Tensor]:
-    "The gradients less `gamma` times their part along `direction`."
+    "The gradients less a share of their part along `direction`."
     inner = sum((g*d).sum() for g, d in zip(gradients, direction))
     square = sum((d*d).sum() for d in direction) + 1e-32
-    return [g - gamma*inner/square*d for g, d in zip(gradients, direction)]
+    return [g - share*inner/square*d for g, d in zip(gradients, direction)]
 
 # %% ../../../nbs/3b_classifiers/25_uam.ipynb #6f84ee63
 class UnlearningAware(Minimizer):
@@ -45,27 +45,19 @@ class UnlearningAware(Minimizer):
     rho: float = Field(.05, ge=0)  # length of the climb, one norm over all weights
     cosine_total_step: int | None = Field(None, ge=1)  # step at which the climb has vanished; None keeps it
     cosine_start_step: int = Field(0, ge=0)  # step at which it begins to fall
-    gamma: float = Field(0., ge=0)  # 0: the published code; 1: the paper's projection
+    projection: float = Field(0., ge=0)  # gamma; 0: the published code, 1: the paper's projection
     ascent_sample: int | None = Field(None, ge=1)  # forget samples of the climb; None for all
 
     def gradients(self, run, batch):
-        (inputs, labels), others = (
-            [t[: self.ascent_sample] for t in batch["forget"]],
-            [b[0] for n, b in batch.items() if n != "forget"],
-        )
+        inputs, labels = (t[:self.ascent_sample] for t in batch["forget"])
+        others = [b[0] for side, b in batch.items() if side != "forget"]
         forget = F.cross_entropy(run.student(torch.cat([inputs, *others]))[:len(labels)], labels)
         climb = torch.autograd.grad(forget, run.parameters, materialize_grads=True)
-        with climbed(
-            run.parameters,
-            climb,
-            cosine_radius(run.step, self.rho, self.cosine_total_step, self.cosine_start_step),
-        ):
-            losses = super().gradients(run, batch)
-        if self.gamma:
-            found = project_out(
-                [torch.zeros_like(p) if p.grad is None else p.grad for p in run.parameters], climb, self.gamma
-            )
-            for p, g in zip(run.parameters, found): p.grad = g
+        radius = cosine_radius(run.step, self.rho, self.cosine_total_step, self.cosine_start_step)
+        with climbed(run.parameters, climb, radius): losses = super().gradients(run, batch)
+        if self.projection:
+            found = [torch.zeros_like(p) if p.grad is None else p.grad for p in run.parameters]
+            for p, g in zip(run.parameters, project_out(found, climb, self.projection)): p.grad = g
         return losses
 
 # %% ../../../nbs/3b_classifiers/25_uam.ipynb #dea3cf6e
@@ -78,19 +70,19 @@ class UAM(Finetune):
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=1e-4, high=0.3, log=True),
         rho=dict(low=0.05, high=10.0, log=True),
-        gamma=dict(low=0.0, high=1.0),
+        projection=dict(low=0.0, high=1.0),
     )
     sides: ClassVar[tuple] = ("forget", "retain")
     rho: float = Field(.05, ge=0)  # length of the climb
     rho_schedule: Literal["constant", "cosine"] = "cosine"  # "cosine" falls to zero over the run
-    gamma: float = Field(0., ge=0)  # 0: the published code; 1: the paper's projection
+    projection: float = Field(0., ge=0)  # gamma; 0: the published code, 1: the paper's projection
     ascent_sample: int | None = Field(None, ge=1)  # forget samples of the climb
     minimizer: None = None  # UAM is one
 
     def step_rule(self, run) -> UnlearningAware:  # the minimiser of a run of this length
         return UnlearningAware(
             rho=self.rho,
-            gamma=self.gamma,
+            projection=self.projection,
             ascent_sample=self.ascent_sample,
             cosine_total_step=run.num_steps if self.rho_schedule == "cosine" else None,
         )

@@ -54,7 +54,7 @@ class UNSIR(TrainedClassifier):
     repair_factor: float = Field(.5, gt=0)  # of the learning rate while repairing
     noise_samples: int = Field(256, ge=1)  # noise inputs a class
     noise_steps: int = Field(40, ge=0)  # updates of the noise
-    noise_rate: float = Field(.1, gt=0)  # of Adam on the noise
+    noise_learning_rate: float = Field(.1, gt=0)  # of Adam on the noise
     noise_penalty: float = Field(.1, ge=0)  # lambda
 
     def prepare(self, run):
@@ -66,20 +66,9 @@ class UNSIR(TrainedClassifier):
                 "out, or use another method for single samples"
             )
         shape = (self.noise_samples, *next(iter(run.forget))[0].shape[1:])
-        run.memory["noise"] = torch.cat(
-            [
-                error_maximising_noise(
-                    run.original,
-                    c,
-                    shape,
-                    run.generator,
-                    self.noise_steps,
-                    self.noise_rate,
-                    self.noise_penalty,
-                )
-                for c in classes
-            ]
-        )
+        how = dict(steps=self.noise_steps, rate=self.noise_learning_rate, penalty=self.noise_penalty)
+        noise = [error_maximising_noise(run.original, c, shape, run.generator, **how) for c in classes]
+        run.memory["noise"] = torch.cat(noise)
         run.memory["labels"] = torch.tensor(classes, device=run.device).repeat_interleave(self.noise_samples)
 
     def phases(self, epoch): return [("impair" if epoch < self.impair_epochs else "repair", ("retain",))]
@@ -88,11 +77,9 @@ class UNSIR(TrainedClassifier):
         inputs, labels = batch["retain"]
         run.rate = 1. if run.phase == "impair" else self.repair_factor
         if run.phase == "repair": return {"retain": F.cross_entropy(run.student(inputs), labels)}
-        index = torch.randperm(len(run.memory["labels"]), generator=run.generator)[
-            : self.train_batch_size
-        ].to(run.device)
+        order = torch.randperm(len(run.memory["labels"]), generator=run.generator)
+        index = order[:self.train_batch_size].to(run.device)
         noise, classes = run.memory["noise"][index], run.memory["labels"][index]
-        each = F.cross_entropy(
-            run.student(torch.cat([noise, inputs])), torch.cat([classes, labels]), reduction="none"
-        )
+        logits = run.student(torch.cat([noise, inputs]))
+        each = F.cross_entropy(logits, torch.cat([classes, labels]), reduction="none")
         return {"noise": each[:len(index)].sum()/len(each), "retain": each[len(index):].sum()/len(each)}

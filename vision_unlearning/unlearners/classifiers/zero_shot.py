@@ -151,7 +151,7 @@ class ZeroShot(TrainedClassifier):
     )
     # impressions at its input, "fc2"; "picture" for pixels; None is the last but one with weights
     layer: str | None = None
-    part: Literal["bias", "layer", "tail"] = "layer"  # what of the tail is trained
+    target_modules: Literal["bias", "layer", "tail"] = "layer"  # what of the tail is trained
     # whether the forgotten classes are ascended or, as published, descended
     sign: Literal["text", "published_code"] = "text"
     alternating: bool = False  # a pass over each side in turn, instead of joint steps
@@ -191,7 +191,7 @@ class ZeroShot(TrainedClassifier):
     def place(self, model): return None if self.layer == "picture" else self.layer or default_layer(model)
     def phases(self, epoch):
         return [(s, (s,)) for s in self.sides] if self.alternating else [("unlearn", self.sides)]
-    def trainable(self, run): return trained_names(run.student, self.place(run.student), self.part)
+    def trainable(self, run): return trained_names(run.student, self.place(run.student), self.target_modules)
 
     def prepare(self, run):
         run.memory["tail"] = run.student.tail
@@ -233,7 +233,7 @@ def published_zero_shot(
     return ZeroShot(
         **dict(
             layer=last_linear(model).removeprefix("net."),
-            part="bias",
+            target_modules="bias",
             sign="published_code",
             alternating=True,
             forget_weight=0.9,
