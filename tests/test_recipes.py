@@ -151,6 +151,10 @@ answer = ResultTemplateMeanHarm(**ask).compute()
 assert answer["metadata"]["template"] == "MeanHarm" and len(answer["result"]) == 100
 assert ResultTemplateMeanHarm(**ask).compute() == answer
 assert len(ResultTemplateMeanHarm.plot(answer).patches) == 100
+assert ResultTemplateMeanHarm.headline(answer)["effect"] == answer["result"]["fox"]
+from vision_unlearning.running.questions import questions
+ask.pop("base_folder")
+assert questions(store, "emoji")[-1] == ("MeanHarm", ask)
 """
 
 

@@ -5,6 +5,8 @@
 # %% ../../nbs/6_results/25_alignment.ipynb #588e0e13
 from __future__ import annotations
 from pathlib import Path
+from collections.abc import Iterator
+from typing import ClassVar
 from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,6 +20,7 @@ from ..interference.pair_metrics import PAIR_METRICS
 from ..explore.similarity import similarity_label
 from ..plotting import scatter
 from ..unlearners.methods import method_color, method_label
+from .asking import Effect
 from vision_unlearning.results.base import (
     PairTable,
     ResultTemplate,
@@ -70,6 +73,8 @@ def alignment(
 # %% ../../nbs/6_results/25_alignment.ipynb #ac281952
 class ResultTemplateMetricSimilarityAlignment(ResultTemplate):
     "To what degree similar entities interfere more with each other."
+    place: ClassVar[int] = 30
+    effect: ClassVar = Effect("harm_correlation", "r, positive: similar ones suffer more", "mantel_pvalue")
     model: str = "sd1.4"  # short name of the base model; the task's own where it is not given
     task: str = "people"  # task name
     unlearning_algorithm: str  # method, by backend name
@@ -80,6 +85,13 @@ class ResultTemplateMetricSimilarityAlignment(ResultTemplate):
     epochs: int | None = None  # None: the only one on disk
     n_permutations: int = 10_000  # shuffles of entities behind a p-value
     random_state: int = 42  # of the permutations and of the bootstrap
+
+    @classmethod
+    def grid(cls, about) -> Iterator[dict]:
+        for u in about.methods:
+            for p in about.metrics:
+                for s in about.similarities:
+                    yield dict(unlearning_algorithm=u, interference_pair=p, similarity_metric=s)
 
     def _check(self):
         super()._check()

@@ -5,6 +5,8 @@
 # %% ../../nbs/6_results/45_along.ipynb #588e0e13
 from __future__ import annotations
 from pathlib import Path
+from collections.abc import Iterator
+from typing import ClassVar
 from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +18,7 @@ from ..interference.names import metric_label
 from ..interference.pair_metrics import PAIR_METRICS
 from ..plotting import new_axes
 from ..unlearners.methods import method_color, method_label
+from .asking import Effect
 from .base import ResultTemplate, pair_files, read_pairs
 from vision_unlearning.results.relationship import (
     InsufficientSamplesError,
@@ -47,6 +50,10 @@ def attribute_matrices(
 # %% ../../nbs/6_results/45_along.ipynb #22bfb3e9
 class ResultTemplateInterferenceAlongAttribute(ResultTemplate):
     "Whether those who share an attribute with the emitter suffer more, other attributes held fixed."
+    place: ClassVar[int] = 70
+    effect: ClassVar = Effect(
+        "harm_correlation", "partial r, positive: those who share it suffer more", "permutation_pvalue"
+    )
     model: str = "sd1.4"  # short name of the base model; the task's own where it is not given
     task: str = "people"  # task name
     unlearning_algorithm: str  # method, by backend name
@@ -57,6 +64,13 @@ class ResultTemplateInterferenceAlongAttribute(ResultTemplate):
     epochs: int | None = None  # None: the only one on disk
     n_permutations: int = 10_000  # shuffles of entities behind a p-value
     random_state: int = 42  # seed of permutations and resampling
+
+    @classmethod
+    def grid(cls, about) -> Iterator[dict]:
+        for u in about.methods:
+            for a in about.attributes:
+                for p in about.metrics:
+                    yield dict(unlearning_algorithm=u, interference_pair=p, attribute=a)
 
     def _check(self):
         super()._check()

@@ -4,6 +4,9 @@
 
 # %% ../../nbs/6_results/80_association.ipynb #c05eea92
 from __future__ import annotations
+from collections.abc import Iterator
+from itertools import combinations
+from typing import ClassVar
 from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,6 +14,7 @@ from ..core import check_name
 from ..interference.stats import renamings, benjamini_hochberg
 from ..plotting import heatmap
 from ..unlearners.methods import method_label
+from .asking import Effect
 from .displacement import EmbeddingTemplate
 from .relationship import InsufficientSamplesError, attribute_values
 from ..store import read_entities
@@ -73,6 +77,8 @@ def label_test(
 # %% ../../nbs/6_results/80_association.ipynb #cc49540f
 class ResultTemplateImplicitAssociationTest(EmbeddingTemplate):
     "Change of the association between the groups of two attributes."
+    place: ClassVar[int] = 210
+    effect: ClassVar = Effect("iat_effect_size", "mean absolute change of association", "label_pvalue")
     attribute_1: str  # first column of the entity table
     attribute_2: str  # second column of the entity table
     latent_embedding: str = "dino_embedding"  # whose embeddings of the pictures
@@ -80,6 +86,15 @@ class ResultTemplateImplicitAssociationTest(EmbeddingTemplate):
     significance_threshold: float = .05  # p below which a relationship counts, in 0..1
     random_state: int = 42  # seed of permutations and resampling
     include_emitter: bool = False  # count the emitter's own pictures, as published
+
+    @classmethod
+    def grid(cls, about) -> Iterator[dict]:
+        if not about.embedded: return
+        pairs = [*combinations(about.categorical, 2)] or [(a, a) for a in about.categorical]
+        for u in about.methods:
+            for a, b in pairs:
+                asked = dict(unlearning_algorithm=u, attribute_1=a, attribute_2=b)
+                yield dict(asked, latent_embedding="dino_embedding")
 
     def _check(self):
         super()._check()

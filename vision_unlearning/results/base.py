@@ -5,6 +5,7 @@
 # %% ../../nbs/6_results/00_base.ipynb #767a1a9d
 from __future__ import annotations
 import functools, hashlib, re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -52,6 +53,9 @@ class ResultTemplate(Config):
     how: ClassVar = frozenset(
         {"recompute_if_exists", "save_outputs", "base_folder", "remote_repository_name"}
     )
+    # what a page about a task shows of it: `results.asking.Effect`, and where; a new one comes at the end
+    effect: ClassVar = None
+    place: ClassVar[int] = 1000
     recompute_if_exists: bool = False  # answer again although the answer is on disk
     save_outputs: bool = True  # write the answer
     base_folder: str = "assets"  # root of the store
@@ -84,6 +88,19 @@ class ResultTemplate(Config):
     def question(cls) -> str:
         "The name of the question in files: that of the class without its prefix."
         return cls.__name__.removeprefix("ResultTemplate")
+    @classmethod
+    def grid(cls,
+        about,  # `results.asking.Subjects`: what a task offers
+    ) -> Iterator[dict]:
+        "The arguments of every question about a task, without the task; none where nothing is said."
+        return iter(())
+    @classmethod
+    def headline(cls,
+        data: dict,  # what `compute` returned
+    ) -> dict:  # effect, effect_kind, pvalue; None where there is none
+        "How large and how sure, of one answer."
+        if cls.effect is None: return dict(effect=None, effect_kind=None, pvalue=None)
+        return cls.effect.read(data["result"])
     @property
     def store(self) -> Store:
         "Where the tables are."

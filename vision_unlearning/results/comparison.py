@@ -7,6 +7,8 @@ from __future__ import annotations
 import re
 from itertools import combinations
 from pathlib import Path
+from collections.abc import Iterator
+from typing import ClassVar
 from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
@@ -99,11 +101,18 @@ def paired_differences(
 # %% ../../nbs/6_results/20_comparison.ipynb #73fcf586
 class ResultTemplateMethodComparisonByMetricEntity(ResultTemplate):
     "Distribution of one entity metric for several methods."
+    place: ClassVar[int] = 100
     model: str = "sd1.4"  # short name of the base model; the task's own where it is not given
     task: str = "people"  # task name
     interference_entity: str  # entity metric
     unlearning_algorithm_list: list[str]  # methods to compare, by backend name
     epochs: dict[str, int] = {}  # method -> epochs, for methods that the table has with several
+
+    @classmethod
+    def grid(cls, about) -> Iterator[dict]:
+        forgotten = [f"forget_{p}" for p in about.metrics]
+        for e in forgotten + about.emitter_averages + about.receiver_averages:
+            yield dict(interference_entity=e, unlearning_algorithm_list=about.methods)
 
     def _check(self):
         super()._check()

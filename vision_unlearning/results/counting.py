@@ -5,6 +5,8 @@
 # %% ../../nbs/6_results/40_counting.ipynb #588e0e13
 from __future__ import annotations
 from pathlib import Path
+from collections.abc import Iterator
+from typing import ClassVar
 from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,6 +22,7 @@ from ..interference.stats import benjamini_hochberg
 from ..interference.names import metric_label
 from ..plotting import new_axes
 from ..unlearners.methods import method_color, method_label
+from .asking import Effect
 from .base import ResultTemplate, read_shared
 from .comparison import find_column
 from vision_unlearning.results.relationship import (
@@ -84,6 +87,8 @@ def attribute_tests(
 # %% ../../nbs/6_results/40_counting.ipynb #c5228ce0
 class ResultTemplateCountSignificantRelationship(ResultTemplate):
     "Number of significant relationships over methods, entity metrics and attributes."
+    place: ClassVar[int] = 140
+    effect: ClassVar = Effect("total_count", "significant relations")
     model: str = "sd1.4"  # short name of the base model; the task's own where it is not given
     task: str = "people"  # task name
     unlearning_algorithm_list: list[str]  # methods to compare, by backend name
@@ -95,6 +100,13 @@ class ResultTemplateCountSignificantRelationship(ResultTemplate):
     significance_threshold: float = .05  # false discovery rate of the whole family
     n_permutations: int = 10_000  # shuffles of entities behind a p-value
     random_state: int = 42  # seed of permutations and resampling
+
+    @classmethod
+    def grid(cls, about) -> Iterator[dict]:
+        if not about.attributes: return
+        averages = about.emitter_averages + about.receiver_averages
+        asked = dict(unlearning_algorithm_list=about.methods, interference_entity_list=averages)
+        yield dict(asked, attribute_list=about.attributes)
 
     def _check(self):
         super()._check()

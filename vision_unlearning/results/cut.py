@@ -5,6 +5,8 @@
 # %% ../../nbs/6_results/70_cut.ipynb #18ae285f
 from __future__ import annotations
 from pathlib import Path
+from collections.abc import Iterator
+from typing import ClassVar
 from fastcore.basics import patch
 import networkx as nx
 import numpy as np
@@ -14,6 +16,7 @@ from ..interference.names import metric_label
 from ..interference.pair_metrics import PAIR_METRICS
 from ..plotting import new_axes
 from ..unlearners.methods import method_color, method_label
+from .asking import Effect
 from .base import ResultTemplate, pair_files, read_pairs
 from ..store import MissingSessionError, find_entity, read_entities
 
@@ -52,6 +55,8 @@ def minimum_cut(
 # %% ../../nbs/6_results/70_cut.ipynb #b705cb89
 class ResultTemplateMinimumCutInterference(ResultTemplate):
     "The smallest interference whose removal parts two entities."
+    place: ClassVar[int] = 60
+    effect: ClassVar = Effect("relative_cut", "share of what could flow; 1 is trivial")
     model: str = "sd1.4"  # short name of the base model; the task's own where it is not given
     task: str = "people"  # task name
     unlearning_algorithm: str  # method, by backend name
@@ -61,6 +66,14 @@ class ResultTemplateMinimumCutInterference(ResultTemplate):
     lambda_quantile: float = 0.  # share of the positive capacities that is dropped
     lambda_value: float | None = None  # or a threshold: smaller capacities are dropped
     epochs: int | None = None  # None: the only one on disk
+
+    @classmethod
+    def grid(cls, about) -> Iterator[dict]:
+        for u in about.methods:
+            if about.worst[u] is None: continue
+            first, second = about.worst[u]
+            for p in about.metrics:
+                yield dict(unlearning_algorithm=u, interference_pair=p, entity_1=first, entity_2=second)
 
     def _check(self):
         super()._check()

@@ -5,6 +5,8 @@
 # %% ../../nbs/6_results/35_directional.ipynb #588e0e13
 from __future__ import annotations
 from pathlib import Path
+from collections.abc import Iterator
+from typing import ClassVar
 from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +14,7 @@ from ..core import check_name
 from ..interference.names import metric_label
 from ..interference.pair_metrics import PAIR_METRICS
 from ..unlearners.methods import method_color, method_label
+from .asking import Effect
 from .base import ResultTemplate, pair_files, read_pairs
 from vision_unlearning.results.relationship import (
     InsufficientSamplesError,
@@ -45,6 +48,8 @@ def received(
 # %% ../../nbs/6_results/35_directional.ipynb #ad6eef0f
 class ResultTemplateSignificantRelationshipCategoricalDirectional(ResultTemplate):
     "Whether the harm from one group of emitters falls on some groups of receivers more than on others."
+    place: ClassVar[int] = 150
+    effect: ClassVar = Effect("contrast.effect_size", "ω² of the contrast", "contrast.permutation_pvalue")
     model: str = "sd1.4"  # short name of the base model; the task's own where it is not given
     task: str = "people"  # task name
     unlearning_algorithm: str  # method, by backend name
@@ -57,6 +62,13 @@ class ResultTemplateSignificantRelationshipCategoricalDirectional(ResultTemplate
     epochs: int | None = None  # None: the only one on disk
     n_permutations: int = 10_000  # shuffles of entities behind a p-value
     random_state: int = 42  # seed of permutations and resampling
+
+    @classmethod
+    def grid(cls, about) -> Iterator[dict]:
+        for u in about.methods:
+            for a, values in about.categorical.items():
+                asked = dict(unlearning_algorithm=u, interference_pair=about.main, attribute=a)
+                for v in values: yield dict(asked, source_attribute_value=v)
 
     def inputs(self) -> list[Path]:
         return [

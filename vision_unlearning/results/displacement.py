@@ -6,6 +6,8 @@
 from __future__ import annotations
 import functools
 from pathlib import Path
+from collections.abc import Iterator
+from typing import ClassVar
 from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +18,7 @@ from ..intervals import bootstrap_interval
 from ..interference.names import metric_label
 from ..plotting import new_axes, scatter
 from ..unlearners.methods import method_color, method_label
+from .asking import Effect
 from .base import ResultTemplate, _signature, pair_files, read_pairs
 from vision_unlearning.store import (
     MissingSessionError,
@@ -117,8 +120,16 @@ def simulate_embeddings(
 # %% ../../nbs/6_results/75_displacement.ipynb #c0407b82
 class ResultTemplateEmbeddingUnlearningProfile(EmbeddingTemplate):
     "How the embeddings of all entities moved when one was forgotten."
+    place: ClassVar[int] = 200
+    effect: ClassVar = Effect("embedding_specificity_ratio", "specificity, 1 is none")
     entity: str  # the emitter
     n_pca_components: int = 2  # dimensions of the drawing
+
+    @classmethod
+    def grid(cls, about) -> Iterator[dict]:
+        if not about.embedded: return
+        for u in about.methods:
+            for e in about.emitters[u][:3]: yield dict(unlearning_algorithm=u, entity=e)
 
     def _index(self) -> int:
         entities = read_entities(self.store, self.task)
@@ -242,10 +253,17 @@ def plot(cls: ResultTemplateEmbeddingUnlearningProfile,
 # %% ../../nbs/6_results/75_displacement.ipynb #29207687
 class ResultTemplateEmbeddingForgettingEfficiency(EmbeddingTemplate):
     "Specificity of the edits of one method, and whether it goes with forgetting."
+    place: ClassVar[int] = 190
+    effect: ClassVar = Effect("median_ratio", "specificity, 1 is none", "permutation_pvalue")
     n_permutations: int = 10_000  # shuffles of entities behind a p-value
     significance_threshold: float = .05  # p below which a relationship counts, in 0..1
     random_state: int = 42  # seed of permutations and resampling
     legacy: bool = False  # hold the ratio against the emitter's mean over all receivers, as published
+
+    @classmethod
+    def grid(cls, about) -> Iterator[dict]:
+        if not about.embedded: return
+        for u in about.methods: yield dict(unlearning_algorithm=u)
 
     def _compute_from_scratch(self) -> dict:
         off, files, names = self._vectors(self.store.embeddings(self.task)), self._files(), self.names

@@ -5,6 +5,8 @@
 # %% ../../nbs/6_results/55_emitter.ipynb #588e0e13
 from __future__ import annotations
 from pathlib import Path
+from collections.abc import Iterator
+from typing import ClassVar
 from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,6 +17,7 @@ from ..interference.pair_metrics import PAIR_METRICS
 from ..explore.similarity import similarity_label
 from ..plotting import new_axes, scatter
 from ..unlearners.methods import method_color, method_label
+from .asking import Effect
 from vision_unlearning.results.base import (
     PairTable,
     ResultTemplate,
@@ -44,6 +47,13 @@ class EmitterTemplate(ResultTemplate):
     epochs: int | None = None  # None: the only one on disk
     n_permutations: int = 10_000
     random_state: int = 42
+
+    @classmethod
+    def grid(cls, about) -> Iterator[dict]:
+        for u in about.methods:
+            for s in about.similarities[:1]:
+                asked = dict(unlearning_algorithm=u, interference_pair=about.main, similarity_metric=s)
+                for e in about.emitters[u]: yield dict(asked, entity=e)
 
     def _check(self):
         super()._check()
@@ -98,6 +108,10 @@ class EmitterTemplate(ResultTemplate):
 # %% ../../nbs/6_results/55_emitter.ipynb #1d2d3db1
 class ResultTemplateMetricSimilarityAlignmentOne(EmitterTemplate):
     "For one emitter, to what degree similar receivers are harmed more."
+    place: ClassVar[int] = 80
+    effect: ClassVar = Effect(
+        "harm_correlation", "r, positive: similar ones suffer more", "permutation_pvalue"
+    )
 
     def _compute_from_scratch(self) -> dict:
         names, harm, alike = self._row()
@@ -157,6 +171,8 @@ def plot(cls: ResultTemplateMetricSimilarityAlignmentOne,
 # %% ../../nbs/6_results/55_emitter.ipynb #83155db1
 class ResultTemplateInterferenceBySimilarityRank(EmitterTemplate):
     "The harm to receivers in the order of their similarity to one emitter."
+    place: ClassVar[int] = 90
+    effect: ClassVar = Effect("spearman_statistic", "Spearman of similarity and metric", "permutation_pvalue")
 
     def _compute_from_scratch(self) -> dict:
         names, harm, alike = self._row()

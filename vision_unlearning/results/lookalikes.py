@@ -5,6 +5,8 @@
 # %% ../../nbs/6_results/15_lookalikes.ipynb #588e0e13
 from __future__ import annotations
 from pathlib import Path
+from collections.abc import Iterator
+from typing import ClassVar
 from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
@@ -26,8 +28,16 @@ __all__ = ['ResultTemplateSimilarityVisualSummary']
 # %% ../../nbs/6_results/15_lookalikes.ipynb #78de3117
 class ResultTemplateSimilarityVisualSummary(VisualSummaryBase):
     "Images of the emitter, of its most similar and of its least similar receivers."
+    place: ClassVar[int] = 180
     similarity_metric: str  # similarity, by name
     seed: int = 42  # seed of the pictures
+
+    @classmethod
+    def grid(cls, about) -> Iterator[dict]:
+        for u in about.methods:
+            for s in about.similarities[:1]:
+                for e in about.emitters[u][:3]:
+                    yield dict(unlearning_algorithm=u, similarity_metric=s, entity=e)
 
     def _check(self):
         super()._check()

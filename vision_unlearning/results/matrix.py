@@ -5,6 +5,8 @@
 # %% ../../nbs/6_results/05_matrix.ipynb #588e0e13
 from __future__ import annotations
 from pathlib import Path
+from collections.abc import Iterator
+from typing import ClassVar
 from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
@@ -108,12 +110,23 @@ def plot(cls: ResultTemplateMatrix,
 # %% ../../nbs/6_results/05_matrix.ipynb #060bf80f
 class ResultTemplateInterferenceMatrix(ResultTemplateMatrix):
     "One pair metric between all emitters and receivers."
+    place: ClassVar[int] = 10
     model: str = "sd1.4"  # short name of the base model; the task's own where it is not given
     task: str = "people"  # task name
     unlearning_algorithm: str  # method, by backend name
     interference_pair: str  # pair metric: what harm is measured by
     epochs: int | None = None  # None: the only one on disk
     metric_key_name: str = "interference_pair"  # which argument names the metric; part of the published form
+
+    @classmethod
+    def grid(cls, about) -> Iterator[dict]:
+        for u in about.methods:
+            for p in about.metrics:
+                yield dict(unlearning_algorithm=u, interference_pair=p, **about.group_by)
+    @classmethod
+    def headline(cls, data) -> dict:
+        mean = data["metadata"]["summary"]["off_diagonal_average"]
+        return dict(effect=mean, effect_kind="mean of all pairs but the diagonal", pvalue=None)
 
     def inputs(self) -> list[Path]:
         return [
@@ -138,10 +151,15 @@ class ResultTemplateInterferenceMatrix(ResultTemplateMatrix):
 # %% ../../nbs/6_results/05_matrix.ipynb #a6456fbb
 class ResultTemplateSimilarityMatrix(ResultTemplateMatrix):
     "One similarity between all entities."
+    place: ClassVar[int] = 20
     model: str = "sd1.4"  # short name of the base model; the task's own where it is not given
     task: str = "scenes"  # task name
     similarity_metric: str = "clip"  # similarity, by name
     metric_key_name: str = "similarity_metric"  # which argument names the metric; part of the published form
+
+    @classmethod
+    def grid(cls, about) -> Iterator[dict]:
+        for s in about.similarities: yield dict(similarity_metric=s, **about.group_by)
 
     def _check(self):
         super()._check()

@@ -4,12 +4,16 @@
 
 # %% ../../nbs/6_results/50_metrics.ipynb #c05eea92
 from __future__ import annotations
+from collections.abc import Iterator
+from itertools import combinations
+from typing import ClassVar
 from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
 from ..interference.names import metric_label
 from ..plotting import new_axes, scatter
 from ..unlearners.methods import method_color, method_label
+from .asking import Effect
 from .relationship import EntityTemplate, correlate, sound_title
 
 # %% auto #0
@@ -18,8 +22,17 @@ __all__ = ['ResultTemplateMetricMetricAlignment', 'farthest_from_line']
 # %% ../../nbs/6_results/50_metrics.ipynb #0e24510d
 class ResultTemplateMetricMetricAlignment(EntityTemplate):
     "How strongly two entity metrics are correlated."
+    place: ClassVar[int] = 110
+    effect: ClassVar = Effect("effect_size", "r", "permutation_pvalue")
     interference_entity_1: str  # entity metric on the horizontal axis
     interference_entity_2: str  # entity metric on the vertical axis
+
+    @classmethod
+    def grid(cls, about) -> Iterator[dict]:
+        emitters, receivers = about.emitter_averages, about.receiver_averages
+        for u in about.methods:
+            for a, b in [*combinations(emitters, 2), *zip(emitters, receivers)]:
+                yield dict(unlearning_algorithm=u, interference_entity_1=a, interference_entity_2=b)
 
     def _compute_from_scratch(self) -> dict:
         rows = self._rows()

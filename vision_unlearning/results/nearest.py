@@ -6,6 +6,8 @@
 from __future__ import annotations
 from itertools import product
 from pathlib import Path
+from collections.abc import Iterator
+from typing import ClassVar
 from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
@@ -68,6 +70,7 @@ def count_hits(
 # %% ../../nbs/6_results/60_nearest.ipynb #c80042ea
 class ResultTemplateMostSimilarMostInterferedGrid(ResultTemplate):
     "How often the most similar receiver is among the most harmed, for each method and task."
+    place: ClassVar[int] = 50
     tasks: list[str] = ["people", "breeds", "scenes"]  # one row of the grid each
     unlearning_algorithms: list[str] = ["distil", "munba", "uce"]  # methods
     interference_pairs: list[str] = ["clip_diff", "brisque_diff", "rmse", "ssim", "dino_diff"]  # pair metrics
@@ -76,6 +79,21 @@ class ResultTemplateMostSimilarMostInterferedGrid(ResultTemplate):
     significance_threshold: float = .05  # p below which a relationship counts, in 0..1
     n_permutations: int = 1000  # shuffles of entities behind a p-value
     random_state: int = 42  # seed of permutations and resampling
+
+    @classmethod
+    def grid(cls, about) -> Iterator[dict]:
+        for u in about.methods:
+            asked = dict(
+                unlearning_algorithms=[u],
+                interference_pairs=about.metrics,
+                similarity_metrics=about.similarities,
+            )
+            for k in (1, 5): yield dict(asked, top_k=k)
+    @classmethod
+    def headline(cls, data) -> dict:
+        count, chance, sure = (data["result"][k][0][0] for k in ("counts", "expected", "pvalues"))
+        effect = count / chance if chance else None
+        return dict(effect=effect, effect_kind="hits, in multiples of chance", pvalue=sure)
 
     def _check(self):
         super()._check()

@@ -5,7 +5,8 @@
 # %% ../../nbs/6_results/65_prediction.ipynb #bda3e518
 from __future__ import annotations
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
+from collections.abc import Iterator
 from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,6 +21,7 @@ from ..interference.pair_metrics import PAIR_METRICS
 from ..explore.similarity import similarity_label
 from ..plotting import new_axes, scatter
 from ..unlearners.methods import method_color, method_label
+from .asking import Effect
 from vision_unlearning.results.base import (
     PairTable,
     ResultTemplate,
@@ -110,6 +112,8 @@ def split_pairs(
 # %% ../../nbs/6_results/65_prediction.ipynb #13eb22e8
 class ResultTemplateMetricSimilarityAlignmentMulti(ResultTemplate):
     "Regression from similarities and attributes to the harm of a pair, tested on entities it has not seen."
+    place: ClassVar[int] = 40
+    effect: ClassVar = Effect("r2_test", "R² on unseen entities", "permutation_pvalue")
     model: str = "sd1.4"  # short name of the base model; the task's own where it is not given
     task: str = "people"  # task name
     unlearning_algorithm: str  # method, by backend name
@@ -128,6 +132,16 @@ class ResultTemplateMetricSimilarityAlignmentMulti(ResultTemplate):
     explain: bool = False  # SHAP values of up to 1,000 test pairs
     epochs: int | None = None  # None: the only one on disk
     n_permutations: int = 10_000  # shuffles of entities behind a p-value
+
+    @classmethod
+    def grid(cls, about) -> Iterator[dict]:
+        for u in about.methods:
+            for p in dict.fromkeys((about.main, "clip_diff")):
+                if p not in about.metrics: continue
+                asked = dict(unlearning_algorithm=u, interference_pair=p)
+                asked["similarity_metric_list"] = about.similarities
+                for regression in ("linear_regression", "random_forest"):
+                    yield dict(asked, regression_algorithm=regression)
 
     def _check(self):
         super()._check()

@@ -5,7 +5,8 @@
 # %% ../../nbs/6_results/30_relationship.ipynb #bda3e518
 from __future__ import annotations
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from collections.abc import Iterator
 from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,6 +23,7 @@ from ..intervals import bootstrap_interval
 from ..interference.names import metric_label
 from ..plotting import new_axes, scatter
 from ..unlearners.methods import method_color, method_label
+from .asking import Effect
 from .base import ResultTemplate, pair_files, read_pairs, read_shared
 from .comparison import find_column
 
@@ -146,8 +148,17 @@ def attribute_values(
 # %% ../../nbs/6_results/30_relationship.ipynb #36fd5332
 class ResultTemplateSignificantRelationshipNumerical(EntityTemplate):
     "Whether an entity metric goes with a numerical attribute."
+    place: ClassVar[int] = 120
+    effect: ClassVar = Effect("effect_size", "r", "permutation_pvalue")
     interference_entity: str  # entity metric
     attribute: str  # column of the entity table
+
+    @classmethod
+    def grid(cls, about) -> Iterator[dict]:
+        for u in about.methods:
+            for a in about.numerical:
+                for e in about.emitter_averages + about.receiver_averages:
+                    yield dict(unlearning_algorithm=u, interference_entity=e, attribute=a)
 
     def _compute_from_scratch(self) -> dict:
         rows = self._rows()
@@ -207,10 +218,19 @@ def plot(cls: ResultTemplateSignificantRelationshipNumerical,
 # %% ../../nbs/6_results/30_relationship.ipynb #876a19bd
 class ResultTemplateSignificantRelationshipCategorical(EntityTemplate):
     "Whether groups of entities differ in an entity metric."
+    place: ClassVar[int] = 130
+    effect: ClassVar = Effect("effect_size", "ω²", "permutation_pvalue")
     interference_entity: str  # entity metric
     attribute: str  # column of the entity table
     attribute_value: str | int | None = None  # None: all emitters; else only those with this value
     min_samples_per_category: int = 5  # smaller categories are left out
+
+    @classmethod
+    def grid(cls, about) -> Iterator[dict]:
+        for u in about.methods:
+            for a in about.categorical:
+                for e in about.emitter_averages + about.receiver_averages:
+                    yield dict(unlearning_algorithm=u, interference_entity=e, attribute=a)
 
     def _check(self):
         super()._check()

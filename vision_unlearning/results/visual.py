@@ -6,6 +6,8 @@
 from __future__ import annotations
 import base64, io, re
 from pathlib import Path
+from collections.abc import Iterator
+from typing import ClassVar
 from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
@@ -141,8 +143,15 @@ def draw_strip(
 # %% ../../nbs/6_results/10_visual.ipynb #4b50ba11
 class ResultTemplateInterferenceVisualSummary(VisualSummaryBase):
     "Images of the emitter, of the four worst and of the four best receivers."
+    place: ClassVar[int] = 170
     interference_pair: str  # pair metric: what harm is measured by
     seed: int = 42  # seed of the pictures
+
+    @classmethod
+    def grid(cls, about) -> Iterator[dict]:
+        for u in about.methods:
+            asked = dict(unlearning_algorithm=u, interference_pair=about.main)
+            for e in about.emitters[u][:3]: yield dict(asked, entity=e)
 
     def _choose(self) -> tuple[dict, list[str], list[str], dict[str, float], int]:
         "Emitter, worst, best, all values, epochs."
@@ -209,8 +218,13 @@ def plot(cls: ResultTemplateInterferenceVisualSummary,
 # %% ../../nbs/6_results/10_visual.ipynb #33e9acb0
 class ResultTemplateUnlearningVisualSummary(VisualSummaryBase):
     "Images of the emitter without and with the edit, for all seeds, with its numbers."
+    place: ClassVar[int] = 160
     seeds: list[int] | None = None  # None: all that are on disk
     max_entities: int = 6  # how many emitters when none is named
+
+    @classmethod
+    def grid(cls, about) -> Iterator[dict]:
+        for u in about.methods: yield dict(unlearning_algorithm=u)
 
     def _emitters(self) -> list[tuple[str, int]]:
         emitter, table = self._emitter(), self._table()

@@ -20,74 +20,9 @@ from .questions import questions, subjects
 from ..store import Store, atomic_path
 
 # %% auto #0
-__all__ = ['EFFECTS', 'ARGUMENTS', 'ANSWER_COLUMNS', 'Effect', 'number_at', 'headline', 'Answer', 'answer', 'ask_all', 'kept_of',
-           'attributes_by_method', 'groups_that_pay', 'harm_travels', 'worth_showing', 'first_axes', 'rows_html',
-           'template_blocks', 'attribute_blocks', 'write_answers']
-
-# %% ../../nbs/8_running/42_answers.ipynb #a925894d
-@dataclass(frozen=True)
-class Effect:
-    "Which numbers of an answer stand in the table."
-    key: str  # of the effect in the result; a dot leads into a part of it
-    kind: str  # what the effect is, in words
-    pvalue: str = ""  # key of the p-value; empty where nothing is tested
-
-# %% ../../nbs/8_running/42_answers.ipynb #6d64b333
-EFFECTS = {
-    "MetricSimilarityAlignment": Effect(
-        "harm_correlation", "r, positive: similar ones suffer more", "mantel_pvalue"
-    ),
-    "MetricSimilarityAlignmentOne": Effect(
-        "harm_correlation", "r, positive: similar ones suffer more", "permutation_pvalue"
-    ),
-    "InterferenceAlongAttribute": Effect(
-        "harm_correlation", "partial r, positive: those who share it suffer more", "permutation_pvalue"
-    ),
-    "InterferenceBySimilarityRank": Effect(
-        "spearman_statistic", "Spearman of similarity and metric", "permutation_pvalue"
-    ),
-    "MetricSimilarityAlignmentMulti": Effect("r2_test", "R² on unseen entities", "permutation_pvalue"),
-    "MetricMetricAlignment": Effect("effect_size", "r", "permutation_pvalue"),
-    "SignificantRelationshipNumerical": Effect("effect_size", "r", "permutation_pvalue"),
-    "SignificantRelationshipCategorical": Effect("effect_size", "ω²", "permutation_pvalue"),
-    "SignificantRelationshipCategoricalDirectional": Effect(
-        "contrast.effect_size", "ω² of the contrast", "contrast.permutation_pvalue"
-    ),
-    "CountSignificantRelationship": Effect("total_count", "significant relations"),
-    "ImplicitAssociationTest": Effect(
-        "iat_effect_size", "mean absolute change of association", "label_pvalue"
-    ),
-    "EmbeddingForgettingEfficiency": Effect("median_ratio", "specificity, 1 is none", "permutation_pvalue"),
-    "EmbeddingUnlearningProfile": Effect("embedding_specificity_ratio", "specificity, 1 is none"),
-    "MinimumCutInterference": Effect("relative_cut", "share of what could flow; 1 is trivial"),
-}
-
-# %% ../../nbs/8_running/42_answers.ipynb #b044ef9f
-def number_at(
-    result,  # of an answer
-    path: str,  # keys with dots between them
-) -> Any:  # None where there is none
-    "One number of a nested result."
-    for key in path.split("."): result = result.get(key) if isinstance(result, dict) else None
-    return result
-
-# %% ../../nbs/8_running/42_answers.ipynb #48886790
-def headline(
-    template: str,  # short name
-    data: dict,  # what `compute` returned
-) -> dict[str, Any]:  # effect, effect_kind, pvalue; None where there is none
-    "How large and how sure, of one answer."
-    if template == "MostSimilarMostInterferedGrid":
-        count, chance, sure = (data["result"][k][0][0] for k in ("counts", "expected", "pvalues"))
-        effect = count / chance if chance else None
-        return dict(effect=effect, effect_kind="hits, in multiples of chance", pvalue=sure)
-    if template == "InterferenceMatrix":
-        mean = data["metadata"]["summary"]["off_diagonal_average"]
-        return dict(effect=mean, effect_kind="mean of all pairs but the diagonal", pvalue=None)
-    if template not in EFFECTS: return dict(effect=None, effect_kind=None, pvalue=None)
-    told = EFFECTS[template]
-    effect, pvalue = (number_at(data["result"], key) for key in (told.key, told.pvalue))
-    return dict(effect=effect, effect_kind=told.kind, pvalue=pvalue)
+__all__ = ['ARGUMENTS', 'ANSWER_COLUMNS', 'Answer', 'answer', 'ask_all', 'kept_of', 'attributes_by_method', 'groups_that_pay',
+           'harm_travels', 'worth_showing', 'first_axes', 'rows_html', 'template_blocks', 'attribute_blocks',
+           'write_answers']
 
 # %% ../../nbs/8_running/42_answers.ipynb #2703fa90
 @dataclass(frozen=True)
@@ -128,7 +63,7 @@ def answer(
     except (MissingSessionError, InsufficientSamplesError) as error:
         row["skipped"] = str(error).partition("\n")[0].replace(str(store.base), "")
         return Answer(row, None, cls)
-    row |= headline(template, data)
+    row |= cls.headline(data)
     row["skipped"] = None
     row["file"] = str(Path(path).relative_to(store.base))
     row["seconds"] = round(time.perf_counter() - start, 3)

@@ -5,37 +5,19 @@
 # %% ../../nbs/8_running/40_questions.ipynb #fc5ee098
 from __future__ import annotations
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import chain, combinations
 import numpy as np
+from ..benchmarks import rt_name_to_class
 from ..core import MissingSessionError, check_name
 from ..explore.similarity import SIMILARITIES, attribute_columns
 from ..interference.entity import pair_sessions
 from ..interference.pair_metrics import PAIR_METRICS
+from ..results.asking import Subjects
 from ..results.base import PairTable, read_pairs
 from ..store import Store, read_entities
 from ..unlearners.methods import known_methods
 
 # %% auto #0
-__all__ = ['Question', 'Subjects', 'worst_pair', 'shared_values', 'made_similarities', 'tested_methods', 'subjects',
-           'matrix_questions', 'similarity_questions', 'nearest_questions', 'path_questions', 'emitter_questions',
-           'average_questions', 'group_questions', 'picture_questions', 'embedding_questions', 'questions']
-
-# %% ../../nbs/8_running/40_questions.ipynb #82be5183
-@dataclass(frozen=True)
-class Subjects:
-    "What the questions of a task can be about."
-    methods: list[str]  # backend names, those with tables
-    metrics: list[str]  # pair metrics that all tables have
-    left_out: list[str]  # pair metrics that only some have
-    main: str  # the pair metric of questions about single emitters
-    similarities: list[str]  # kinds that are there or can be made
-    categorical: dict[str, list[str]]  # attribute -> its values, each shared by five entities at least
-    numerical: list[str]  # attributes
-    emitters: dict[str, list[str]]  # method -> names that it forgot
-    worst: dict[str, tuple[str, str] | None]  # method -> the emitter and the entity that it harms most
-    embedded: bool  # whether the pictures were embedded
+__all__ = ['Question', 'worst_pair', 'shared_values', 'made_similarities', 'tested_methods', 'subjects', 'questions']
 
 # %% ../../nbs/8_running/40_questions.ipynb #7da34276
 def worst_pair(
@@ -117,117 +99,9 @@ def subjects(
         embedded=store.embeddings(task).is_file(),
     )
 
-# %% ../../nbs/8_running/40_questions.ipynb #615e4853
+# %% ../../nbs/8_running/40_questions.ipynb #85997637
 Question = tuple[str, dict]  # short name of a template, and its arguments
 
-def matrix_questions(about: Subjects) -> Iterator[Question]:
-    "The matrix of everything, for each method and metric, and for each similarity."
-    group = {"group_by": next(iter(about.categorical))} if about.categorical else {}
-    for u in about.methods:
-        for p in about.metrics:
-            yield "InterferenceMatrix", dict(unlearning_algorithm=u, interference_pair=p, **group)
-    for s in about.similarities: yield "SimilarityMatrix", dict(similarity_metric=s, **group)
-
-def similarity_questions(about: Subjects) -> Iterator[Question]:
-    "Whether similar entities suffer more: one similarity at a time, then all together."
-    for u in about.methods:
-        for p in about.metrics:
-            for s in about.similarities:
-                asked = dict(unlearning_algorithm=u, interference_pair=p, similarity_metric=s)
-                yield "MetricSimilarityAlignment", asked
-    for u in about.methods:
-        for p in dict.fromkeys((about.main, "clip_diff")):
-            if p not in about.metrics: continue
-            asked = dict(unlearning_algorithm=u, interference_pair=p)
-            asked["similarity_metric_list"] = about.similarities
-            for regression in ("linear_regression", "random_forest"):
-                yield "MetricSimilarityAlignmentMulti", dict(asked, regression_algorithm=regression)
-
-# %% ../../nbs/8_running/40_questions.ipynb #4b1421aa
-def nearest_questions(about: Subjects) -> Iterator[Question]:
-    "Whether the nearest are the most harmed."
-    for u in about.methods:
-        asked = dict(
-            unlearning_algorithms=[u],
-            interference_pairs=about.metrics,
-            similarity_metrics=about.similarities,
-        )
-        for k in (1, 5): yield "MostSimilarMostInterferedGrid", dict(asked, top_k=k)
-
-def path_questions(about: Subjects) -> Iterator[Question]:
-    "How harm travels: from the worst emitter to its worst victim, and along attributes."
-    for u in about.methods:
-        if about.worst[u] is None: continue
-        first, second = about.worst[u]
-        for p in about.metrics:
-            asked = dict(unlearning_algorithm=u, interference_pair=p, entity_1=first, entity_2=second)
-            yield "MinimumCutInterference", asked
-    for u in about.methods:
-        for a in [*about.categorical, *about.numerical]:
-            for p in about.metrics:
-                asked = dict(unlearning_algorithm=u, interference_pair=p, attribute=a)
-                yield "InterferenceAlongAttribute", asked
-
-def emitter_questions(about: Subjects) -> Iterator[Question]:
-    "The same about single emitters, with the main metric and the first similarity."
-    for template in ("MetricSimilarityAlignmentOne", "InterferenceBySimilarityRank"):
-        for u in about.methods:
-            for s in about.similarities[:1]:
-                asked = dict(unlearning_algorithm=u, interference_pair=about.main, similarity_metric=s)
-                for e in about.emitters[u]: yield template, dict(asked, entity=e)
-
-# %% ../../nbs/8_running/40_questions.ipynb #a6d8a626
-def average_questions(about: Subjects) -> Iterator[Question]:
-    "Averages of entities: between methods, between metrics, and by attribute."
-    emitters = [f"emitter_average_{p}_without_self" for p in about.metrics]
-    receivers = [f"receiver_average_{p}_without_self" for p in about.metrics]
-    averages = emitters + receivers
-    for e in [f"forget_{p}" for p in about.metrics] + averages:
-        asked = dict(interference_entity=e, unlearning_algorithm_list=about.methods)
-        yield "MethodComparisonByMetricEntity", asked
-    for u in about.methods:
-        for a, b in [*combinations(emitters, 2), *zip(emitters, receivers)]:
-            asked = dict(unlearning_algorithm=u, interference_entity_1=a, interference_entity_2=b)
-            yield "MetricMetricAlignment", asked
-        for kind, attributes in (("Numerical", about.numerical), ("Categorical", about.categorical)):
-            for a in attributes:
-                for e in averages:
-                    asked = dict(unlearning_algorithm=u, interference_entity=e, attribute=a)
-                    yield f"SignificantRelationship{kind}", asked
-    attributes = [*about.categorical, *about.numerical]
-    if attributes:
-        asked = dict(unlearning_algorithm_list=about.methods, interference_entity_list=averages)
-        yield "CountSignificantRelationship", dict(asked, attribute_list=attributes)
-
-# %% ../../nbs/8_running/40_questions.ipynb #754b3dd2
-def group_questions(about: Subjects) -> Iterator[Question]:
-    "Whether harm comes from one group more than from the others."
-    for u in about.methods:
-        for a, values in about.categorical.items():
-            asked = dict(unlearning_algorithm=u, interference_pair=about.main, attribute=a)
-            for v in values:
-                yield "SignificantRelationshipCategoricalDirectional", dict(asked, source_attribute_value=v)
-
-def picture_questions(about: Subjects, u: str) -> Iterator[Question]:
-    "Pictures of a method: all emitters at once, then the victims of the first three."
-    yield "UnlearningVisualSummary", dict(unlearning_algorithm=u)
-    asked = dict(unlearning_algorithm=u, interference_pair=about.main)
-    for e in about.emitters[u][:3]: yield "InterferenceVisualSummary", dict(asked, entity=e)
-    for s in about.similarities[:1]:
-        for e in about.emitters[u][:3]:
-            yield "SimilarityVisualSummary", dict(unlearning_algorithm=u, similarity_metric=s, entity=e)
-
-def embedding_questions(about: Subjects, u: str) -> Iterator[Question]:
-    "What an image encoder sees of a method."
-    if not about.embedded: return
-    yield "EmbeddingForgettingEfficiency", dict(unlearning_algorithm=u)
-    for e in about.emitters[u][:3]: yield "EmbeddingUnlearningProfile", dict(unlearning_algorithm=u, entity=e)
-    pairs = [*combinations(about.categorical, 2)] or [(a, a) for a in about.categorical]
-    for a, b in pairs:
-        asked = dict(unlearning_algorithm=u, attribute_1=a, attribute_2=b)
-        yield "ImplicitAssociationTest", dict(asked, latent_embedding="dino_embedding")
-
-# %% ../../nbs/8_running/40_questions.ipynb #85997637
 def questions(
     store: Store,
     task: str,  # task name
@@ -235,16 +109,8 @@ def questions(
 ) -> list[Question]:
     "Every question about a task, in the order of the page."
     about = subjects(store, task, methods)
-    rules = (
-        matrix_questions,
-        similarity_questions,
-        nearest_questions,
-        path_questions,
-        emitter_questions,
-        average_questions,
-        group_questions,
-    )
-    asked = list(chain.from_iterable(rule(about) for rule in rules))
-    for u in about.methods: asked += [*picture_questions(about, u), *embedding_questions(about, u)]
-    many = "MostSimilarMostInterferedGrid"  # the one template that takes several tasks
-    return [(name, {"tasks": [task], **a} if name == many else {"task": task, **a}) for name, a in asked]
+    asked = []
+    for name, template in sorted(rt_name_to_class.items(), key=lambda item: (item[1].place, item[0])):
+        whole = {"tasks": [task]} if "tasks" in template.model_fields else {"task": task}
+        asked += [(name, {**whole, **arguments}) for arguments in template.grid(about)]
+    return asked

@@ -15,7 +15,7 @@ from .held_out import tuning_emitters
 from ...tasks import get_prompt, get_task
 
 # %% auto #0
-__all__ = ['near_and_far', 'part_means', 'JudgeObjective']
+__all__ = ['near_and_far', 'part_means', 'sides', 'JudgeObjective']
 
 # %% ../../../nbs/8a_tuning/05_objective.ipynb #6dc165e8
 def near_and_far(
@@ -45,6 +45,17 @@ def part_means(
     for part, where in (("emitter", slice(None, of_emitter)), ("receiver", slice(of_emitter, None))):
         for name, x in numbers.items(): means[f"{part} {name}"] = float(x[where].mean())
     return means
+
+# %% ../../../nbs/8a_tuning/05_objective.ipynb #53f851eb
+def sides(
+    unlearner,  # a method
+    task: str,  # an embedded task
+    emitter: str,
+    entities: list[dict],  # of the task
+) -> tuple:  # forget, retain: two sets of pictures or two lists of names
+    "What a method is given to forget one emitter."
+    if unlearner.reads == "pictures": return make_split(task, emitter)
+    return [emitter], [e["name"] for e in entities if e["name"] != emitter]
 
 # %% ../../../nbs/8a_tuning/05_objective.ipynb #6a9f0405
 class JudgeObjective:
@@ -88,8 +99,7 @@ class JudgeObjective:
             )
 
     def look(self, emitter) -> dict[str, float]:
-        """Mean probability of the right answer and accuracy, of the emitter and of its receivers, with the
-        pipeline as it is now: 0..1."""
+        "Probability of the right answer and accuracy (0..1) of emitter and receivers, as the pipe is now."
         asked = [(emitter, s) for s in self.seeds]
         asked += [(r, s) for r in self.receivers[emitter] for s in self.receiver_seeds]
         seeds, prompts = [s for _, s in asked], [self.prompts[n] for n, _ in asked]
@@ -100,8 +110,7 @@ class JudgeObjective:
 
     def forget(self, unlearner, emitter):
         "The edit that forgets one emitter."
-        if unlearner.reads == "pictures": forget, retain = make_split(self.task, emitter)
-        else: forget, retain = [emitter], [e["name"] for e in self.entities if e["name"] != emitter]
+        forget, retain = sides(unlearner, self.task, emitter, self.entities)
         return unlearner.unlearn(self.pipe, forget, retain, generator=torch.Generator().manual_seed(0))
 
     def measure(self, edits, scale: float = 1.) -> dict[str, float]:
