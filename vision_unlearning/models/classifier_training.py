@@ -17,7 +17,7 @@ from .schedules import make_schedule
 from .training import load_extra, load_state, save_state
 
 # %% auto #0
-__all__ = ['cross_entropy_loss', 'on_device', 'train_epoch', 'train_classifier', 'Run']
+__all__ = ['cross_entropy_loss', 'on_device', 'train_epoch', 'train_classifier', 'TrainingRun']
 
 # %% ../../nbs/0_models/60_classifier_training.ipynb #f8aba1e2
 def cross_entropy_loss(
@@ -95,7 +95,7 @@ def train_classifier(
     for group in chosen.param_groups: group.setdefault("initial_lr", group["lr"])
     rate = make_schedule(schedule, num_epochs, len(loader), chosen.param_groups[0]["initial_lr"])
     ema = None if ema_decay is None else EMA(model, ema_decay)
-    run = Run(model, chosen, ema, path)
+    run = TrainingRun(model, chosen, ema, path)
     with borrow(model):
         torch.set_grad_enabled(True)
         while run.epoch < num_epochs and not (
@@ -120,7 +120,7 @@ def train_classifier(
     return {"epochs": run.epoch, "seconds": run.seconds, "best_epoch": run.best_epoch, "history": run.history}
 
 # %% ../../nbs/0_models/60_classifier_training.ipynb #fb032b5e
-class Run:
+class TrainingRun:
     "Where a training stands, and the file that says so."
     def __init__(self,
         model: torch.nn.Module,  # in training
@@ -179,8 +179,8 @@ class Run:
     def columns(self):
         "The numbers of the history as one tensor a column."
         numbers = sorted({k for r in self.history for k, v in r.items() if isinstance(v, (int, float))})
-        column = lambda k: torch.tensor([float(r.get(k, math.nan)) for r in self.history], dtype=torch.float64)
-        return {f"history.{k}": column(k) for k in numbers}
+        values = {k: [float(r.get(k, math.nan)) for r in self.history] for k in numbers}
+        return {f"history.{k}": torch.tensor(v, dtype=torch.float64) for k, v in values.items()}
 
     def restore(self, best):
         "Leave the best weights, or the average, in the model."

@@ -8,6 +8,7 @@ import time
 from functools import partial
 from pathlib import Path
 import torch
+from ..cards import card
 from ..core import ForeignFileError, versions
 from .averages import EMA
 from .checkpoints import load_checkpoint, save_checkpoint
@@ -125,9 +126,8 @@ def write_card(
     quality: dict,  # measured numbers, with what they were measured on
 ):
     "Write `README.md` beside the weights."
-    row = lambda pairs: "\n".join(f"| {k} | {v} |" for k, v in pairs.items())
-    text = (
-        f"---\nlicense: apache-2.0\n---\n# {title}\n\n{what}\n\n## Data\n\n{data}\n\n## Training\n\n| | "
-        f"|\n|---|---|\n{row({**training, 'versions': ', '.join(f'{k} {v}' for k, v in versions().items())})}\n\n## Measured\n\n| | |\n|---|---|\n{row(quality)}\n"
-    )
+    made_with = {**training, "versions": ", ".join(f"{k} {v}" for k, v in versions().items())}
+    table = lambda pairs: "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in pairs.items())])
+    sections = {"Data": data, "Training": table(made_with), "Measured": table(quality)}
+    text = card(title, what, sections, licence="apache-2.0", tags=(), library="")
     with atomic_path(Path(folder)/"README.md") as path: path.write_text(text, encoding="utf-8")
