@@ -18,9 +18,10 @@ readme = root / "README.md"
 class BuildWithPipelines(build_py):
     """Put the papermill notebooks into the wheel, as `vision_unlearning/pipelines/*.ipynb`.
 
-    They live in nbs/pipelines, where people read and edit them, so a checkout (editable install) keeps no second copy.
-    `vision_unlearning.running.batch.pipeline_path(name)` looks for `pipelines/<name>.ipynb` beside the package
-    and otherwise for `../nbs/pipelines/<name>.ipynb`: the first is a wheel, the second a checkout.
+    They live in nbs/pipelines, where people read and edit them, so a checkout (editable install) keeps no
+    second copy.
+    `running.stages.pipeline_path(name)` looks for `pipelines/<name>.ipynb` beside the package and otherwise
+    for `../nbs/pipelines/<name>.ipynb`: the first is a wheel, the second a checkout.
     """
 
     def run(self):

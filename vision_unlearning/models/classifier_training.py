@@ -14,7 +14,7 @@ from .training import load_extra, load_state, save_state
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'parse_call', 'make_optimizer', 'make_schedule', 'EMA', 'cross_entropy_loss', 'train_epoch',
-           'train_classifier', 'Run']
+           'train_classifier', 'TrainingRun']
 
 # %% ../../nbs/0_models/60_classifier_training.ipynb #207cb38d
 def parse_call(
@@ -191,7 +191,7 @@ def train_classifier(
     for group in chosen.param_groups: group.setdefault("initial_lr", group["lr"])
     rate = make_schedule(schedule, num_epochs, len(loader), chosen.param_groups[0]["initial_lr"])
     ema = None if ema_decay is None else EMA(model, ema_decay)
-    run = Run(model, chosen, ema, path)
+    run = TrainingRun(model, chosen, ema, path)
     with borrow(model):
         torch.set_grad_enabled(True)
         while run.epoch < num_epochs and not (
@@ -216,7 +216,7 @@ def train_classifier(
     return {"epochs": run.epoch, "seconds": run.seconds, "best_epoch": run.best_epoch, "history": run.history}
 
 # %% ../../nbs/0_models/60_classifier_training.ipynb #fb032b5e
-class Run:
+class TrainingRun:
     "Where a training stands, and the file that says so."
     def __init__(self,
         model: torch.nn.Module,  # in training

@@ -134,8 +134,10 @@ def write_card(
 ):
     "Write `README.md` beside the weights."
     row = lambda pairs: "\n".join(f"| {k} | {v} |" for k, v in pairs.items())
+    made_with = {**training, "versions": ", ".join(f"{k} {v}" for k, v in versions().items())}
+    head = "| | |\n|---|---|"
     text = (
-        f"---\nlicense: apache-2.0\n---\n# {title}\n\n{what}\n\n## Data\n\n{data}\n\n## Training\n\n| | "
-        f"|\n|---|---|\n{row({**training, 'versions': ', '.join(f'{k} {v}' for k, v in versions().items())})}\n\n## Measured\n\n| | |\n|---|---|\n{row(quality)}\n"
+        f"---\nlicense: apache-2.0\n---\n# {title}\n\n{what}\n\n## Data\n\n{data}\n\n"
+        f"## Training\n\n{head}\n{row(made_with)}\n\n## Measured\n\n{head}\n{row(quality)}\n"
     )
     with atomic_path(Path(folder)/"README.md") as path: path.write_text(text, encoding="utf-8")

@@ -12,7 +12,8 @@ from ..core import borrow, check_name, initial_latents, torch_modules
 from .callbacks import Callback
 
 # %% auto #0
-__all__ = ['TRACKERS', 'need', 'make_tracker', 'flat_settings', 'step_values', 'Draws', 'takes_pictures', 'log_pictures', 'Track']
+__all__ = ['TRACKERS', 'need', 'make_tracker', 'dotted_settings', 'step_values', 'Draws', 'takes_pictures', 'log_pictures',
+           'Track']
 
 # %% ../../nbs/3_unlearners/30_tracking.ipynb #246faaeb
 # name -> packages, one of which is needed
@@ -45,14 +46,14 @@ def make_tracker(
     return cls(project, str(folder), **options)
 
 # %% ../../nbs/3_unlearners/30_tracking.ipynb #8cbc20a7
-def flat_settings(
+def dotted_settings(
     settings: dict,  # nested
     prefix: str = "",
 ) -> dict:  # name -> bool, int, float or str
     "Settings as trackers take them."
     found = {}
     for name, value in settings.items():
-        if isinstance(value, dict): found |= flat_settings(value, f"{prefix}{name}.")
+        if isinstance(value, dict): found |= dotted_settings(value, f"{prefix}{name}.")
         elif value is not None:
             found[f"{prefix}{name}"] = value if isinstance(value, (bool, int, float, str)) else str(value)
     return found
@@ -178,7 +179,7 @@ class Track(Callback):
         if state.accelerator is not None and not state.accelerator.is_main_process: return
         self.tracker.start()
         self.started = True
-        self.tracker.store_init_configuration(flat_settings(state.settings))
+        self.tracker.store_init_configuration(dotted_settings(state.settings))
         self.look(state)
 
     def look(self, state):

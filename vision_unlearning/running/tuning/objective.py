@@ -15,7 +15,36 @@ from .held_out import tuning_emitters
 from ...tasks import get_prompt, get_task
 
 # %% auto #0
-__all__ = ['JudgeObjective']
+__all__ = ['near_and_far', 'part_means', 'JudgeObjective']
+
+# %% ../../../nbs/8a_tuning/05_objective.ipynb #6dc165e8
+def near_and_far(
+    pipe,  # whose text encoder says what is near
+    emitter: str,
+    names: list[str],  # of all entities
+    n: int,  # receivers
+) -> list[str]:
+    "The receivers of an emitter: half of them near to it, half at random."
+    near = [x for x, _ in near_neighbours(pipe, emitter, names, n//2)]
+    rest = [x for x in names if x not in (emitter, *near)]
+    drawn = np.random.default_rng(0).permutation(len(rest))[:n - len(near)]
+    return [*near, *(rest[i] for i in sorted(drawn))]
+
+def part_means(
+    found: torch.Tensor,  # (N,K) probabilities, the emitter's pictures first
+    truth: list[int],  # N right answers
+    of_emitter: int,  # pictures of the emitter
+) -> dict[str, float]:  # "emitter probability", "receiver accuracy", ...: 0..1
+    "Mean probability of the right answer and accuracy, of the emitter and of its receivers."
+    right = torch.tensor(truth)
+    numbers = {
+        "probability": found[torch.arange(len(right)), right].double(),
+        "accuracy": (found.argmax(1) == right).double(),
+    }
+    means = {}
+    for part, where in (("emitter", slice(None, of_emitter)), ("receiver", slice(of_emitter, None))):
+        for name, x in numbers.items(): means[f"{part} {name}"] = float(x[where].mean())
+    return means
 
 # %% ../../../nbs/8a_tuning/05_objective.ipynb #6a9f0405
 class JudgeObjective:
@@ -41,7 +70,7 @@ class JudgeObjective:
         self.seeds = tuple(seeds)
         self.receiver_seeds = tuple(receiver_seeds)
         self.prompts = {n: get_prompt(task, n) for n in names}
-        self.receivers = {e: self._receivers(e, names, receivers) for e in self.emitters}
+        self.receivers = {e: near_and_far(self.pipe, e, names, receivers) for e in self.emitters}
         self.description = dict(
             name="judge's probability",
             task=task,
@@ -58,13 +87,6 @@ class JudgeObjective:
                 "seen; choose other emitters"
             )
 
-    def _receivers(self, emitter, names, n):
-        "Half of them near the emitter, half at random."
-        near = [x for x, _ in near_neighbours(self.pipe, emitter, names, n//2)]
-        rest = [x for x in names if x not in (emitter, *near)]
-        drawn = np.random.default_rng(0).permutation(len(rest))[:n - len(near)]
-        return [*near, *(rest[i] for i in sorted(drawn))]
-
     def look(self, emitter) -> dict[str, float]:
         """Mean probability of the right answer and accuracy, of the emitter and of its receivers, with the
         pipeline as it is now: 0..1."""
@@ -74,17 +96,7 @@ class JudgeObjective:
         images = torch.from_numpy(generate_array(self.pipe, seeds, prompts, **self.generation))
         found = self.judge.entity_probabilities(images.permute(0, 3, 1, 2), self.task, self.entities)
         index = {e["name"]: i for i, e in enumerate(self.entities)}
-        truth = torch.tensor([index[n] for n, _ in asked])
-        numbers = {
-            "probability": found[torch.arange(len(truth)), truth].double(),
-            "accuracy": (found.argmax(1) == truth).double(),
-        }
-        parts = {"emitter": slice(None, len(self.seeds)), "receiver": slice(len(self.seeds), None)}
-        return {
-            f"{part} {name}": float(x[where].mean())
-            for part, where in parts.items()
-            for name, x in numbers.items()
-        }
+        return part_means(found, [index[n] for n, _ in asked], len(self.seeds))
 
     def forget(self, unlearner, emitter):
         "The edit that forgets one emitter."
