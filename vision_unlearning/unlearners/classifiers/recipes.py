@@ -10,7 +10,8 @@ from functools import partial
 from typing import ClassVar
 import torch
 from pydantic import Field
-from ...models.classifier_training import make_optimizer, make_schedule, parse_call
+from ...models.optimizers import make_optimizer, parse_call
+from ...models.schedules import make_schedule
 from ...core import Config, check_name
 
 # %% auto #0

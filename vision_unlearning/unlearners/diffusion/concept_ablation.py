@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from ...models.schedules import DiffusersSchedule
 from ...tasks import PROMPT_TEMPLATE
 from ...models.conditioning import condition, predict
 from ..base import concepts
@@ -67,7 +68,7 @@ class ConceptAblation(TrainedUnlearner):
     target_modules: TargetModules = "xattn_kv"  # which weights are trained; the published parameter group
     num_train_steps: int = Field(200, ge=1)  # optimiser updates
     learning_rate: float = Field(2e-4, gt=0)
-    lr_scheduler: Literal["constant", "cosine", "linear"] = "constant"
+    lr_scheduler: DiffusersSchedule = "constant"
     train_batch_size: int = Field(8, ge=1)  # anchor pictures a step
     # lambda, of the diffusion loss on the anchor's own captions; the published prior_loss_weight
     retain_weight: float = Field(1., ge=0)

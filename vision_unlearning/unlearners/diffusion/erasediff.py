@@ -4,12 +4,13 @@
 
 # %% ../../../nbs/3a_diffusion/80_erasediff.ipynb #634c6964
 from __future__ import annotations
-from typing import ClassVar, Literal
+from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch.func import functional_call
 from ...models.conditioning import predict
+from ...models.schedules import DiffusersSchedule
 from ..callbacks import History
 from .inputs import diffusion_batch
 from .training import TrainedUnlearner, as_weights
@@ -73,7 +74,7 @@ class EraseDiff(TrainedUnlearner):
     target_modules: TargetModules = "xattn"  # which weights are trained; the published train_method
     num_train_epochs: int = Field(5, ge=1)  # passes over the forget set
     learning_rate: float = Field(1e-5, gt=0)
-    lr_scheduler: Literal["constant", "cosine", "linear"] = "constant"
+    lr_scheduler: DiffusersSchedule = "constant"
     eta: float = Field(.05, gt=0)  # strength of the demand a_t
     inner_steps: int = Field(0, ge=0)  # K; 0: the demand is eta*|grad|^2 and no inner problem is solved
     inner_learning_rate: float = Field(1e-2, gt=0)  # of the inner gradient descent, where there is one
