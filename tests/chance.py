@@ -6,10 +6,12 @@ A claim is an assertion under a comment that begins with `# Claim:`.
 """
 import ast
 import functools
+import hashlib
 import json
 import os
 import platform
 import re
+import tempfile
 import weakref
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -20,8 +22,8 @@ import pytest
 
 MARK = re.compile(r"^\s*# Claim: (.+)$")
 SEEDS_APART = 1_000_003
-# Of the weights: larger than any difference between two processors, far smaller than anything that was
-# learned.
+# Of float32 weights: larger than any difference between two processors, far smaller than anything that was
+# learned. Of others in proportion to their precision.
 ROUNDING = 1e-6
 
 
@@ -153,6 +155,8 @@ def keep_weakest(weakest, where, left, right, sign):
     try: left, right = np.broadcast_arrays(*(np.asarray(s, float).ravel() for s in (left, right)))
     except (TypeError, ValueError, RuntimeError): return
     if not len(left): return
+    # What never comes is far from everything.
+    left, right = (np.clip(s, -1e300, 1e300) for s in (left, right))
     share = sign*(right - left)/np.maximum(np.maximum(np.abs(left), np.abs(right)), 1e-300)
     worst = int(np.argmin(np.where(np.isnan(share), -np.inf, share)))
     if where not in weakest or share[worst] < weakest[where][0]:
@@ -177,6 +181,13 @@ def needed(
 
 
 MARK_ANYWHERE = re.compile(MARK.pattern, re.M)
+
+
+def digest(
+    cells: list,  # (number, source), in order
+) -> str:
+    "Changes with the sources, so that a result is known to be of these cells."
+    return hashlib.sha256("\0".join(source for _, source in cells).encode()).hexdigest()[:12]
 
 
 def names_of(source: str) -> tuple[set, set]:
@@ -264,7 +275,8 @@ def perturb(patch, seed: int, rounding: float):
         noise = np.random.Generator(np.random.PCG64(seed))
         for p in parameters:
             if p.is_floating_point():
-                p.mul_(1 + rounding*torch.from_numpy(noise.standard_normal(tuple(p.shape))).to(p))
+                share = rounding*torch.finfo(p.dtype).eps/torch.finfo(torch.float32).eps
+                p.mul_(1 + share*torch.from_numpy(noise.standard_normal(tuple(p.shape))).to(p))
 
     def loading(original):
         def from_pretrained(cls, *args, **options):
@@ -278,7 +290,8 @@ def perturb(patch, seed: int, rounding: float):
     started = weakref.WeakSet()
 
     def first_step(optimizer, *_):
-        if optimizer in started: return
+        # One that has a state goes on with a training that was shaken when it began.
+        if optimizer in started or optimizer.state: return
         started.add(optimizer)
         shake(p for group in optimizer.param_groups for p in group["params"])
 
@@ -321,23 +334,64 @@ def table(rows: list) -> list[str]:
     return lines + [f"  {len(seeds)} runs  {what}" for what, seeds in lost.items()]
 
 
+def already(
+    path: Path,  # the record
+    notebook: str,
+    cells: str,  # digest of the cells that its claims need now
+) -> set:  # of (seed, threads)
+    "Runs that need not be made again: of these very cells, and every claim held."
+    kept = read_record(path).get(notebook, {})
+    if kept.get("cells") != cells: return set()
+    runs = [run for claim in kept["claims"].values() for run in claim]
+    failed = {(seed, threads) for seed, threads, holds, _ in runs if not holds}
+    return {(seed, threads) for seed, threads, *_ in runs} - failed
+
+
+def read_record(path: Path) -> dict:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def write_record(
-    path: Path,  # what was found before for other notebooks stays
-    rows: list,
+    path: Path,  # what was found before stays, as long as the cells are the same
+    rows: list,  # one a run: notebook, cells (their digest), seed, threads, found
     command: str,
 ):
-    "The results beside the page that shows them."
+    "The results beside the page that shows them: merged, and the file replaced at one stroke."
+    import fcntl
+
     import torch
-    before = json.loads(path.read_text()) if path.exists() else {}
     made = dict(
         command=command,
         machine=f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
         torch=torch.__version__,
         numpy=np.__version__,
     )
-    new = {}
-    for (notebook, text), runs in collected(rows).items():
-        runs = [[s, t, holds, None if m is None else float(f"{m:.3g}")] for s, t, holds, m in runs]
-        new.setdefault(notebook, dict(made=made, claims={}))["claims"][text] = runs
-    whole = dict(sorted((before | new).items()))
-    path.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+    # Two commands may write at a time.
+    with open(Path(tempfile.gettempdir())/"vision_unlearning_claims.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        record = read_record(path)
+        for row in rows:
+            record[row["notebook"]] = merged(record.get(row["notebook"]), row, made)
+            record.get("not yet run", {}).pop(row["notebook"], None)
+        text = json.dumps(dict(sorted(record.items())), indent=1, ensure_ascii=False)
+        # A run is a line.
+        text = re.sub(r"\[\s[^\[\]{}]+\]", lambda run: " ".join(run[0].split()), text)
+        beside = path.with_suffix(".new")
+        beside.write_text(text + "\n")
+        os.replace(beside, path)
+
+
+def merged(
+    kept: dict | None,  # what the record has of a notebook
+    row: dict,  # one run of it
+    made: dict,  # by which command and versions
+) -> dict:
+    "A run of other cells begins the notebook's record anew; a run with the same seed replaces the older one."
+    claims = kept["claims"] if kept and kept.get("cells") == row["cells"] else {}
+    for seen in row["found"]:
+        if not seen["claim"]: continue
+        margin = None if seen["margin"] is None else float(f"{seen['margin']:.3g}")
+        run = [row["seed"], row["threads"], seen["holds"], margin]
+        others = [old for old in claims.get(seen["text"], []) if old[:2] != run[:2]]
+        claims[seen["text"]] = sorted([*others, run], key=lambda r: r[:2])
+    return dict(made=made, cells=row["cells"], claims=claims)

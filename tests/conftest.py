@@ -29,9 +29,10 @@ import pytest
 def pytest_addoption(parser):
     group = parser.getgroup("claims about chance")
     group.addoption("--claims", type=int, default=0, metavar="N", help="run lessons' claims with N seeds (6)")
-    group.addoption("--claims-record", type=Path, metavar="FILE", help="and keep the results in this file")
-
-
+    group.addoption("--claims-threads", choices=["alternate", "both"], default="alternate",
+                    help="one thread for even seeds and two for odd ones, or both for each")
+    group.addoption("--claims-record", type=Path, metavar="FILE",
+                    help="and keep the results in this file, after every run; what it has is not run again")
     parser.addoption("--quick", action="store_true", help="one notebook a band, and no test marked `long`")
 
 
@@ -68,16 +69,32 @@ def pytest_ignore_collect(collection_path, config):
     return True if (collection_path.name == "test_claims.py") != bool(config.getoption("--claims")) else None
 
 
+def pytest_configure(config):
+    "With --claims-record: what a run found is kept at once, and an interrupted command goes on where it was."
+    path = config.getoption("--claims-record")
+    # A worker of xdist reports to the process that began it.
+    if not path or hasattr(config, "workerinput"): return
+    config.pluginmanager.register(Record(config, path.absolute()))
+
+
+class Record:
+    def __init__(self, config, path):
+        self.path, self.command = path, " ".join(["pytest", *config.invocation_params.args])
+
+    def pytest_runtest_logreport(self, report):
+        from chance import write_record
+        rows = [value for name, value in report.user_properties if name == "chance"]
+        if report.when == "call" and rows: write_record(self.path, rows, self.command)
+
+
 def pytest_terminal_summary(terminalreporter, config):
     "With --claims: what each claim found."
     if not config.getoption("--claims"): return
-    from chance import table, write_record
+    from chance import table
     reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, [])]
     rows = [value for r in reports for name, value in r.user_properties if name == "chance"]
     terminalreporter.section("claims about chance")
     for line in table(rows): terminalreporter.line(line)
-    if path := config.getoption("--claims-record"):
-        write_record(path, rows, " ".join(["pytest", *config.invocation_params.args]))
 
 
 def global_state() -> dict:

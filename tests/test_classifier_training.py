@@ -7,8 +7,9 @@ from vision_unlearning.core import ForeignFileError
 from vision_unlearning.data.classification import load_classification
 from vision_unlearning.data.forgetting import class_split
 from vision_unlearning.data.loaders import ImageLoader, MergedLoader, split_loaders
-from vision_unlearning.models.classifier_training import make_schedule, train_classifier
+from vision_unlearning.models.classifier_training import train_classifier
 from vision_unlearning.models.classifiers import classifier_for
+from vision_unlearning.models.schedules import make_schedule
 
 EPOCHS, STEPS = 6, 4  # of an epoch
 

@@ -74,16 +74,16 @@ def card(
     tags: tuple[str, ...] = ("machine-unlearning", "text-to-image"),
     datasets: tuple[str, ...] = (),  # names; repositories among them go into the head
     results=(),  # `EvalResult`s
-    library: str = "diffusers",
+    library: str = "diffusers",  # that loads it; left out if it is empty
 ) -> str:  # README.md
     "A model card."
     from huggingface_hub import ModelCardData
 
     head = ModelCardData(
-        library_name=library,
+        library_name=library or None,
         base_model=base_model if on_hub(base_model) else None,
         license=licence or None,
-        tags=list(tags),
+        tags=list(tags) or None,
         datasets=[d for d in datasets if on_hub(d)] or None,
         eval_results=list(results) or None,
         model_name=title if results else None,

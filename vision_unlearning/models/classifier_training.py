@@ -4,119 +4,20 @@
 
 # %% ../../nbs/0_models/60_classifier_training.ipynb #7d996b52
 from __future__ import annotations
-import ast, copy, math, time
+import copy, math, time
 from pathlib import Path
 import torch
 import torch.nn.functional as F
 from .classifiers import accuracy
-from ..core import DivergedError, ForeignFileError, borrow, check_name
+from ..core import DivergedError, borrow
+from .averages import EMA
+from .best_epoch import best_row
+from .optimizers import make_optimizer
+from .schedules import make_schedule
 from .training import load_extra, load_state, save_state
 
 # %% auto #0
-__all__ = ['OPTIMIZERS', 'SCHEDULES', 'parse_call', 'make_optimizer', 'make_schedule', 'EMA', 'cross_entropy_loss', 'train_epoch',
-           'train_classifier', 'TrainingRun']
-
-# %% ../../nbs/0_models/60_classifier_training.ipynb #207cb38d
-def parse_call(
-    text: str,  # "Name" or "Name(key=literal, ...)"
-) -> tuple[str, dict]:  # name and keyword arguments
-    "Read a name with literal keyword arguments; nothing is evaluated."
-    wrong = ValueError(
-        f'{text!r} is not a name with literal keyword arguments, such as "SGD(lr=0.01, momentum=0.9)"'
-    )
-    try: node = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, AttributeError, RecursionError): raise wrong from None
-    if isinstance(node, ast.Name): return node.id, {}
-    if (
-        not isinstance(node, ast.Call)
-        or not isinstance(node.func, ast.Name)
-        or node.args
-        or any(k.arg is None for k in node.keywords)
-    ):
-        raise wrong
-    try: return node.func.id, {k.arg: ast.literal_eval(k.value) for k in node.keywords}
-    except ValueError: raise wrong from None
-
-# %% ../../nbs/0_models/60_classifier_training.ipynb #e86912a6
-OPTIMIZERS = ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta", "NAdam", "RAdam", "Adamax")
-
-# %% ../../nbs/0_models/60_classifier_training.ipynb #48e6e2ac
-def make_optimizer(
-    spec,  # "SGD(lr=0.1, momentum=0.9)", a callable parameters -> optimizer, or an optimizer
-    parameters,  # of the model
-) -> torch.optim.Optimizer:
-    "The optimiser that a recipe asks for."
-    if isinstance(spec, torch.optim.Optimizer): return spec
-    if not isinstance(spec, str): return spec(list(parameters))
-    name, settings = parse_call(spec)
-    try: return getattr(torch.optim, check_name("optimizer", name, OPTIMIZERS))(list(parameters), **settings)
-    except TypeError as error: raise ValueError(f"{spec!r}: {error}") from None
-
-# %% ../../nbs/0_models/60_classifier_training.ipynb #d5f4dfaa
-# name -> settings
-SCHEDULES = {
-    "Constant": (),
-    "Cosine": (),
-    "Linear": (),
-    "Step": ("milestones", "gamma"),
-    "Cyclic": ("base_lr", "max_lr"),
-    "OneCycle": ("warmup",),
-}
-
-# %% ../../nbs/0_models/60_classifier_training.ipynb #43ba1562
-def make_schedule(
-    spec,  # None, one of `SCHEDULES` as text, or a callable step -> factor
-    num_epochs: int,
-    steps_per_epoch: int,
-    learning_rate: float = 1.,  # base rate, which "Cyclic" needs because it names absolute rates
-):  # callable(step) -> factor of the base rate
-    "The schedule that a recipe asks for."
-    if callable(spec): return spec
-    name, s = ("Constant", {}) if spec is None else parse_call(spec)
-    total = num_epochs*steps_per_epoch
-    for key in s:
-        check_name(f"setting of the schedule {name}", key, SCHEDULES[check_name("schedule", name, SCHEDULES)])
-    missing = [
-        k
-        for k in SCHEDULES[check_name("schedule", name, SCHEDULES)]
-        if k not in s and k not in ("gamma", "warmup")
-    ]
-    if missing: raise ValueError(f"the schedule {spec!r} needs {' and '.join(missing)}")
-    def onecycle(step):
-        up = s.get("warmup", .3)*total
-        return (step + 1)/(up + 1) if step < up else .5*(1 + math.cos(math.pi*(step - up)/max(1, total - up)))
-
-    rules = {
-        "Constant": lambda step: 1.0,
-        "Cosine": lambda step: 0.5 * (1 + math.cos(math.pi * (step // steps_per_epoch) / num_epochs)),
-        "Linear": lambda step: max(0.0, 1 - step / total),
-        "OneCycle": onecycle,
-        "Step": lambda step: (
-            s.get("gamma", 0.1) ** sum(step // steps_per_epoch >= m for m in s["milestones"])
-        ),
-        "Cyclic": lambda step: (
-            (s["base_lr"] + (s["max_lr"] - s["base_lr"]) * (1 - abs(2 * step / total - 1))) / learning_rate
-        ),
-    }
-    return rules[name]
-
-# %% ../../nbs/0_models/60_classifier_training.ipynb #978173ae
-class EMA:
-    "A copy of a model whose weights and statistics follow it slowly."
-    def __init__(self,
-        model: torch.nn.Module,
-        decay: float,  # 0..1: how much of the average stays at each update
-    ):
-        if not 0 <= decay < 1:
-            raise ValueError(f"the decay of an average must lie in 0..1 and below 1, got {decay}")
-        self.module, self.decay = copy.deepcopy(model).requires_grad_(False).eval(), decay
-
-    @torch.no_grad()
-    def update(self, model, step):
-        "Take in the weights after update number `step` (from 1)."
-        decay = min(self.decay, step/(step + 10))
-        for a, b in zip(self.module.state_dict().values(), model.state_dict().values()):
-            a.lerp_(b, 1 - decay) if a.is_floating_point() else a.copy_(b)
+__all__ = ['cross_entropy_loss', 'on_device', 'train_epoch', 'train_classifier', 'TrainingRun']
 
 # %% ../../nbs/0_models/60_classifier_training.ipynb #f8aba1e2
 def cross_entropy_loss(
@@ -124,6 +25,16 @@ def cross_entropy_loss(
 ):  # callable(model, (x, y)) -> scalar
     "Mean cross-entropy of a batch of pairs."
     return lambda model, batch: F.cross_entropy(model(batch[0]), batch[1], label_smoothing=label_smoothing)
+
+# %% ../../nbs/0_models/60_classifier_training.ipynb #ec3610eb
+def on_device(
+    batch,  # a tensor, or dictionaries, lists and tuples of them
+    device: torch.device,
+):  # the same with its tensors there
+    "A batch where the model is."
+    if isinstance(batch, torch.Tensor): return batch.to(device)
+    if isinstance(batch, dict): return {name: on_device(part, device) for name, part in batch.items()}
+    return type(batch)(on_device(part, device) for part in batch)
 
 # %% ../../nbs/0_models/60_classifier_training.ipynb #fec59d2d
 def train_epoch(
@@ -140,16 +51,9 @@ def train_epoch(
     model.train()
     total, count = 0., 0
     device = next(model.parameters()).device
-    move = lambda item: (
-        item.to(device)
-        if isinstance(item, torch.Tensor)
-        else {k: move(v) for k, v in item.items()}
-        if isinstance(item, dict)
-        else type(item)(map(move, item))
-    )
     for batch in loader:
         for group in optimizer.param_groups: group["lr"] = group["initial_lr"]*rate(step)
-        value = loss(model, move(batch))
+        value = loss(model, on_device(batch, device))
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         if max_grad_norm is not None: torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
@@ -194,9 +98,7 @@ def train_classifier(
     run = TrainingRun(model, chosen, ema, path)
     with borrow(model):
         torch.set_grad_enabled(True)
-        while run.epoch < num_epochs and not (
-            patience is not None and run.epoch - run.best_epoch >= patience
-        ):
+        while run.epoch < num_epochs and (patience is None or run.epoch - run.best_epoch < patience):
             torch.manual_seed(seed + 1_000_003*run.epoch)
             start = time.perf_counter()
             if hasattr(loader, "set_epoch"): loader.set_epoch(run.epoch)
@@ -240,13 +142,11 @@ class TrainingRun:
         extra = load_extra(path)
         self.best = {k.removeprefix("best."): v for k, v in extra.items() if k.startswith("best.")} or None
         self.best_epoch = int(extra["best_epoch"])
-        columns = {
-            k.removeprefix("history."): v.tolist() for k, v in extra.items() if k.startswith("history.")
-        }
-        self.history = [
-            {k: int(v[i]) if k == "epoch" else v[i] for k, v in columns.items() if not math.isnan(v[i])}
-            for i in range(len(columns["epoch"]))
-        ]
+        of_history = [k for k in extra if k.startswith("history.")]
+        columns = {k.removeprefix("history."): extra[k].tolist() for k in of_history}
+        rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
+        self.history = [{k: v for k, v in row.items() if not math.isnan(v)} for row in rows]
+        for row in self.history: row["epoch"] = int(row["epoch"])
 
     @property
     def epoch(self) -> int: return len(self.history)
@@ -254,37 +154,29 @@ class TrainingRun:
     def finish(self, row, seconds):
         "Take in a finished epoch, and write the checkpoint."
         self.seconds += seconds
-        earlier = [r["validation"] for r in self.history if "validation" in r]
         self.history.append(row)
-        if "validation" not in row or not earlier or row["validation"] > max(earlier):
+        judged = [r for r in self.history if "validation" in r]
+        if "validation" not in row:
             self.best_epoch = row["epoch"]
-            self.best = (
-                {k: v.detach().clone() for k, v in self.shown.state_dict().items()}
-                if "validation" in row
-                else None
-            )
-        if self.path is None: return
+            self.best = None
+        elif best_row(judged, {"validation": "HB"}) is row:
+            self.best_epoch = row["epoch"]
+            self.best = {k: v.detach().clone() for k, v in self.shown.state_dict().items()}
+        if self.path is not None: self.write()
+
+    def write(self):
+        "The checkpoint."
+        average, generator = copy.deepcopy(self.shown), torch.Generator()
+        extra = self.columns() | {"best_epoch": torch.tensor(self.best_epoch)}
+        extra |= {f"best.{k}": v for k, v in (self.best or {}).items()}
+        about = (self.step, self.seconds, extra)
+        save_state(self.path, self.model, average, self.optimizer, generator, *about)
+
+    def columns(self):
+        "The numbers of the history as one tensor a column."
         numbers = sorted({k for r in self.history for k, v in r.items() if isinstance(v, (int, float))})
-        extra = (
-            {
-                f"history.{k}": torch.tensor(
-                    [float(r.get(k, math.nan)) for r in self.history], dtype=torch.float64
-                )
-                for k in numbers
-            }
-            | {"best_epoch": torch.tensor(self.best_epoch)}
-            | {f"best.{k}": v for k, v in (self.best or {}).items()}
-        )
-        save_state(
-            self.path,
-            self.model,
-            copy.deepcopy(self.shown),
-            self.optimizer,
-            torch.Generator(),
-            self.step,
-            self.seconds,
-            extra,
-        )
+        values = {k: [float(r.get(k, math.nan)) for r in self.history] for k in numbers}
+        return {f"history.{k}": torch.tensor(v, dtype=torch.float64) for k, v in values.items()}
 
     def restore(self, best):
         "Leave the best weights, or the average, in the model."

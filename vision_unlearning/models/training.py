@@ -4,27 +4,19 @@
 
 # %% ../../nbs/0_models/50_training.ipynb #2e356984
 from __future__ import annotations
-import copy, math, time
+import time
+from functools import partial
 from pathlib import Path
 import torch
+from ..cards import card
 from ..core import ForeignFileError, versions
+from .averages import EMA
 from .checkpoints import load_checkpoint, save_checkpoint
+from .schedules import Span, warm_cosine_rate
 from ..store import atomic_path
 
 # %% auto #0
-__all__ = ['cosine_rate', 'save_state', 'load_state', 'load_extra', 'train', 'write_card']
-
-# %% ../../nbs/0_models/50_training.ipynb #c0aa44c3
-def cosine_rate(
-    step: int,  # updates done so far
-    num_steps: int,  # updates in all
-    warmup_steps: int = 100,
-    floor: float = .02,  # fraction of the rate at the end
-) -> float:  # factor in 0..1
-    "Warm-up, then a cosine to `floor`."
-    return min(1.0, (step + 1) / max(1, warmup_steps)) * max(
-        floor, 0.5 * (1 + math.cos(math.pi * min(1.0, step / num_steps)))
-    )
+__all__ = ['save_state', 'load_state', 'load_extra', 'train', 'write_card']
 
 # %% ../../nbs/0_models/50_training.ipynb #51ca8e19
 def save_state(
@@ -95,17 +87,19 @@ def train(
     "Train with AdamW; continue if `folder` holds a checkpoint."
     from tqdm.auto import tqdm
     path = Path(folder)/"state.safetensors"
-    ema = copy.deepcopy(module).requires_grad_(False).eval()
+    ema = EMA(module, ema_decay)
+    rate = partial(warm_cosine_rate, span=Span(1, num_steps), warmup_steps=warmup_steps)
     generator = torch.Generator().manual_seed(seed)
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(.9, .99), weight_decay=weight_decay)
-    step, spent = load_state(path, module, ema, optimizer, generator) if path.exists() else (0, 0.)
-    history, start = [], time.perf_counter()
+    step, spent = 0, 0.
+    if path.exists(): step, spent = load_state(path, module, ema.module, optimizer, generator)
+    history = []
+    start = time.perf_counter()
     module.train()
     with tqdm(total=num_steps, initial=step, disable=not progress) as bar:
         while step < num_steps:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate*cosine_rate(step, num_steps, warmup_steps)
+            for group in optimizer.param_groups: group["lr"] = learning_rate*rate(step)
             value = loss(generator, step)
             optimizer.zero_grad()
             value.backward()
@@ -113,15 +107,14 @@ def train(
             optimizer.step()
             step += 1
             history.append(float(value.detach()))
-            decay = min(ema_decay, step/(step + 10))
-            with torch.no_grad():
-                for a, b in zip(ema.state_dict().values(), module.state_dict().values()):
-                    a.lerp_(b, 1 - decay) if a.is_floating_point() else a.copy_(b)
+            ema.update(module, step)
+            seconds = spent + time.perf_counter() - start
             if step % save_every == 0 or step == num_steps:
-                save_state(path, module, ema, optimizer, generator, step, spent + time.perf_counter() - start)
+                save_state(path, module, ema.module, optimizer, generator, step, seconds)
             bar.update()
             bar.set_postfix(loss=f"{history[-1]:.4f}")
-    return ema, {"steps": step, "seconds": round(spent + time.perf_counter() - start), "history": history}
+    seconds = spent + time.perf_counter() - start
+    return ema.module, {"steps": step, "seconds": round(seconds), "history": history}
 
 # %% ../../nbs/0_models/50_training.ipynb #93181750
 def write_card(
@@ -133,11 +126,8 @@ def write_card(
     quality: dict,  # measured numbers, with what they were measured on
 ):
     "Write `README.md` beside the weights."
-    row = lambda pairs: "\n".join(f"| {k} | {v} |" for k, v in pairs.items())
     made_with = {**training, "versions": ", ".join(f"{k} {v}" for k, v in versions().items())}
-    head = "| | |\n|---|---|"
-    text = (
-        f"---\nlicense: apache-2.0\n---\n# {title}\n\n{what}\n\n## Data\n\n{data}\n\n"
-        f"## Training\n\n{head}\n{row(made_with)}\n\n## Measured\n\n{head}\n{row(quality)}\n"
-    )
+    table = lambda pairs: "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in pairs.items())])
+    sections = {"Data": data, "Training": table(made_with), "Measured": table(quality)}
+    text = card(title, what, sections, licence="apache-2.0", tags=(), library="")
     with atomic_path(Path(folder)/"README.md") as path: path.write_text(text, encoding="utf-8")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 from math import isfinite
 import torch
+from ..models.schedules import diffusers_schedule
 from .callbacks import State, attended, moving_parts
 from .precision import autocast, recomputed
 
@@ -79,19 +80,13 @@ def begin(
     **settings,  # of the loop: keyword arguments of `fit`
 ) -> State:  # with optimiser, schedule and scaler in `parts["loop"]`
     "What a training starts from."
-    from diffusers.optimization import get_scheduler
     s = settings
     method = getattr(losses, "settings", None)
     of_method = {"method": method.model_dump(mode="json")} if hasattr(method, "model_dump") else {}
     state = State(s["num_steps"], parameters, {**s, **of_method})
     autocast(s["mixed_precision"], parameters)
     optimizer = torch.optim.AdamW(parameters, lr=s["learning_rate"], weight_decay=s["weight_decay"])
-    schedule = get_scheduler(
-        s["lr_scheduler"],
-        optimizer,
-        num_warmup_steps=s["lr_warmup_steps"],
-        num_training_steps=s["num_steps"],
-    )
+    schedule = diffusers_schedule(s["lr_scheduler"], optimizer, s["num_steps"], s["lr_warmup_steps"])
     scaler = torch.amp.GradScaler(parameters[0].device.type, enabled=s["mixed_precision"] == "fp16")
     drawn = {} if generator is None else {"generator": generator}
     state.parts = {

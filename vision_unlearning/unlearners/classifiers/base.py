@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from pydantic import Field, field_validator
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
-from ...models.classifier_training import make_optimizer, make_schedule
+from ...models.optimizers import make_optimizer
+from ...models.schedules import make_schedule
 from ...models.classifiers import plain_loader
 from ...core import DivergedError, borrow, check_name
 from ...data.classification import ImageSet

@@ -10,6 +10,7 @@ import torch
 from fastcore.basics import patch
 from ...models.classifiers import accuracy
 from ...core import ForeignFileError, check_name, config_hash
+from ...models.best_epoch import is_better
 from ...models.checkpoints import load_checkpoint, save_checkpoint
 from ...store import write_json
 from ..base import WeightEdit, all_tensors
@@ -17,7 +18,7 @@ from .base import Samples
 from ..callbacks import Callback
 
 # %% auto #0
-__all__ = ['RULES', 'limited', 'Evaluate', 'is_better', 'Checkpoints', 'require_same_shapes', 'checkpoint_edit']
+__all__ = ['limited', 'Evaluate', 'Checkpoints', 'require_same_shapes', 'checkpoint_edit']
 
 # %% ../../../nbs/3b_classifiers/10_log.ipynb #7f737f88
 def limited(
@@ -81,26 +82,6 @@ class Evaluate(Callback):
         "The rows as a DataFrame."
         import pandas as pd
         return pd.DataFrame(self.history)
-
-# %% ../../../nbs/3b_classifiers/10_log.ipynb #339bc3ea
-RULES = {"HB": (1, True), "LB": (-1, True), "HBO": (1, False), "LBO": (-1, False)}  # sign of better, strict
-
-# %% ../../../nbs/3b_classifiers/10_log.ipynb #d81e75a9
-def is_better(
-    row: dict,  # column -> value
-    best: dict | None,  # the best so far; None if there is none
-    rules: dict[str, str],  # column -> "HB", "LB", "HBO" or "LBO"
-) -> bool:
-    "Whether `row` replaces `best`."
-    gains = []
-    for column, rule in rules.items():
-        sign, strict = RULES[check_name("rule", rule, RULES)]
-        check_name("column", column, row)
-        if not math.isfinite(row[column]): return False
-        gains.append((sign*(row[column] - best[column]) if best else 1., strict))
-    firm, optional = [g for g, strict in gains if strict], [g for g, strict in gains if not strict]
-    if any(g < 0 for g in firm): return False
-    return any(g > 0 for g in firm) or next((g for g in optional if g), 0.) > 0
 
 # %% ../../../nbs/3b_classifiers/10_log.ipynb #96277c97
 class Checkpoints(Callback):

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from ...models.schedules import DiffusersSchedule
 from ...tasks import PROMPT_TEMPLATE
 from ...models.conditioning import Conditioning, condition, empty_condition, predict
 from ..base import concepts, refuse_overlap
@@ -161,7 +162,7 @@ class ESD(TrainedUnlearner):
     target_modules: TargetModules = "xattn"
     num_train_steps: int = Field(200, ge=1)  # optimiser updates
     learning_rate: float = Field(5e-5, gt=0)
-    lr_scheduler: Literal["constant", "cosine", "linear"] = "constant"
+    lr_scheduler: DiffusersSchedule = "constant"
     negative_guidance: float = Field(2., ge=0)  # eta
     # anchor c_o; None: the concept itself; "": the empty prompt, as in the paper
     erase_from: str | None = None

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from ...models.conditioning import predict
+from ...models.schedules import DiffusersSchedule
 from .crucial_times import crucial_times
 from .inputs import diffusion_batch, encode_dataset
 from .lora import TARGETS
@@ -34,7 +35,7 @@ class FADE(TrainedUnlearner):
     )
     num_train_epochs: int = Field(30, ge=1)  # passes over the forget set
     learning_rate: float = Field(2e-3, gt=0)
-    lr_scheduler: Literal["constant", "cosine", "linear"] = "cosine"
+    lr_scheduler: DiffusersSchedule = "cosine"
     rank: int = Field(8, ge=1)  # r of the LoRA
     lora_alpha: float = Field(8., gt=0)  # the update is lora_alpha/rank BA
     # adapted layers: endings of names, or a set of `select_parameters`; "xattn_kv" is the text path alone

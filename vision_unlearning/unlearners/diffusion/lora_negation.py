@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from torch.func import functional_call
+from ...models.schedules import DiffusersSchedule
 from ..base import require_pictures
 from .inputs import encode_dataset
 from .lora import TARGETS, LoraEdit
@@ -69,7 +70,7 @@ class LoraNegation(TrainedUnlearner):
     )
     num_train_epochs: int = Field(30, ge=1)  # passes over the forget set
     learning_rate: float = Field(2e-3, gt=0)
-    lr_scheduler: Literal["constant", "cosine", "linear"] = "cosine"
+    lr_scheduler: DiffusersSchedule = "cosine"
     negation_scale: float = Field(6., gt=0)  # lambda, how many times the adapter is subtracted
     # "none" leaves the retained pictures out
     gradient_weighting: Literal["none", "simple", "munba"] = "munba"

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch.func import functional_call
 from ...models.conditioning import predict
+from ...models.schedules import DiffusersSchedule
 from ..base import WeightEdit, require_pictures
 from .inputs import diffusion_batch, encode_dataset
 from .lora import adapter_edit, trainable_adapter
@@ -82,7 +83,7 @@ class MUNBa(TrainedUnlearner):
     )
     num_train_epochs: int = Field(30, ge=1)  # passes over the forget set
     learning_rate: float = Field(2e-3, gt=0)
-    lr_scheduler: Literal["constant", "cosine", "linear"] = "cosine"
+    lr_scheduler: DiffusersSchedule = "cosine"
     gradient_weighting: Literal["none", "simple", "munba"] = "munba"  # how two gradients become one
     forget_weight: float = Field(1., gt=0)  # factor ("simple") or bargaining power ("munba")
     retain_weight: float = Field(1., gt=0)  # factor ("simple") or bargaining power ("munba")

@@ -5,11 +5,12 @@
 # %% ../../../nbs/3a_diffusion/75_salun.ipynb #3d932bda
 from __future__ import annotations
 from math import ceil
-from typing import ClassVar, Literal
+from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from ...models.conditioning import Conditioning, empty_condition, predict
+from ...models.schedules import DiffusersSchedule
 from .inputs import diffusion_batch, encode_dataset
 from .training import TrainedUnlearner, as_weights
 from .weights import TargetModules, select_parameters, teacher
@@ -57,7 +58,7 @@ class SalUn(TrainedUnlearner):
     target_modules: TargetModules = "xattn"
     num_train_epochs: int = Field(5, ge=1)  # passes over the forget set
     learning_rate: float = Field(1e-5, gt=0)
-    lr_scheduler: Literal["constant", "cosine", "linear"] = "constant"
+    lr_scheduler: DiffusersSchedule = "constant"
     mask_fraction: float = Field(.5, gt=0, le=1)  # share of the selected weights that may move
     saliency_guidance: float = Field(0., ge=0)  # g of the saliency loss; 7.5 in the published code
     saliency_epochs: int = Field(4, ge=1)  # passes over the forget set for the saliency

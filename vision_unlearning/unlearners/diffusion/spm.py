@@ -4,12 +4,13 @@
 
 # %% ../../../nbs/3a_diffusion/70_spm.ipynb #634c6964
 from __future__ import annotations
-from typing import ClassVar, Literal
+from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from ...core import ForeignFileError
 from ...models.conditioning import Conditioning, condition, empty_condition, predict
+from ...models.schedules import DiffusersSchedule
 from ...tasks import PROMPT_TEMPLATE
 from ..base import Edit, concepts, refuse_overlap
 from .esd import deal, rollout
@@ -95,7 +96,7 @@ class SPM(TrainedUnlearner):
     )
     num_train_steps: int = Field(300, ge=1)  # optimiser updates
     learning_rate: float = Field(2e-3, gt=0)
-    lr_scheduler: Literal["constant", "cosine", "linear"] = "cosine"
+    lr_scheduler: DiffusersSchedule = "cosine"
     rank: int = Field(1, ge=1)  # of the adapters; 1 is the paper's point
     lora_alpha: float = Field(1., gt=0)  # the update is lora_alpha/rank b a^T
     negative_guidance: float = Field(1., ge=0)  # eta
