@@ -98,9 +98,7 @@ def train_classifier(
     run = TrainingRun(model, chosen, ema, path)
     with borrow(model):
         torch.set_grad_enabled(True)
-        while run.epoch < num_epochs and not (
-            patience is not None and run.epoch - run.best_epoch >= patience
-        ):
+        while run.epoch < num_epochs and (patience is None or run.epoch - run.best_epoch < patience):
             torch.manual_seed(seed + 1_000_003*run.epoch)
             start = time.perf_counter()
             if hasattr(loader, "set_epoch"): loader.set_epoch(run.epoch)
@@ -144,13 +142,11 @@ class TrainingRun:
         extra = load_extra(path)
         self.best = {k.removeprefix("best."): v for k, v in extra.items() if k.startswith("best.")} or None
         self.best_epoch = int(extra["best_epoch"])
-        columns = {
-            k.removeprefix("history."): v.tolist() for k, v in extra.items() if k.startswith("history.")
-        }
-        self.history = [
-            {k: int(v[i]) if k == "epoch" else v[i] for k, v in columns.items() if not math.isnan(v[i])}
-            for i in range(len(columns["epoch"]))
-        ]
+        of_history = [k for k in extra if k.startswith("history.")]
+        columns = {k.removeprefix("history."): extra[k].tolist() for k in of_history}
+        rows = [dict(zip(columns, values)) for values in zip(*columns.values())]
+        self.history = [{k: v for k, v in row.items() if not math.isnan(v)} for row in rows]
+        for row in self.history: row["epoch"] = int(row["epoch"])
 
     @property
     def epoch(self) -> int: return len(self.history)

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/0_models/20_classifiers.ipynb #51b186d1
 from __future__ import annotations
-import copy
+import copy, inspect
 from collections import OrderedDict
 from pathlib import Path
 import torch
@@ -78,17 +78,18 @@ class BasicBlock(nn.Module):
         stride: int = 1,  # of the first convolution and of the shortcut
     ):
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)
-        self.conv2, self.bn2 = nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after)
-        same = stride == 1 and before == after
-        self.shortcut = (
-            nn.Identity()
-            if same
-            else nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
-        )
+        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+        self.shortcut = nn.Identity()
+        if stride == 1 and before == after: return
+        projection = nn.Conv2d(before, after, 1, stride, bias=False)
+        self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(after))
 
     def forward(self, x):
-        return (self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())) + self.shortcut(x)).relu()
+        inner = self.bn1(self.conv1(x)).relu()
+        return (self.bn2(self.conv2(inner)) + self.shortcut(x)).relu()
 
 # %% ../../nbs/0_models/20_classifiers.ipynb #07324651
 def resnet18(
@@ -101,12 +102,10 @@ def resnet18(
     if size not in (32, 64):
         raise ValueError(f"resnet18 is for images of 32x32 or 64x64, got {size}; load the data with size=32")
     widths = [width, width, 2*width, 4*width, 8*width]
-    stages = {
-        f"layer{i}": nn.Sequential(
-            BasicBlock(widths[i - 1], widths[i], 1 + (i > 1)), BasicBlock(widths[i], widths[i])
-        )
-        for i in (1, 2, 3, 4)
-    }
+    stages = {}
+    for i in (1, 2, 3, 4):
+        first = BasicBlock(widths[i - 1], widths[i], stride=1 if i == 1 else 2)
+        stages[f"layer{i}"] = nn.Sequential(first, BasicBlock(widths[i], widths[i]))
     return nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(channels, width, 3, size // 32, 1, bias=False),
@@ -129,10 +128,8 @@ class Normalise(nn.Module):
         super().__init__()
         mean, std = (torch.as_tensor(v, dtype=torch.float32).flatten() for v in (mean, std))
         if mean.shape != std.shape or not (std > 0).all():
-            raise ValueError(
-                f"mean and std need one number a channel, std above zero; got {mean.tolist()} and "
-                f"{std.tolist()}"
-            )
+            found = f"{mean.tolist()} and {std.tolist()}"
+            raise ValueError(f"mean and std need one number a channel, std above zero; got {found}")
         self.register_buffer("mean", mean[:, None, None])
         self.register_buffer("std", std[:, None, None])
 
@@ -150,8 +147,11 @@ class Classifier(nn.Module):
         options: dict | None = None,  # with which options
     ):
         super().__init__()
-        self.normalise, self.net, self.num_classes = Normalise(mean, std), net, int(num_classes)
-        self.architecture, self.options = architecture, dict(options or {})
+        self.normalise = Normalise(mean, std)
+        self.net = net
+        self.num_classes = int(num_classes)
+        self.architecture = architecture
+        self.options = dict(options or {})
 
     @property
     def mean(self) -> list: return self.normalise.mean.flatten().tolist()
@@ -181,20 +181,14 @@ def build_classifier(
 ) -> Classifier:  # in evaluation mode, on the CPU
     "A fresh classifier, the same for the same seed."
     make = ARCHITECTURES[check_name("architecture", architecture, ARCHITECTURES)]
-    known = make.__code__.co_varnames[:make.__code__.co_argcount]
-    for name in options:
-        check_name(
-            f"option of {architecture}",
-            name,
-            [n for n in known if n not in ("num_classes", "channels", "size")],
-        )
+    known = set(inspect.signature(make).parameters) - {"num_classes", "channels", "size"}
+    for name in options: check_name(f"option of {architecture}", name, sorted(known))
     if num_classes < 2: raise ValueError(f"a classifier needs at least two classes, got {num_classes}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = make(num_classes, channels=channels, size=size, **options)
-    return Classifier(
-        net, num_classes, mean, std, architecture, dict(channels=channels, size=size, **options)
-    ).eval()
+    built_with = dict(channels=channels, size=size, **options)
+    return Classifier(net, num_classes, mean, std, architecture, built_with).eval()
 
 # %% ../../nbs/0_models/20_classifiers.ipynb #d718deac
 def classifier_for(
@@ -204,16 +198,8 @@ def classifier_for(
     **options,  # of the architecture
 ) -> Classifier:
     "A fresh classifier that fits a data set."
-    return build_classifier(
-        architecture,
-        data.num_classes,
-        channels=data.channels,
-        size=data.size,
-        mean=data.mean,
-        std=data.std,
-        seed=seed,
-        **options,
-    )
+    of_data = {name: getattr(data, name) for name in ("channels", "size", "mean", "std")}
+    return build_classifier(architecture, data.num_classes, **of_data, seed=seed, **options)
 
 # %% ../../nbs/0_models/20_classifiers.ipynb #cc0ef123
 def pretrained_classifier(
@@ -229,17 +215,15 @@ def pretrained_classifier(
             raise ImportError(
                 f'{name} of torchvision needs the extra: pip install "vision_unlearning[quality]"'
             ) from error
-        return Classifier(
-            get_model(name, weights="DEFAULT"), 1000, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-        ).eval()
+        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+        return Classifier(get_model(name, weights="DEFAULT"), 1000, mean, std).eval()
     from transformers import AutoModelForImageClassification
     from transformers.image_processing_base import ImageProcessingMixin
     with quiet_loading(), torch.random.fork_rng():
         net = AutoModelForImageClassification.from_pretrained(name, revision=revision, dtype=torch.float32)
     said, _ = ImageProcessingMixin.get_image_processor_dict(name, revision=revision)
-    return Classifier(
-        net, net.config.num_labels, said.get("image_mean", (0.0,)), said.get("image_std", (1.0,))
-    ).eval()
+    mean, std = said.get("image_mean", (0.0,)), said.get("image_std", (1.0,))
+    return Classifier(net, net.config.num_labels, mean, std).eval()
 
 # %% ../../nbs/0_models/20_classifiers.ipynb #6cf85c31
 def weight_layers(
@@ -312,9 +296,8 @@ def split_at(
     name = check_name("layer", layer.removeprefix("net."), parts)
     place = list(parts).index(name)
     items = list(parts.items())
-    return nn.Sequential(OrderedDict([("normalise", model.normalise), *items[:place]])), nn.Sequential(
-        OrderedDict(items[place:])
-    )
+    head = [("normalise", model.normalise), *items[:place]]
+    return nn.Sequential(OrderedDict(head)), nn.Sequential(OrderedDict(items[place:]))
 
 # %% ../../nbs/0_models/20_classifiers.ipynb #e2c99c3c
 def plain_loader(
@@ -391,22 +374,11 @@ def save_classifier(
             f"this {type(model).__name__} was not made by build_classifier; save it with the library that it "
             "came from"
         )
+    weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    about = {k: getattr(model, k) for k in ("architecture", "num_classes", "options", "mean", "std")}
     with atomic_folder(folder) as temporary:
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()},
-            temporary / "model.safetensors",
-        )
-        write_json(
-            temporary / "config.json",
-            dict(
-                architecture=model.architecture,
-                num_classes=model.num_classes,
-                options=model.options,
-                mean=model.mean,
-                std=model.std,
-                notes=notes,
-            ),
-        )
+        save_file(weights, temporary/"model.safetensors")
+        write_json(temporary/"config.json", about | {"notes": notes})
 
 # %% ../../nbs/0_models/20_classifiers.ipynb #b8eef4eb
 def load_classifier(
@@ -416,17 +388,17 @@ def load_classifier(
     "Read a classifier."
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-    said, path = read_json(Path(folder)/"config.json"), Path(folder)/"model.safetensors"
+    said = read_json(Path(folder)/"config.json")
+    path = Path(folder)/"model.safetensors"
     try:
-        model = build_classifier(
-            said["architecture"], said["num_classes"], mean=said["mean"], std=said["std"], **said["options"]
-        )
+        statistics = {"mean": said["mean"], "std": said["std"]}
+        model = build_classifier(said["architecture"], said["num_classes"], **statistics, **said["options"])
     except (KeyError, TypeError, ValueError) as error:
         raise ForeignFileError(f"{folder}/config.json does not describe a classifier ({error})") from error
     try: model.load_state_dict(load_file(path))
     except (SafetensorError, FileNotFoundError, RuntimeError) as error:
+        why = " ".join(str(error).split())[:150]
         raise ForeignFileError(
-            f"{path} does not hold the weights that config.json describes "
-            f"({' '.join(str(error).split())[:150]}); train it again"
+            f"{path} does not hold the weights that config.json describes ({why}); train it again"
         ) from error
     return model.to(device).eval()

@@ -44,12 +44,10 @@ def picture_generator(
     wide = 2*width
     if height % 4 or across % 4:
         raise ValueError(f"the generator doubles twice: sides must be multiples of 4, got {height}x{across}")
-    grow = lambda before, after: (
-        nn.Upsample(scale_factor=2),
-        nn.Conv2d(before, after, 3, padding=1),
-        nn.BatchNorm2d(after),
-        nn.LeakyReLU(0.2),
-    )
+    def grow(before, after):
+        convolution = nn.Conv2d(before, after, 3, padding=1)
+        return nn.Upsample(scale_factor=2), convolution, nn.BatchNorm2d(after), nn.LeakyReLU(0.2)
+
     with torch.random.fork_rng():
         net = nn.Sequential(
             nn.Linear(latent, wide * height * across // 16),
@@ -87,10 +85,8 @@ def transfer_loss(
 ) -> dict[str, torch.Tensor]:  # "divergence" and "attention", scalars to be summed
     "How far a student is from its teacher, in what it answers and where it looks."
     apart = sum((a - b).square().mean() for a, b in zip(student[1], teacher[1]))
-    return {
-        "divergence": distillation(student[0], teacher[0], temperature),
-        "attention": attention_weight * apart,
-    }
+    divergence = distillation(student[0], teacher[0], temperature)
+    return {"divergence": divergence, "attention": attention_weight*apart}
 
 # %% ../../../nbs/3b_classifiers/75_gkt.ipynb #7c822a30
 def generator_round(
@@ -99,7 +95,8 @@ def generator_round(
     noise: torch.Tensor,  # (B, latent)
 ) -> float | None:  # divergence on what passed; None where nothing did
     "Let the generator look for pictures on which student and teacher differ."
-    memory, value = run.memory, None
+    memory = run.memory
+    value = None
     for _ in range(method.generator_steps):
         pictures = memory["generator"](noise)
         teacher = run.original(pictures)
@@ -124,18 +121,18 @@ def student_round(
         pictures = run.memory["generator"](noise)
         logits, maps = attention_maps(run.original, pictures)
         passed = gate(logits, run.memory["gone"], method.threshold)
-    share, found = float(passed.double().mean()), {}
+    share = float(passed.double().mean())
+    found = {}
     if int(passed.sum()) < 2: return share, found
-    pictures, teacher = pictures[passed], (logits[passed], [m[passed] for m in maps])
+    pictures = pictures[passed]
+    teacher = (logits[passed], [m[passed] for m in maps])
+    limit = method.max_grad_norm or math.inf
     for _ in range(method.student_steps):
-        found = transfer_loss(
-            attention_maps(run.student, pictures), teacher, method.attention_weight, method.temperature
-        )
+        student = attention_maps(run.student, pictures)
+        found = transfer_loss(student, teacher, method.attention_weight, method.temperature)
         run.optimizer.zero_grad()
         sum(found.values()).backward()
-        run.gradient_norm = float(
-            nn.utils.clip_grad_norm_(run.student.parameters(), method.max_grad_norm or math.inf)
-        )
+        run.gradient_norm = float(nn.utils.clip_grad_norm_(run.student.parameters(), limit))
         run.optimizer.step()
     return share, {k: float(v.detach()) for k, v in found.items()}
 
@@ -166,9 +163,9 @@ class GKT(ClassifierUnlearner):
     max_grad_norm: float | None = Field(5., gt=0)
 
     def record(self, run):
-        return {s: getattr(run, s).classes() for s in self.sides} | {
-            "passed": run.memory["passed"] / max(run.step, 1)
-        }
+        share = run.memory["passed"]/max(run.step, 1)
+        return {s: getattr(run, s).classes() for s in self.sides} | {"passed": share}
+
     def change(self, run, callbacks):
         teach_from_nothing(self, run)
         teach(self, run, callbacks)
@@ -186,12 +183,8 @@ class GKT(ClassifierUnlearner):
         blank = torch.zeros(1, *shape)
         classes = count_classes(model, blank.to(next(model.parameters()).device))
         sides = split_classes(forget, retain, classes, self.name)
-        return super().unlearn(
-            model,
-            *((blank.expand(len(s), *shape), torch.tensor(s)) for s in sides),
-            generator=generator,
-            callbacks=callbacks,
-        )
+        pairs = [(blank.expand(len(side), *shape), torch.tensor(side)) for side in sides]
+        return super().unlearn(model, *pairs, generator=generator, callbacks=callbacks)
 
 # %% ../../../nbs/3b_classifiers/75_gkt.ipynb #df6803b3
 def teach_from_nothing(
@@ -202,16 +195,13 @@ def teach_from_nothing(
     reset_layers(run.student, draw_seed(run.generator, 31))
     run.student.requires_grad_(True).train()
     run.original.requires_grad_(False)
-    generator = picture_generator(
-        method.latent_size, picture_shape(run.original), method.width, draw_seed(run.generator, 31)
-    ).to(run.device)
-    run.memory.update(
-        gone=run.forget.classes(),
-        generator=generator,
-        of_generator=torch.optim.Adam(generator.parameters(), lr=method.generator_learning_rate),
-        passed=0.0,
-    )
-    run.parameters, run.num_steps = list(run.student.parameters()), method.num_rounds
+    shape, seed = picture_shape(run.original), draw_seed(run.generator, 31)
+    generator = picture_generator(method.latent_size, shape, method.width, seed).to(run.device)
+    of_generator = torch.optim.Adam(generator.parameters(), lr=method.generator_learning_rate)
+    gone = run.forget.classes()
+    run.memory.update(gone=gone, generator=generator, of_generator=of_generator, passed=0.0)
+    run.parameters = list(run.student.parameters())
+    run.num_steps = method.num_rounds
     run.optimizer = torch.optim.Adam(run.parameters, lr=method.learning_rate)
 
 # %% ../../../nbs/3b_classifiers/75_gkt.ipynb #ea39b4da
@@ -224,9 +214,8 @@ def teach(
     empty = 0
     with attended(run, callbacks):
         while run.step < method.num_rounds and not run.stop:
-            noise = torch.randn(method.train_batch_size, method.latent_size, generator=run.generator).to(
-                run.device
-            )
+            noise = torch.randn(method.train_batch_size, method.latent_size, generator=run.generator)
+            noise = noise.to(run.device)
             disagreement = generator_round(run, method, noise)
             share, found = student_round(run, method, noise)
             empty = 0 if found else empty + 1

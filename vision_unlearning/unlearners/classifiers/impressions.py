@@ -50,7 +50,8 @@ def place_of(
     shape = tuple(input_shape or picture_shape(model))
     bounds = (0., 1.) if in_range else (None, None)
     if layer is None: return Place(model, shape, *bounds)
-    (head, tail), device = split_at(model, layer), next(model.parameters()).device
+    head, tail = split_at(model, layer)
+    device = next(model.parameters()).device
     with borrow(model):
         model.eval()
         seen = head(torch.rand(64, *shape, generator=torch.Generator().manual_seed(0)).to(device))
@@ -80,11 +81,8 @@ def climb(
     learning_rate: float = .1,  # of Adam: about the change of a value in a step
 ) -> torch.Tensor:  # (B, *shape), detached
     "Gradient ascent on one logit, the whole batch at once."
-    inside = (
-        (lambda t: t.clamp_(place.low, place.high))
-        if (place.low, place.high) != (None, None)
-        else lambda t: t
-    )
+    bounded = (place.low, place.high) != (None, None)
+    inside = lambda t: t.clamp_(place.low, place.high) if bounded else t
     x = inside(start.clone()).requires_grad_(True)
     optimizer = torch.optim.Adam([x], lr=learning_rate)
     with torch.enable_grad():
@@ -103,15 +101,14 @@ def distinct(
     "Those that are right and not close to an earlier one that was chosen."
     flat = inputs.flatten(1).double()
     norms = flat.norm(dim=1)
-    relative = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist") / (
-        (norms[:, None] + norms) / 2
-    ).clamp(min=1e-12)
+    mean_norm = ((norms[:, None] + norms)/2).clamp(min=1e-12)
+    relative = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")/mean_norm
     chosen = []
     for i in right.nonzero().flatten().tolist():
         if bool((relative[i, chosen] >= min_distance).all()): chosen.append(i)
-    return torch.zeros(len(flat), dtype=torch.bool).index_fill_(
-        0, torch.tensor(chosen, dtype=torch.int64), True
-    )
+    found = torch.zeros(len(flat), dtype=torch.bool)
+    found[chosen] = True
+    return found
 
 # %% ../../../nbs/3b_classifiers/65_impressions.ipynb #5132cef7
 def attempt_impressions(
@@ -164,9 +161,8 @@ def class_impressions(
                 found, good = attempt_impressions(place, label, num_per_class, generator, **settings)
                 right += int(good.sum())
                 pool = torch.cat([kept, found])
-                kept = pool[
-                    distinct(pool, torch.cat([torch.ones(len(kept), dtype=torch.bool), good]), min_distance)
-                ][:num_per_class]
+                usable = torch.cat([torch.ones(len(kept), dtype=torch.bool), good])
+                kept = pool[distinct(pool, usable, min_distance)][:num_per_class]
                 if len(kept) == num_per_class: break
             else:
                 raise ValueError(
@@ -192,7 +188,8 @@ def responsive_layers(
     **settings,  # of `attempt_impressions` and `climb`: init, l2, num_steps, learning_rate
 ) -> pd.DataFrame:  # a row a layer: accepted share of each class, "smallest", "responsive"
     "Where in a network impressions can be made, class by class."
-    generator, rows = generator or torch.Generator().manual_seed(0), {}
+    generator = generator or torch.Generator().manual_seed(0)
+    rows = {}
     if not 0 < share <= 1: raise ValueError(f"share must be above 0 and at most 1, got {share}")
     with borrow(model):
         model.eval()
@@ -200,14 +197,11 @@ def responsive_layers(
             place = place_of(model, layer, input_shape, in_range)
             names = [str(i) for i in range(num_outputs(place))]
             wanted = class_indices("class", names if classes is None else classes, names)
-            rows[layer or "picture"] = {
-                c: float(
-                    distinct(*attempt_impressions(place, c, attempts, generator, **settings), min_distance)
-                    .double()
-                    .mean()
-                )
-                for c in wanted
-            }
+            shares = {}
+            for label in wanted:
+                found, right = attempt_impressions(place, label, attempts, generator, **settings)
+                shares[label] = float(distinct(found, right, min_distance).double().mean())
+            rows[layer or "picture"] = shares
     table = pd.DataFrame(rows).T
     smallest = table.min(axis=1)
     return table.assign(smallest=smallest, responsive=smallest >= share)

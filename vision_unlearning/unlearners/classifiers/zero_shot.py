@@ -27,28 +27,20 @@ def split_classes(
     method: str = "zero_shot",  # for messages
 ) -> tuple[list[int], list[int]]:  # forgotten, retained
     "Which classes go and which stay."
+    is_index = lambda i: hasattr(i, "__index__") and getattr(i, "ndim", 0) == 0
     for side, given in (("forget", forget), ("retain", retain)):
         many = given if isinstance(given, (list, tuple, set, range)) else [given]
-        if given is not None and not all(
-            hasattr(i, "__index__") and getattr(i, "ndim", 0) == 0 for i in many
-        ):
-            raise TypeError(
-                f"{method} reads no data: {side} must be class indices such as [1, 2], got "
-                f"{type(given).__name__}"
-            )
+        if given is None or all(is_index(i) for i in many): continue
+        raise TypeError(
+            f"{method} reads no data: {side} must be class indices such as [1, 2], got {type(given).__name__}"
+        )
     names = [str(i) for i in range(num_classes)]
     gone = class_indices("class", [] if forget is None else forget, names)
-    kept = (
-        [i for i in range(num_classes) if i not in gone]
-        if retain is None
-        else class_indices("class", retain, names)
-    )
+    kept = [i for i in range(num_classes) if i not in gone]
+    if retain is not None: kept = class_indices("class", retain, names)
     if not gone: raise ValueError(f"{method} was given no class to forget; give forget=[3] or several")
-    if set(gone) & set(kept):
-        raise ValueError(
-            f"class {min(set(gone) & set(kept))} is to be forgotten and retained; take it out of one of the "
-            "two"
-        )
+    if both := set(gone) & set(kept):
+        raise ValueError(f"class {min(both)} is to be forgotten and retained; take it out of one of the two")
     if not kept:
         raise ValueError(
             f"all {num_classes} classes are to be forgotten; {method} needs at least one that stays"
@@ -67,16 +59,11 @@ def trained_names(
         if bias not in dict(model.named_parameters()):
             raise ValueError(f"{last_linear(model)} has no bias to train; use trainable='layer' or 'tail'")
         return [bias]
-    found = (
-        weight_layers(model)
-        if layer is None
-        else [f"net.{n}" for n in weight_layers(split_at(model, layer)[1])]
-    )
-    return [
-        f"{n}.{p}"
-        for n in (found[:1] if trainable == "layer" else found)
-        for p, _ in model.get_submodule(n).named_parameters(recurse=False)
-    ]
+    found = weight_layers(model)
+    if layer is not None: found = [f"net.{n}" for n in weight_layers(split_at(model, layer)[1])]
+    if trainable == "layer": found = found[:1]
+    own = lambda n: [p for p, _ in model.get_submodule(n).named_parameters(recurse=False)]
+    return [f"{n}.{p}" for n in found for p in own(n)]
 
 # %% ../../../nbs/3b_classifiers/70_zero_shot.ipynb #05605d02
 def default_layer(
@@ -92,7 +79,8 @@ class Tail(torch.nn.Module):
     "The end of a network as a model of its own, and the network it is the end of."
     def __init__(self, model, layer):
         super().__init__()
-        self.model, self.tail = model, model if layer is None else split_at(model, layer)[1]
+        self.model = model
+        self.tail = model if layer is None else split_at(model, layer)[1]
     def forward(self, x): return self.tail(x)
 
 # %% ../../../nbs/3b_classifiers/70_zero_shot.ipynb #755fd8d4
@@ -102,15 +90,14 @@ def signed_losses(
     labels: dict[str, torch.Tensor],  # side -> (B,)
 ) -> dict[str, torch.Tensor]:  # side -> scalar
     "The weighted cross-entropies with their signs; the one that is ascended stops at the ceiling."
-    up, found = "forget" if method.sign == "text" else "retain", {}
+    up = "forget" if method.sign == "text" else "retain"
+    found = {}
     for side, z in logits.items():
         each = F.cross_entropy(z, labels[side], reduction="none", label_smoothing=method.label_smoothing)
         weight = method.forget_weight if side == "forget" else method.retain_weight
-        found[side] = (
-            -weight * (each if method.ceiling is None else each.clamp(max=method.ceiling)).mean()
-            if side == up
-            else weight * each.mean()
-        )
+        if side != up: found[side] = weight*each.mean()
+        elif method.ceiling is None: found[side] = -weight*each.mean()
+        else: found[side] = -weight*each.clamp(max=method.ceiling).mean()
     return found
 
 # %% ../../../nbs/3b_classifiers/70_zero_shot.ipynb #a85203ad
@@ -125,12 +112,8 @@ def impression_sides(
     place = method.place(model)
     with borrow(model):
         model.eval()
-        gone, kept = split_classes(
-            forget,
-            retain,
-            num_outputs(place_of(model, place, method.impression.get("input_shape"))),
-            method.name,
-        )
+        num_classes = num_outputs(place_of(model, place, method.impression.get("input_shape")))
+    gone, kept = split_classes(forget, retain, num_classes, method.name)
     made = class_impressions(
         model, sorted(gone + kept), place, method.num_impressions, generator=generator, **method.impression
     )
@@ -202,10 +185,10 @@ class ZeroShot(TrainedClassifier):
 
     def losses(self, run, batch):
         run.student.eval()
-        z = run.memory["tail"](torch.cat([x for x, _ in batch.values()])).split(
-            [len(y) for _, y in batch.values()]
-        )
-        return signed_losses(self, dict(zip(batch, z)), {s: y for s, (_, y) in batch.items()})
+        labels = {side: y for side, (_, y) in batch.items()}
+        answers = run.memory["tail"](torch.cat([x for x, _ in batch.values()]))
+        answers = answers.split([len(y) for y in labels.values()])
+        return signed_losses(self, dict(zip(batch, answers)), labels)
 
     def unlearn(self,
         model: torch.nn.Module,  # comes back as it went in
@@ -218,9 +201,8 @@ class ZeroShot(TrainedClassifier):
         "Make impressions, train the tail of a copy on them, and return what changed."
         generator = generator or torch.Generator().manual_seed(0)
         sides = impression_sides(self, model, forget, retain, generator)
-        return super().unlearn(
-            Tail(model, self.place(model)), *sides, generator=generator, callbacks=callbacks
-        )
+        tail = Tail(model, self.place(model))
+        return super().unlearn(tail, *sides, generator=generator, callbacks=callbacks)
 
 # %% ../../../nbs/3b_classifiers/70_zero_shot.ipynb #4ee15045
 def published_zero_shot(
@@ -230,19 +212,17 @@ def published_zero_shot(
     """The published code: saturated impressions before the last layer, both signs reversed, one bias vector
     trained."""
     recipe = dict(init="xavier", num_steps=1000, min_distance=1e-9, in_range=False)
-    return ZeroShot(
-        **dict(
-            layer=last_linear(model).removeprefix("net."),
-            target_modules="bias",
-            sign="published_code",
-            alternating=True,
-            forget_weight=0.9,
-            retain_weight=0.1,
-            ceiling=None,
-            label_smoothing=0.1,
-            num_impressions=100,
-            impression=recipe,
-            num_train_epochs=1000,
-        )
-        | changes
+    settings = dict(
+        layer=last_linear(model).removeprefix("net."),
+        target_modules="bias",
+        sign="published_code",
+        alternating=True,
+        forget_weight=0.9,
+        retain_weight=0.1,
+        ceiling=None,
+        label_smoothing=0.1,
+        num_impressions=100,
+        impression=recipe,
+        num_train_epochs=1000,
     )
+    return ZeroShot(**(settings | changes))
