@@ -186,8 +186,15 @@ MARK_ANYWHERE = re.compile(MARK.pattern, re.M)
 def digest(
     cells: list,  # (number, source), in order
 ) -> str:
-    "Changes with the sources, so that a result is known to be of these cells."
-    return hashlib.sha256("\0".join(source for _, source in cells).encode()).hexdigest()[:12]
+    "Changes with what the cells do, and not with their comments: a result is known to be of these cells."
+    text = "\0".join(without_comments(source) for _, source in cells)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def without_comments(source: str) -> str:
+    try: return ast.unparse(ast.parse(source))
+    # A magic.
+    except SyntaxError: return source
 
 
 def names_of(source: str) -> tuple[set, set]:

@@ -79,7 +79,8 @@ def pytest_configure(config):
 
 class Record:
     def __init__(self, config, path):
-        self.path, self.command = path, " ".join(["pytest", *config.invocation_params.args])
+        self.path = path
+        self.command = " ".join(f"--{o} {config.getoption('--' + o)}" for o in ("claims", "claims-threads"))
 
     def pytest_runtest_logreport(self, report):
         from chance import write_record
