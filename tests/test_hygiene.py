@@ -138,7 +138,7 @@ def test_title_and_promise_stand_alone(nb):
     assert nb.cells[0]["cell_type"] == "markdown" and len(lines) == 3, "`# Title` and `> promise` alone"
     assert lines[0].startswith("# ") and not lines[1] and lines[2].startswith("> "), lines
     docstring = f'"""{lines[2][2:]}"""'
-    assert len(docstring) <= 110, f"the promise becomes the module's docstring, {len(docstring)} characters long"
+    assert len(docstring) <= 110, f"the promise becomes the docstring: {len(docstring)} characters"
 
 
 @each

@@ -246,10 +246,9 @@ def compare_with_published(
     task: str,  # a task that was prepared by the right rules
 ) -> pd.DataFrame:  # name, published index, chosen index, reason; rows that are in both lists come first
     "How a choice differs from the published list, entity by entity."
-    published, chosen, known = (
-        published_entities(task),
-        *([e["name"] for e in read_json(path)] for path in (store.metadata(task), store.enriched(task))),
-    )
+    published = published_entities(task)
+    chosen = [e["name"] for e in read_json(store.metadata(task))]
+    known = [e["name"] for e in read_json(store.enriched(task))]
     notes = preparation_notes(store, task)
     lost = notes[notes["lost"].astype(bool)].drop_duplicates("name").set_index("name")
     def reason(name):

@@ -75,10 +75,8 @@ class EmbeddingTemplate(ResultTemplate):
             *pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1].values()]
 
     def _vectors(self, path: Path) -> np.ndarray:  # (N,D), NaN rows without pictures
-        (means, model), (_, first) = (
-            _means(_signature(path), self.names),
-            _means(_signature(self.store.embeddings(self.task)), self.names),
-        )
+        means, model = _means(_signature(path), self.names)
+        _, first = _means(_signature(self.store.embeddings(self.task)), self.names)
         if model != first:
             raise ValueError(
                 f"{path.name} was embedded with {model}, the baseline with {first}; embed both with one "

@@ -57,8 +57,12 @@ def strength(
     def look(scale):
         rows.append(dict(scale=scale, **objective.measure(edits, scale)))
         return rows[-1]["retained"] >= floor
-    if look(1.): all(map(look, (s for s in scales if s > 1)))  # up, to the first that is below the floor
-    else: any(map(look, (s for s in reversed(scales) if s < 1)))  # down, to the first that is not
+    if look(1.):  # up, to the first that is below the floor
+        for scale in (s for s in scales if s > 1):
+            if not look(scale): break
+    else:  # down, to the first that is not
+        for scale in (s for s in reversed(scales) if s < 1):
+            if look(scale): break
     found = dict(
         **asked,
         key=config_hash(asked),

@@ -48,12 +48,11 @@ class Losses:
 
     def gradient(self, samples) -> torch.Tensor:
         "(P,) mean gradient of all samples."
-        total, count, slope = 0., 0, grad(lambda w, inputs, labels: self(w, inputs, labels).sum())
+        total, count = 0., 0
+        slope = grad(lambda w, inputs, labels: self(w, inputs, labels).sum())
         for inputs, labels in map(self.to, samples):
-            total, count = (
-                total + flattened(slope(self.weights, inputs, labels).values()),
-                count + len(labels),
-            )
+            total = total + flattened(slope(self.weights, inputs, labels).values())
+            count += len(labels)
         return total/count
 
     def singles(self, inputs, labels) -> torch.Tensor:

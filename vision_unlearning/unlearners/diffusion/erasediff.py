@@ -113,12 +113,10 @@ class EraseDiffLosses:
         uniform = torch.rand(noised.shape, generator=self.generator).to(noised)
         forget_loss = lambda network: uniform_loss(network, noised, times, self.forget.embeddings[f], uniform)
         forget = forget_loss(unet)
-        gap = (
-            float(forget.detach())
-            - reachable_loss(unet, self.named, forget_loss, s.inner_steps, s.inner_learning_rate)
-            if s.inner_steps
-            else None
-        )
+        gap = None
+        if s.inner_steps:
+            reachable = reachable_loss(unet, self.named, forget_loss, s.inner_steps, s.inner_learning_rate)
+            gap = float(forget.detach()) - reachable
         x, t, target = diffusion_batch(
             self.pipe.scheduler, self.retain.latents(r, self.generator), self.generator
         )

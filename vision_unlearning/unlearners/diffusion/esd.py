@@ -60,11 +60,8 @@ def rollout(
     walker=None,  # callable like `frozen` that walks; None: `frozen` itself
 ) -> Points:  # N*S points, ordered by time
     "Sample trajectories; every step is a training point with its target."
-    scheduler, unet, (n, s) = (
-        copy.deepcopy(pipe.scheduler),
-        pipe.unet,
-        (len(text), pipe.unet.config.sample_size),
-    )
+    scheduler, unet = copy.deepcopy(pipe.scheduler), pipe.unet
+    n, s = len(text), unet.config.sample_size
     scheduler.set_timesteps(num_inference_steps, device=unet.device)
     extra = pipe.prepare_extra_step_kwargs(generator, 0.)
     latents = (

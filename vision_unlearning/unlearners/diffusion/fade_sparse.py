@@ -232,11 +232,9 @@ class FADEWeight(FADESparse):
 
     @contextmanager
     def trains(self, run):
-        unet, masks, total = (
-            run.pipe.unet,
-            self.masks(run.data[2]),
-            sum(s.numel() for s in run.data[2].values()),
-        )
+        unet = run.pipe.unet
+        masks = self.masks(run.data[2])
+        total = sum(s.numel() for s in run.data[2].values())
         unet.requires_grad_(False)
         adapter = MaskedAdapter(unet, masks, self.rank, self.lora_alpha, run.generator, self.search_space)
         def edit(info, scale): return masked_edit(adapter, total, info, scale)

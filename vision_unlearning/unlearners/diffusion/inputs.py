@@ -56,13 +56,8 @@ def encode_dataset(
         posterior = pipe.vae.encode(pixels.to(pipe.vae.device, pipe.vae.dtype)).latent_dist
         means.append(posterior.mean*scale)
         stds.append(posterior.std*scale)
-    replaced = (
-        dataset["overwrite"]
-        if "overwrite" in dataset.column_names
-        else None
-        if overwrite is None
-        else [overwrite] * len(dataset)
-    )
+    replaced = None if overwrite is None else [overwrite]*len(dataset)
+    if "overwrite" in dataset.column_names: replaced = dataset["overwrite"]
     return TrainingSet(
         torch.cat(means),
         torch.cat(stds),

@@ -121,10 +121,8 @@ def salun_mask(
     generator: torch.Generator,  # of batches, noise and times
 ) -> dict[str, torch.Tensor]:  # name -> bool; exactly round(mask_fraction*N) of N entries are True
     "The weights on which the concept's diffusion loss depends most."
-    batches, empty = (
-        cycle(len(data), min(method.train_batch_size, len(data)), generator),
-        empty_condition(pipe),
-    )
+    batches = cycle(len(data), min(method.train_batch_size, len(data)), generator)
+    empty = empty_condition(pipe)
     drawn = (next(batches) for _ in range(method.saliency_epochs*ceil(len(data)/method.train_batch_size)))
     losses = (
         forget_loss(

@@ -137,20 +137,15 @@ class SpmLosses:
     def __init__(self, settings, pipe, forget, retain, generator):
         self.settings, self.pipe, self.generator = settings, pipe, generator
         fill = lambda name: settings.prompt_template.format(name) if name else ""
-        self.concept, surrogate = (
-            condition(pipe, [fill(n) for n in forget]),
-            condition(pipe, [fill(settings.anchor_concept)])
-            if settings.anchor_concept
-            else empty_condition(pipe),
-        )
-        self.anchors = condition(pipe, [fill(n) for n in retain]) if retain else None
-        self.probabilities = (
-            None
-            if self.anchors is None
-            else anchor_probabilities(
+        self.concept = condition(pipe, [fill(n) for n in forget])
+        surrogate = empty_condition(pipe)
+        if settings.anchor_concept: surrogate = condition(pipe, [fill(settings.anchor_concept)])
+        self.anchors = self.probabilities = None
+        if retain:
+            self.anchors = condition(pipe, [fill(n) for n in retain])
+            self.probabilities = anchor_probabilities(
                 self.anchors.prompt_embeds, self.concept.prompt_embeds, settings.anchor_exponent
             ).cpu()
-        )
         dealt = cycle(len(forget), settings.rollout_batch_size, generator)
         def draw(i):
             return rollout(
