@@ -104,7 +104,7 @@ class Watch(ast.NodeTransformer):
         return node
 
     def visit_Compare(self, node):
-        node = self.generic_visit(node)
+        # What is compared may count comparisons, as in `(p < .05).mean() < .1`; those are not looked into.
         if self.where is None or any(type(o) not in DISTANCE for o in node.ops): return node
         names = ast.List([ast.Constant(type(o).__name__) for o in node.ops], ast.Load())
         sides = ast.List([node.left, *node.comparators], ast.Load())
