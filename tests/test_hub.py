@@ -188,7 +188,7 @@ def asked_of(*answers, **options):
         if isinstance(answer, Exception): raise answer
         return answer
 
-    try: found = library.ask(call, "me/world", "a.json", wait=.001, **options)
+    try: found = library.ask_hub(call, "me/world", "a.json", wait=.001, **options)
     except OSError as error: found = error
     return found, len(answers) - len(left)
 

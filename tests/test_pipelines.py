@@ -243,7 +243,7 @@ from vision_unlearning.models import tiny_pipeline
 from vision_unlearning.running.session import generate_session, plan_sessions, unlearn_session
 from vision_unlearning.running.testbeds import prepare_task
 from vision_unlearning.store import Store
-from vision_unlearning.unlearners.loop import Callback
+from vision_unlearning.unlearners.callbacks import Callback
 class Tell(Callback):
     def after_step(self, state): print("step", state.step, flush=True)
 store, pipe = Store(sys.argv[1]), tiny_pipeline()
