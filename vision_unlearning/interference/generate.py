@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from ..core import ForeignFileError, MissingSessionError, borrow, config_hash, initial_latents
 from ..tasks import get_prompt
+from ..texts import as_texts
 from ..store import Session, Store, atomic_path, image_name, read_json, write_json
 
 # %% auto #0
@@ -28,7 +29,7 @@ def latent_shape(pipe) -> tuple[int, int, int]:  # (C,h,w)
 def generate(
     pipe,  # Stable Diffusion pipeline
     seeds: list[int],  # N seeds
-    prompts: list[str],  # N prompts
+    prompts: list[str],  # N prompts; one text is a list of one
     num_inference_steps: int = 12,
     guidance_scale: float = 3.,
     batch_size: int = 50,  # changes speed and memory, not pictures
@@ -37,6 +38,7 @@ def generate(
     "Yield pictures batch by batch; the pipeline comes back as it was."
     from tqdm.auto import tqdm
     from vision_unlearning.models.conditioning import condition, empty_condition
+    prompts = as_texts(prompts, "prompts")
     if len(seeds) != len(prompts):
         raise ValueError(f"{len(seeds)} seeds but {len(prompts)} prompts; give one seed an image")
     if batch_size < 1: raise ValueError(f"batch_size must be at least 1, got {batch_size}")
