@@ -14,6 +14,7 @@ from pydantic import Field
 from ..core import Config, borrow
 from .generate import generate_array
 from ..tasks import PROMPT_TEMPLATE
+from ..texts import as_texts
 from ..unlearners.base import require_pipeline
 from ..models.conditioning import condition, predict
 from ..models.places import expanded_text
@@ -66,6 +67,7 @@ def denoising_error(
     batch_size: int = 8,
 ) -> list[float]:  # mean squared error of each text
     "How badly a model denoises pictures that a text is said to mean."
+    prompts = as_texts(prompts, "prompts")
     text = condition(pipe, prompts)
     total = [0.]*len(prompts)
     batches = noised_batches(pipe, as_pictures(pipe, pictures), num, batch_size, generator)
@@ -278,7 +280,7 @@ def draw_and_judge(
     **generation,  # num_inference_steps, guidance_scale, batch_size
 ) -> pd.DataFrame:  # way, prompt, seed, recognised 0 or 1, probability 0..1
     "Draw prompts and say whether the concept is in the pictures."
-    rows = [(way, p, s) for p in prompts for s in seeds]
+    rows = [(way, p, s) for p in as_texts(prompts, "prompts") for s in seeds]
     reading = tokens.on(pipe) if tokens is not None else nullcontext()
     with edited(pipe, edit), reading:
         images = generate_array(pipe, [s for *_, s in rows], [p for _, p, _ in rows], **generation)

@@ -12,7 +12,7 @@ from ...models.schedules import DiffusersSchedule
 from ...tasks import PROMPT_TEMPLATE
 from ...models.conditioning import condition, predict
 from ...models.places import require_words
-from ...texts import captions, shared_names
+from ...texts import as_texts, captions, shared_names
 from ..base import concepts
 from .inputs import TrainingSet, diffusion_batch, encode_dataset
 from .training import TrainedUnlearner, as_weights
@@ -33,6 +33,7 @@ def draw_anchors(
     batch_size: int = 32,
 ) -> TrainingSet:  # of N latents, without spread
     "Anchor pictures as the model draws them, as latents."
+    prompts = as_texts(prompts, "prompts")
     size, found = pipe.unet.config.sample_size, []
     for i in range(0, len(prompts), batch_size):
         part = prompts[i:i+batch_size]
