@@ -13,11 +13,12 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 from .core import ForeignFileError
-from .store import atomic_folder, safe_name, write_json
+from .files import atomic_folder, inside, safe_name
+from .store import write_json
 
 # %% auto #0
-__all__ = ['RETRIABLE', 'LONGEST', 'Source', 'verify', 'inside', 'pause', 'open_url', 'receive', 'refusal', 'continue_download',
-           'fetch', 'obtain', 'members', 'unpack_archive']
+__all__ = ['RETRIABLE', 'LONGEST', 'Source', 'verify', 'pause', 'open_url', 'receive', 'refusal', 'continue_download', 'fetch',
+           'obtain', 'members', 'unpack_archive']
 
 # %% ../nbs/0_base/30_download.ipynb #0b21cadd
 @dataclass(frozen=True)
@@ -53,23 +54,6 @@ def verify(
             "another version"
         )
     return path
-
-# %% ../nbs/0_base/30_download.ipynb #f06ed39a
-def inside(
-    folder,  # local folder
-    name: str,  # path as others wrote it: "config/file.jsonl"
-) -> Path:
-    "The local path of a foreign file, inside `folder`."
-    parts = PurePosixPath(name).parts
-    if (
-        not parts
-        or name.startswith("/")
-        or ".." in parts
-        or any(c in name for c in "\\\0")
-        or ":" in parts[0]
-    ):
-        raise ValueError(f"{name!r} is not a path inside a folder")
-    return Path(folder).joinpath(*parts)
 
 # %% ../nbs/0_base/30_download.ipynb #cb094a83
 RETRIABLE = (408, 429, 500, 502, 503, 504)  # answers after which the same question may be asked again
