@@ -232,12 +232,10 @@ def alone(
 ):
     "A block that one worker at a time can be in."
     lock = Path(path).with_name(f".lock-{Path(path).name}")
-    if fcntl is None:
-        yield
-        return
     lock.parent.mkdir(parents=True, exist_ok=True)
-    handle = _lock(lock, waiting)
+    handle = _lock(lock, waiting) if fcntl is not None and os.access(lock.parent, os.W_OK) else None
     try: yield
     finally:
-        lock.unlink(missing_ok=True)
-        os.close(handle)
+        if handle is not None:
+            lock.unlink(missing_ok=True)
+            os.close(handle)

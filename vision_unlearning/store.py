@@ -4,18 +4,20 @@
 
 # %% ../nbs/0_base/10_store.ipynb #ea6ff8c8
 from __future__ import annotations
-import json, math, os
+import functools, json, math, os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 from .core import ForeignFileError, MissingSessionError, check_name, config_hash
 from .files import RESERVED, atomic_folder, atomic_path, name_key, recover, safe_name
 from .tasks import get_task
 
 # %% auto #0
-__all__ = ['FADE_NAMES', 'UCE_NAMES', 'RENAMED_SETTINGS', 'RENAMED_VALUES', 'jsonable', 'write_json', 'read_json',
-           'rename_settings', 'current_settings', 'first_settings', 'Session', 'Store', 'image_name', 'check_entities',
-           'read_entities', 'find_entity', 'claim']
+__all__ = ['FADE_NAMES', 'UCE_NAMES', 'RENAMED_SETTINGS', 'RENAMED_VALUES', 'jsonable', 'write_json', 'check_shape', 'read_json',
+           'rename_settings', 'current_settings', 'first_settings', 'Session', 'Store', 'image_name', 'Entity',
+           'check_entities', 'read_entities', 'find_entity', 'SessionFields', 'Record', 'read_record', 'claim']
 
 # %% ../nbs/0_base/10_store.ipynb #0eb6d5c1
 def jsonable(
@@ -41,18 +43,40 @@ def write_json(
         )
     return Path(path)
 
+# %% ../nbs/0_base/10_store.ipynb #37cc5f57
+@functools.cache
+def _checker(shape): return TypeAdapter(shape)
+
+def check_shape(
+    value: Any,  # what a file held
+    shape: Any,  # the type that it should have
+    path,  # the file, for the message
+) -> Any:  # `value` itself
+    "Refuse what is not of a type, by the file's name and the place in it."
+    try: _checker(shape).validate_python(value, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = " > ".join(map(str, first["loc"])) or "the whole of it"
+        raise ForeignFileError(
+            f"{path} is not what its name promises: {where}: {first['msg']}; delete it and rerun"
+        ) from None
+    return value
+
 # %% ../nbs/0_base/10_store.ipynb #391d1975
 def read_json(
     path,  # file to read
+    shape: Any = Any,  # the type of what is in it, as annotations are written: `dict[str, float | None]`
 ) -> Any:
-    "Read one JSON file; a missing or corrupt one is named."
+    "Read one JSON file; a missing or corrupt one is named, and one of another shape."
     path = Path(path)
     if not path.is_file(): recover(path.parent)
     if not path.is_file():
         raise MissingSessionError(f"{path} does not exist; run the step that makes it first")
-    try: return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    # not JSON, not text, an integer of thousands of digits, or lists within lists within lists
+    try: value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ForeignFileError(f"{path} is not JSON ({error}); delete it and rerun") from error
+    return check_shape(value, shape, path)
 
 # %% ../nbs/0_base/10_store.ipynb #ec741ea9
 FADE_NAMES = {"overwriting_concept": "anchor_concept"}
@@ -181,30 +205,33 @@ def image_name(
     return safe_name(f"{check_name('state', state, ['on', 'off'])}_{seed:02d}_{prompt}.png")
 
 # %% ../nbs/0_base/10_store.ipynb #d78cc69a
+class Entity(TypedDict):
+    "What every row of an entity table has, beside its attributes."
+    name: str  # "red_apple" or "red apple"
+    index: NotRequired[int]  # its place in the table
+
 def check_entities(
-    entities: Any,  # what a metadata file holds
-    path,  # of that file, for the message
+    entities: list[dict],  # a table
+    path,  # of its file, for the message
 ) -> list[dict]:  # the same
-    "Refuse a table whose names or indices would lead to wrong files."
-    if not isinstance(entities, list) or not all(isinstance(e, dict) for e in entities):
-        raise ForeignFileError(f"{path} is not a list of entities; prepare the task again")
+    "Refuse names and indices that would lead to wrong files."
     seen = {}
     for place, entity in enumerate(entities):
-        try: name = safe_name(entity.get("name"))
-        except ValueError as error:
-            raise ForeignFileError(f"{path}: the name of entity {place}: {error}") from None
-        index = entity.get("index", place)
-        if isinstance(index, bool) or index != place:
+        name, index = entity["name"], entity.get("index", place)
+        try: safe_name(name)
+        except ValueError as error: raise ForeignFileError(f"{path}: {error}") from None
+        if index != place:
             raise ForeignFileError(
-                f"{path}: {name!r} has the index {index!r} and is entity {place} of the list"
+                f"{path}: {name!r} has the index {index} and is number {place} of the table"
             )
-        other = seen.get(name_key(name))
-        if other is not None:
-            raise ForeignFileError(f"{path}: {other!r} and {name!r} are one file on some systems; rename one")
-        seen[name_key(name)] = name
+        other = seen.setdefault(name_key(name), place)
+        if other != place:
+            raise ForeignFileError(
+                f"{path}: {entities[other]['name']!r} and {name!r} are there, which is one name twice or one "
+                "file on some systems; rename one"
+            )
     return entities
 
-# %% ../nbs/0_base/10_store.ipynb #4cfdc764
 def read_entities(
     store: Store,
     task: str,  # task name
@@ -215,7 +242,7 @@ def read_entities(
         raise MissingSessionError(
             f"task {task!r} is not prepared in {store.base}; run `vu run prepare --task {task}`"
         )
-    return check_entities(read_json(path), path)
+    return check_entities(read_json(path, list[Entity]), path)
 
 # %% ../nbs/0_base/10_store.ipynb #392b9802
 def find_entity(
@@ -230,6 +257,33 @@ def find_entity(
     table = {e["name"].replace("_", " "): e for e in entities}
     return table[check_name("entity", entity.replace("_", " "), table)]
 
+# %% ../nbs/0_base/10_store.ipynb #979b1084
+class SessionFields(TypedDict):
+    "The fields of `Session`, in a record."
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    task: str
+    entity: str
+    index: int
+    method: str
+    epochs: NotRequired[int]
+    model: NotRequired[str]
+    settings: NotRequired[dict[str, Any]]
+
+class Record(TypedDict):
+    "What every record has; the rest says where it came from."
+    key: str  # hash of what was asked
+    session: SessionFields
+    status: str  # "unlearned", "generated" or "complete"
+    stages: dict[str, dict[str, Any]]  # stage -> seeds, seconds, settings
+
+def read_record(
+    path,  # `store.record(session)`
+) -> dict:
+    "The record of a session; its folder has the session's name."
+    record, folder = read_json(path, Record), Path(path).parent
+    if Session(**record["session"]).slug == folder.name: return record
+    raise ForeignFileError(f"{path} is not about {folder.name!r}; delete that folder and rerun")
+
 # %% ../nbs/0_base/10_store.ipynb #5af23006
 def claim(
     store: Store,
@@ -238,10 +292,10 @@ def claim(
     "Look for a finished session; other settings under the same name raise `ValueError`."
     path = store.record(session)
     if not path.exists(): return None
-    record = read_json(path)
-    if record.get("key") != session.key:
+    record = read_record(path)
+    if record["key"] != session.key:
         raise ValueError(
-            f"{path.parent} was made with other settings (key {record.get('key')}, asked {session.key}); use "
+            f"{path.parent} was made with other settings (key {record['key']}, asked {session.key}); use "
             "another base_folder or delete it"
         )
     return record
