@@ -41,8 +41,8 @@ quick: $(STAMP) ## in a minute and a half: the house rules, the package, one not
 # Long; for some notebooks, make claims PYTEST_ARGS='-k fade'.
 # The page nbs/explanations/02_claims_about_chance shows the record.
 claims: $(STAMP) ## what lessons assert of chance, under six seeds, one and two threads, other rounding
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal --claims $${CLAIMS:-6} \
-	    --claims-record nbs/explanations/claims_about_chance.json $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal --claims=$${CLAIMS:-6} \
+	    --claims-record=nbs/explanations/claims_about_chance.json $(PYTEST_ARGS)
 
 demo: $(STAMP) ## forget one emoji, measure what else was forgotten
 	$(BIN)/vu demo

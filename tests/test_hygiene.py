@@ -317,8 +317,9 @@ def normal(requirement): return re.split(r"[\s<>=!~\[;]", requirement)[0].lower(
 
 
 def test_top_level_imports_are_requirements():
-    # numpy, matplotlib, Pillow and pyarrow come with the requirements that are named.
-    declared = {normal(r) for r in cfg["requirements"].split()} | {"numpy", "matplotlib", "pillow", "pyarrow"}
+    # These come with the requirements that are named.
+    brought = {"numpy", "matplotlib", "pillow", "pyarrow", "typing-extensions"}
+    declared = {normal(r) for r in cfg["requirements"].split()} | brought
     distributions = importlib.metadata.packages_distributions()
     unknown = {
         f"{module}: {top}"
