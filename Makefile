@@ -48,16 +48,16 @@ demo: $(STAMP) ## forget one emoji, measure what else was forgotten
 	$(BIN)/vu demo
 
 prepare: $(STAMP) ## before a commit: export, sidebar, face, README, clean
-	$(BIN)/nbdev_export
+	$(PY) tools/sources.py export
 	$(PY) tools/sidebar.py
 	$(PY) tools/face.py
 	$(PY) tools/readme.py
-	$(BIN)/nbdev_clean
+	$(PY) tools/sources.py clean
 
 outputs: $(STAMP) ## run library notebooks and tutorials again, keep their outputs (NB=... for some, SLOW=1 for long cells too)
-	$(BIN)/nbdev_export
+	$(PY) tools/sources.py export
 	$(PY) tools/outputs.py $(if $(SLOW),--slow) $(NB)
-	$(BIN)/nbdev_clean
+	$(PY) tools/sources.py clean
 
 sidebar: $(STAMP) ## list the notebooks in _quarto.yml
 	$(PY) tools/sidebar.py
@@ -71,7 +71,7 @@ readme: $(STAMP) ## README.md from nbs/index.ipynb
 docs: $(STAMP) ## the docs with quarto in _docs/; README.md and the tree stay as they are
 	@command -v quarto >/dev/null || { echo "quarto is needed (https://quarto.org), or: make docs-preview" >&2; exit 1; }
 	@touch README.md
-	PYTHONPATH=tools HF_HUB_OFFLINE=1 $(BIN)/nbdev_docs --n_workers 2
+	PYTHONPATH=tools HF_HUB_OFFLINE=1 $(PY) tools/sources.py docs
 
 docs-preview: $(STAMP) ## the docs as plain HTML in _docs/, without quarto
 	$(PY) tools/preview.py
