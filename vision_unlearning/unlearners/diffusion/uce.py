@@ -9,7 +9,9 @@ import torch
 from pydantic import Field
 from ...core import borrow
 from ...tasks import PROMPT_TEMPLATE
-from ..base import Unlearner, WeightEdit, concepts, denoiser, require_pipeline
+from ...texts import name_key
+from ..base import Unlearner, WeightEdit, concepts, denoiser
+from ..base import refuse_overlap, require_pipeline
 from ...models.conditioning import embed_texts
 from ...models.places import token_span
 
@@ -107,7 +109,7 @@ class UCE(Unlearner):
 
     def _vectors(self, pipe, concept, guide):
         "Vectors of one concept and of its guide, (n,D) each."
-        if guide == concept:
+        if name_key(guide) == name_key(concept):
             raise ValueError(
                 f"the guide of {concept!r} is the concept itself, which changes nothing; choose another"
             )
@@ -122,7 +124,7 @@ class UCE(Unlearner):
 
     def system(self, pipe, forget, retain):
         "Vectors of concepts, guides and what to preserve: (n,D), (n,D), (m,D) on the CPU."
-        names, keep = concepts(forget), concepts(retain)
+        names, keep = concepts(forget), concepts(retain, "retain")
         guides = [self.anchor_concept] if isinstance(self.anchor_concept, str) else list(self.anchor_concept)
         if not names: raise ValueError("there is no concept to forget; name at least one")
         if len(guides) == 1: guides = guides*len(names)
@@ -130,8 +132,7 @@ class UCE(Unlearner):
             raise ValueError(
                 f"{len(guides)} guides for {len(names)} concepts; give one for all or one for each"
             )
-        if set(names) & set(keep):
-            raise ValueError(f"{sorted(set(names) & set(keep))} are to be forgotten and preserved at once")
+        refuse_overlap(names, keep)
         edit, target = (
             torch.cat(x).cpu() for x in zip(*[self._vectors(pipe, n, g) for n, g in zip(names, guides)])
         )
