@@ -12,7 +12,7 @@ from ...models.schedules import DiffusersSchedule
 from ...tasks import PROMPT_TEMPLATE
 from ...models.conditioning import condition, predict
 from ...models.places import require_words
-from ...texts import as_texts, captions, shared_names
+from ...texts import as_texts, captions_of, shared_names
 from ..base import concepts
 from .inputs import TrainingSet, diffusion_batch, encode_dataset
 from .training import TrainedUnlearner, as_weights
@@ -95,7 +95,7 @@ class ConceptAblation(TrainedUnlearner):
         return concepts(run.retain, "retain") if self.anchor_concept is None else [self.anchor_concept]
     def captions(self, run) -> list[str]:
         "The prompts in which the concept is met."
-        if hasattr(run.forget, "column_names"): return list(dict.fromkeys(captions(run.forget, "forget")))
+        if hasattr(run.forget, "column_names"): return list(dict.fromkeys(captions_of(run.forget, "forget")))
         return [self.prompt_template.format(name) for name in concepts(run.forget)]
 
     def encode(self, run):
