@@ -24,7 +24,7 @@ from ..store import atomic_folder, read_json, write_json
 from ..tasks import PROMPT_TEMPLATE
 from ..unlearners.base import Edit, get_method
 from ..explore.neighbours import near_neighbours
-from ..unlearners.diffusion.formats import merge_edit
+from ..unlearners.diffusion.formats import export_kohya, merge_edit
 
 # %% auto #0
 __all__ = ['HUB_FILES', 'Erasure', 'own_pictures', 'unlearn_names', 'name_of', 'erase', 'model_card', 'save_erasure', 'hub_files',
@@ -261,6 +261,7 @@ def save_erasure(
     folder,  # written whole or not at all
     pipe=None,  # the base pipeline; needed to merge
     merge: bool = False,  # also write a full pipeline with the edit in its weights
+    kohya: bool = False,  # also write a LoRA under kohya's names
 ) -> Path:
     "Write edit, model card and numbers, and optionally a merged pipeline."
     if merge and pipe is None:
@@ -286,6 +287,7 @@ def save_erasure(
                 versions=versions(),
             ),
         )
+        if kohya: export_kohya(result.edit, temporary/f"{Path(folder).name}_kohya.safetensors")
         if merge:
             with merge_edit(result.edit, pipe).on(pipe), quiet_loading():
                 pipe.save_pretrained(temporary/"merged")
