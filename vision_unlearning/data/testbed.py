@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image
 from ..core import ForeignFileError, MissingSessionError, check_name
 from ..tasks import get_prompt
-from ..store import Store, atomic_folder, read_json, safe_name, write_json
+from ..store import Entity, Store, atomic_folder, read_json, safe_name, write_json
 
 # %% auto #0
 __all__ = ['read_table', 'to_numbers', 'add_attributes', 'picture_folders', 'sound_pictures', 'write_entities', 'link_or_copy',
@@ -214,7 +214,7 @@ def stored_pictures(
         )
     return {
         e["name"]: sorted((place / e["name"]).iterdir())
-        for e in read_json(store.metadata(task))
+        for e in read_json(store.metadata(task), list[Entity])
         if (place / e["name"]).is_dir()
     }
 

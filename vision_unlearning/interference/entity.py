@@ -11,13 +11,22 @@ from ..tasks import get_task
 from .names import SPECIFICITY, entity_column, entity_metrics, parse_column
 from .pair import read_pair
 from .pair_metrics import PAIR_METRICS
-from ..store import Session, Store, jsonable, read_entities, read_json, write_json
+from vision_unlearning.store import (
+    Named,
+    Session,
+    Store,
+    check_shape,
+    jsonable,
+    read_entities,
+    read_json,
+    write_json,
+)
 
 # %% auto #0
 __all__ = ['find_worst_interfered', 'metric_of_worst_interfered', 'is_worst_interfered_target',
            'number_of_interfered_worse_than_threshold', 'number_of_interfered_worse_than_target', 'average_metric',
            'pair_matrix', 'summarise_rows', 'entity_table', 'aggregate', 'pair_sessions', 'specificity_ratios',
-           'read_emitters', 'InterferencePerEntity']
+           'read_emitters', 'read_per_entity', 'InterferencePerEntity']
 
 # %% ../../nbs/5_interference/10_entity.ipynb #df09ab05
 def _values(interference_per_pair: dict, metric: str) -> dict[str, float]:
@@ -233,6 +242,14 @@ def _measured(row: dict) -> dict:
     "What was measured of an entity, without its metadata."
     return {k: v for k, v in row.items() if k.startswith(("metric_", "sessions_"))}
 
+def read_per_entity(
+    path,  # `store.per_entity(task)`
+) -> list[dict[str, Any]]:  # a row an entity: metadata and metrics, undefined ones None
+    "The table of a task as it is written; one of another shape is named."
+    rows = read_json(path, list[Named])
+    for row in rows: check_shape(_measured(row), dict[str, float | None], f"{path} ({row['name']})")
+    return rows
+
 def _put_metrics(row: dict, method: str, epochs: int, values: dict) -> None:
     "Put entity metrics into a row; the same ones with padded epochs or another arrow go."
     for key in list(row):
@@ -270,7 +287,7 @@ class InterferencePerEntity(Config):
                 )
             except (MissingSessionError, OSError) as error:
                 raise MissingSessionError(f"{missing}, or fetch the published table ({error})") from error
-            table = read_json(Store(folder).per_entity(self.task))
+            table = read_per_entity(Store(folder).per_entity(self.task))
         if self.save_outputs: write_json(self._get_data_path_local(), table)
         return table
 
@@ -278,7 +295,8 @@ class InterferencePerEntity(Config):
         "One dict an entity: metadata and metrics, undefined ones None."
         store = Store(self.base_folder)
         path, sessions = store.per_entity(get_task(self.task).name), pair_sessions(store, self.task)
-        old = read_json(path) if path.is_file() and not (self.recompute_if_exists and sessions) else None
+        afresh = self.recompute_if_exists and sessions
+        old = read_per_entity(path) if path.is_file() and not afresh else None
         if not sessions: return jsonable(self._fetch() if old is None else old)
         table = self._from_pairs(store, sessions, old)
         if self.save_outputs and table != old: write_json(path, table)

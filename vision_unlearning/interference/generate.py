@@ -8,6 +8,7 @@ import json, os
 from contextlib import nullcontext
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 import numpy as np
 import torch
 from ..core import ForeignFileError, MissingSessionError, borrow, config_hash, initial_latents
@@ -84,9 +85,10 @@ def fill_folder(
     wanted = {"num_inference_steps": 12, "guidance_scale": 3., **generation, **(settings or {})}
     folder = Path(folder)
     mark = folder/"settings.json"
-    if mark.exists() and read_json(mark) != wanted:
+    made = read_json(mark, dict[str, Any]) if mark.exists() else wanted
+    if made != wanted:
         raise ValueError(
-            f"{folder} holds pictures made with {read_json(mark)}, now asked with {wanted}; use another "
+            f"{folder} holds pictures made with {made}, now asked with {wanted}; use another "
             "base_folder or delete it"
         )
     if not mark.exists(): write_json(mark, wanted)

@@ -8,12 +8,14 @@ import functools, hashlib, re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, Callable, ClassVar
 from fastcore.basics import patch
 import numpy as np
 from ..core import Config, UnknownNameError, check_name, config_hash, versions
 from ..tasks import get_task
 from ..explore.similarity import SIMILARITIES, similarity_matrix
+from ..interference.entity import read_per_entity
+from ..interference.pair import pair_rows
 from ..interference.pair_metrics import PAIR_METRICS
 from ..unlearners.methods import known_methods
 from vision_unlearning.store import (
@@ -27,10 +29,11 @@ from vision_unlearning.store import (
     read_json,
     write_json,
 )
+from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['MODELS', 'default_model', 'ResultTemplate', 'read_shared', 'fingerprint', 'pair_files', 'PairTable', 'read_pairs',
-           'read_similarity', 'similarity_files', 'simulate_harm', 'simulate_store']
+__all__ = ['MODELS', 'default_model', 'ResultTemplate', 'read_shared', 'fingerprint', 'Answer', 'pair_files', 'PairTable',
+           'read_pairs', 'read_similarity', 'similarity_files', 'simulate_harm', 'simulate_store']
 
 # %% ../../nbs/6_results/00_base.ipynb #d279fdb0
 MODELS = {
@@ -124,13 +127,14 @@ def _content_hash(signature: tuple) -> bytes: return hashlib.sha256(Path(signatu
 
 # %% ../../nbs/6_results/00_base.ipynb #774938a6
 @functools.lru_cache(maxsize=8)
-def _parsed(signature: tuple): return read_json(signature[0])
+def _parsed(signature: tuple, read: Callable): return read(signature[0])
 
 def read_shared(
     path,  # a JSON file
+    read: Callable = read_per_entity,  # reads and checks it
 ):  # what is in it; shared between callers, so do not change it
     "A table that many questions read: parsed once, and again only when the file has changed."
-    return _parsed(_signature(path))
+    return _parsed(_signature(path), read)
 
 # %% ../../nbs/6_results/00_base.ipynb #3e095b2e
 def fingerprint(
@@ -171,11 +175,16 @@ def _describe(self: ResultTemplate) -> dict:
     "Further metadata of a subclass."
     return {}
 
+class Answer(TypedDict):
+    "What the file of an answer holds."
+    metadata: dict[str, Any]  # the question and its arguments
+    result: dict[str, Any] | list[Any]  # its answer
+
 @patch
 def compute(self: ResultTemplate) -> dict:  # {"metadata": ..., "result": ...}
     "The answer, from disk when nothing that it depends on has changed."
     path = Path(self._get_data_path_local())
-    if path.exists() and not self.recompute_if_exists: return read_json(path)
+    if path.exists() and not self.recompute_if_exists: return read_json(path, Answer)
     inputs = self.inputs()
     about = {
         "template": self.question(),
@@ -251,7 +260,7 @@ class PairTable:
 @functools.lru_cache(maxsize=12)
 # signatures: (index, signature of the file)
 def _read_table(names: tuple[str, ...], epochs: int, signatures: tuple) -> PairTable:
-    return PairTable(list(names), epochs, {i: read_json(signature[0]) for i, signature in signatures})
+    return PairTable(list(names), epochs, {i: pair_rows(signature[0]) for i, signature in signatures})
 
 def read_pairs(
     store: Store,
