@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 from ..core import check_name
 from ..tasks import entity_text, get_task, overwrite_concept
-from ..interference.entity import read_per_entity
-from ..interference.pair import read_pair
+from ..interference.tables import read_pair, read_per_entity
 from ..unlearners.methods import known_methods
 from ..results.base import _signature
 from vision_unlearning.store import (

@@ -9,13 +9,11 @@ from typing import Any
 from ..core import Config, ForeignFileError, MissingSessionError, check_name
 from ..tasks import get_task
 from .names import SPECIFICITY, entity_column, entity_metrics, parse_column
-from .pair import read_pair
 from .pair_metrics import PAIR_METRICS
+from .tables import measured, read_pair, read_per_entity
 from vision_unlearning.store import (
-    Named,
     Session,
     Store,
-    check_shape,
     jsonable,
     read_entities,
     read_json,
@@ -26,7 +24,7 @@ from vision_unlearning.store import (
 __all__ = ['find_worst_interfered', 'metric_of_worst_interfered', 'is_worst_interfered_target',
            'number_of_interfered_worse_than_threshold', 'number_of_interfered_worse_than_target', 'average_metric',
            'pair_matrix', 'summarise_rows', 'entity_table', 'aggregate', 'pair_sessions', 'specificity_ratios',
-           'read_emitters', 'read_per_entity', 'InterferencePerEntity']
+           'read_emitters', 'InterferencePerEntity']
 
 # %% ../../nbs/5_interference/10_entity.ipynb #df09ab05
 def _values(interference_per_pair: dict, metric: str) -> dict[str, float]:
@@ -238,18 +236,6 @@ def read_emitters(
     return pairs
 
 # %% ../../nbs/5_interference/10_entity.ipynb #b8653e7e
-def _measured(row: dict) -> dict:
-    "What was measured of an entity, without its metadata."
-    return {k: v for k, v in row.items() if k.startswith(("metric_", "sessions_"))}
-
-def read_per_entity(
-    path,  # `store.per_entity(task)`
-) -> list[dict[str, Any]]:  # a row an entity: metadata and metrics, undefined ones None
-    "The table of a task as it is written; one of another shape is named."
-    rows = read_json(path, list[Named])
-    for row in rows: check_shape(_measured(row), dict[str, float | None], f"{path} ({row['name']})")
-    return rows
-
 def _put_metrics(row: dict, method: str, epochs: int, values: dict) -> None:
     "Put entity metrics into a row; the same ones with padded epochs or another arrow go."
     for key in list(row):
@@ -307,7 +293,7 @@ class InterferencePerEntity(Config):
         entities = read_entities(store, self.task)
         names = [e["name"] for e in entities]
         before = {e["name"]: e for e in old or []}
-        table = [{**e, **_measured(before.get(e["name"], {}))} for e in entities]
+        table = [{**e, **measured(before.get(e["name"], {}))} for e in entities]
         for (method, epochs), files in sessions.items():
             numbers = entity_table(read_emitters(files, names, self.task), names)
             ratios = specificity_ratios(store, self.task, method, epochs, entities)

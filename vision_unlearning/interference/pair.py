@@ -5,21 +5,20 @@
 # %% ../../nbs/5_interference/05_pair.ipynb #e20259a1
 from __future__ import annotations
 import functools, hashlib
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Callable
 import torch
 from ..core import ForeignFileError, config_hash
 from .pair_metrics import PAIR_METRICS, PairMetric, get_pair_metric
+from .tables import read_pair
 from ..metrics.image_image import PairOfImages
 from ..tasks import get_task
 from ..store import Session, Store, atomic_path, read_entities, read_json, write_json
 
 # %% auto #0
 __all__ = ['Encoded', 'Scorers', 'content_key', 'FeatureCache', 'as_pair_metric', 'choose_metrics', 'check_twins', 'ahead',
-           'Twins', 'read_twins', 'KeptLook', 'tidy_scores', 'score_session', 'pair_means', 'pair_rows', 'read_pair',
-           'plot_receivers']
+           'Twins', 'read_twins', 'KeptLook', 'tidy_scores', 'score_session', 'pair_means', 'plot_receivers']
 
 # %% ../../nbs/5_interference/05_pair.ipynb #bbfcde62
 class Encoded:
@@ -315,25 +314,6 @@ def pair_means(
     "Mean over the seeds whose value is defined, in the order of the table."
     table = frame.groupby(["receiver", "metric"], sort=False)["value"].mean().unstack(sort=False)
     return {str(r): {str(m): float(v) for m, v in row.items()} for r, row in table.to_dict("index").items()}
-
-# %% ../../nbs/5_interference/05_pair.ipynb #b8d22252
-def pair_rows(
-    path,  # `store.pair(task, index, method, epochs)`
-) -> dict[str, dict[str, float | None]]:  # receiver -> metric -> value, None where undefined
-    "One emitter's interference as it is written; a file of another shape is named."
-    pairs = read_json(path, dict[str, dict[str, float | None]])
-    names = Counter(name.replace("_", " ").strip() for name in pairs)
-    twice = [name for name, n in names.items() if n > 1]
-    if twice:
-        raise ForeignFileError(f"{path} has {twice[0]!r} twice; delete it and run `vu run interference`")
-    return pairs
-
-def read_pair(
-    path,  # `store.pair(task, index, method, epochs)`
-) -> dict[str, dict[str, float]]:  # receiver -> metric -> value, NaN where undefined
-    "One emitter's interference as numbers."
-    def number(value): return float("nan") if value is None else float(value)
-    return {r: {m: number(value) for m, value in row.items()} for r, row in pair_rows(path).items()}
 
 # %% ../../nbs/5_interference/05_pair.ipynb #24eebd0c
 def plot_receivers(

@@ -10,9 +10,9 @@ from ..core import ForeignFileError
 from ..tasks import get_task
 from ..explore.embeddings import found_pictures, plain_name
 from ..explore.similarity import SIMILARITIES, attribute_columns, published_similarity
-from .entity import pair_sessions, read_per_entity
+from .entity import pair_sessions
 from .names import PUBLISHED_PAIRS, entity_metric_table, parse_column
-from .pair import read_pair
+from .tables import read_pair, read_per_entity
 from ..store import Session, Store, jsonable, read_entities, read_json
 
 # %% auto #0

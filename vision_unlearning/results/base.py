@@ -14,9 +14,8 @@ import numpy as np
 from ..core import Config, UnknownNameError, check_name, config_hash, versions
 from ..tasks import get_task
 from ..explore.similarity import SIMILARITIES, similarity_matrix
-from ..interference.entity import read_per_entity
-from ..interference.pair import pair_rows
 from ..interference.pair_metrics import PAIR_METRICS
+from ..interference.tables import pair_rows, read_per_entity
 from ..unlearners.methods import known_methods
 from vision_unlearning.store import (
     MissingSessionError,
