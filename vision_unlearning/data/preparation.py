@@ -18,7 +18,7 @@ from .balance import balanced_subsample
 from .emoji import emoji_drawings
 from .testbed import sound_pictures, store_pictures, write_entities
 from ..download import obtain, unpack_archive
-from ..store import Entity, Named, Store, read_json, safe_name, write_json
+from ..store import Named, Store, read_entities, read_json, safe_name, write_json
 from typing_extensions import TypedDict
 
 # %% auto #0
@@ -201,7 +201,7 @@ def prepared_entities(
             f"{path.parent.name}/{path.name}"
         )
     return (
-        pd.DataFrame(read_json(chosen, list[Entity]))
+        pd.DataFrame(read_entities(store, task))
         if chosen.is_file() and store.pictures(task).is_dir()
         else None
     )
@@ -258,10 +258,8 @@ def compare_with_published(
 ) -> pd.DataFrame:  # name, published index, chosen index, reason; rows that are in both lists come first
     "How a choice differs from the published list, entity by entity."
     published = published_entities(task)
-    chosen, known = (
-        [e["name"] for e in read_json(path, list[Named])]
-        for path in (store.metadata(task), store.enriched(task))
-    )
+    chosen = [e["name"] for e in read_entities(store, task)]
+    known = [e["name"] for e in read_json(store.enriched(task), list[Named])]
     notes = preparation_notes(store, task)
     lost = notes[notes["lost"].astype(bool)].drop_duplicates("name").set_index("name")
     def reason(name):

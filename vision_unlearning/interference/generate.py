@@ -11,36 +11,35 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 import torch
-from ..core import ForeignFileError, MissingSessionError, borrow, config_hash, initial_latents
+from ..core import ForeignFileError, MissingSessionError, config_hash
+from ..models.sampling import check_drawing, draw, latent_shape
 from ..tasks import get_prompt
-from ..store import Session, Store, atomic_path, image_name, read_json, write_json
+from ..texts import as_texts
+from ..files import alone, atomic_path
+from ..store import Session, Store, image_name, read_json, write_json
 
 # %% auto #0
-__all__ = ['latent_shape', 'generate', 'generate_array', 'fill_folder', 'task_prompts', 'generate_off', 'generate_on',
-           'read_images']
-
-# %% ../../nbs/5_interference/00_generate.ipynb #d4e6d682
-def latent_shape(pipe) -> tuple[int, int, int]:  # (C,h,w)
-    "Shape of one latent at the pipeline's native size."
-    size = pipe.unet.config.sample_size
-    return (pipe.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
+__all__ = ['generate', 'generate_array', 'claim_pictures', 'list_generated', 'fill_folder', 'task_prompts', 'generate_off',
+           'generate_on', 'read_images']
 
 # %% ../../nbs/5_interference/00_generate.ipynb #2aab72d7
 def generate(
     pipe,  # Stable Diffusion pipeline
     seeds: list[int],  # N seeds
-    prompts: list[str],  # N prompts
+    prompts: list[str],  # N prompts; one text is a list of one
     num_inference_steps: int = 12,
     guidance_scale: float = 3.,
-    batch_size: int = 50,  # changes speed and memory, not pictures
+    batch_size: int = 50,  # changes speed and memory; pictures to one grey level
     progress: bool = False,  # show a bar
 ):  # iterator of (slice, (B,H,W,3) uint8)
     "Yield pictures batch by batch; the pipeline comes back as it was."
     from tqdm.auto import tqdm
     from vision_unlearning.models.conditioning import condition, empty_condition
+    prompts = as_texts(prompts, "prompts")
     if len(seeds) != len(prompts):
         raise ValueError(f"{len(seeds)} seeds but {len(prompts)} prompts; give one seed an image")
     if batch_size < 1: raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_drawing(pipe, num_inference_steps, guidance_scale)
     distinct = list(dict.fromkeys(prompts))
     texts, nothing = condition(pipe, distinct or [""]), empty_condition(pipe)
     row = {p: i for i, p in enumerate(distinct)}
@@ -48,18 +47,12 @@ def generate(
         for start in range(0, len(prompts), batch_size):
             part = slice(start, start + batch_size)
             asked = prompts[part]
-            latents = initial_latents(seeds[part], asked, latent_shape(pipe), pipe.unet.dtype, pipe.device)
-            with borrow(pipe):
-                images = pipe(
-                    **texts[[row[t] for t in asked]].pipeline_kwargs(),
-                    **nothing.expand(len(asked)).pipeline_kwargs("negative_"),
-                    latents=latents,
-                    num_inference_steps=num_inference_steps,
-                    guidance_scale=guidance_scale,
-                    output_type="np",
-                ).images
+            wanted = texts[[row[t] for t in asked]].pipeline_kwargs()
+            unwanted = nothing.expand(len(asked)).pipeline_kwargs("negative_")
+            how = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+            images = draw(pipe, seeds[part], asked, **wanted, **unwanted, **how)
             bar.update(len(asked))
-            yield part, (images*255).round().astype(np.uint8)
+            yield part, images
 
 # %% ../../nbs/5_interference/00_generate.ipynb #cb39e080
 def generate_array(
@@ -68,6 +61,35 @@ def generate_array(
     "All pictures at once."
     batches = [images for _, images in generate(pipe, seeds, prompts, **settings)]
     return np.concatenate(batches) if batches else np.zeros((0, 8, 8, 3), np.uint8)
+
+# %% ../../nbs/5_interference/00_generate.ipynb #8c2b722b
+def claim_pictures(
+    folder: Path,  # of pictures
+    wanted: dict,  # settings that would change them
+):
+    "Note how the pictures of a folder are made, and refuse one that holds others."
+    mark = folder/"settings.json"
+    if not mark.exists(): write_json(mark, wanted)
+    found = read_json(mark)
+    if found == wanted: return
+    raise ValueError(
+        f"{folder} holds pictures made with {found}, now asked with {wanted}; use another base_folder or "
+        "delete it"
+    )
+
+# %% ../../nbs/5_interference/00_generate.ipynb #4d7998b5
+def list_generated(
+    folder: Path,  # of pictures
+    rows: list[dict],  # file_name and text of those that were asked for
+):
+    "Write them into `metadata.jsonl`, where those of other seeds stay."
+    listed = folder/"metadata.jsonl"
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    there = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
+    if set(lines) <= set(there): return
+    asked = set(lines)
+    with atomic_path(listed) as path:
+        path.write_text("\n".join([*lines, *(x for x in there if x not in asked)]) + "\n", encoding="utf-8")
 
 # %% ../../nbs/5_interference/00_generate.ipynb #7bc365bd
 def fill_folder(
@@ -83,27 +105,20 @@ def fill_folder(
     "Make the pictures that are missing in `folder`."
     batch_size = generation.pop("batch_size", 50)
     wanted = {"num_inference_steps": 12, "guidance_scale": 3., **generation, **(settings or {})}
+    check_drawing(pipe, **wanted)
     folder = Path(folder)
-    mark = folder/"settings.json"
-    made = read_json(mark, dict[str, Any]) if mark.exists() else wanted
-    if made != wanted:
-        raise ValueError(
-            f"{folder} holds pictures made with {made}, now asked with {wanted}; use another "
-            "base_folder or delete it"
-        )
-    if not mark.exists(): write_json(mark, wanted)
-    todo = [(s, p) for p in prompts for s in seeds if not (folder/image_name(state, s, p)).exists()]
-    if todo:
-        todo_seeds, todo_prompts = map(list, zip(*todo))
-        how = dict(batch_size=batch_size, progress=progress, **generation)
-        for part, images in generate(pipe, todo_seeds, todo_prompts, **how):
-            for (seed, prompt), image in zip(todo[part], images):
-                _save_image(folder/image_name(state, seed, prompt), image)
-    if todo or not (folder/"metadata.jsonl").exists():
+    with alone(folder, f"another worker draws {folder.name}; waiting"):
+        claim_pictures(folder, wanted)
+        todo = [(s, p) for p in prompts for s in seeds if not (folder/image_name(state, s, p)).exists()]
+        if todo:
+            todo_seeds, todo_prompts = map(list, zip(*todo))
+            how = dict(batch_size=batch_size, progress=progress, **generation)
+            for part, images in generate(pipe, todo_seeds, todo_prompts, **how):
+                paths = [folder/image_name(state, s, p) for s, p in todo[part]]
+                # each waits for the disk, and they can wait together
+                with ThreadPoolExecutor(8) as pool: list(pool.map(_save_image, paths, images))
         rows = [{"file_name": image_name(state, s, p), "text": p} for s in seeds for p in prompts]
-        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-        with atomic_path(folder/"metadata.jsonl") as path:
-            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        list_generated(folder, rows)
     return len(todo)
 
 # %% ../../nbs/5_interference/00_generate.ipynb #176a1165

@@ -4,16 +4,20 @@
 
 # %% ../../../nbs/3a_diffusion/25_uce.ipynb #634c6964
 from __future__ import annotations
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from ...core import borrow
 from ...tasks import PROMPT_TEMPLATE
-from ..base import Unlearner, WeightEdit, concepts, denoiser, require_pipeline
-from ...models.conditioning import embed_texts
+from ...texts import name_key
+from ..base import Unlearner, WeightEdit, concepts, denoiser
+from ..base import refuse_overlap, require_pipeline
+from ...models.conditioning import condition, embed_texts, predict
+from ...models.places import token_span
 
 # %% auto #0
-__all__ = ['TEMPLATES', 'edit_matrix', 'aligned_positions', 'projections', 'apply_matrix', 'UCE']
+__all__ = ['TEMPLATES', 'edit_matrix', 'aligned_positions', 'projections', 'apply_matrix', 'UCE', 'PooledLeak', 'pooled_leak']
 
 # %% ../../../nbs/3a_diffusion/25_uce.ipynb #46967fae
 def edit_matrix(
@@ -33,24 +37,18 @@ def edit_matrix(
 
 # %% ../../../nbs/3a_diffusion/25_uce.ipynb #c45fa013
 def aligned_positions(
-    tokenizer,  # CLIP tokenizer
-    prompt: str,  # a prompt that contains the concept
-    concept: str,
-    guide_prompt: str,  # the same prompt with the guide in its place
-    guide: str,  # may be empty
+    pipe,  # Stable Diffusion pipeline
+    template: str,  # sentence with one gap {}
+    concept: str,  # fills the gap in the prompt
+    guide: str,  # fills it in the prompt that the concept is to be read as; may be empty
     positions: str = "all",  # "all" from the concept on, or "last" as in the published code
 ) -> tuple[list[int], list[int]]:  # positions in the prompt, and in the guide's prompt
     "Pairs of token positions whose vectors correspond."
-    length = tokenizer.model_max_length
-    body = lambda text: tokenizer(text, add_special_tokens=False).input_ids
-    def span(prompt, concept):
-        start = 1 + len(body(prompt[:prompt.index(concept)].strip()))
-        return start, start + len(body(concept))
-    (start, end), (guide_start, guide_end) = span(prompt, concept), span(guide_prompt, guide)
-    if end > length - 1:
-        raise ValueError(f"the concept in {prompt!r} reaches beyond the {length} tokens of the text encoder")
-    if positions == "last": return [end - 1], [max(guide_end - 1, 0)]
-    inside = [(i, max(guide_end - 1, guide_start - 1, 0)) for i in range(start, end)]
+    start, end = token_span(pipe, template, concept)
+    guide_end = token_span(pipe, template, guide)[1]
+    if positions == "last": return [end - 1], [guide_end - 1 if guide.strip() else 0]
+    length = pipe.tokenizer.model_max_length
+    inside = [(i, guide_end - 1) for i in range(start, end)]
     after = [(i, min(guide_end + i - end, length - 1)) for i in range(end, length)]
     return tuple(map(list, zip(*inside, *after)))
 
@@ -112,24 +110,22 @@ class UCE(Unlearner):
 
     def _vectors(self, pipe, concept, guide):
         "Vectors of one concept and of its guide, (n,D) each."
-        if guide == concept:
+        if name_key(guide) == name_key(concept):
             raise ValueError(
                 f"the guide of {concept!r} is the concept itself, which changes nothing; choose another"
             )
         templates = TEMPLATES[self.concept_type] if self.expand_prompts else TEMPLATES[self.concept_type][:1]
         prompts, replaced = ([t.format(x) for t in templates] for x in (concept, guide))
         edit, target = [], []
-        for prompt, other, a, b in zip(
-            prompts, replaced, embed_texts(pipe, prompts), embed_texts(pipe, replaced)
-        ):
-            mine, theirs = aligned_positions(pipe.tokenizer, prompt, concept, other, guide, self.positions)
+        for template, a, b in zip(templates, embed_texts(pipe, prompts), embed_texts(pipe, replaced)):
+            mine, theirs = aligned_positions(pipe, template, concept, guide, self.positions)
             edit.append(a[mine])
             target.append(b[theirs])
         return torch.cat(edit), torch.cat(target)
 
     def system(self, pipe, forget, retain):
         "Vectors of concepts, guides and what to preserve: (n,D), (n,D), (m,D) on the CPU."
-        names, keep = concepts(forget), concepts(retain)
+        names, keep = concepts(forget), concepts(retain, "retain")
         guides = [self.anchor_concept] if isinstance(self.anchor_concept, str) else list(self.anchor_concept)
         if not names: raise ValueError("there is no concept to forget; name at least one")
         if len(guides) == 1: guides = guides*len(names)
@@ -137,8 +133,7 @@ class UCE(Unlearner):
             raise ValueError(
                 f"{len(guides)} guides for {len(names)} concepts; give one for all or one for each"
             )
-        if set(names) & set(keep):
-            raise ValueError(f"{sorted(set(names) & set(keep))} are to be forgotten and preserved at once")
+        refuse_overlap(names, keep)
         edit, target = (
             torch.cat(x).cpu() for x in zip(*[self._vectors(pipe, n, g) for n, g in zip(names, guides)])
         )
@@ -165,3 +160,40 @@ class UCE(Unlearner):
             tensors,
             {"method": self.name, "settings": self.model_dump(mode="json"), "forget": concepts(forget)},
         )
+
+# %% ../../../nbs/3a_diffusion/25_uce.ipynb #c4bf6478
+@dataclass(frozen=True)
+class PooledLeak:
+    "How far a UNet tells a concept from what replaces it: root mean square differences of predictions."
+    before: float  # without the edit
+    tokens: float  # with the edit, where the pooled vector is that of the replacement
+    after: float  # with the edit
+
+    @property
+    def share(self) -> float:
+        "What is left of the difference; 0 where the concept reads as its replacement."
+        return self.after/self.before
+
+# %% ../../../nbs/3a_diffusion/25_uce.ipynb #555489d5
+@torch.no_grad()
+def pooled_leak(
+    pipe,  # Stable Diffusion XL pipeline
+    edit,  # an `Edit` of it
+    concept: str,
+    anchor_concept: str,  # what the concept was made to be
+    template: str = PROMPT_TEMPLATE,
+    num: int = 16,  # noises and times
+) -> PooledLeak:
+    "What the pooled text still says of a concept when its tokens are edited."
+    named, anchor = (condition(pipe, [template.format(n)]) for n in (concept, anchor_concept))
+    if named.pooled is None: raise ValueError("this pipeline has no pooled text; only XL has one")
+    generator, unet = torch.Generator().manual_seed(0), denoiser(pipe)
+    side, last = unet.config.sample_size, pipe.scheduler.config.num_train_timesteps
+    latents = torch.randn((num, unet.config.in_channels, side, side), generator=generator)
+    times = torch.randint(0, last, (num,), generator=generator).to(pipe.device)
+    latents = latents.to(pipe.device, unet.dtype)
+    def gap(text):
+        said, wanted = (predict(unet, latents, times, t.expand(num)) for t in (text, anchor))
+        return float((said - wanted).float().square().mean().sqrt())
+    before = gap(named)
+    with edit.on(pipe): return PooledLeak(before, gap(replace(named, pooled=anchor.pooled)), gap(named))
