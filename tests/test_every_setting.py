@@ -1,21 +1,17 @@
 """Every setting of every method changes what comes out. The list is made from the fields of the classes, so
 that a new setting without a case fails here."""
-import functools
 import hashlib
 import json
 from dataclasses import dataclass, field
 
 import pytest
 import torch
-from torch.utils.data import TensorDataset
 
 from vision_unlearning.data.splits import make_split
 from vision_unlearning.interference.generate import generate_array
-from vision_unlearning.models.classifiers import Classifier
 from vision_unlearning.models.tiny import tiny_pipeline
 from vision_unlearning.unlearners.base import METHODS
 from vision_unlearning.unlearners.callbacks import Callback
-from vision_unlearning.unlearners.methods import CLASSIFIERS, find_methods
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from ...core import check_name
 from ...models.conditioning import Conditioning, condition
-from ...texts import captions, require_table
+from ...texts import captions_of, require_table
 
 # %% auto #0
 __all__ = ['TrainingSet', 'encode_dataset', 'diffusion_batch']
@@ -41,7 +41,7 @@ def encode_dataset(
 ) -> TrainingSet:
     "Encode one side of a split."
     require_table(dataset, columns=("image", "text"))
-    dataset, texts = dataset.with_format(None), captions(dataset)
+    dataset, texts = dataset.with_format(None), captions_of(dataset)
     if len(dataset) == 0: raise ValueError("the dataset is empty")
     side = pipe.unet.config.sample_size*pipe.vae_scale_factor
     means, stds, scale = [], [], pipe.vae.config.scaling_factor
@@ -59,7 +59,7 @@ def encode_dataset(
         stds.append(posterior.std*scale)
     replaced = None if overwrite is None else [overwrite]*len(dataset)
     if overwrite == "" and "overwrite" in dataset.column_names:
-        replaced = captions(dataset, column="overwrite", empty=True)
+        replaced = captions_of(dataset, column="overwrite", empty=True)
     return TrainingSet(
         torch.cat(means),
         torch.cat(stds),
