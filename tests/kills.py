@@ -185,7 +185,8 @@ def killed_batch(work, folder, kills, draw, seconds):
     end; how many of the kills found the run at work."""
     found, events = 0, 40
     for number in range(kills):
-        kill = Kill(event=draw.randint(1, events)) if number % 2 else Kill(seconds=draw.uniform(.05, seconds))
+        moment = seconds * draw.random() ** 3  # mostly early, so that a store lives through many
+        kill = Kill(event=draw.randint(1, events)) if number % 2 else Kill(seconds=max(.05, moment))
         run = Run(work, folder, kill)
         if run.end(): break
         found += 1
@@ -211,7 +212,7 @@ def main():
     kills, stores, different = 0, 0, 0
     while kills < given.kills:
         folder = root / f"store{stores}"
-        kills += killed_batch(batch, folder, min(given.chain, given.kills - kills), draw, first.seconds / 3)
+        kills += killed_batch(batch, folder, min(given.chain, given.kills - kills), draw, first.seconds / 2)
         different += differs(folder, wanted)
         stores += 1
         print(f"{kills} kills, {stores} stores, {different} differ", flush=True)

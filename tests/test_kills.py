@@ -14,7 +14,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import pytest
-from kills import Kill, Run, batch, differs, held, in_this_process, killed_batch, left
+from kills import Kill, Run, differs, held, in_this_process, killed_batch, left
 from PIL import Image
 
 from vision_unlearning import files
@@ -26,7 +26,9 @@ from vision_unlearning.files import atomic_folder, clear_leftovers
 from vision_unlearning.hub import place_folder
 from vision_unlearning.interference.generate import fill_folder
 from vision_unlearning.models import tiny_pipeline
+from vision_unlearning.running.batch import run_batch
 from vision_unlearning.running.session import note_stage, plan_sessions, unlearn_session
+from vision_unlearning.running.smoke import smoke_overrides
 from vision_unlearning.store import Store, write_json
 from vision_unlearning.unlearners.base import WeightEdit, save_edit
 
@@ -193,17 +195,33 @@ def test_a_writer_that_is_killed(writer, tmp_path, request):
         shutil.rmtree(folder)
 
 
-def unscored(folder): batch(folder, stages=("prepare", "explore", "unlearn", "generate"))
+def drawn(folder):
+    "People up to their pictures."
+    run_batch(
+        "people",
+        ["uce"],
+        [0],
+        Store(folder),
+        smoke_overrides(["uce"]),
+        ("prepare", "explore", "unlearn", "generate"),
+        progress=False,
+        scale="smoke",
+        model="tiny",
+        clip="tiny",
+        seeds=[42],
+        num_inference_steps=1,
+    )
 
 
 def test_a_batch_that_is_killed_and_two_workers(tmp_path):
     "`python tests/kills.py --kills 100` does it with all stages, at a hundred moments."
     pipe()
     in_this_process()
-    undisturbed = Run(unscored, tmp_path / "undisturbed")
+    undisturbed = Run(drawn, tmp_path / "undisturbed")
     assert undisturbed.end()
     wanted, draw = held(tmp_path / "undisturbed"), random.Random(0)
-    assert killed_batch(unscored, tmp_path / "killed", 3, draw, undisturbed.seconds / 2)
-    workers = [Run(unscored, tmp_path / "two", kill) for kill in (Kill(event=draw.randint(20, 200)), None)]
-    assert workers[1].end() and not workers[0].end()
+    assert killed_batch(drawn, tmp_path / "killed", 3, draw, undisturbed.seconds / 2)
+    victim, other = (Run(drawn, tmp_path / "two", kill) for kill in (Kill(event=draw.randint(5, 40)), None))
+    victim.end()
+    assert other.end()
     assert not differs(tmp_path / "killed", wanted) and not differs(tmp_path / "two", wanted)
