@@ -13,7 +13,7 @@ from pydantic import AfterValidator
 
 # %% auto #0
 __all__ = ['Sentence', 'as_texts', 'clean_name', 'name_key', 'as_names', 'one_name', 'shared_names', 'split_names',
-           'check_sentence', 'require_table', 'captions']
+           'check_sentence', 'require_table', 'captions_of']
 
 # %% ../nbs/0_base/09_texts.ipynb #bcb49857
 def _parts(given) -> list:
@@ -142,7 +142,7 @@ def require_table(
         raise ValueError(f"{what} has no column {column!r}; it has {', '.join(known)}; {renaming}")
 
 # %% ../nbs/0_base/09_texts.ipynb #942b2dd9
-def captions(
+def captions_of(
     dataset,  # datasets.Dataset, or a stream of one
     what: str = "the dataset",  # how an error calls it
     column: str = "text",
