@@ -181,6 +181,7 @@ def test_accuracy_is_what_it_says(problem):
 def test_a_run_that_destroys_what_stays_says_so(problem):
     "One line, and both accuracies in the edit's record; a run that does not is silent."
     import warnings
+
     from vision_unlearning.unlearners.classifiers.simple import RandomLabel
     model, sides, _ = problem
     ask = dict(retain_weight=.5, max_grad_norm=1., num_train_epochs=2)
