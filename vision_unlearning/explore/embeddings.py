@@ -10,6 +10,7 @@ from typing import Any, Callable, ClassVar, Literal
 import numpy as np
 import torch
 from ..core import ForeignFileError, MissingSessionError, check_name, config_hash
+from ..pictures import DRAW_AGAIN, open_picture, read_pictures
 from ..tasks import get_task, prompt_subject
 from vision_unlearning.models.encoders import (
     EMBEDDING_DIM,
@@ -34,11 +35,10 @@ def embed_image_with_dino(
     model: Any, transform: Any, device: str,  # as `load_dino_model` returned them
 ) -> list[float]:  # class token
     "Embed one image."
-    from PIL import Image
     if not Path(image_path).is_file():
         raise MissingSessionError(f"{image_path} does not exist; run `vu run generate` first")
-    with Image.open(image_path) as image, torch.no_grad():
-        return model(transform(image)[None].to(device)).pooler_output[0].float().cpu().tolist()
+    pixels = transform(open_picture(image_path, DRAW_AGAIN))[None]
+    with torch.no_grad(): return model(pixels.to(device)).pooler_output[0].float().cpu().tolist()
 
 # %% ../../nbs/2_explore/10_embeddings.ipynb #58a481a6
 def _session_pictures(
@@ -101,13 +101,12 @@ def embed_forgetting_session_batched(
     batch_size: int = 32,  # images at once; changes speed and memory only
 ) -> list[dict[str, Any]]:  # as `embed_forgetting_session`
     "Embed all images of one session in batches."
-    from PIL import Image
     get_task(task)
     found, vectors = _session_pictures(dataset_folder, seeds, prompts, metadata_filtered, lora_state), []
     for start in range(0, len(found), batch_size):
-        batch = []
-        for path, _ in found[start:start+batch_size]:
-            with Image.open(path) as image: batch.append(transform(image))
+        batch = [
+            transform(open_picture(path, DRAW_AGAIN)) for path, _ in found[start : start + batch_size]
+        ]
         with torch.no_grad():
             vectors += model(torch.stack(batch).to(device)).pooler_output.float().cpu().tolist()
     return [{**record, "embedding": vector} for (_, record), vector in zip(found, vectors)]
@@ -142,14 +141,7 @@ def found_pictures(
 # %% ../../nbs/2_explore/10_embeddings.ipynb #23feb85f
 def _bytes(paths: list[Path]) -> torch.Tensor:
     "(N,3,H,W) uint8 of N image files of one size; a damaged one is named."
-    from PIL import Image, UnidentifiedImageError
-    images = []
-    for path in paths:
-        try:
-            with Image.open(path) as image: images.append(np.asarray(image.convert("RGB")))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise ForeignFileError(f"{path} is not a readable image; delete it and generate again") from error
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    return torch.from_numpy(read_pictures(paths)).permute(0, 3, 1, 2)
 
 # %% ../../nbs/2_explore/10_embeddings.ipynb #213d8845
 def embed_session(

@@ -6,11 +6,11 @@
 from __future__ import annotations
 import json, os
 from contextlib import nullcontext
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
 import torch
-from ..core import ForeignFileError, MissingSessionError, borrow, config_hash, initial_latents
+from ..core import MissingSessionError, borrow, config_hash, initial_latents
+from ..pictures import read_pictures
 from ..tasks import get_prompt
 from ..store import Session, Store, atomic_path, image_name, read_json, write_json
 
@@ -152,18 +152,8 @@ def read_images(
     threads: int | None = None,  # that decode at once; None for one a core, 8 at most
 ) -> torch.Tensor:  # (N,3,H,W) uint8
     "The pictures of N (seed, prompt) pairs, as one tensor."
-    from PIL import Image, UnidentifiedImageError
-    def read(pair):
-        path = Path(folder)/image_name(state, *pair)
+    paths = [Path(folder)/image_name(state, *pair) for pair in zip(seeds, prompts, strict=True)]
+    for path in paths:
         if not path.exists(): raise MissingSessionError(f"{path} does not exist; run `vu run generate` first")
-        try:
-            with Image.open(path) as image: return np.asarray(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise ForeignFileError(f"{path} is not a readable image; delete it and generate again") from error
-    pairs = list(zip(seeds, prompts, strict=True))
-    threads = threads or min(8, os.cpu_count() or 1)
-    if threads == 1: found = list(map(read, pairs))
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            found = list(pool.map(read, pairs))  # Pillow lets go of the interpreter while it decodes
-    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous()
+    pixels = read_pictures(paths, threads or min(8, os.cpu_count() or 1))
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from ..core import ForeignFileError, check_name
 from .image_image import PairOfImages
+from ..pictures import middle_square
 
 # %% auto #0
 __all__ = ['LPIPS_SHAPES', 'LPIPS_SOURCES', 'LPIPS', 'ConvolutionalFeatures', 'lpips_weights', 'torchvision_weights',
@@ -150,8 +151,8 @@ class JudgeFeatures:
         self.weights = [torch.full((w,), 1/len(widths)) for w in widths]
 
     def features(self, images) -> list[torch.Tensor]:
-        "Stem and stages for (N,3,H,W) uint8 images, resized to 64x64 when they are not."
-        x = images.to(next(self.judge.parameters()).device).float()
+        "Stem and stages for the middle square of (N,3,H,W) uint8 images, at 64x64."
+        x = middle_square(images).to(next(self.judge.parameters()).device).float()
         if x.shape[-2:] != (64, 64):
             smooth = dict(mode="bicubic", antialias=True, align_corners=False)
             x = nn.functional.interpolate(x, (64, 64), **smooth).clamp(0, 255)

@@ -6,8 +6,8 @@
 from __future__ import annotations
 import re
 from typing import Any
-import numpy as np
 import torch
+from ..pictures import picture_array
 from ..tasks import get_task
 
 # %% auto #0
@@ -46,7 +46,7 @@ class DinoTransform:
 
     def __call__(self, image) -> torch.Tensor:
         "(3,size,size) float of one PIL image."
-        return self.batch(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None])[0]
+        return self.batch(torch.from_numpy(picture_array(image).copy()).permute(2, 0, 1)[None])[0]
 
 # %% ../../nbs/0_models/30_encoders.ipynb #298622fd
 def load_dino_model(

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from ..core import ForeignFileError, check_name
 from .embedded import EMBEDDED_MODELS, embedded_path
+from ..pictures import middle_square
 from ..store import atomic_folder, read_json, write_json
 from ..tasks import get_task
 
@@ -45,12 +46,12 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, images, batch_size=100):
-        "head -> (N,K) float32 probabilities of (N,3,H,W) uint8 images; other sizes are resized to 64x64."
+        "head -> (N,K) float32 probabilities of (N,3,H,W) uint8; the middle square at 64x64."
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be (N,3,H,W) uint8, got {tuple(images.shape)} {images.dtype}")
         device, found = next(self.parameters()).device, []
         for part in images.split(batch_size):
-            x = part.to(device).float()
+            x = middle_square(part).to(device).float()
             if x.shape[-2:] != (64, 64):
                 x = nn.functional.interpolate(
                     x, (64, 64), mode="bicubic", antialias=True, align_corners=False
