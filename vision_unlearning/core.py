@@ -13,8 +13,8 @@ from .settings import computed, settings_docstring, settings_signature, settings
 
 # %% auto #0
 __all__ = ['UnknownNameError', 'MissingSessionError', 'ForeignFileError', 'DivergedError', 'check_name', 'Config', 'config_hash',
-           'image_generator', 'initial_latents', 'torch_modules', 'borrow', 'versions', 'reset_peak_memory',
-           'peak_memory']
+           'image_generator', 'initial_latents', 'torch_modules', 'borrow', 'versions', 'give_back_freed_memory',
+           'reset_peak_memory', 'peak_memory']
 
 # %% ../nbs/0_base/00_core.ipynb #aeb495f2
 class UnknownNameError(ValueError): "A task, method, entity, metric or parameter that does not exist."
@@ -152,6 +152,16 @@ def versions() -> dict:  # package -> version
         with contextlib.suppress(metadata.PackageNotFoundError): found[name] = metadata.version(name)
     return found
 
+# %% ../nbs/0_base/00_core.ipynb #5e7bb343
+def give_back_freed_memory() -> bool:  # False where the C library has no such call
+    "Let the system have the pages that this process freed and still keeps."
+    import ctypes
+    if sys.platform != "linux": return False
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; musl has none
+    if trim is None: return False
+    trim(0)
+    return True
+
 # %% ../nbs/0_base/00_core.ipynb #55041e7c
 def reset_peak_memory(
     device="cpu",  # device of the model
@@ -161,6 +171,7 @@ def reset_peak_memory(
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return True
+    give_back_freed_memory()
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return True

@@ -4,17 +4,21 @@
 
 # %% ../nbs/0_base/10_store.ipynb #ea6ff8c8
 from __future__ import annotations
-import contextlib, json, math, os, re, shutil, tempfile
+import contextlib, functools, json, math, os, re, shutil, tempfile
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 from .core import ForeignFileError, MissingSessionError, check_name, config_hash
 from .tasks import get_task
 
 # %% auto #0
 __all__ = ['FADE_NAMES', 'UCE_NAMES', 'RENAMED_SETTINGS', 'RENAMED_VALUES', 'atomic_path', 'atomic_folder', 'jsonable',
-           'write_json', 'read_json', 'safe_name', 'rename_settings', 'current_settings', 'first_settings', 'Session',
-           'Store', 'image_name', 'read_entities', 'find_entity', 'claim']
+           'write_json', 'check_shape', 'read_json', 'safe_name', 'rename_settings', 'current_settings',
+           'first_settings', 'Session', 'Store', 'image_name', 'Entity', 'read_entities', 'find_entity',
+           'SessionFields', 'Record', 'read_record', 'claim']
 
 # %% ../nbs/0_base/10_store.ipynb #88e64061
 @contextlib.contextmanager
@@ -77,17 +81,39 @@ def write_json(
         )
     return Path(path)
 
+# %% ../nbs/0_base/10_store.ipynb #37cc5f57
+@functools.cache
+def _checker(shape): return TypeAdapter(shape)
+
+def check_shape(
+    value: Any,  # what a file held
+    shape: Any,  # the type that it should have
+    path,  # the file, for the message
+) -> Any:  # `value` itself
+    "Refuse what is not of a type, by the file's name and the place in it."
+    try: _checker(shape).validate_python(value, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = " > ".join(map(str, first["loc"])) or "the whole of it"
+        raise ForeignFileError(
+            f"{path} is not what its name promises: {where}: {first['msg']}; delete it and rerun"
+        ) from None
+    return value
+
 # %% ../nbs/0_base/10_store.ipynb #391d1975
 def read_json(
     path,  # file to read
+    shape: Any = Any,  # the type of what is in it, as annotations are written: `dict[str, float | None]`
 ) -> Any:
-    "Read one JSON file; a missing or corrupt one is named."
+    "Read one JSON file; a missing or corrupt one is named, and one of another shape."
     path = Path(path)
     if not path.is_file():
         raise MissingSessionError(f"{path} does not exist; run the step that makes it first")
-    try: return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    # not JSON, not text, an integer of thousands of digits, or lists within lists within lists
+    try: value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ForeignFileError(f"{path} is not JSON ({error}); delete it and rerun") from error
+    return check_shape(value, shape, path)
 
 # %% ../nbs/0_base/10_store.ipynb #ca2c1d34
 def safe_name(
@@ -236,6 +262,11 @@ def image_name(
     return safe_name(f"{check_name('state', state, ['on', 'off'])}_{seed:02d}_{prompt}.png")
 
 # %% ../nbs/0_base/10_store.ipynb #d78cc69a
+class Entity(TypedDict):
+    "What every row of an entity table has, beside its attributes."
+    name: str  # "red_apple" or "red apple"
+    index: int  # its place in the table
+
 def read_entities(
     store: Store,
     task: str,  # task name
@@ -246,7 +277,14 @@ def read_entities(
         raise MissingSessionError(
             f"task {task!r} is not prepared in {store.base}; run `vu run prepare --task {task}`"
         )
-    return read_json(path)
+    entities = read_json(path, list[Entity])
+    names = Counter(e["name"].replace("_", " ").strip() for e in entities)
+    odd = [name for name, n in names.items() if not name or n > 1]
+    if odd:
+        raise ForeignFileError(
+            f"{path} has a name that is empty or there twice: {odd[0]!r}; give each its own"
+        )
+    return entities
 
 # %% ../nbs/0_base/10_store.ipynb #392b9802
 def find_entity(
@@ -261,6 +299,31 @@ def find_entity(
     table = {e["name"].replace("_", " "): e for e in entities}
     return table[check_name("entity", entity.replace("_", " "), table)]
 
+# %% ../nbs/0_base/10_store.ipynb #979b1084
+class SessionFields(TypedDict):
+    "The fields of `Session`, in a record."
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    task: str
+    entity: str
+    index: int
+    method: str
+    epochs: NotRequired[int]
+    model: NotRequired[str]
+    settings: NotRequired[dict[str, Any]]
+
+class Record(TypedDict):
+    "What every record has; the rest says where it came from."
+    key: str  # hash of what was asked
+    session: SessionFields
+    status: str  # "unlearned", "generated" or "complete"
+    stages: dict[str, dict[str, Any]]  # stage -> seeds, seconds, settings
+
+def read_record(
+    path,  # `store.record(session)`
+) -> dict:
+    "The record of a session."
+    return read_json(path, Record)
+
 # %% ../nbs/0_base/10_store.ipynb #5af23006
 def claim(
     store: Store,
@@ -269,10 +332,10 @@ def claim(
     "Look for a finished session; other settings under the same name raise `ValueError`."
     path = store.record(session)
     if not path.exists(): return None
-    record = read_json(path)
-    if record.get("key") != session.key:
+    record = read_record(path)
+    if record["key"] != session.key:
         raise ValueError(
-            f"{path.parent} was made with other settings (key {record.get('key')}, asked {session.key}); use "
+            f"{path.parent} was made with other settings (key {record['key']}, asked {session.key}); use "
             "another base_folder or delete it"
         )
     return record

@@ -11,6 +11,7 @@ from ...core import borrow
 from ...tasks import PROMPT_TEMPLATE
 from ..base import Unlearner, WeightEdit, concepts, denoiser, require_pipeline
 from ...models.conditioning import embed_texts
+from ...models.places import token_span
 
 # %% auto #0
 __all__ = ['TEMPLATES', 'edit_matrix', 'aligned_positions', 'projections', 'apply_matrix', 'UCE']
@@ -33,24 +34,18 @@ def edit_matrix(
 
 # %% ../../../nbs/3a_diffusion/25_uce.ipynb #c45fa013
 def aligned_positions(
-    tokenizer,  # CLIP tokenizer
-    prompt: str,  # a prompt that contains the concept
-    concept: str,
-    guide_prompt: str,  # the same prompt with the guide in its place
-    guide: str,  # may be empty
+    pipe,  # Stable Diffusion pipeline
+    template: str,  # sentence with one gap {}
+    concept: str,  # fills the gap in the prompt
+    guide: str,  # fills it in the prompt that the concept is to be read as; may be empty
     positions: str = "all",  # "all" from the concept on, or "last" as in the published code
 ) -> tuple[list[int], list[int]]:  # positions in the prompt, and in the guide's prompt
     "Pairs of token positions whose vectors correspond."
-    length = tokenizer.model_max_length
-    body = lambda text: tokenizer(text, add_special_tokens=False).input_ids
-    def span(prompt, concept):
-        start = 1 + len(body(prompt[:prompt.index(concept)].strip()))
-        return start, start + len(body(concept))
-    (start, end), (guide_start, guide_end) = span(prompt, concept), span(guide_prompt, guide)
-    if end > length - 1:
-        raise ValueError(f"the concept in {prompt!r} reaches beyond the {length} tokens of the text encoder")
-    if positions == "last": return [end - 1], [max(guide_end - 1, 0)]
-    inside = [(i, max(guide_end - 1, guide_start - 1, 0)) for i in range(start, end)]
+    start, end = token_span(pipe, template, concept)
+    guide_end = token_span(pipe, template, guide)[1]
+    if positions == "last": return [end - 1], [guide_end - 1 if guide.strip() else 0]
+    length = pipe.tokenizer.model_max_length
+    inside = [(i, guide_end - 1) for i in range(start, end)]
     after = [(i, min(guide_end + i - end, length - 1)) for i in range(end, length)]
     return tuple(map(list, zip(*inside, *after)))
 
@@ -119,10 +114,8 @@ class UCE(Unlearner):
         templates = TEMPLATES[self.concept_type] if self.expand_prompts else TEMPLATES[self.concept_type][:1]
         prompts, replaced = ([t.format(x) for t in templates] for x in (concept, guide))
         edit, target = [], []
-        for prompt, other, a, b in zip(
-            prompts, replaced, embed_texts(pipe, prompts), embed_texts(pipe, replaced)
-        ):
-            mine, theirs = aligned_positions(pipe.tokenizer, prompt, concept, other, guide, self.positions)
+        for template, a, b in zip(templates, embed_texts(pipe, prompts), embed_texts(pipe, replaced)):
+            mine, theirs = aligned_positions(pipe, template, concept, guide, self.positions)
             edit.append(a[mine])
             target.append(b[theirs])
         return torch.cat(edit), torch.cat(target)
