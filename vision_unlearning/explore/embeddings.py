@@ -151,6 +151,7 @@ def embed_session(
     encoder=None,  # None for the one that goes with the task
     seeds: list[int] | None = None,  # None for all that are on disk
     batch_size: int = 100,  # pictures at once; changes speed and memory only
+    device=None,  # where the task's encoder looks; None leaves it to the encoder
 ) -> dict:  # {"metadata": ..., "embeddings": [...]}, as written
     "Embed the pictures of a baseline or of a session, and write the contract's file."
     folder, state = (store.baseline(task), "off") if session is None else (store.generated(session), "on")
@@ -163,7 +164,7 @@ def embed_session(
         raise MissingSessionError(
             f"{folder} has no {state!r} pictures of task {task!r}; run `vu run generate` first"
         )
-    encoder, vectors = encoder or load_image_encoder(task), []
+    encoder, vectors = encoder or load_image_encoder(task, device=device), []
     for start in range(0, len(items), batch_size):
         vectors += encoder.encode_images(
             _bytes([path for *_, path in items[start : start + batch_size]])

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ..core import MissingSessionError, borrow, config_hash, initial_latents
+from ..devices import dtype_name
 from ..pictures import read_pictures
 from ..tasks import get_prompt
 from ..store import Session, Store, atomic_path, image_name, read_json, write_json
@@ -82,6 +83,8 @@ def fill_folder(
     "Make the pictures that are missing in `folder`."
     batch_size = generation.pop("batch_size", 50)
     wanted = {"num_inference_steps": 12, "guidance_scale": 3., **generation, **(settings or {})}
+    # full precision leaves no mark, as in folders that are older than the choice
+    if dtype_name(pipe) != "float32": wanted["dtype"] = dtype_name(pipe)
     folder = Path(folder)
     mark = folder/"settings.json"
     if mark.exists() and read_json(mark) != wanted:

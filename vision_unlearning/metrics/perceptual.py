@@ -139,13 +139,14 @@ def lpips_network(
     return network.eval().requires_grad_(False)
 
 # %% ../../nbs/4_metrics/25_perceptual.ipynb #b018b56c
-class JudgeFeatures:
+class JudgeFeatures(nn.Module):
     "Stages of the embedded judge, as a network for `LPIPS`."
     name = "judge"
     def __init__(self,
         judge=None,  # None for `load_judge()`
     ):
         from vision_unlearning.models import load_judge
+        super().__init__()
         self.judge = judge or load_judge()
         widths = self.judge.widths
         self.weights = [torch.full((w,), 1/len(widths)) for w in widths]

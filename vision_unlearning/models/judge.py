@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from ..core import ForeignFileError, check_name
+from ..devices import check_device
 from .embedded import EMBEDDED_MODELS, embedded_path
 from ..pictures import middle_square
 from ..store import atomic_folder, read_json, write_json
@@ -89,9 +90,11 @@ def save_judge(
 # %% ../../nbs/0_models/08_judge.ipynb #dfb46058
 def load_judge(
     name: str = "emoji-judge",  # embedded name or a folder
+    device="cpu",  # where it looks
 ) -> Judge:
     "The judge, in evaluation mode and single precision."
     from safetensors.torch import load_file
+    device = check_device(device)
     folder = embedded_path(name) if name in EMBEDDED_MODELS else Path(name)
     judge = Judge(**read_json(folder/"config.json"))
     def single(tensor): return tensor.float() if tensor.is_floating_point() else tensor
@@ -102,4 +105,4 @@ def load_judge(
         raise ForeignFileError(
             f"{folder}/model.safetensors does not hold the weights of a judge: {error}"
         ) from error
-    return judge.eval().requires_grad_(False)
+    return judge.eval().requires_grad_(False).to(device)

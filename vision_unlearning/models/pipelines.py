@@ -5,6 +5,7 @@
 # %% ../../nbs/0_models/05_pipelines.ipynb #3f72d0e2
 from __future__ import annotations
 import torch
+from ..devices import check_device, check_dtype
 from .embedded import EMBEDDED_MODELS, embedded_path, quiet_loading
 from .tiny import TINY_FAMILIES, tiny_pipeline
 
@@ -15,11 +16,12 @@ __all__ = ['load_pipeline']
 def load_pipeline(
     name: str = "emoji-sd",  # embedded name, "tiny", "tiny-sd2", "tiny-sdxl", a folder, or a hub id
     device="cpu",  # where the modules go
-    dtype=torch.float32,  # dtype of the weights
+    dtype=torch.float32,  # of the weights, a torch dtype or its name
     revision: str | None = None,  # commit of a hub model; record it
 ):  # a diffusers pipeline with its progress bar off
     "A text-to-image pipeline, ready to be unlearned."
     from diffusers import DiffusionPipeline
+    device, dtype = check_device(device), check_dtype(dtype)
     if name in TINY_FAMILIES:
         pipe = tiny_pipeline(family=TINY_FAMILIES[name]).to(device)
         return pipe if dtype == torch.float32 else pipe.to(dtype)

@@ -18,6 +18,7 @@ from vision_unlearning.models.classifiers import (
     save_classifier,
 )
 from ..core import Config, check_name, config_hash, versions
+from ..devices import check_device
 from ..data.classification import ClassificationData, ImageSet, load_classification
 from ..data.forgetting import ForgetSplit, class_split, random_split
 from ..data.loaders import ImageLoader, split_loaders
@@ -172,7 +173,7 @@ class Comparison:
         self.kind = kind
         self.seed = seed
         self.folder = Path(folder)
-        self.device = torch.device(device)
+        self.device = check_device(device)
         self.data = load_classification(self.protocol.data, **self.protocol.data_options)
         self.split = scenario_split(self.data, kind, seed)
         self.sides = split_loaders(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from ..core import check_name
+from ..devices import DTYPES, check_device
 from ..store import read_json
 
 # %% auto #0
@@ -85,7 +86,10 @@ def check_parameters(
         kind = known[check_name(f"parameter of {stage}", name, known)].type
         if not fits(value, kind):
             raise ValueError(f"parameter {name} of {stage} must be {kind}, got {value!r}")
-    return {**{n: p.default for n, p in known.items()}, **parameters}
+    whole = {**{n: p.default for n, p in known.items()}, **parameters}
+    if whole.get("device", "cpu") != "cpu": check_device(whole["device"])
+    if "dtype" in whole: check_name("dtype", whole["dtype"], DTYPES)
+    return whole
 
 # %% ../../nbs/8_running/00_stages.ipynb #d5dd6116
 def parse_parameter(
