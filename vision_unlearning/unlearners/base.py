@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 import torch
 from ..cards import edit_card, on_hub
-from ..core import Config, ForeignFileError, MissingSessionError, check_name
+from vision_unlearning.core import (
+    Config,
+    DivergedError,
+    ForeignFileError,
+    MissingSessionError,
+    check_name,
+    require_finite,
+)
 from ..finding import find_classes
 from ..hub import pull, push_folder
 from ..store import atomic_folder, read_json, write_json
@@ -46,6 +53,11 @@ class Edit(ABC):
     ):
         self.tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
         self.info = dict(info or {})
+        self.check()
+
+    def check(self):
+        "Refuse an edit of numbers that are not finite."
+        for name, tensor in self.tensors.items(): require_finite(tensor, f"{name} in this edit")
 
     @property
     def size(self) -> int: return sum(t.numel()*t.element_size() for t in self.tensors.values())  # bytes
@@ -57,6 +69,8 @@ class Edit(ABC):
 
     def attach(self, model, scale: float = 1.0):
         "Switch the edit on, at `scale` times its strength."
+        if not abs(scale) <= torch.finfo(torch.float32).max:
+            raise ValueError(f"scale must be a finite number, got {scale}")
         stack = denoiser(model).__dict__.setdefault("_edits", [])
         if any(e is self for e, _ in stack):
             raise ValueError("this edit is attached already; detach it first")
@@ -144,6 +158,7 @@ def save_edit(
 ):
     "Write an edit as a folder."
     from safetensors.torch import save_file
+    edit.check()
     with atomic_folder(folder) as temporary:
         save_file(edit.tensors, temporary/edit.file, metadata={"format": "pt"})
         write_json(temporary/"edit.json", dict(kind=edit.kind, **edit.info))
@@ -199,7 +214,9 @@ def load_edit(
         raise ForeignFileError(
             f"{folder}/{cls.file} is not a readable safetensors file ({error}); make the edit again"
         ) from error
-    return cls(tensors, info)
+    try: return cls(tensors, info)
+    except DivergedError as error:
+        raise ForeignFileError(f"{folder}/{cls.file} cannot be used: {error}; make the edit again") from error
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #cacf09b1
 def push_edit(

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from ...core import ForeignFileError
 from ..base import Edit, denoiser
+from ..trainable import require_precision
 
 # %% auto #0
 __all__ = ['TARGETS', 'SIDES', 'trainable_adapter', 'lora_hook', 'lora_pairs', 'LoraEdit', 'adapter_edit', 'save_lora_edit']
@@ -28,8 +29,7 @@ def trainable_adapter(
 ):  # the list of trainable tensors and the peft configuration
     "A fresh LoRA on `unet`, removed when the block ends."
     from peft import LoraConfig
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
+    require_precision(unet.parameters())
     config = LoraConfig(
         r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(target_modules)
     )
@@ -133,6 +133,7 @@ def save_lora_edit(
     "Write the adapter as diffusers does, with its metadata, and `edit.json` beside it."
     from diffusers import StableDiffusionPipeline
     from vision_unlearning.store import atomic_folder, write_json
+    edit.check()
     with atomic_folder(folder) as temporary:
         tensors = {k.removeprefix("unet."): v for k, v in edit.tensors.items()}
         StableDiffusionPipeline.save_lora_weights(
