@@ -5,6 +5,7 @@
 # %% ../../nbs/5_interference/00_generate.ipynb #9db1ea7a
 from __future__ import annotations
 import json, os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 import numpy as np
