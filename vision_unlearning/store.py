@@ -11,7 +11,7 @@ from typing import Any, NotRequired
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 from .core import ForeignFileError, MissingSessionError, check_name, config_hash
-from .files import RESERVED, atomic_folder, atomic_path, name_key, recover, safe_name
+from .files import RESERVED, atomic_folder, atomic_path, file_key, recover, safe_name
 from .tasks import get_task
 
 # %% auto #0
@@ -224,7 +224,7 @@ def check_entities(
             raise ForeignFileError(
                 f"{path}: {name!r} has the index {index} and is number {place} of the table"
             )
-        other = seen.setdefault(name_key(name), place)
+        other = seen.setdefault(file_key(name), place)
         if other != place:
             raise ForeignFileError(
                 f"{path}: {entities[other]['name']!r} and {name!r} are there, which is one name twice or one "

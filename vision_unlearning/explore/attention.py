@@ -7,11 +7,13 @@ from __future__ import annotations
 from typing import ClassVar
 import numpy as np
 import torch
-from ..core import ForeignFileError, MissingSessionError, borrow, config_hash, initial_latents
+from ..core import ForeignFileError, MissingSessionError, config_hash, require_finite
+from ..models.sampling import sample
 from ..tasks import get_prompt, get_task
 from .embeddings import image_similarity, plain_name
 from .similarity import Similarity, entity_names
 from ..store import Store, read_entities, read_json, write_json
+from ..texts import as_texts
 
 # %% auto #0
 __all__ = ['PUBLISHED_NAMES', 'cross_attention', 'attention_fingerprints', 'save_fingerprints', 'stored_attention_similarity',
@@ -37,15 +39,14 @@ def attention_fingerprints(
     seeds: list[int],
     num_inference_steps: int = 10,
     guidance_scale: float = 3.,  # 1 or less draws without guidance
-    batch_size: int = 50,  # changes speed and memory only
+    batch_size: int = 50,  # changes speed and memory; numbers in the last digits of float32
 ) -> np.ndarray:  # (N,D) float64, unit length
     "Mean output of every cross-attention layer while each prompt is drawn."
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds must be one or more different integers, got {seeds}")
     layers = cross_attention(pipe.unet)
-    size = pipe.unet.config.sample_size
-    shape = (pipe.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
     if not layers: raise TypeError(f"{type(pipe.unet).__name__} has no cross-attention to read")
+    prompts = as_texts(prompts, "prompts")
     jobs = [(i, s) for i in range(len(prompts)) for s in seeds]
     sums = [[0.]*len(layers) for _ in prompts]
     for start in range(0, len(jobs), batch_size):
@@ -56,19 +57,14 @@ def attention_fingerprints(
             layer.register_forward_hook(_adder(seen, k, len(part))) for k, layer in enumerate(layers.values())
         ]
         try:
-            with borrow(pipe), torch.no_grad():
-                pipe(
-                    asked,
-                    latents=initial_latents([s for _, s in part], asked, shape, pipe.unet.dtype, pipe.device),
-                    num_inference_steps=num_inference_steps,
-                    guidance_scale=guidance_scale,
-                    output_type="latent",
-                )
+            how = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+            sample(pipe, [s for _, s in part], asked, prompt=asked, output_type="latent", **how)
         finally:
             for handle in handles: handle.remove()
         for row, (i, _) in enumerate(part):
             sums[i] = [total + one[row].numpy() for total, one in zip(sums[i], seen)]
     found = np.stack([np.concatenate(s) for s in sums])
+    require_finite(found, "the fingerprints", "draw in float32")
     return found/np.linalg.norm(found, axis=1, keepdims=True)
 
 # %% ../../nbs/2_explore/20_attention.ipynb #eada87c9

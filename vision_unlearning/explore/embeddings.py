@@ -26,8 +26,8 @@ from ..store import Session, Store, image_name, read_entities, read_json, write_
 
 # %% auto #0
 __all__ = ['embed_image_with_dino', 'embed_forgetting_session', 'embed_forgetting_session_batched', 'plain_name',
-           'found_pictures', 'embed_session', 'mean_embeddings', 'image_similarity', 'stored_image_similarity',
-           'PictureSimilarity', 'specificity_ratio']
+           'found_pictures', 'embed_session', 'mean_embeddings', 'latent_embedding', 'image_similarity',
+           'stored_image_similarity', 'PictureSimilarity', 'specificity_ratio']
 
 # %% ../../nbs/2_explore/10_embeddings.ipynb #2cc008e2
 def embed_image_with_dino(
@@ -223,6 +223,14 @@ def mean_embeddings(
     means = np.full((len(entities), len(next(iter(rows.values()))[0])), np.nan)
     for i, vectors in rows.items(): means[i] = np.mean(vectors, axis=0)
     return means, data.get("metadata", {})
+
+# %% ../../nbs/2_explore/10_embeddings.ipynb #cf925e9c
+def latent_embedding(
+    encoder: str,  # its name, as a file of embeddings states it
+) -> str:  # "clip_embedding", "dino_embedding", or the name itself
+    "What the published questions call the embedding of an encoder."
+    kind = next((kind for kind in ("clip", "dino") if kind in encoder.lower()), None)
+    return encoder if kind is None else f"{kind}_embedding"
 
 # %% ../../nbs/2_explore/10_embeddings.ipynb #7fc879fb
 def image_similarity(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['expanded_text', 'token_ids', 'token_span', 'end_position']
+__all__ = ['expanded_text', 'token_ids', 'require_words', 'token_span', 'end_position']
 
 # %% ../../nbs/0_models/12_places.ipynb #b8053a28
 def expanded_text(
@@ -27,6 +27,27 @@ def token_ids(
     return pipe.tokenizer(expanded_text(pipe, text), add_special_tokens=False).input_ids
 
 # %% ../../nbs/0_models/12_places.ipynb #4421bdb1
+def require_words(
+    pipe,  # Stable Diffusion pipeline
+    template: str,  # sentence with one gap {}
+    names: list[str],  # each fills the gap
+):
+    "Refuse names that the text encoder cannot read in their sentence."
+    length = pipe.tokenizer.model_max_length
+    before = len(token_ids(pipe, template.partition("{}")[0]))
+    for name in names:
+        own = token_ids(pipe, name)
+        if own and set(own) == {pipe.tokenizer.unk_token_id}:
+            raise ValueError(
+                f"the text encoder knows no part of {name!r}; give a name in words that it knows"
+            )
+        if 1 + before + len(own) > length - 1:
+            raise ValueError(
+                f"{name!r} in {template!r} reaches beyond the {length} tokens of the text encoder; "
+                "give a shorter one"
+            )
+
+# %% ../../nbs/0_models/12_places.ipynb #2c0a146c
 def token_span(
     pipe,  # Stable Diffusion pipeline
     template: str,  # sentence with one gap {}
@@ -34,23 +55,15 @@ def token_span(
 ) -> tuple[int, int]:  # position of its first token in the encoder's output, and of the first one after it
     "Where the name that fills a sentence stands among the sentence's tokens."
     if template.count("{}") != 1: raise ValueError(f"a sentence needs one gap {{}}, got {template!r}")
+    require_words(pipe, template, [name])
     before, after = template.split("{}")
     known, filled = token_ids(pipe, before), token_ids(pipe, before + name)
-    own = filled[len(known):]
     whole = token_ids(pipe, before + name + after)
     if filled[:len(known)] != known or whole[:len(filled)] != filled:
         raise ValueError(
-            f"{name!r} grows together with what stands beside it in {template!r}; put spaces there"
+            f"{name!r} grows together with its neighbour in {template!r}; put blanks around the gap"
         )
-    if own and set(own) == {pipe.tokenizer.unk_token_id}:
-        raise ValueError(f"the text encoder knows no part of {name!r}; give a name in words that it knows")
-    start, end, length = 1 + len(known), 1 + len(filled), pipe.tokenizer.model_max_length
-    if end > length - 1:
-        raise ValueError(
-            f"{name!r} in {template!r} reaches beyond the {length} tokens of the text encoder; give a "
-            "shorter name"
-        )
-    return start, end
+    return 1 + len(known), 1 + len(filled)
 
 # %% ../../nbs/0_models/12_places.ipynb #de2fcb96
 def end_position(

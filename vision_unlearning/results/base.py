@@ -14,6 +14,7 @@ import numpy as np
 from ..core import Config, UnknownNameError, check_name, config_hash, versions
 from ..tasks import get_task
 from ..explore.similarity import SIMILARITIES, similarity_matrix
+from ..interference.names import entity_metric_name, entity_metric_table, parse_column
 from ..interference.pair_metrics import PAIR_METRICS
 from ..unlearners.methods import known_methods
 from vision_unlearning.store import (
@@ -29,8 +30,9 @@ from vision_unlearning.store import (
 )
 
 # %% auto #0
-__all__ = ['MODELS', 'default_model', 'ResultTemplate', 'read_shared', 'fingerprint', 'pair_files', 'PairTable', 'read_pairs',
-           'read_similarity', 'similarity_files', 'simulate_harm', 'simulate_store']
+__all__ = ['MODELS', 'default_model', 'short_model', 'recorded_models', 'ResultTemplate', 'read_shared', 'fingerprint',
+           'pair_files', 'PairTable', 'read_pairs', 'read_similarity', 'similarity_files', 'simulate_harm',
+           'simulate_store']
 
 # %% ../../nbs/6_results/00_base.ipynb #d279fdb0
 MODELS = {
@@ -44,7 +46,39 @@ def default_model(
     task: str,  # task name
 ) -> str:  # short name
     "The model that a task was made for."
-    return {full: short for short, full in MODELS.items()}[get_task(task).base_model]
+    return short_model(get_task(task).base_model)
+
+def short_model(
+    name: str,  # name, folder or hub id of a pipeline
+) -> str:  # the name itself where it has no short one
+    "What a model is called in answers."
+    return {full: short for short, full in MODELS.items()}.get(name, name)
+
+# %% ../../nbs/6_results/00_base.ipynb #da654141
+def _signature(path: Path) -> tuple:  # path, inode, nanoseconds of the last change, bytes
+    "What changes when a file changes; every writer of this library makes a new inode."
+    path = Path(path)
+    if not path.is_file():
+        raise MissingSessionError(f"{path} does not exist; run the step that makes it first")
+    about = path.stat()
+    return str(path), about.st_ino, about.st_mtime_ns, about.st_size
+
+# %% ../../nbs/6_results/00_base.ipynb #a430d1f9
+@functools.lru_cache(maxsize=10_000)
+def _session_of(signature: tuple) -> dict: return read_json(signature[0]).get("session") or {}
+
+def recorded_models(
+    store: Store,
+    task: str,  # task name
+    methods: list[str] = (),  # backend names; empty means all
+) -> list[str]:  # short names; empty where no session left a record
+    "The models that the sessions of a task edited."
+    found = set()
+    for path in store.base.glob(f"models/{task}_*/record.json"):
+        session = _session_of(_signature(path))
+        wanted = session.get("task") == task and (not methods or session.get("method") in methods)
+        if wanted: found.add(short_model(session["model"]))
+    return sorted(found)
 
 # %% ../../nbs/6_results/00_base.ipynb #2aa0db99
 class ResultTemplate(Config):
@@ -65,14 +99,30 @@ class ResultTemplate(Config):
     def __init__(self, **settings):
         fields = type(self).model_fields
         if "base_folder" in settings: settings["base_folder"] = str(settings["base_folder"])
-        if "model" in fields and "task" in fields:
-            settings.setdefault("model", default_model(settings.get("task", fields["task"].default)))
+        for field in fields:
+            if field.startswith("interference_entity") and field in settings:
+                settings[field] = entity_metric_name(settings[field])
         super().__init__(**settings)
+        if {"model", "task"} <= set(fields): self.__dict__["model"] = self._model("model" in settings)
         self._check()
+
+    def _model(self, given: bool) -> str:
+        "The model that was asked for, or the one that the tables are about; they must be the same."
+        one = [self.unlearning_algorithm] if hasattr(self, "unlearning_algorithm") else []
+        methods = getattr(self, "unlearning_algorithm_list", one)
+        recorded = recorded_models(self.store, self.task, methods)
+        asked = self.model
+        if not given: asked = recorded[0] if recorded else default_model(self.task)
+        if recorded and recorded != [asked]:
+            raise ValueError(
+                f"the sessions of task {self.task!r} in {self.store.base} edited {' and '.join(recorded)}, "
+                f"not {asked}; leave model out, or keep models in folders of their own"
+            )
+        if not recorded and "/" not in asked: check_name("model", asked, MODELS)
+        return asked
 
     def _check(self):
         "Names are checked when the question is asked, not when it is answered."
-        if hasattr(self, "model") and "/" not in self.model: check_name("model", self.model, MODELS)
         if hasattr(self, "task"): get_task(self.task)
         if not 0 < getattr(self, "significance_threshold", .5) < 1:
             raise ValueError(
@@ -83,6 +133,19 @@ class ResultTemplate(Config):
             check_name("method", method, known_methods())
         if hasattr(self, "interference_pair"):
             check_name("pair metric", self.interference_pair, PAIR_METRICS)
+        self._check_entity_metrics()
+
+    def _check_entity_metrics(self):
+        "Entity metrics are those of this library, and those that a table of others has."
+        fields = [name for name in type(self).model_fields if name.startswith("interference_entity")]
+        given = [v for name in fields for v in np.atleast_1d(getattr(self, name)).tolist()]
+        known = entity_metric_table()
+        foreign = [name for name in given if name not in known]
+        if not foreign: return
+        path = self.store.per_entity(self.task)
+        columns = {k for row in read_shared(path) for k in row} if path.is_file() else ()
+        held = {parts[2] for column in columns if (parts := parse_column(column))}
+        for name in foreign: check_name("entity metric", name, [*known, *sorted(held - set(known))])
 
     @classmethod
     def question(cls) -> str:
@@ -111,14 +174,6 @@ class ResultTemplate(Config):
         return {k: v for k, v in self.model_dump(mode="json").items() if k not in self.how}
 
 # %% ../../nbs/6_results/00_base.ipynb #586cdc7b
-def _signature(path: Path) -> tuple:  # path, inode, nanoseconds of the last change, bytes
-    "What changes when a file changes; every writer of this library makes a new inode."
-    path = Path(path)
-    if not path.is_file():
-        raise MissingSessionError(f"{path} does not exist; run the step that makes it first")
-    about = path.stat()
-    return str(path), about.st_ino, about.st_mtime_ns, about.st_size
-
 @functools.lru_cache(maxsize=20_000)
 def _content_hash(signature: tuple) -> bytes: return hashlib.sha256(Path(signature[0]).read_bytes()).digest()
 

@@ -8,6 +8,7 @@ import os, sys
 from pathlib import Path
 from typing import Annotated
 import typer
+from ..texts import split_names
 
 # %% auto #0
 __all__ = ['app', 'BaseFolder', 'Quiet', 'Force', 'TaskName', 'Parameters', 'Stage', 'BatchMethods', 'BatchScale', 'Quick',
@@ -45,8 +46,8 @@ Parameters = Annotated[
 def split(
     text: str,  # "fox, red apple"
 ) -> list[str]:  # without empty parts
-    "Names separated by commas."
-    return [part.strip() for part in text.split(",") if part.strip()]
+    "Names separated by commas; a name that has a comma stands in double quotes."
+    return split_names(text)
 
 # %% ../../nbs/8_running/60_cli.ipynb #b1042ab1
 def is_benchmark(
@@ -291,7 +292,9 @@ def erase_command(
     concept: Annotated[str, typer.Option(help="What has to go.")],
     out: Annotated[str, typer.Option(help="Folder to write; must not exist.", callback=at_home)],
     model: Annotated[str, typer.Option(help="Embedded name, a folder, or a hub id.")] = "emoji-sd",
-    preserve: Annotated[str, typer.Option(help="Names that must not suffer, with commas.")] = "",
+    preserve: Annotated[
+        str, typer.Option(help="Names that must not suffer, with commas; quote one that has a comma.")
+    ] = "",
     method: Annotated[str, typer.Option(help="Backend name of the method.")] = "uce",
     settings: Annotated[str, typer.Option(help="Settings of the method, as JSON.")] = "{}",
     candidates: Candidates = "",

@@ -24,6 +24,7 @@ from ..finding import find_classes
 from ..hub import pull, push_folder
 from ..store import atomic_folder, read_json, write_json
 from ..tasks import prompt_subject
+from ..texts import as_names, captions_of, require_table, shared_names
 from .methods import DIFFUSION, UNLEARNERS, find_methods
 
 # %% auto #0
@@ -296,18 +297,12 @@ def get_method(
 # %% ../../nbs/3_unlearners/00_base.ipynb #f95e1698
 def concepts(
     source,  # None, a string, strings, or a dataset with a `text` column
-) -> list[str]:  # without repetition, in order
+    side: str = "forget",  # how an error calls it
+) -> list[str]:  # without repetition, in order; spellings that a text encoder reads alike are one
     "The texts that a forget or retain argument names."
     if source is None: return []
-    if isinstance(source, str): source = [source]
-    texts = (
-        [prompt_subject(t) for t in source["text"]]
-        if hasattr(source, "column_names")
-        else list(source)
-    )
-    if not all(isinstance(t, str) and t.strip() for t in texts):
-        raise ValueError("concepts must be non-empty strings, or a dataset with a `text` column")
-    return list(dict.fromkeys(texts))
+    if hasattr(source, "column_names"): source = [prompt_subject(t) for t in captions_of(source, side)]
+    return as_names(source, side)
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #3811d811
 def refuse_overlap(
@@ -315,7 +310,7 @@ def refuse_overlap(
     retain: list[str],  # concepts
 ):
     "Refuse what is on both sides at once."
-    both = sorted(set(forget) & set(retain))
+    both = sorted(shared_names(forget, retain))
     if both: raise ValueError(f"{both} are to be forgotten and retained at once")
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #891f000a
@@ -328,12 +323,16 @@ def require_pictures(
 ):
     "Refuse sides that are not datasets of pictures, naming the side and what it must be."
     for side, data in (("forget", forget), ("retain", retain))[:1 + needs_retain]:
-        if hasattr(data, "column_names"): continue
-        hint = f"; {remedy}" if remedy and side == "retain" else ""
-        raise TypeError(
-            f"{method.name} learns from pictures: {side} must be a datasets.Dataset with image and text, got "
-            f"{type(data).__name__}{hint}"
-        )
+        what = f"{method.name} learns from pictures: {side}"
+        if remedy and side == "retain" and not hasattr(data, "column_names"):
+            wanted = "must be a datasets.Dataset with image and text"
+            raise TypeError(f"{what} {wanted}, got {type(data).__name__}; {remedy}")
+        require_table(data, what, ("image", "text"))
+        if not hasattr(data, "__len__"):
+            raise TypeError(
+                f"{what} is a stream; datasets.Dataset.from_list(list({side})) makes a data set of it"
+            )
+        captions_of(data, what)
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #94e767e2
 def require_pipeline(

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 from ...core import borrow, check_name
+from ...models.places import require_words
 from ..base import Edit, Unlearner, concepts, require_pipeline
 
 # %% auto #0
@@ -188,11 +189,13 @@ class SafeLatentGuidance(Unlearner):
         require_pipeline(self, model)
         names = concepts(forget)
         if not names: raise ValueError("there is no concept to forget; name at least one")
+        unwanted = ", ".join(names)
+        require_words(model, self.prompt_template, [unwanted])
         with borrow(model):
             texts = dict(
                 zip(
                     ("concept", "empty"),
-                    stored_texts(model, [self.prompt_template.format(", ".join(names)), ""]),
+                    stored_texts(model, [self.prompt_template.format(unwanted), ""]),
                 )
             )
         tensors = {

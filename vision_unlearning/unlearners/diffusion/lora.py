@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from ...core import ForeignFileError
 from ..base import Edit, denoiser
-from ..trainable import require_precision
+from ..trainable import require_float32
 
 # %% auto #0
 __all__ = ['TARGETS', 'SIDES', 'trainable_adapter', 'lora_hook', 'lora_pairs', 'LoraEdit', 'adapter_edit', 'save_lora_edit']
@@ -29,7 +29,7 @@ def trainable_adapter(
 ):  # the list of trainable tensors and the peft configuration
     "A fresh LoRA on `unet`, removed when the block ends."
     from peft import LoraConfig
-    require_precision(unet.parameters())
+    require_float32(unet.parameters())
     config = LoraConfig(
         r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(target_modules)
     )

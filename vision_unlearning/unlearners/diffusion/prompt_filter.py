@@ -5,6 +5,7 @@
 # %% ../../../nbs/3a_diffusion/35_prompt_filter.ipynb #0e7a53fd
 from __future__ import annotations
 import re
+import unicodedata
 from typing import ClassVar
 import torch
 from pydantic import Field
@@ -22,7 +23,7 @@ def plain_words(
     text: str,
 ) -> str:  # lower case, words separated by single spaces, no punctuation
     "A text as the filter compares it."
-    return re.sub(r"[\W_]+", " ", text.casefold()).strip()
+    return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFC", text).casefold()).strip()
 
 # %% ../../../nbs/3a_diffusion/35_prompt_filter.ipynb #73db6f02
 def names_concept(
@@ -126,6 +127,10 @@ class FilterPrompts(Unlearner):
         require_pipeline(self, model)
         names = concepts(forget)
         if not names: raise ValueError("there is no concept to forget; name at least one")
+        if silent := [n for n in names if not plain_words(n)]:
+            raise ValueError(
+                f"{silent[0]!r} has no letter or digit, by which the filter finds a name; name it in words"
+            )
         if names_concept(self.anchor_concept, names):
             raise ValueError(
                 f"the neutral text {self.anchor_concept!r} names what is to be stopped; choose another"

@@ -4,17 +4,20 @@
 
 # %% ../../../nbs/3a_diffusion/25_uce.ipynb #634c6964
 from __future__ import annotations
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from ...core import borrow
 from ...tasks import PROMPT_TEMPLATE
-from ..base import Unlearner, WeightEdit, concepts, denoiser, require_pipeline
-from ...models.conditioning import embed_texts
+from ...texts import name_key
+from ..base import Unlearner, WeightEdit, concepts, denoiser
+from ..base import refuse_overlap, require_pipeline
+from ...models.conditioning import condition, embed_texts, predict
 from ...models.places import token_span
 
 # %% auto #0
-__all__ = ['TEMPLATES', 'edit_matrix', 'aligned_positions', 'projections', 'apply_matrix', 'UCE']
+__all__ = ['TEMPLATES', 'edit_matrix', 'aligned_positions', 'projections', 'apply_matrix', 'UCE', 'PooledLeak', 'pooled_leak']
 
 # %% ../../../nbs/3a_diffusion/25_uce.ipynb #46967fae
 def edit_matrix(
@@ -107,7 +110,7 @@ class UCE(Unlearner):
 
     def _vectors(self, pipe, concept, guide):
         "Vectors of one concept and of its guide, (n,D) each."
-        if guide == concept:
+        if name_key(guide) == name_key(concept):
             raise ValueError(
                 f"the guide of {concept!r} is the concept itself, which changes nothing; choose another"
             )
@@ -122,7 +125,7 @@ class UCE(Unlearner):
 
     def system(self, pipe, forget, retain):
         "Vectors of concepts, guides and what to preserve: (n,D), (n,D), (m,D) on the CPU."
-        names, keep = concepts(forget), concepts(retain)
+        names, keep = concepts(forget), concepts(retain, "retain")
         guides = [self.anchor_concept] if isinstance(self.anchor_concept, str) else list(self.anchor_concept)
         if not names: raise ValueError("there is no concept to forget; name at least one")
         if len(guides) == 1: guides = guides*len(names)
@@ -130,8 +133,7 @@ class UCE(Unlearner):
             raise ValueError(
                 f"{len(guides)} guides for {len(names)} concepts; give one for all or one for each"
             )
-        if set(names) & set(keep):
-            raise ValueError(f"{sorted(set(names) & set(keep))} are to be forgotten and preserved at once")
+        refuse_overlap(names, keep)
         edit, target = (
             torch.cat(x).cpu() for x in zip(*[self._vectors(pipe, n, g) for n, g in zip(names, guides)])
         )
@@ -158,3 +160,40 @@ class UCE(Unlearner):
             tensors,
             {"method": self.name, "settings": self.model_dump(mode="json"), "forget": concepts(forget)},
         )
+
+# %% ../../../nbs/3a_diffusion/25_uce.ipynb #c4bf6478
+@dataclass(frozen=True)
+class PooledLeak:
+    "How far a UNet tells a concept from what replaces it: root mean square differences of predictions."
+    before: float  # without the edit
+    tokens: float  # with the edit, where the pooled vector is that of the replacement
+    after: float  # with the edit
+
+    @property
+    def share(self) -> float:
+        "What is left of the difference; 0 where the concept reads as its replacement."
+        return self.after/self.before
+
+# %% ../../../nbs/3a_diffusion/25_uce.ipynb #555489d5
+@torch.no_grad()
+def pooled_leak(
+    pipe,  # Stable Diffusion XL pipeline
+    edit,  # an `Edit` of it
+    concept: str,
+    anchor_concept: str,  # what the concept was made to be
+    template: str = PROMPT_TEMPLATE,
+    num: int = 16,  # noises and times
+) -> PooledLeak:
+    "What the pooled text still says of a concept when its tokens are edited."
+    named, anchor = (condition(pipe, [template.format(n)]) for n in (concept, anchor_concept))
+    if named.pooled is None: raise ValueError("this pipeline has no pooled text; only XL has one")
+    generator, unet = torch.Generator().manual_seed(0), denoiser(pipe)
+    side, last = unet.config.sample_size, pipe.scheduler.config.num_train_timesteps
+    latents = torch.randn((num, unet.config.in_channels, side, side), generator=generator)
+    times = torch.randint(0, last, (num,), generator=generator).to(pipe.device)
+    latents = latents.to(pipe.device, unet.dtype)
+    def gap(text):
+        said, wanted = (predict(unet, latents, times, t.expand(num)) for t in (text, anchor))
+        return float((said - wanted).float().square().mean().sqrt())
+    before = gap(named)
+    with edit.on(pipe): return PooledLeak(before, gap(replace(named, pooled=anchor.pooled)), gap(named))
