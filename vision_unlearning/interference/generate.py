@@ -8,11 +8,12 @@ import json, os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 import numpy as np
 import torch
 from ..core import MissingSessionError, config_hash
 from ..models.sampling import check_drawing, draw, latent_shape
-from ..devices import dtype_name
+from ..dtypes import dtype_name
 from ..pictures import read_pictures
 from ..tasks import get_prompt
 from ..texts import as_texts

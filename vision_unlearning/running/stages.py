@@ -8,8 +8,8 @@ import ast, json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from ..core import check_name
-from ..devices import DTYPES, check_device
+from ..core import check_name, usable_device
+from ..dtypes import DTYPES
 from ..store import read_json
 from ..texts import split_names
 
@@ -88,7 +88,7 @@ def check_parameters(
         if not fits(value, kind):
             raise ValueError(f"parameter {name} of {stage} must be {kind}, got {value!r}")
     whole = {**{n: p.default for n, p in known.items()}, **parameters}
-    if whole.get("device", "cpu") != "cpu": check_device(whole["device"])
+    if whole.get("device", "cpu") != "cpu": usable_device(whole["device"])
     if "dtype" in whole: check_name("dtype", whole["dtype"], DTYPES)
     return whole
 
