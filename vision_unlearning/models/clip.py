@@ -6,6 +6,7 @@
 from __future__ import annotations
 import torch
 from torch import nn
+from ..core import usable_device
 from .embedded import EMBEDDED_MODELS, embedded_path, foreign_model
 from ..texts import as_texts
 
