@@ -62,8 +62,8 @@ def is_benchmark(
     try: of_pictures = get_task(task).asks_in_words
     except UnknownNameError: of_pictures = False
     if of_pictures: return False
-    from vision_unlearning.oracle.classification import PROTOCOLS
-    return task in PROTOCOLS
+    from vision_unlearning.oracle.classification import benchmark_names
+    return task in benchmark_names()
 
 # %% ../../nbs/8_running/60_cli.ipynb #dacbe92a
 Stage = Annotated[
@@ -158,8 +158,8 @@ def batch_command(
     if is_benchmark(task):
         if entities or force or smoke:
             raise ValueError(
-                f"{task} is a classifier benchmark: it takes --methods and -p kinds=..., seeds=..., "
-                f"device=...; delete {base_folder}/classification to run it again"
+                f"{task} is a classifier benchmark: it takes --methods and -p, such as -p forget=3 "
+                f"(vu run classifiers --list); delete {base_folder}/classification to run it again"
             )
         from vision_unlearning.running.classifiers import batch_classifiers
         paths = batch_classifiers(task, split(methods), parameter or [], base_folder, not quiet)

@@ -50,7 +50,8 @@ def pixel_batches(
 def encode_dataset(
     pipe,  # Stable Diffusion pipeline
     dataset,  # datasets.Dataset with image, text and possibly overwrite
-    overwrite: str | None = None,  # caption that replaces all others, where the dataset has no such column
+    # caption that replaces all others; "" takes a column `overwrite` where there is one, None replaces none
+    overwrite: str | None = None,
     batch_size: int = 32,
 ) -> TrainingSet:
     "Encode one side of a split."
@@ -64,7 +65,8 @@ def encode_dataset(
         means.append(posterior.mean*scale)
         stds.append(posterior.std*scale)
     replaced = None if overwrite is None else [overwrite]*len(dataset)
-    if "overwrite" in dataset.column_names: replaced = captions_of(dataset, column="overwrite", empty=True)
+    if overwrite == "" and "overwrite" in dataset.column_names:
+        replaced = captions_of(dataset, column="overwrite", empty=True)
     return TrainingSet(
         torch.cat(means),
         torch.cat(stds),
