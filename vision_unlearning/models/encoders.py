@@ -8,6 +8,7 @@ import re
 from typing import Any
 import numpy as np
 import torch
+from ..core import require_finite
 from ..tasks import get_task
 
 # %% auto #0
@@ -78,7 +79,10 @@ class DinoEncoder:
             self.model(self.transform.batch(part.to(self.device))).pooler_output
             for part in images.split(batch_size)
         ]
-        return torch.cat(parts).float().cpu() if parts else torch.zeros(0, self.model.config.hidden_size)
+        if not parts: return torch.zeros(0, self.model.config.hidden_size)
+        found = torch.cat(parts).float().cpu()
+        require_finite(found, "DINO's embeddings", "load it in float32")
+        return found
 
 # %% ../../nbs/0_models/30_encoders.ipynb #52a98ae1
 def load_image_encoder(
