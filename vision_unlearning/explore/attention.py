@@ -4,7 +4,7 @@
 
 # %% ../../nbs/2_explore/20_attention.ipynb #d8dd92f9
 from __future__ import annotations
-from typing import ClassVar
+from typing import Any, ClassVar, NotRequired
 import numpy as np
 import torch
 from ..core import ForeignFileError, MissingSessionError, config_hash, require_finite
@@ -14,10 +14,11 @@ from .embeddings import image_similarity, plain_name
 from .similarity import Similarity, entity_names
 from ..store import Store, read_entities, read_json, write_json
 from ..texts import as_texts
+from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['PUBLISHED_NAMES', 'cross_attention', 'attention_fingerprints', 'save_fingerprints', 'stored_attention_similarity',
-           'AttentionSimilarity']
+__all__ = ['PUBLISHED_NAMES', 'cross_attention', 'attention_fingerprints', 'save_fingerprints', 'Fingerprints',
+           'stored_attention_similarity', 'AttentionSimilarity']
 
 # %% ../../nbs/2_explore/20_attention.ipynb #e2a40fab
 def cross_attention(
@@ -109,6 +110,11 @@ def save_fingerprints(
 PUBLISHED_NAMES = {"CompVis/stable-diffusion-v1-4": "sd1.4"}  # what published files call a base model
 
 # %% ../../nbs/2_explore/20_attention.ipynb #b3bca952
+class Fingerprints(TypedDict):
+    "A file of fingerprints."
+    metadata: NotRequired[dict[str, Any]]
+    fingerprints: dict[str, list[float]]  # entity -> its vector
+
 def stored_attention_similarity(
     store: Store,
     task: str,  # task name
@@ -124,14 +130,16 @@ def stored_attention_similarity(
             f"{store.fingerprints(task, base).name} does not exist; make it with "
             "`explore.attention.save_fingerprints`"
         )
-    data = read_json(path)
+    data = read_json(path, Fingerprints)
     entities = read_entities(store, task)
-    if not (isinstance(data, dict) and isinstance(data.get("fingerprints"), dict) and data["fingerprints"]):
-        raise ForeignFileError(
-            f"{path} is not a file of fingerprints; make it again with `explore.attention.save_fingerprints`"
-        )
     there = {plain_name(n): v for n, v in data["fingerprints"].items()}
-    length = len(next(iter(there.values())))
+    lengths = sorted(set(map(len, there.values())))
+    if len(lengths) != 1:
+        raise ForeignFileError(
+            f"{path} holds fingerprints of {lengths} numbers; make it again with "
+            "`explore.attention.save_fingerprints`"
+        )
+    length = lengths[0]
     vectors = np.array([there.get(plain_name(e["name"]), [np.nan]*length) for e in entities], float)
     return image_similarity(vectors), {
         "model_name": data.get("metadata", {}).get("model_name"),

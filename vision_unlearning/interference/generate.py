@@ -8,6 +8,7 @@ import json, os
 from contextlib import nullcontext
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 import numpy as np
 import torch
 from ..core import ForeignFileError, MissingSessionError, config_hash

@@ -8,7 +8,7 @@ import functools, hashlib, re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, Callable, ClassVar
 from fastcore.basics import patch
 import numpy as np
 from ..core import Config, UnknownNameError, check_name, config_hash, versions
@@ -16,6 +16,7 @@ from ..tasks import get_task
 from ..explore.similarity import SIMILARITIES, similarity_matrix
 from ..interference.names import entity_metric_name, entity_metric_table, parse_column
 from ..interference.pair_metrics import PAIR_METRICS
+from ..interference.tables import pair_rows, read_per_entity
 from ..unlearners.methods import known_methods
 from vision_unlearning.store import (
     MissingSessionError,
@@ -28,9 +29,10 @@ from vision_unlearning.store import (
     read_json,
     write_json,
 )
+from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['MODELS', 'default_model', 'short_model', 'recorded_models', 'ResultTemplate', 'read_shared', 'fingerprint',
+__all__ = ['MODELS', 'default_model', 'short_model', 'recorded_models', 'ResultTemplate', 'read_shared', 'fingerprint', 'Answer',
            'pair_files', 'PairTable', 'read_pairs', 'read_similarity', 'similarity_files', 'simulate_harm',
            'simulate_store']
 
@@ -179,13 +181,14 @@ def _content_hash(signature: tuple) -> bytes: return hashlib.sha256(Path(signatu
 
 # %% ../../nbs/6_results/00_base.ipynb #774938a6
 @functools.lru_cache(maxsize=8)
-def _parsed(signature: tuple): return read_json(signature[0])
+def _parsed(signature: tuple, read: Callable): return read(signature[0])
 
 def read_shared(
     path,  # a JSON file
+    read: Callable = read_per_entity,  # reads and checks it
 ):  # what is in it; shared between callers, so do not change it
     "A table that many questions read: parsed once, and again only when the file has changed."
-    return _parsed(_signature(path))
+    return _parsed(_signature(path), read)
 
 # %% ../../nbs/6_results/00_base.ipynb #3e095b2e
 def fingerprint(
@@ -226,11 +229,16 @@ def _describe(self: ResultTemplate) -> dict:
     "Further metadata of a subclass."
     return {}
 
+class Answer(TypedDict):
+    "What the file of an answer holds."
+    metadata: dict[str, Any]  # the question and its arguments
+    result: dict[str, Any] | list[Any]  # its answer
+
 @patch
 def compute(self: ResultTemplate) -> dict:  # {"metadata": ..., "result": ...}
     "The answer, from disk when nothing that it depends on has changed."
     path = Path(self._get_data_path_local())
-    if path.exists() and not self.recompute_if_exists: return read_json(path)
+    if path.exists() and not self.recompute_if_exists: return read_json(path, Answer)
     inputs = self.inputs()
     about = {
         "template": self.question(),
@@ -306,7 +314,7 @@ class PairTable:
 @functools.lru_cache(maxsize=12)
 # signatures: (index, signature of the file)
 def _read_table(names: tuple[str, ...], epochs: int, signatures: tuple) -> PairTable:
-    return PairTable(list(names), epochs, {i: read_json(signature[0]) for i, signature in signatures})
+    return PairTable(list(names), epochs, {i: pair_rows(signature[0]) for i, signature in signatures})
 
 def read_pairs(
     store: Store,
