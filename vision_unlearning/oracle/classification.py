@@ -18,7 +18,7 @@ from vision_unlearning.models.classifiers import (
     logits,
     save_classifier,
 )
-from ..core import Config, check_name, config_hash, versions
+from ..core import Config, check_name, config_hash, usable_device, versions
 from ..data.classification import HUB_DATA, ClassificationData, ImageSet
 from ..data.classification import load_classification
 from ..data.forgetting import ForgetSplit, class_split, random_split
@@ -207,7 +207,7 @@ class Comparison:
         self.kind = kind
         self.seed = seed
         self.folder = Path(folder)
-        self.device = torch.device(device)
+        self.device = usable_device(device)
         self.data = load_classification(self.protocol.data, **self.protocol.data_options)
         self.asked = [str(name) for name in forget]  # classes that were asked for by name
         self.split = scenario_split(self.data, kind, seed, forget)

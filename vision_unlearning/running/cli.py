@@ -272,13 +272,15 @@ def json_settings(
 def embedded_judge(
     model: str,  # as `load_pipeline` takes it
     names: list[str],  # that the pictures will show
+    device="cpu",  # where it looks
 ):  # `JudgeAccuracy`, or None where it does not know the model's pictures or one of the names
     "The judge of the embedded world."
     from vision_unlearning.data.emoji import emoji_entities
     from vision_unlearning.metrics.classification import JudgeAccuracy
     entities = emoji_entities("emoji")
     known = {e["name"] for e in entities}
-    return JudgeAccuracy("emoji", entities) if model == "emoji-sd" and set(names) <= known else None
+    if model != "emoji-sd" or not set(names) <= known: return None
+    return JudgeAccuracy("emoji", entities).to(device)
 
 # %% ../../nbs/8_running/60_cli.ipynb #1ac2c463
 Candidates = Annotated[
@@ -330,7 +332,7 @@ def erase_command(
         settings=options,
         candidates=split(candidates) or None,
         clip=clip or None,
-        judge=embedded_judge(model, [concept, *split(preserve), *split(candidates)]),
+        judge=embedded_judge(model, [concept, *split(preserve), *split(candidates)], device),
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
     )

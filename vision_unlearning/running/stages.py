@@ -8,7 +8,8 @@ import ast, json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from ..core import check_name
+from ..core import check_name, usable_device
+from ..dtypes import DTYPES
 from ..store import read_json
 from ..texts import split_names
 
@@ -88,7 +89,10 @@ def check_parameters(
         kind = known[check_name(f"parameter of {stage}", name, known)].type
         if not fits(value, kind):
             raise ValueError(f"parameter {name} of {stage} must be {kind}, got {value!r}")
-    return {**{n: p.default for n, p in known.items()}, **parameters}
+    whole = {**{n: p.default for n, p in known.items()}, **parameters}
+    if whole.get("device", "cpu") != "cpu": usable_device(whole["device"])
+    if "dtype" in whole: check_name("dtype", whole["dtype"], DTYPES)
+    return whole
 
 # %% ../../nbs/8_running/00_stages.ipynb #d5dd6116
 def parse_parameter(
