@@ -7,13 +7,16 @@ from __future__ import annotations
 from pathlib import Path
 import torch
 from torch import nn
-from ..core import ForeignFileError, check_name, require_finite
+from ..core import ForeignFileError, check_name, require_finite, usable_device
 from .embedded import EMBEDDED_MODELS, embedded_path
+from ..pictures import middle_square
 from ..store import atomic_folder, read_json, write_json
 from ..tasks import get_task
+from pydantic import ConfigDict
+from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['Judge', 'save_judge', 'load_judge']
+__all__ = ['Judge', 'save_judge', 'JudgeConfig', 'load_judge']
 
 # %% ../../nbs/0_models/08_judge.ipynb #8103f342
 class Judge(nn.Module):
@@ -45,12 +48,12 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, images, batch_size=100):
-        "head -> (N,K) float32 probabilities of (N,3,H,W) uint8 images; other sizes are resized to 64x64."
+        "head -> (N,K) float32 probabilities of (N,3,H,W) uint8; the middle square at 64x64."
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be (N,3,H,W) uint8, got {tuple(images.shape)} {images.dtype}")
         device, found = next(self.parameters()).device, []
         for part in images.split(batch_size):
-            x = part.to(device).float()
+            x = middle_square(part).to(device).float()
             if x.shape[-2:] != (64, 64):
                 x = nn.functional.interpolate(
                     x, (64, 64), mode="bicubic", antialias=True, align_corners=False
@@ -88,13 +91,23 @@ def save_judge(
         write_json(temporary/"config.json", config)
 
 # %% ../../nbs/0_models/08_judge.ipynb #dfb46058
+class JudgeConfig(TypedDict):
+    "What the config of a judge says."
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    classes: dict[str, list[str]]  # head -> its class names
+    widths: list[int]  # channels of the stem and of each stage
+    depths: list[int]  # residual blocks a stage
+
 def load_judge(
     name: str = "emoji-judge",  # embedded name or a folder
+    device="cpu",  # where it looks
 ) -> Judge:
     "The judge, in evaluation mode and single precision."
     from safetensors.torch import load_file
+    device = usable_device(device)
     folder = embedded_path(name) if name in EMBEDDED_MODELS else Path(name)
-    judge = Judge(**read_json(folder/"config.json"))
+    if not folder.is_dir(): raise FileNotFoundError(f"no judge {name!r}: it is neither embedded nor a folder")
+    judge = Judge(**read_json(folder/"config.json", JudgeConfig))
     def single(tensor): return tensor.float() if tensor.is_floating_point() else tensor
     try:
         saved = load_file(folder/"model.safetensors")
@@ -103,4 +116,4 @@ def load_judge(
         raise ForeignFileError(
             f"{folder}/model.safetensors does not hold the weights of a judge: {error}"
         ) from error
-    return judge.eval().requires_grad_(False)
+    return judge.eval().requires_grad_(False).to(device)
