@@ -188,6 +188,7 @@ def test_a_folder_of_pictures_is_a_benchmark(tmp_path):
     assert set(pd.read_csv(table)["method"]) == {"original", "other_oracle", "finetune"} and page.is_file()
 
 
+@pytest.mark.long(20)
 def test_the_notebook_runs(short, tmp_path):
     import papermill
 
