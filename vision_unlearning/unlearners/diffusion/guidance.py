@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 from ...core import borrow, check_name
+from ...models.noise_levels import noise_unit, signal_at, signal_levels
 from ...models.places import require_words
 from ...texts import Sentence
 from ..base import Edit, Unlearner, concepts, require_pipeline
@@ -56,6 +57,7 @@ class GuidanceEdit(OnPipeline, Edit):
     kind: ClassVar[str] = "guidance"
     file: ClassVar[str] = "guidance.safetensors"
     def _apply(self, module, scale):
+        signal_levels(self._pipe.scheduler)  # refused here, and not in the middle of a picture
         return [
             module.register_forward_hook(
                 Steering(self._pipe, self.tensors, self.info["settings"], scale), with_kwargs=True
@@ -109,11 +111,7 @@ class Steering:
             first = self.last is None or now > self.last or now == times[0].item()
             self.step, self.last = 0 if first else self.step + 1, now
             if first or self.momentum.shape != z.shape: self.momentum = torch.zeros_like(conditional)
-            unit = (
-                self.pipe.scheduler.alphas_cumprod[int(now)].sqrt().clamp_min(1e-4).item()
-                if self.pipe.scheduler.config.prediction_type == "v_prediction"
-                else 1.0
-            )
+            unit = noise_unit(self.pipe.scheduler, signal_at(self.pipe.scheduler, now)).item()
             gamma, self.momentum = safety_guidance(
                 conditional * unit,
                 empty * unit,
