@@ -1,4 +1,5 @@
-"""What cannot be done is refused in one line that names the thing: devices, folders, recipes, pipelines, disks."""
+"""What cannot be done is refused in one line that names the thing: devices, folders, recipes, pipelines,
+disks."""
 import errno
 import json
 import shutil
@@ -46,7 +47,8 @@ def test_the_embedded_pipeline_runs_in_plain_diffusers():
 
 @pytest.mark.parametrize("device", ["nope", "cuda:77", "meta", ""])
 def test_a_device_that_is_not_there(device):
-    with pytest.raises(ValueError, match="cannot be used on this machine"): load_pipeline("tiny", device=device)
+    with pytest.raises(ValueError, match="cannot be used on this machine"):
+        load_pipeline("tiny", device=device)
 
 
 def weights(folder, part): return next((folder/part).glob("*.safetensors"))
@@ -96,16 +98,24 @@ def test_pipelines_that_want_a_picture():
             generate_array(cls(**parts, requires_safety_checker=False), [42], ["An image of fox"])
 
 
-@pytest.mark.parametrize("text", ["SGD(lr=1, lr=2)", "SGD(lr=" + "-"*10_000 + "1)", "SGD(lr=" + "["*900 + ")"])
+@pytest.mark.parametrize(
+    "text", ["SGD(lr=1, lr=2)", "SGD(lr=" + "-" * 10_000 + "1)", "SGD(lr=" + "[" * 900 + ")"]
+)
 def test_recipes_that_cannot_be_read(text):
-    with pytest.raises(ValueError, match="is not a name with literal keyword arguments") as found: parse_call(text)
+    with pytest.raises(ValueError, match="is not a name with literal keyword arguments") as found:
+        parse_call(text)
     assert len(str(found.value)) < 250
 
 
 def test_recipes_with_wrong_values():
     weight = [torch.zeros(1, requires_grad=True)]
     with pytest.raises(ValueError, match="betas"): make_optimizer("Adam(betas=(.9,))", weight)
-    texts = ["Step(milestones='x')", "Cyclic(base_lr='x', max_lr=1)", "OneCycle(warmup='x')", "OneCycle(warmup=True)"]
+    texts = [
+        "Step(milestones='x')",
+        "Cyclic(base_lr='x', max_lr=1)",
+        "OneCycle(warmup='x')",
+        "OneCycle(warmup=True)",
+    ]
     for text in texts:
         with pytest.raises(ValueError, match="of the schedule"): make_schedule(text, 2, 2)
     assert make_schedule("Step(milestones=(1, 2))", 4, 1)(3) == pytest.approx(.01)
