@@ -176,6 +176,7 @@ RECIPES = {
 }
 
 
+@pytest.mark.long(10)
 @pytest.mark.parametrize(("title", "script"), RECIPES.items(), ids=[t.split(maxsplit=2)[2] for t in RECIPES])
 def test_the_recipe_of_the_page_is_enough(title, script, tmp_path):
     (tmp_path/"recipe.py").write_text(recipe(title))

@@ -234,11 +234,9 @@ def write_prepared(
     "Write pictures, both metadata files and the notes of a task."
     store_pictures(store, data.task, pictures)
     write_entities(store, data.task, enriched, stage=1)
-    write_entities(store, data.task, chosen, stage=2)
-    write_json(
-        store.preparation(data.task),
-        {"key": config_hash(settings), "settings": settings, "notes": data.notes},
-    )
+    about = {"key": config_hash(settings), "settings": settings, "notes": data.notes}
+    write_json(store.preparation(data.task), about)
+    write_entities(store, data.task, chosen, stage=2)  # last: with it the task is prepared
     return pd.DataFrame(read_json(store.metadata(data.task)))
 
 # %% ../../nbs/1_data/30_preparation.ipynb #b4c96528
