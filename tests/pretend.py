@@ -68,20 +68,25 @@ class PretendDevice(TorchDispatchMode):
         torch._C._set_only_lift_cpu_tensors(self.lifting)
         return super().__exit__(*error)
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None): return self.run(function, args, kwargs or {})
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return self.run(function, args, kwargs or {})
 
     @classmethod
     def run(cls, function, args, kwargs):
         "One operation, where its tensors are."
         leaves = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
         there, asked = [x for x in leaves if is_there(x)], kwargs.get("device")
-        target = (asked is not None and torch.device(asked).type == NAME) if asked is not None else bool(there)
+        target = (
+            (asked is not None and torch.device(asked).type == NAME) if asked is not None else bool(there)
+        )
         if asked is not None and torch.device(asked).type == NAME:
-            if kwargs.get("generator") is not None: raise RuntimeError(f"Expected a {NAME!r} generator, found 'cpu'")
+            if kwargs.get("generator") is not None:
+                raise RuntimeError(f"Expected a {NAME!r} generator, found 'cpu'")
             kwargs = {**kwargs, "device": torch.device("cpu")}
         cls.check(function, leaves, there)
         cls.counts[function.overloadpacket.__name__, NAME if there or target else "cpu"] += 1
-        if function is aten._fused_sdp_choice.default: return 0  # plain products, as on a device it does not know
+        if function is aten._fused_sdp_choice.default:
+            return 0  # plain products, as on a device it does not know
         found = function(*tree_map(bring, args), **tree_map(bring, kwargs))
         return cls.answer(function, args, found, target)
 

@@ -8,8 +8,10 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from ...core import borrow, check_name
+from ...models.noise_levels import noise_unit, signal_at, signal_levels
 from ...models.places import require_words
 from ...store import current_settings
+from ...texts import Sentence
 from ..base import Edit, Unlearner, concepts, require_pipeline
 from typing_extensions import TypedDict
 
@@ -73,6 +75,7 @@ class GuidanceEdit(OnPipeline, Edit):
         return SafeLatentGuidance(**current_settings("sld", self.info.get("settings", {}))).model_dump()
 
     def _apply(self, module, scale):
+        signal_levels(self._pipe.scheduler)  # refused here, and not in the middle of a picture
         steering = Steering(self._pipe, self.tensors, self.settings(), scale)
         return [module.register_forward_hook(steering, with_kwargs=True)]
 
@@ -123,11 +126,7 @@ class Steering:
             first = self.last is None or now > self.last or now == times[0].item()
             self.step, self.last = 0 if first else self.step + 1, now
             if first or self.momentum.shape != z.shape: self.momentum = torch.zeros_like(conditional)
-            unit = (
-                self.pipe.scheduler.alphas_cumprod[int(now)].sqrt().clamp_min(1e-4).item()
-                if self.pipe.scheduler.config.prediction_type == "v_prediction"
-                else 1.0
-            )
+            unit = noise_unit(self.pipe.scheduler, signal_at(self.pipe.scheduler, now)).item()
             gamma, self.momentum = safety_guidance(
                 conditional * unit,
                 empty * unit,
@@ -192,7 +191,7 @@ class SafeLatentGuidance(Unlearner):
     sld_threshold: float = .01  # lambda, in units of the noise
     sld_momentum_scale: float = Field(.3, ge=0, le=1)  # s_m
     sld_mom_beta: float = Field(.4, ge=0, lt=1)  # beta_m
-    prompt_template: str = Field("{}", pattern=r"\{\}")  # the unwanted text around the names
+    prompt_template: Sentence = Field("{}")  # the unwanted text around the names
 
     @classmethod
     def preset(cls, name, **settings):

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from ...store import current_settings
 from ...tasks import PROMPT_TEMPLATE
+from ...texts import Sentence
 from ..base import Edit, Unlearner, concepts, require_pipeline
 from .guidance import OfMethod, OnPipeline
 from .spm import text_cosine
@@ -129,7 +130,7 @@ class FilterPrompts(Unlearner):
     # cosine from which an embedding is stopped; None: names only
     similarity_threshold: float | None = Field(None, gt=0, le=1)
     # the concept's prompt, to which the cosine is taken
-    prompt_template: str = Field(PROMPT_TEMPLATE, pattern=r"\{\}")
+    prompt_template: Sentence = Field(PROMPT_TEMPLATE)
 
     def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):
         "An edit that stops prompts about `forget`; `retain` is not read."
