@@ -22,7 +22,7 @@ from vision_unlearning.core import (
 )
 from ..finding import find_classes
 from ..hub import pull, push_folder
-from ..store import atomic_folder, read_json, write_json
+from ..store import atomic_folder, check_shape, read_json, write_json
 from ..tasks import prompt_subject
 from ..texts import as_names, captions_of, require_table, shared_names
 from .methods import DIFFUSION, UNLEARNERS, find_methods
@@ -48,6 +48,7 @@ class Edit(ABC):
     "A small, reversible change of a model."
     kind: ClassVar[str]  # "weights" or "lora"
     file: ClassVar[str]  # name of the safetensors file
+    says: ClassVar[Any] = dict[str, Any]  # type of what `edit.json` must hold
     def __init__(self,
         tensors: dict[str, torch.Tensor],  # what is saved
         info: dict | None = None,  # method, settings, base model: written beside the tensors
@@ -210,13 +211,14 @@ def load_edit(
     if not isinstance(info, dict) or info.get("kind") not in kinds:
         raise ForeignFileError(f"{folder}/edit.json names no kind of edit that is known ({', '.join(kinds)})")
     cls = kinds[info.pop("kind")]
+    check_shape(info, cls.says, f"{folder}/edit.json")
     try: tensors = load_file(Path(folder)/cls.file)
     except (SafetensorError, FileNotFoundError) as error:
         raise ForeignFileError(
             f"{folder}/{cls.file} is not a readable safetensors file ({error}); make the edit again"
         ) from error
     try: return cls(tensors, info)
-    except DivergedError as error:
+    except ValueError as error:
         raise ForeignFileError(f"{folder}/{cls.file} cannot be used: {error}; make the edit again") from error
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #cacf09b1

@@ -4,17 +4,20 @@
 
 # %% ../../../nbs/3a_diffusion/40_guidance.ipynb #e13057da
 from __future__ import annotations
-from typing import ClassVar
+from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from ...core import borrow, check_name
 from ...models.noise_levels import noise_unit, signal_at, signal_levels
 from ...models.places import require_words
+from ...store import current_settings
 from ...texts import Sentence
 from ..base import Edit, Unlearner, concepts, require_pipeline
+from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['SLD_PRESETS', 'OnPipeline', 'safety_guidance', 'GuidanceEdit', 'Steering', 'SafeLatentGuidance', 'stored_texts']
+__all__ = ['SLD_PRESETS', 'OnPipeline', 'safety_guidance', 'OfMethod', 'GuidanceEdit', 'Steering', 'SafeLatentGuidance',
+           'stored_texts']
 
 # %% ../../../nbs/3a_diffusion/40_guidance.ipynb #86e3abf9
 class OnPipeline:
@@ -52,17 +55,29 @@ def safety_guidance(
     return gamma, mom_beta*momentum + (1 - mom_beta)*gamma
 
 # %% ../../../nbs/3a_diffusion/40_guidance.ipynb #b7e15f79
+class OfMethod(TypedDict):
+    "What `edit.json` of an edit holds that is nothing but its settings."
+    settings: dict[str, Any]  # of the method
+    forget: list[str]  # names of concepts
+
 class GuidanceEdit(OnPipeline, Edit):
     "Guidance of the sampler away from a text."
     kind: ClassVar[str] = "guidance"
     file: ClassVar[str] = "guidance.safetensors"
+    says: ClassVar[Any] = OfMethod
+    def check(self):
+        "Refuse settings that are not those of the method."
+        super().check()
+        self.settings()
+
+    def settings(self) -> dict:  # all of them, under the names of today
+        "The settings of the method, checked."
+        return SafeLatentGuidance(**current_settings("sld", self.info.get("settings", {}))).model_dump()
+
     def _apply(self, module, scale):
         signal_levels(self._pipe.scheduler)  # refused here, and not in the middle of a picture
-        return [
-            module.register_forward_hook(
-                Steering(self._pipe, self.tensors, self.info["settings"], scale), with_kwargs=True
-            )
-        ]
+        steering = Steering(self._pipe, self.tensors, self.settings(), scale)
+        return [module.register_forward_hook(steering, with_kwargs=True)]
 
 # %% ../../../nbs/3a_diffusion/40_guidance.ipynb #7030807b
 class Steering:

@@ -6,14 +6,14 @@
 from __future__ import annotations
 import re
 import unicodedata
-from typing import ClassVar
+from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from ...store import current_settings
 from ...tasks import PROMPT_TEMPLATE
 from ...texts import Sentence
 from ..base import Edit, Unlearner, concepts, require_pipeline
-from .guidance import OnPipeline
+from .guidance import OfMethod, OnPipeline
 from .spm import text_cosine
 
 # %% auto #0
@@ -57,13 +57,22 @@ class PromptFilter(OnPipeline, Edit):
     "Prompts about a concept reach the model as a neutral text."
     kind: ClassVar[str] = "prompt_filter"
     file: ClassVar[str] = "prompt_filter.safetensors"
+    says: ClassVar[Any] = OfMethod
+    def check(self):
+        "Refuse settings that are not those of the method."
+        super().check()
+        self.settings()
+
+    def settings(self) -> dict:  # all of them, under the names of today
+        "The settings of the method, checked."
+        return FilterPrompts(**current_settings("prompt_filter", self.info.get("settings", {}))).model_dump()
+
     def _apply(self, module, scale):
         parts = [
             (getattr(self._pipe, f"tokenizer{s}", None), getattr(self._pipe, f"text_encoder{s}", None))
             for s in ("", "_2")
         ]
-        settings = current_settings("prompt_filter", self.info["settings"])
-        verdicts = {}
+        settings, verdicts = self.settings(), {}
         guards = [
             Guard(tokenizer, encoder, self.info["forget"], settings, scale, verdicts)
             for tokenizer, encoder in parts
