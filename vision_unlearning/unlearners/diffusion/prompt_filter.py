@@ -8,9 +8,12 @@ import re
 from typing import ClassVar
 import torch
 from pydantic import Field
+from ...core import ForeignFileError
 from ...store import current_settings
 from ...tasks import PROMPT_TEMPLATE
-from ..base import Edit, Unlearner, concepts, require_pipeline
+from ..attached import Hook
+from ..base import HookEdit, Unlearner, concepts, require_pipeline
+from ..network import compiled
 from .guidance import OnPipeline
 from .spm import text_cosine
 
@@ -51,23 +54,30 @@ def blend(
     return value
 
 # %% ../../../nbs/3a_diffusion/35_prompt_filter.ipynb #b94e63d9
-class PromptFilter(OnPipeline, Edit):
+class PromptFilter(OnPipeline, HookEdit):
     "Prompts about a concept reach the model as a neutral text."
     kind: ClassVar[str] = "prompt_filter"
     file: ClassVar[str] = "prompt_filter.safetensors"
-    def _apply(self, module, scale):
-        parts = [
-            (getattr(self._pipe, f"tokenizer{s}", None), getattr(self._pipe, f"text_encoder{s}", None))
-            for s in ("", "_2")
-        ]
-        settings = current_settings("prompt_filter", self.info["settings"])
-        verdicts = {}
-        guards = [
-            Guard(tokenizer, encoder, self.info["forget"], settings, scale, verdicts)
-            for tokenizer, encoder in parts
-            if tokenizer is not None and encoder is not None
-        ]
-        return [guard.encoder.register_forward_hook(guard, with_kwargs=True) for guard in guards]
+
+    def check(self):
+        names = self.info.get("forget")
+        if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+            raise ForeignFileError(f"a prompt filter needs forget, a list of names, got {names!r:.60}")
+        absent = set(FilterPrompts.model_fields) - set(self.settings())
+        if absent: raise ForeignFileError(f"a prompt filter needs the setting {min(absent)!r} in its edit.json")
+
+    def settings(self) -> dict: return current_settings("prompt_filter", self.info.get("settings", {}))
+
+    def _hooks(self, model, scale):
+        ends = [e for e in ("", "_2") if getattr(model, f"text_encoder{e}", None) is not None]
+        verdicts, hooks = {}, []
+        for end in ends:
+            tokenizer, encoder = getattr(model, f"tokenizer{end}"), getattr(model, f"text_encoder{end}")
+            problem = compiled(encoder)
+            if problem: raise ValueError(f"a prompt filter would have no effect: in the text encoder, {problem}")
+            guard = Guard(tokenizer, encoder, self.info["forget"], self.settings(), scale, verdicts)
+            hooks.append(Hook(encoder, guard, with_kwargs=True))
+        return hooks
 
 # %% ../../../nbs/3a_diffusion/35_prompt_filter.ipynb #e6fcca0c
 class Guard:
