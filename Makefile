@@ -41,23 +41,23 @@ quick: $(STAMP) ## in a minute and a half: the house rules, the package, one not
 # Long; for some notebooks, make claims PYTEST_ARGS='-k fade'.
 # The page nbs/explanations/02_claims_about_chance shows the record.
 claims: $(STAMP) ## what lessons assert of chance, under six seeds, one and two threads, other rounding
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal --claims $${CLAIMS:-6} \
-	    --claims-record nbs/explanations/claims_about_chance.json $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal --claims=$${CLAIMS:-6} \
+	    --claims-record=nbs/explanations/claims_about_chance.json $(PYTEST_ARGS)
 
 demo: $(STAMP) ## forget one emoji, measure what else was forgotten
 	$(BIN)/vu demo
 
 prepare: $(STAMP) ## before a commit: export, sidebar, face, README, clean
-	$(BIN)/nbdev_export
+	$(PY) tools/sources.py export
 	$(PY) tools/sidebar.py
 	$(PY) tools/face.py
 	$(PY) tools/readme.py
-	$(BIN)/nbdev_clean
+	$(PY) tools/sources.py clean
 
 outputs: $(STAMP) ## run library notebooks and tutorials again, keep their outputs (NB=... for some, SLOW=1 for long cells too)
-	$(BIN)/nbdev_export
+	$(PY) tools/sources.py export
 	$(PY) tools/outputs.py $(if $(SLOW),--slow) $(NB)
-	$(BIN)/nbdev_clean
+	$(PY) tools/sources.py clean
 
 sidebar: $(STAMP) ## list the notebooks in _quarto.yml
 	$(PY) tools/sidebar.py
@@ -71,7 +71,7 @@ readme: $(STAMP) ## README.md from nbs/index.ipynb
 docs: $(STAMP) ## the docs with quarto in _docs/; README.md and the tree stay as they are
 	@command -v quarto >/dev/null || { echo "quarto is needed (https://quarto.org), or: make docs-preview" >&2; exit 1; }
 	@touch README.md
-	PYTHONPATH=tools HF_HUB_OFFLINE=1 $(BIN)/nbdev_docs --n_workers 2
+	PYTHONPATH=tools HF_HUB_OFFLINE=1 $(PY) tools/sources.py docs
 
 docs-preview: $(STAMP) ## the docs as plain HTML in _docs/, without quarto
 	$(PY) tools/preview.py

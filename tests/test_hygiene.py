@@ -11,13 +11,13 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+from sources import sources
 
 root = Path(__file__).resolve().parents[1]
 package, nbs = root / "vision_unlearning", root / "nbs"
 config = ConfigParser(delimiters=["="])
 config.read(root / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
-sys.path.insert(0, str(root / "tools"))
 
 
 class Notebook:
@@ -38,8 +38,7 @@ class Notebook:
         self.parameters = [c for c in self.cells if "parameters" in c.get("metadata", {}).get("tags", [])]
 
 
-notebooks = [Notebook(p) for p in sorted(nbs.rglob("*.ipynb"))
-             if not any(part[0] in "_." for part in p.relative_to(nbs).parts)]
+notebooks = [Notebook(p) for p in sources(nbs)]
 each = pytest.mark.parametrize("nb", notebooks, ids=lambda nb: nb.name)
 of_folder = lambda folder: [nb for nb in notebooks if nb.path.parent.name == folder]
 modules = {
@@ -67,35 +66,48 @@ def project_files():
 
 # Export and clean
 
+def executed_notebook():
+    "What a run leaves in its store: a notebook that nbdev_export and nbdev_clean would both change."
+    notebook = json.loads((nbs / "pipelines" / "1_prepare.ipynb").read_text(encoding="utf-8"))
+    notebook["metadata"]["papermill"] = {"duration": 1.5}
+    notebook["cells"].append(dict(notebook["cells"][-1], source="#| default_exp stray\n#| export\nx = 1"))
+    return json.dumps(notebook)
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    "A copy of the project after nbdev_export from nothing and nbdev_clean."
+    "A copy of the project, with a run beside a tutorial, after an export from nothing and a cleaning."
     copy = tmp_path_factory.mktemp("copy")
     for name in ["settings.ini", "pyproject.toml", "setup.py"]: shutil.copy(root / name, copy)
-    shutil.copytree(nbs, copy / "nbs", symlinks=True, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    shutil.copytree(nbs, copy / "nbs", symlinks=True, ignore=shutil.ignore_patterns(".*", "assets"))
+    run = copy / "nbs" / "tutorials" / "assets" / "a_run" / "notebooks" / "1_prepare_emoji.ipynb"
+    run.parent.mkdir(parents=True)
+    run.write_text(executed_notebook(), encoding="utf-8")
     shutil.copytree(package, copy / package.name, ignore=shutil.ignore_patterns("embedded", "__pycache__"))
     for p in (copy / package.name).rglob("*.py"):
         if p.name != "__init__.py": p.unlink()
     # nbdev does nothing while it believes that it runs inside a test.
     env = {k: v for k, v in os.environ.items() if k != "IN_TEST"}
-    command = (
-        "from nbdev.doclinks import nbdev_export as e; from nbdev.clean import nbdev_clean as c; e(); c()"
-    )
-    done = subprocess.run([sys.executable, "-c", command], cwd=copy, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    for command in ["export", "clean"]:
+        do = [sys.executable, root / "tools" / "sources.py", command]
+        done = subprocess.run(do, cwd=copy, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
     return copy
 
 
-def differences(a, b, pattern):
-    files = {
-        p.relative_to(folder) for folder in [a, b] for p in folder.rglob(pattern) if "embedded" not in p.parts
-    }
+def differences(a, b, files):
+    "Relative paths of files that are not the same in two folders."
     same = lambda f: (a / f).exists() and (b / f).exists() and (a / f).read_bytes() == (b / f).read_bytes()
-    return sorted(str(f) for f in files if "checkpoint" not in str(f) and not same(f))
+    return sorted(str(f) for f in set(files) if not same(f))
+
+
+def python_files(folder):
+    return [p.relative_to(folder) for p in folder.rglob("*.py") if "embedded" not in p.parts]
 
 
 def test_export_changes_nothing(exported):
-    changed = differences(package, exported / package.name, "*.py")
+    made = exported / package.name
+    changed = differences(package, made, python_files(package) + python_files(made))
     assert not changed, (
         f"not what the notebooks say (make prepare, or a module without a notebook): {changed}"
     )
@@ -103,9 +115,17 @@ def test_export_changes_nothing(exported):
 
 
 def test_clean_changes_nothing(exported):
-    assert not (changed := differences(nbs, exported / "nbs", "*.ipynb")), (
-        f"not clean (make prepare): {changed}"
-    )
+    changed = differences(nbs, exported / "nbs", [nb.name for nb in notebooks])
+    assert not changed, f"not clean (make prepare): {changed}"
+
+
+def test_runs_beside_notebooks_are_passed_over(exported):
+    "A run is no page and no test, makes no module, and is not ours to clean."
+    (run,) = (exported / "nbs").rglob("1_prepare_emoji.ipynb")
+    found = [p.relative_to(exported / "nbs").as_posix() for p in sources(exported / "nbs")]
+    assert found == [nb.name for nb in notebooks]
+    assert run.read_text(encoding="utf-8") == executed_notebook()
+    assert not list(exported.rglob("stray.py"))
 
 
 # Notebooks
@@ -297,8 +317,9 @@ def normal(requirement): return re.split(r"[\s<>=!~\[;]", requirement)[0].lower(
 
 
 def test_top_level_imports_are_requirements():
-    # numpy, matplotlib, Pillow and pyarrow come with the requirements that are named.
-    declared = {normal(r) for r in cfg["requirements"].split()} | {"numpy", "matplotlib", "pillow", "pyarrow"}
+    # These come with the requirements that are named.
+    brought = {"numpy", "matplotlib", "pillow", "pyarrow", "typing-extensions"}
+    declared = {normal(r) for r in cfg["requirements"].split()} | brought
     distributions = importlib.metadata.packages_distributions()
     unknown = {
         f"{module}: {top}"

@@ -10,15 +10,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from sources import sources
 
 root = Path(__file__).resolve().parents[1]
 nbs = root / "nbs"
 # Pipelines need papermill and a store: tests/test_pipelines.py runs them.
-notebooks = sorted(
-    p.relative_to(nbs).as_posix()
-    for p in nbs.rglob("*.ipynb")
-    if not any(part[0] in "_." for part in p.relative_to(nbs).parts) and p.parts[-2] != "pipelines"
-)
+notebooks = sorted(p.relative_to(nbs).as_posix() for p in sources(nbs) if p.parts[-2] != "pipelines")
 config = ConfigParser(delimiters=["="])
 config.read(root / "settings.ini", encoding="utf-8")
 forced = os.environ.get("VU_TEST_FLAGS", "").split()

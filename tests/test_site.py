@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from sources import sources
 
 root = Path(__file__).resolve().parents[1]
 nbs = root / "nbs"
@@ -60,7 +61,7 @@ def test_every_picture_of_the_site_is_described(site):
 
 
 def test_every_notebook_has_a_page(site):
-    assert len(site) >= len([p for p in nbs.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts])
+    assert len(site) >= len(sources(nbs))
 
 
 markdown = sorted([*root.glob("*.md"), *(root / ".github").rglob("*.md")])
@@ -83,7 +84,7 @@ def test_k_expressions_of_markdown_select_something():
     texts = [page.read_text(encoding="utf-8") for page in markdown]
     said = {k for text in texts for k in re.findall(r"-k ['\"]?([\w/ ]+?)['\"`]", text)}
     tests = [p.read_text(encoding="utf-8") for p in root.glob("tests/*.py")]
-    names = [p.relative_to(nbs).as_posix() for p in nbs.rglob("*.ipynb")]
+    names = [p.relative_to(nbs).as_posix() for p in sources(nbs)]
     names += [p.stem for p in root.glob("tests/*.py")]
     names += re.findall(r"^def (test_\w+)", "\n".join(tests), re.M)
     idle = [k for k in said if not any(word in name for word in k.split(" or ") for name in names)]

@@ -20,6 +20,7 @@ import yaml
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown import markdown2html
 from pygments.formatters import HtmlFormatter
+from sources import skip_folders, sources
 
 root = Path(__file__).resolve().parents[1]
 processed = root / "_proc"
@@ -64,10 +65,8 @@ blockquote { margin-left: 0; padding-left: 1rem; border-left: 3px solid #2780e3;
 def process_quickly() -> None:
     "As `process`, without running what a page exports."
     import docs
-    nbs = root / "nbs"
-    for source in sorted(nbs.rglob("*")):
-        inside = source.relative_to(nbs)
-        if inside.parts[0][0] in "_." or ".ipynb_checkpoints" in inside.parts: continue
+    for source in sources(root / "nbs", "*"):
+        inside = source.relative_to(root / "nbs")
         if source.suffix == ".ipynb": docs.quick(source, processed / inside)
         if source.suffix in {".qmd", ".png"}:
             (processed / inside).parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +82,8 @@ def process(workers: int) -> None:
         stand_in.chmod(0o755)
         path = os.pathsep.join([folder, str(Path(sys.executable).parent), os.environ["PATH"]])
         tools = os.pathsep.join([str(root / "tools"), str(root)])
-        command = f"from nbdev.quarto import nbdev_proc_nbs; nbdev_proc_nbs(n_workers={workers})"
+        options = f"n_workers={workers}, skip_folder_re={skip_folders!r}"
+        command = f"from nbdev.quarto import nbdev_proc_nbs; nbdev_proc_nbs({options})"
         environment = {"HF_HUB_OFFLINE": "1", **os.environ, "PATH": path, "PYTHONPATH": tools}
         subprocess.run([sys.executable, "-c", command], cwd=root, check=True, env=environment)
 
@@ -191,10 +191,11 @@ titles = {}
 
 def build(target: Path) -> list[Path]:
     "Every processed page into `target`."
-    sources = sorted(p for p in processed.rglob("*") if p.suffix in {".ipynb", ".qmd"})
-    names = [p.relative_to(processed).as_posix() for p in sources]
+    # What an earlier processing left of a run is passed over too.
+    texts = [p for p in sources(processed, "*") if p.suffix in {".ipynb", ".qmd"}]
+    names = [p.relative_to(processed).as_posix() for p in texts]
     pages = {name: address(name) for name in names}
-    for name, source in zip(names, sources):
+    for name, source in zip(names, texts):
         first = nbformat.read(source, 4).cells[0].source if source.suffix == ".ipynb" else source.read_text()
         titles[name] = front_matter(first)[0].get("title", name)
     order = [name for name in flat(site["sidebar"]["contents"]) if name in pages]
@@ -207,7 +208,7 @@ def build(target: Path) -> list[Path]:
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True,
                             exclude_anchor_links=True)
     done = []
-    for name, source in zip(names, sources):
+    for name, source in zip(names, texts):
         page = pages[name]
         base = posixpath.relpath(".", posixpath.dirname(page) or ".") + "/"
         turn = ""
@@ -230,7 +231,7 @@ def build(target: Path) -> list[Path]:
         done.append(path)
     (target / "styles.css").write_text((root / "nbs" / "styles.css").read_text())
     (target / "preview.css").write_text(style + HtmlFormatter().get_style_defs(".highlight"))
-    for picture in processed.rglob("*.png"):
+    for picture in sources(processed, "*.png"):
         copy = target / picture.relative_to(processed)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(picture.read_bytes())

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from .settings import computed, settings_docstring, settings_signature, settings_table
 
 # %% auto #0
-__all__ = ['UnknownNameError', 'MissingSessionError', 'ForeignFileError', 'DivergedError', 'check_name', 'Config', 'config_hash',
-           'image_generator', 'initial_latents', 'torch_modules', 'borrow', 'versions', 'reset_peak_memory',
-           'peak_memory']
+__all__ = ['UnknownNameError', 'MissingSessionError', 'ForeignFileError', 'DivergedError', 'check_name', 'require_finite',
+           'Config', 'config_hash', 'image_generator', 'initial_latents', 'sampler_generators', 'torch_modules',
+           'borrow', 'versions', 'give_back_freed_memory', 'reset_peak_memory', 'peak_memory']
 
 # %% ../nbs/0_base/00_core.ipynb #aeb495f2
 class UnknownNameError(ValueError): "A task, method, entity, metric or parameter that does not exist."
@@ -40,12 +40,32 @@ def check_name(
     )
     raise UnknownNameError(f"unknown {kind} {name!r}; {hint}")
 
+# %% ../nbs/0_base/00_core.ipynb #d9842e81
+def require_finite(
+    numbers,  # a number, an array or a tensor
+    what: str,  # what they are, for the message
+    remedy: str = "",  # what to do, for the message
+) -> None:
+    "Raise `DivergedError` where a number is NaN or infinite."
+    import torch
+    found = torch.as_tensor(numbers)
+    if not found.is_floating_point(): return
+    if found.dtype.itemsize == 1: found = found.float()
+    bad = found.numel() - int(found.isfinite().sum())
+    if not bad: return
+    hint = f"; {remedy}" if remedy else ""
+    raise DivergedError(f"{bad} of {found.numel()} numbers of {what} are not finite{hint}")
+
 # %% ../nbs/0_base/00_core.ipynb #cebd7b80
 class Config(BaseModel):
     "Frozen settings, keyword-only; unknown names are refused with a suggestion."
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
     )
 
     def __init__(self, **settings):
@@ -103,6 +123,14 @@ def initial_latents(
     noise = [torch.randn(shape, generator=image_generator(s, p)) for s, p in zip(seeds, prompts)]
     return torch.stack(noise).to(device=device, dtype=dtype or torch.float32)
 
+# %% ../nbs/0_base/00_core.ipynb #86e0b0bb
+def sampler_generators(
+    seeds: list[int],  # N seeds
+    prompts: list[str],  # N prompts
+) -> list:  # N fresh CPU `torch.Generator`s
+    "The generators of what a sampler adds to N images on its way."
+    return [image_generator(s, f"{p} (sampler)") for s, p in zip(seeds, prompts, strict=True)]
+
 # %% ../nbs/0_base/00_core.ipynb #9413600d
 def torch_modules(
     model,  # an `nn.Module` or a diffusers pipeline
@@ -152,6 +180,16 @@ def versions() -> dict:  # package -> version
         with contextlib.suppress(metadata.PackageNotFoundError): found[name] = metadata.version(name)
     return found
 
+# %% ../nbs/0_base/00_core.ipynb #5e7bb343
+def give_back_freed_memory() -> bool:  # False where the C library has no such call
+    "Let the system have the pages that this process freed and still keeps."
+    import ctypes
+    if sys.platform != "linux": return False
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; musl has none
+    if trim is None: return False
+    trim(0)
+    return True
+
 # %% ../nbs/0_base/00_core.ipynb #55041e7c
 def reset_peak_memory(
     device="cpu",  # device of the model
@@ -161,6 +199,7 @@ def reset_peak_memory(
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return True
+    give_back_freed_memory()
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return True

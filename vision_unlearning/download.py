@@ -11,13 +11,14 @@ from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 from .core import ForeignFileError
-from .store import atomic_folder, safe_name, write_json
+from .files import alone, atomic_folder, inside, safe_name, settle
+from .store import write_json
 
 # %% auto #0
-__all__ = ['RETRIABLE', 'LONGEST', 'Source', 'verify', 'inside', 'pause', 'open_url', 'receive', 'refusal', 'continue_download',
-           'fetch', 'obtain', 'members', 'unpack_archive']
+__all__ = ['RETRIABLE', 'LONGEST', 'SLOWEST', 'WINDOW', 'LITTLE', 'Source', 'verify', 'pause', 'open_url', 'announced', 'receive',
+           'refusal', 'continue_download', 'fetch', 'obtain', 'members', 'unpack_archive']
 
 # %% ../nbs/0_base/30_download.ipynb #0b21cadd
 @dataclass(frozen=True)
@@ -54,23 +55,6 @@ def verify(
         )
     return path
 
-# %% ../nbs/0_base/30_download.ipynb #f06ed39a
-def inside(
-    folder,  # local folder
-    name: str,  # path as others wrote it: "config/file.jsonl"
-) -> Path:
-    "The local path of a foreign file, inside `folder`."
-    parts = PurePosixPath(name).parts
-    if (
-        not parts
-        or name.startswith("/")
-        or ".." in parts
-        or any(c in name for c in "\\\0")
-        or ":" in parts[0]
-    ):
-        raise ValueError(f"{name!r} is not a path inside a folder")
-    return Path(folder).joinpath(*parts)
-
 # %% ../nbs/0_base/30_download.ipynb #cb094a83
 RETRIABLE = (408, 429, 500, 502, 503, 504)  # answers after which the same question may be asked again
 LONGEST = 600.  # seconds that are waited at once
@@ -96,6 +80,16 @@ def pause(
         raise ConnectionError(f"the server asks for {seconds:.0f} s of patience; come back then")
     return seconds
 
+# %% ../nbs/0_base/30_download.ipynb #536fc8df
+class _SameServer(HTTPRedirectHandler):
+    "Repeats the caller's headers where a server points to itself."
+    def redirect_request(self, request, *answer):
+        new = super().redirect_request(request, *answer)
+        if new is None: return None
+        at = [(u.scheme, u.netloc) for u in map(urlsplit, (request.full_url, new.full_url))]
+        if at[0] == at[1]: new.unredirected_hdrs.update(request.unredirected_hdrs)
+        return new
+
 # %% ../nbs/0_base/30_download.ipynb #e09d02e6
 def open_url(
     url: str,  # http or https
@@ -116,23 +110,36 @@ def open_url(
         },
     )
     for name, value in (headers or {}).items(): request.add_unredirected_header(name, value)
-    return urlopen(request, timeout=timeout)
+    return build_opener(_SameServer).open(request, timeout=timeout)
 
 # %% ../nbs/0_base/30_download.ipynb #1b1f1a7f
+SLOWEST = 1000.  # bytes a second that an answer must bring
+WINDOW = 60.  # seconds over which that is measured
+
+def announced(
+    response,  # as `open_url` returned it
+    offset: int,  # bytes that are there already
+    size: int | None,  # expected bytes of the whole
+) -> int | None:  # bytes of the whole; None where nobody says
+    "How long the file will be."
+    length = response.headers.get("Content-Length")
+    if length is None: return size
+    if not (length.isascii() and length.isdigit() and len(length) < 19):
+        raise HTTPException(f"says that its answer has {length[:20]!r} bytes")
+    return offset + int(length)
+
+# %% ../nbs/0_base/30_download.ipynb #800d5e7b
 def receive(
     response,  # as `open_url` returned it
     part: Path,  # file that grows
     size: int | None,  # expected bytes of the whole
     progress: bool,
 ) -> None:
-    "Append what a server sends to `part`, and notice when it stops early."
+    "Append what a server sends to `part`, and notice when it stops early or does not stop."
     offset = part.stat().st_size if response.status == 206 else 0
-    length = response.headers.get("Content-Length")
-    if response.status == 206 and not response.headers.get("Content-Range", "").startswith(
-        f"bytes {offset}-"
-    ):
+    if offset and not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
         raise HTTPException("another range was sent than was asked for")
-    total = size if length is None else offset + int(length)
+    total = announced(response, offset, size)
     if size is not None and total != size:
         raise ForeignFileError(
             f"{part.stem} has {total:,} bytes at its source and not {size:,}; it is another version"
@@ -142,20 +149,32 @@ def receive(
             f"{part.stem} needs {total - offset:,} bytes and {part.parent} has less room; give another folder"
         )
     tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
+    if not offset: part.unlink(missing_ok=True)  # before the tag says that it is of another version
     part.with_suffix(".tag").write_text(tag or "")
     from tqdm.auto import tqdm
 
     with (
-        part.open("ab" if offset else "wb") as file,
+        part.open("ab") as file,
         tqdm(
             total=total, initial=offset, unit="B", unit_scale=True, desc=part.stem, disable=not progress
         ) as bar,
     ):
-        while chunk := response.read(1 << 20):
+        seen, since = offset, time.monotonic()
+        while chunk := response.read1(1 << 20):
             file.write(chunk)
             bar.update(len(chunk))
-        if total is not None and file.tell() < total:
-            raise HTTPException(f"stopped after {file.tell():,} of {total:,} bytes")
+            if total is not None and file.tell() > total: break
+            if time.monotonic() - since < WINDOW: continue
+            if file.tell() - seen < SLOWEST*WINDOW:
+                raise HTTPException(f"sends less than {SLOWEST:,.0f} bytes a second")
+            seen, since = file.tell(), time.monotonic()
+    there = part.stat().st_size
+    if total is not None and there < total: raise HTTPException(f"stopped after {there:,} of {total:,} bytes")
+    if total is not None and there > total:
+        part.unlink()
+        raise ForeignFileError(
+            f"{part.stem} goes on after {total:,} bytes; it is another version, and what arrived is deleted"
+        )
 
 # %% ../nbs/0_base/30_download.ipynb #40b411a6
 def refusal(
@@ -191,28 +210,19 @@ def continue_download(
     except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
         return f"{getattr(error, 'reason', error) or type(error).__name__}", None
 
-# %% ../nbs/0_base/30_download.ipynb #f44811b6
-def fetch(
-    url: str,  # http or https
-    target,  # file to write; one that is there and passes the check is left alone
-    *,
-    sha256: str | None = None,  # expected checksum
-    size: int | None = None,  # expected bytes
-    retries: int = 5,  # failures in a row, without a new byte, after the first
-    progress: bool = True,  # a bar
-    headers: dict | None = None,  # for example {"Authorization": "Bearer ..."}
-    wait: float = 1.,  # seconds after the first failure; doubles
-) -> Path:  # the target
-    "Download a file, whole or not at all."
-    target = Path(target)
+# %% ../nbs/0_base/30_download.ipynb #cce3f0a9
+LITTLE = 2**16  # bytes; an attempt that brings no more is a failure like the one before
+
+# %% ../nbs/0_base/30_download.ipynb #ed365ba9
+def _fetch(url, target, sha256, size, retries, progress, headers, wait) -> Path:
+    "As `fetch`, by the process that is alone with the target."
     part = target.with_name(f"{target.name}.part")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    failures, best = 0, 0
     with contextlib.suppress(ForeignFileError, FileNotFoundError): return verify(target, sha256, size)
+    failures, best = 0, 0
     while wrong := continue_download(url, part, sha256, size, progress, headers):
         why, asked = wrong
         there = part.stat().st_size if part.exists() else 0
-        failures = failures + 1 if there <= best else 1
+        failures = failures + 1 if there <= best + LITTLE else 1
         best = max(best, there)
         if failures > retries:
             raise ConnectionError(
@@ -227,7 +237,27 @@ def fetch(
         raise ForeignFileError(
             f"{url}: {str(error).replace('.part', '', 1)}; what arrived is deleted"
         ) from None
+    settle(part)
     return part.replace(target)
+
+# %% ../nbs/0_base/30_download.ipynb #f44811b6
+def fetch(
+    url: str,  # http or https
+    target,  # file to write; one that is there and passes the check is left alone
+    *,
+    sha256: str | None = None,  # expected checksum
+    size: int | None = None,  # expected bytes
+    retries: int = 5,  # failures in a row, without a new byte, after the first
+    progress: bool = True,  # a bar
+    headers: dict | None = None,  # for example {"Authorization": "Bearer ..."}
+    wait: float = 1.,  # seconds after the first failure; doubles
+) -> Path:  # the target
+    "Download a file, whole or not at all."
+    target = Path(target)
+    if target.is_file():
+        with contextlib.suppress(ForeignFileError): return verify(target, sha256, size)
+    with alone(target, f"another process fetches {target.name}; waiting"):
+        return _fetch(url, target, sha256, size, retries, progress, headers, wait)
 
 # %% ../nbs/0_base/30_download.ipynb #4bf9f926
 def obtain(
@@ -251,18 +281,11 @@ def obtain(
             "give its path as local"
         )
     target = Path(folder)/safe_name(unquote(PurePosixPath(urlsplit(source.url).path).name))
-    known = target.is_file()
     fetch(source.url, target, sha256=source.sha256, size=source.size, progress=progress)
-    if not known:
-        with target.open("rb") as file:
-            write_json(
-                target.with_name(f"{target.name}.source.json"),
-                {
-                    **asdict(source),
-                    "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
-                    "size": target.stat().st_size,
-                },
-            )
+    note = target.with_name(f"{target.name}.source.json")
+    if not note.is_file():
+        with target.open("rb") as file: digest = hashlib.file_digest(file, "sha256").hexdigest()
+        write_json(note, {**asdict(source), "sha256": digest, "size": target.stat().st_size})
     return target
 
 # %% ../nbs/0_base/30_download.ipynb #6e010171
@@ -306,9 +329,14 @@ def unpack_archive(
                     raise ForeignFileError(
                         f"{name!r} in {archive.name} needs {size:,} bytes, more than there is room for"
                     )
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("xb") as file: shutil.copyfileobj(content, file, 1 << 20)
+                try:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with target.open("xb") as file: shutil.copyfileobj(content, file, 1 << 20)
+                except (FileExistsError, NotADirectoryError):
+                    raise ForeignFileError(f"{archive.name} holds {name!r} twice; it is damaged") from None
             if not any(temporary.iterdir()): raise ForeignFileError(f"{archive.name} holds no files")
+    except NotImplementedError as error:
+        raise ForeignFileError(f"{archive.name}: {error}; unpack it by hand and give the folder") from error
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError) as error:
         raise ForeignFileError(
             f"{archive.name} is no complete zip or tar archive ({error}); fetch it again"

@@ -4,19 +4,21 @@
 
 # %% ../nbs/0_base/40_hub.ipynb #e895e5b4
 from __future__ import annotations
-import contextlib, hashlib, os, shutil, time
+import contextlib, hashlib, json, os, re, shutil, time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from .core import ForeignFileError, MissingSessionError
-from .download import RETRIABLE, inside, pause
-from .store import atomic_folder, atomic_path
+from .download import RETRIABLE, fetch, pause
+from .files import atomic_folder, atomic_path, inside, safe_name
 
 # %% auto #0
-__all__ = ['WAIT', 'FOLDER_LIMIT', 'COMMIT_FILES', 'connect', 'explain', 'ask_hub', 'matches', 'stated', 'one_bar', 'pull',
-           'remember', 'cached', 'check_folders', 'push', 'push_folder', 'huggingface_dataset_file_exists',
-           'huggingface_dataset_file_download', 'huggingface_dataset_download', 'place_folder',
-           'huggingface_dataset_file_upload', 'huggingface_dataset_upload']
+__all__ = ['WAIT', 'FOLDER_LIMIT', 'COMMIT_FILES', 'connect', 'explain', 'ask_hub', 'matches', 'Stated', 'hexadecimal', 'stated',
+           'one_bar', 'repository_folder', 'point_to', 'Repository', 'pull', 'remember', 'cached', 'check_folders',
+           'push', 'push_folder', 'huggingface_dataset_file_exists', 'huggingface_dataset_file_download',
+           'huggingface_dataset_download', 'place_folder', 'huggingface_dataset_file_upload',
+           'huggingface_dataset_upload']
 
 # %% ../nbs/0_base/40_hub.ipynb #85296d1c
 WAIT = 1.  # seconds before the second attempt; doubles
@@ -108,6 +110,11 @@ def ask_hub(
     while True:
         try: return call()
         except (hf.HfHubHTTPError.__bases__[0], hf.EntryNotFoundError, OSError) as error: trouble = error
+        except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
+            said = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ConnectionError(
+                f"the hub answers nothing that a hub would when asked for {what or repository} ({said})"
+            ) from error
         final, why, asked = explain(trouble, repository, what)
         failures += 1
         if final is not None: raise final from trouble
@@ -134,13 +141,36 @@ def matches(
     return digest.hexdigest() == checksum
 
 # %% ../nbs/0_base/40_hub.ipynb #8f58b80d
+@dataclass(frozen=True)
+class Stated:
+    "What the hub says of a file."
+    checksum: str  # 64 hexadecimal digits: sha256; 40: name of a git blob
+    size: int | None  # bytes
+
+def hexadecimal(
+    digits: str,  # as a hub says
+    what: str,  # for the message: "the checksum of a.json"
+    lengths: tuple[int, ...] = (40, 64),
+) -> str:  # the same
+    "Refuse what is no checksum or commit, since it becomes a name in the cache."
+    fits = isinstance(digits, str) and len(digits) in lengths and re.fullmatch("[0-9a-f]+", digits)
+    if fits: return digits
+    raise ForeignFileError(f"the hub says {str(digits)[:40]!r} for {what}, which is none; is it a hub?")
+
 def stated(
     entries,  # of huggingface_hub: RepoFile and RepoFolder
-) -> dict[str, str | None]:  # path -> checksum; None of a folder
+) -> dict[str, Stated | None]:  # by path; None of a folder
     "What the hub says of files and folders."
-    return {
-        e.path: (e.lfs.sha256 if e.lfs else e.blob_id) if hasattr(e, "blob_id") else None for e in entries
-    }
+    found = {}
+    for entry in entries:
+        inside(".", entry.path)
+        found[entry.path] = None
+        if not hasattr(entry, "blob_id"): continue
+        checksum = hexadecimal(
+            entry.lfs.sha256 if entry.lfs else entry.blob_id, f"the checksum of {entry.path}"
+        )
+        found[entry.path] = Stated(checksum, entry.size if isinstance(entry.size, int) else None)
+    return found
 
 # %% ../nbs/0_base/40_hub.ipynb #5142af74
 @contextlib.contextmanager
@@ -159,6 +189,73 @@ def one_bar(
             yield bar
     finally:
         if shown: enable_progress_bars()
+
+# %% ../nbs/0_base/40_hub.ipynb #e0852c7e
+def repository_folder(
+    repository: str,  # "username/name"
+    repo_type: str,  # "dataset" or "model"
+    folder_cache=None,  # None takes the cache of huggingface_hub
+) -> Path:
+    "Where the cache keeps a repository."
+    from huggingface_hub import constants
+    name = "--".join([f"{repo_type}s", *repository.split("/")])
+    return Path(folder_cache or constants.HF_HUB_CACHE)/safe_name(name)
+
+def point_to(
+    blob: Path,  # a file of the cache
+    pointer: Path,  # its name in a commit
+) -> Path:  # `pointer`
+    "A link to a file of the cache; a copy where there are no links."
+    with atomic_path(pointer) as temporary:
+        temporary.unlink()
+        try: os.symlink(os.path.relpath(blob, pointer.parent), temporary)
+        except OSError: shutil.copyfile(blob, temporary)
+    return pointer
+
+# %% ../nbs/0_base/40_hub.ipynb #12d41d9b
+@dataclass(frozen=True)
+class Repository:
+    "One commit of a repository, and the folder of the cache that holds it."
+    name: str  # "username/name"
+    repo_type: str  # "dataset" or "model"
+    commit: str  # 40 hexadecimal digits
+    folder: Path
+    token: str | None = None
+    endpoint: str | None = None  # address of the hub
+
+    def fetch(self,
+        path: str,  # of a file in the repository
+        said: Stated,
+    ) -> Path:  # in the cache
+        "One file, checked."
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import build_hf_headers
+        blob, pointer = self.folder/"blobs"/said.checksum, inside(self.folder/"snapshots"/self.commit, path)
+        at = dict(repo_type=self.repo_type, revision=self.commit, endpoint=self.endpoint)
+        headers = build_hf_headers(token=self.token)
+        if not blob.is_file():
+            try:
+                fetch(
+                    hf_hub_url(self.name, path, **at),
+                    blob,
+                    size=said.size,
+                    progress=False,
+                    headers=headers,
+                    wait=WAIT,
+                )
+            except PermissionError as error:
+                raise PermissionError(
+                    f"the hub does not give {path} of {self.name} to this token; accept the terms on its "
+                    "page, "
+                    "and give the token of that account"
+                ) from error
+        if matches(blob, said.checksum): return pointer if pointer.is_file() else point_to(blob, pointer)
+        blob.unlink()
+        pointer.unlink(missing_ok=True)
+        raise ForeignFileError(
+            f"{path} of {self.name} is not what the hub states by its checksum; the damaged copy is deleted, "
+            "fetch it again"
+        )
 
 # %% ../nbs/0_base/40_hub.ipynb #35a771b0
 def pull(
@@ -179,9 +276,10 @@ def pull(
     if constants.HF_HUB_OFFLINE: return cached(repository, paths, folder, repo_type, revision, folder_cache)
     api = connect(token, endpoint)
     at = dict(repo_type=repo_type)
-    at["revision"] = ask_hub(
+    newest = ask_hub(
         lambda: api.repo_info(repository, revision=revision, expand=["sha"], **at).sha, repository
     )
+    at["revision"] = hexadecimal(newest, f"the commit of {repository}", (40,))
     if paths is not None:
         found = ask_hub(lambda: stated(api.get_paths_info(repository, list(paths), **at)), repository)
     else:
@@ -191,18 +289,10 @@ def pull(
             folder,
             retries=0,
         )
-    files = {path: checksum for path, checksum in found.items() if checksum}
-    def one(path):
-        inside(".", path)
-        def download(): return api.hf_hub_download(repository, path, cache_dir=folder_cache, **at)
-        fetched = Path(ask_hub(download, repository, path))
-        if matches(fetched, files[path]): return fetched
-        fetched.resolve().unlink()
-        fetched.unlink(missing_ok=True)
-        raise ForeignFileError(
-            f"{path} of {repository} is not what the hub states by its checksum; the damaged copy is "
-            "deleted, fetch it again"
-        )
+    files = {path: said for path, said in found.items() if said}
+    place = repository_folder(repository, repo_type, folder_cache)
+    held = Repository(repository, repo_type, at["revision"], place, token, api.endpoint)
+    def one(path): return held.fetch(path, files[path])
     pool, done = ThreadPoolExecutor(workers), {}
     try:
         with one_bar(len(files), folder or repository) as bar:
@@ -221,15 +311,8 @@ def remember(
     folder_cache=None,
 ) -> None:
     "Note the newest commit in the cache, as huggingface_hub does."
-    from huggingface_hub import constants
-
-    with atomic_path(
-        Path(folder_cache or constants.HF_HUB_CACHE)
-        / "--".join([f"{repo_type}s", *repository.split("/")])
-        / "refs"
-        / "main"
-    ) as path:
-        path.write_text(commit)
+    main = repository_folder(repository, repo_type, folder_cache)/"refs"/"main"
+    with atomic_path(main) as path: path.write_text(commit)
 
 # %% ../nbs/0_base/40_hub.ipynb #29693e57
 def cached(
@@ -308,7 +391,7 @@ def push(
                 retries=0,
             )
     check_folders({*there, *files})
-    left = [p for p in files if not there.get(p) or not matches(files[p], there[p])]
+    left = [p for p in files if not there.get(p) or not matches(files[p], there[p].checksum)]
     with one_bar(len(left), repository) as bar:
         for i in range(0, len(left), COMMIT_FILES):
             batch = left[i:i + COMMIT_FILES]

@@ -11,10 +11,21 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from .store import atomic_path
 
 # %% auto #0
-__all__ = ['GROUP_COLORS', 'new_axes', 'save_figure', 'image_grid', 'heatmap', 'scatter']
+__all__ = ['GROUP_COLORS', 'PlainFigure', 'new_axes', 'save_figure', 'image_grid', 'heatmap', 'scatter']
+
+# %% ../nbs/0_base/20_plotting.ipynb #29e26e4e
+class PlainFigure(Figure):
+    "A figure that shows dollar signs as they are."
+    def draw(self, renderer):
+        "Draw everything; called by matplotlib."
+        for text in self.findobj(Text):
+            letters = text.get_text()
+            if "$" in letters and r"\mathdefault" not in letters: text.set_parse_math(False)
+        super().draw(renderer)
 
 # %% ../nbs/0_base/20_plotting.ipynb #86aeeecd
 def new_axes(
@@ -23,7 +34,8 @@ def new_axes(
     frame: bool = True,  # keep the left and bottom frame
 ) -> Axes:
     "`ax`, or the axes of a fresh small figure."
-    if ax is None: _, ax = plt.subplots(figsize=figsize, dpi=72, layout="constrained")
+    if ax is None:
+        _, ax = plt.subplots(FigureClass=PlainFigure, figsize=figsize, dpi=72, layout="constrained")
     ax.spines[["top", "right"] if frame else ["top", "right", "left", "bottom"]].set_visible(False)
     return ax
 

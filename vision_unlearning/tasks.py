@@ -155,9 +155,15 @@ def get_prompt(
     return f"{before}{entity_text(task, text, legacy)}{after}"
 
 # %% ../nbs/0_base/05_tasks.ipynb #0cf4a7e1
+_OPENING = re.compile(
+    r"(an? |the )?(image|picture|photo|photograph|painting|drawing|portrait|sketch|render|rendering) of "
+    r"(?=\S)",
+    re.I,
+)
+
 def prompt_subject(
-    prompt: str,  # "An image of red apple"
-) -> str:  # "red apple"; another text comes back as it is
-    "What a prompt of the usual template asks for."
-    before, after = PROMPT_TEMPLATE.split("{}")
-    return prompt.removeprefix(before).removesuffix(after)
+    prompt: str,  # "An image of red apple", "a photo of red apple"
+) -> str:  # "red apple"; a text without such an opening comes back as it is
+    "What a prompt asks for, without the words that only say that it is a picture."
+    opening = _OPENING.match(prompt)
+    return prompt[opening.end():] if opening else prompt

@@ -17,8 +17,8 @@ from .emoji import emoji_drawings, emoji_entities, split_families
 
 # %% auto #0
 __all__ = ['HUB_DATA', 'ImageSet', 'ClassificationData', 'resize_images', 'stack_images', 'digits_data', 'emoji_data',
-           'join_sets', 'read_idx', 'read_cifar', 'read_image_folder', 'folder_data', 'how_to_obtain', 'from_dataset',
-           'hub_data', 'load_classification']
+           'join_sets', 'read_idx', 'read_cifar', 'read_image_folder', 'array_set', 'one_idx_file', 'idx_data',
+           'cifar_data', 'folder_data', 'how_to_obtain', 'from_dataset', 'hub_data', 'load_classification']
 
 # %% ../../nbs/1_data/50_classification.ipynb #50fc7776
 @dataclass
@@ -287,6 +287,71 @@ def read_image_folder(
         stack_images((Image.open(p) for p, _ in pairs), channels, size), [place[c] for _, c in pairs], classes
     )
 
+# %% ../../nbs/1_data/50_classification.ipynb #c8bcdf61
+def array_set(
+    images,  # (N,C,H,W) uint8
+    labels,  # (N,) integers
+    size: int | None = None,  # resized to this; None: as they are
+    **more,  # `classes`, `sublabels`, `subclasses` of `ImageSet`
+) -> ImageSet:
+    "Arrays as a set, resized where that is asked for."
+    images = torch.from_numpy(images)
+    return ImageSet(images if size is None else resize_images(images, size), labels, **more)
+
+# %% ../../nbs/1_data/50_classification.ipynb #686b5f5a
+def one_idx_file(
+    folder: Path,
+    side: str,  # "train", "t10k" or "test"
+    kind: str,  # "images-idx3" or "labels-idx1"
+) -> np.ndarray:
+    "What the only file of this side and kind holds."
+    found = sorted(p for p in folder.glob("*ubyte*") if side in p.name and kind in p.name)
+    if len(found) != 1:
+        raise FileNotFoundError(f"{folder} has {len(found)} files of {side}-{kind}-ubyte; there must be one")
+    return read_idx(found[0])
+
+# %% ../../nbs/1_data/50_classification.ipynb #6eeafb33
+def idx_data(
+    folder: Path,  # of MNIST or one that is made like it
+    name: str,
+    size: int | None = None,
+) -> ClassificationData:
+    "Four IDX files: pictures and labels, for training and for testing; classes are named by their number."
+    test = "t10k" if any(folder.glob("*t10k*ubyte*")) else "test"
+    images, labels = [
+        [one_idx_file(folder, side, kind) for side in ("train", test)]
+        for kind in ("images-idx3", "labels-idx1")
+    ]
+    # EMNIST's files hold rows where columns should be.
+    if name == "emnist": images = [i.swapaxes(1, 2).copy() for i in images]
+    # Its letters are counted from 1.
+    first = int(labels[0].min())
+    classes = [str(i) for i in range(first, int(labels[0].max()) + 1)]
+    sides = [
+        array_set(i[:, None], torch.from_numpy(l.astype(np.int64)) - first, size, classes=classes)
+        for i, l in zip(images, labels)
+    ]
+    return ClassificationData(name, *sides)
+
+# %% ../../nbs/1_data/50_classification.ipynb #65899d62
+def cifar_data(
+    folder: Path,  # of CIFAR's binary version
+    name: str,
+    size: int | None = None,
+    target: str | None = None,  # "coarse" for the twenty super-classes of CIFAR-100
+) -> ClassificationData:
+    "CIFAR-10 or CIFAR-100; the fine classes stay beside the coarse ones as `sublabels`."
+    sides = [read_cifar(folder, side) for side in ("train", "test")]
+    # One column of labels has CIFAR-10; of the two of CIFAR-100 the coarse one is first.
+    column = 0 if target == "coarse" else -1
+    names = [[str(i) for i in range(count + 1)] for count in sides[0][1].max(0).astype(int)]
+
+    def as_set(images, labels):
+        labels = torch.from_numpy(labels.astype(np.int64))
+        fine = dict(sublabels=labels[:, 1], subclasses=names[1]) if target == "coarse" else {}
+        return array_set(images, labels[:, column], size, classes=names[column], **fine)
+    return ClassificationData(name, *(as_set(*side) for side in sides))
+
 # %% ../../nbs/1_data/50_classification.ipynb #cd9af06e
 def folder_data(
     folder,  # IDX files, CIFAR's binary files, or train/ and test/ (or val/) with one folder a class
@@ -297,57 +362,9 @@ def folder_data(
 ) -> ClassificationData:
     "A data set from a folder, in whichever of the three forms it has."
     folder = Path(folder)
-    idx = {p.name.removesuffix(".gz"): p for p in folder.glob("*ubyte*")} if folder.is_dir() else {}
     if not folder.is_dir(): raise FileNotFoundError(f"{folder} is not a folder; {how_to_obtain(name)}")
-    def set_of(images, labels, **more):
-        return ImageSet(images if size is None else resize_images(images, size), labels, **more)
-    if idx:
-        def one(side, kind):
-            found = [p for n, p in sorted(idx.items()) if side in n and kind in n]
-            if len(found) != 1:
-                raise FileNotFoundError(
-                    f"{folder} has {len(found)} files of {side}-{kind}-ubyte; there must be one"
-                )
-            return read_idx(found[0])
-        # EMNIST's files hold rows where columns should be
-        turn = (lambda i: i.swapaxes(1, 2).copy()) if name == "emnist" else (lambda i: i)
-        sides = [
-            (turn(one(side, "images-idx3")), one(side, "labels-idx1"))
-            for side in ("train", "t10k" if any("t10k" in n for n in idx) else "test")
-        ]
-        first = int(sides[0][1].min())
-        classes = [str(i + first) for i in range(int(sides[0][1].max()) - first + 1)]
-        return ClassificationData(
-            name,
-            *(
-                set_of(
-                    torch.from_numpy(i)[:, None],
-                    torch.from_numpy(l.astype(np.int64)) - first,
-                    classes=classes,
-                )
-                for i, l in sides
-            ),
-        )
-    if any(folder.glob("*.bin")):
-        sides = [read_cifar(folder, side) for side in ("train", "test")]
-        column = 0 if target == "coarse" else -1
-        counts = sides[0][1].max(0).astype(int) + 1
-        def fine(labels):
-            if target != "coarse": return {}
-            sublabels = torch.from_numpy(labels[:, 1].astype(np.int64))
-            return dict(sublabels=sublabels, subclasses=[str(i) for i in range(counts[1])])
-        return ClassificationData(
-            name,
-            *(
-                set_of(
-                    torch.from_numpy(i),
-                    torch.from_numpy(l[:, column].astype(np.int64)),
-                    classes=[str(k) for k in range(counts[column])],
-                    **fine(l),
-                )
-                for i, l in sides
-            ),
-        )
+    if any(folder.glob("*ubyte*")): return idx_data(folder, name, size)
+    if any(folder.glob("*.bin")): return cifar_data(folder, name, size, target)
     if (folder/"data_batch_1").exists() or (folder/"train").is_file():
         raise ForeignFileError(
             f"{folder} holds the python version of CIFAR, a pickle that could run code; take the binary "

@@ -17,7 +17,7 @@ from .balance import balanced_subsample
 from .emoji import emoji_drawings
 from .testbed import sound_pictures, store_pictures, write_entities
 from ..download import obtain, unpack_archive
-from ..store import Store, read_json, safe_name, write_json
+from ..store import Store, read_entities, read_json, safe_name, write_json
 
 # %% auto #0
 __all__ = ['published_entities', 'published_attributes', 'fetch_sources', 'picture_root', 'standin_pictures', 'TestbedData',
@@ -247,7 +247,7 @@ def compare_with_published(
 ) -> pd.DataFrame:  # name, published index, chosen index, reason; rows that are in both lists come first
     "How a choice differs from the published list, entity by entity."
     published = published_entities(task)
-    chosen = [e["name"] for e in read_json(store.metadata(task))]
+    chosen = [e["name"] for e in read_entities(store, task)]
     known = [e["name"] for e in read_json(store.enriched(task))]
     notes = preparation_notes(store, task)
     lost = notes[notes["lost"].astype(bool)].drop_duplicates("name").set_index("name")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from ..core import ForeignFileError, check_name
 from ..tasks import get_prompt, get_task
+from ..texts import as_texts
 from .emoji import emoji_drawings, emoji_entities, emoji_tasks
 from ..store import read_json
 
@@ -24,12 +25,13 @@ def image_dataset(
     "A `datasets.Dataset` from arrays."
     from datasets import Dataset, Features, Image as ImageFeature, Value
     from PIL import Image
+    texts = as_texts(texts)
     if len(images) != len(texts): raise ValueError(f"{len(images)} images but {len(texts)} texts")
     features = Features(
         {"image": ImageFeature(), "text": Value("string"), **{c: Value("string") for c in columns}}
     )
     return Dataset.from_dict(
-        {"image": [Image.fromarray(i) for i in images], "text": list(texts), **columns}, features=features
+        {"image": [Image.fromarray(i) for i in images], "text": texts, **columns}, features=features
     )
 
 # %% ../../nbs/1_data/45_splits.ipynb #06529429

@@ -10,7 +10,8 @@ import pandas as pd
 from PIL import Image
 from ..core import ForeignFileError, MissingSessionError, check_name
 from ..tasks import get_prompt
-from ..store import Store, atomic_folder, read_json, safe_name, write_json
+from ..files import atomic_folder, safe_name
+from ..store import Store, check_entities, read_entities, write_json
 
 # %% auto #0
 __all__ = ['read_table', 'to_numbers', 'add_attributes', 'picture_folders', 'sound_pictures', 'write_entities', 'link_or_copy',
@@ -163,9 +164,7 @@ def write_entities(
     "Write one metadata file of the contract, whole or not at all."
     path = {1: store.enriched, 2: store.metadata}[int(check_name("stage", str(stage), ("1", "2")))](task)
     for column in ("name", "dataset_n_original"): check_name("column", column, map(str, table.columns))
-    for name in table["name"]: safe_name(name)
-    if table["name"].duplicated().any():
-        raise ValueError(f"{table.loc[table['name'].duplicated(), 'name'].iloc[0]!r} is in the table twice")
+    check_entities([{"name": name} for name in table["name"]], path)
     if stage == 2:
         fields = {
             "name": table["name"],
@@ -214,7 +213,7 @@ def stored_pictures(
         )
     return {
         e["name"]: sorted((place / e["name"]).iterdir())
-        for e in read_json(store.metadata(task))
+        for e in read_entities(store, task)
         if (place / e["name"]).is_dir()
     }
 

@@ -12,6 +12,7 @@ from ..tasks import get_prompt, get_task
 from .embeddings import image_similarity, plain_name
 from .similarity import Similarity, entity_names
 from ..store import Store, read_entities, read_json, write_json
+from ..texts import as_texts
 
 # %% auto #0
 __all__ = ['PUBLISHED_NAMES', 'cross_attention', 'attention_fingerprints', 'save_fingerprints', 'stored_attention_similarity',
@@ -46,6 +47,7 @@ def attention_fingerprints(
     size = pipe.unet.config.sample_size
     shape = (pipe.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
     if not layers: raise TypeError(f"{type(pipe.unet).__name__} has no cross-attention to read")
+    prompts = as_texts(prompts, "prompts")
     jobs = [(i, s) for i in range(len(prompts)) for s in seeds]
     sums = [[0.]*len(layers) for _ in prompts]
     for start in range(0, len(jobs), batch_size):

@@ -7,7 +7,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from ..models.conditioning import embed_texts
+from ..models.places import end_position, require_words
 from ..tasks import PROMPT_TEMPLATE
+from ..texts import as_names, name_key
 
 # %% auto #0
 __all__ = ['near_neighbours']
@@ -21,14 +23,15 @@ def near_neighbours(
     template: str = PROMPT_TEMPLATE,
 ) -> list[tuple[str, float]]:  # (name, centred cosine -1..1), nearest first
     "The names whose prompts the pipeline's own text encoder places next to the concept's."
-    names = [c for c in dict.fromkeys(candidates) if c != concept]
+    require_words(pipe, template, [concept])
+    names = [n for n in as_names(candidates, "candidates") if name_key(n) != name_key(concept)]
     if len(names) < 2:
         raise ValueError(
             f"{len(names)} candidates besides {concept!r}; give at least two names to compare with"
         )
     prompts = [template.format(x) for x in [concept, *names]]
     vectors = embed_texts(pipe, prompts)
-    ends = [min(len(pipe.tokenizer(p).input_ids), vectors.shape[1]) - 1 for p in prompts]
+    ends = [end_position(pipe, p) for p in prompts]
     found = vectors[torch.arange(len(prompts)), ends].float().cpu()
     unit = F.normalize(found - found[1:].mean(0), dim=-1)
     cosines = (unit[1:] @ unit[0]).tolist()

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from ..core import ForeignFileError, MissingSessionError, check_name, config_hash
 from ..tasks import entity_text
+from ..texts import as_texts
 from ..finding import Found, find_classes
 from ..store import Store, read_entities, read_json, write_json
 
@@ -35,7 +36,8 @@ def clip_similarity(
     if encoder is None:
         from vision_unlearning.models import load_clip
         encoder = load_clip()
-    features = np.asarray(encoder.encode_texts(list(texts)), float)
+    texts = as_texts(texts)
+    features = np.asarray(encoder.encode_texts(texts), float)
     if features.ndim != 2 or len(features) != len(texts):
         raise ValueError(f"{len(texts)} texts but the encoder returned shape {features.shape}")
     features = features/np.linalg.norm(features, axis=1, keepdims=True)

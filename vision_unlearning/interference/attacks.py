@@ -14,8 +14,10 @@ from pydantic import Field
 from ..core import Config, borrow
 from .generate import generate_array
 from ..tasks import PROMPT_TEMPLATE
+from ..texts import as_texts
 from ..unlearners.base import require_pipeline
 from ..models.conditioning import condition, predict
+from ..models.places import expanded_text
 from ..unlearners.diffusion.inputs import TrainingSet, diffusion_batch, encode_dataset
 
 # %% auto #0
@@ -65,6 +67,7 @@ def denoising_error(
     batch_size: int = 8,
 ) -> list[float]:  # mean squared error of each text
     "How badly a model denoises pictures that a text is said to mean."
+    prompts = as_texts(prompts, "prompts")
     text = condition(pipe, prompts)
     total = [0.]*len(prompts)
     batches = noised_batches(pipe, as_pictures(pipe, pictures), num, batch_size, generator)
@@ -87,26 +90,30 @@ def text_encoders(
 
 # %% ../../nbs/5_interference/45_attacks.ipynb #1726c06a
 def padded_ids(
-    tokenizer,  # CLIP tokenizer
+    pipe,  # Stable Diffusion pipeline
+    tokenizer,  # one of its CLIP tokenizers
     text: str,
-    length: int,  # L
 ) -> torch.Tensor:  # (L,) int64
-    "The tokens of a text, cut or filled up to a length."
-    found = tokenizer(text, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-    return found.input_ids[0]
+    "The tokens of a text as the pipeline hands them to a text encoder."
+    length = tokenizer.model_max_length
+    filled = dict(padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    return tokenizer(expanded_text(pipe, text, tokenizer), **filled).input_ids[0]
 
 def mark_places(
-    tokenizer,  # CLIP tokenizer
+    pipe,  # Stable Diffusion pipeline
+    tokenizer,  # one of its CLIP tokenizers
     prompt: str,  # with marks
+    num_tokens: int,  # K, how many marks there must be
 ) -> tuple[torch.Tensor, torch.Tensor]:  # (L,) ids of the padded prompt, (K,) positions of the marks
     "Where the marks of a prompt stand."
-    ids = padded_ids(tokenizer, prompt, tokenizer.model_max_length)
+    ids = padded_ids(pipe, tokenizer, prompt)
     mark = tokenizer(MARK, add_special_tokens=False).input_ids
     places = (ids == mark[0]).nonzero().flatten()
-    if len(mark) != 1 or len(places) != prompt.split().count(MARK):
+    if len(mark) != 1 or len(places) != num_tokens:
         raise ValueError(
-            f"{prompt!r} does not fit the tokenizer: {len(places)} of its marks are tokens within the first "
-            f"{len(ids)}"
+            f"{prompt!r} does not fit the tokenizer: {len(places)} marks {MARK!r} are among its first "
+            f"{len(ids)} "
+            f"tokens, {num_tokens} are wanted"
         )
     return ids, places
 
@@ -120,7 +127,7 @@ def replaced_tokens(
     "For the length of a block, the marks of this one prompt are read as `vectors`."
     handles = []
     for (tokenizer, encoder), vector in zip(text_encoders(pipe), vectors, strict=True):
-        ids, places = mark_places(tokenizer, prompt)
+        ids, places = mark_places(pipe, tokenizer, prompt, len(vector))
         seats = torch.zeros(len(ids), dtype=torch.bool).index_fill(0, places, True)
         def hook(module, args, output, ids=ids, places=places, seats=seats, vector=vector):
             here = (args[0] == ids.to(args[0].device)).all(-1)
@@ -216,7 +223,7 @@ def search_tokens(
     encoders = text_encoders(pipe)
     prompt = settings.prompt
     losses = []
-    for tokenizer, _ in encoders: mark_places(tokenizer, prompt)
+    for tokenizer, _ in encoders: mark_places(pipe, tokenizer, prompt, settings.num_tokens)
     with borrow(pipe), torch.no_grad():
         for module in (pipe.unet, *(e for _, e in encoders)): module.eval().requires_grad_(False)
         tables = [e.get_input_embeddings().weight for _, e in encoders]
@@ -243,19 +250,20 @@ def search_tokens(
                 for row, gradient in zip(rows, torch.autograd.grad(loss, rows)): row.grad = gradient
                 optimizer.step()
                 losses.append(float(loss.detach()))
-        return _found(settings, encoders[0][0], [r.detach() for r in rows], tables, allowed, losses)
+        return _found(settings, pipe, [r.detach() for r in rows], tables, allowed, losses)
 
 # %% ../../nbs/5_interference/45_attacks.ipynb #c3445513
-def _found(settings, tokenizer, rows, tables, allowed, losses) -> FoundTokens:
+def _found(settings, pipe, rows, tables, allowed, losses) -> FoundTokens:
     "The result of a search; discrete ones as text, too."
     about = settings.model_dump(mode="json")
     if not settings.discrete:
         return FoundTokens(settings.prompt, [r.clone() for r in rows], losses, settings=about)
     ids = nearest_tokens(rows, tables, allowed)
-    whole, places = mark_places(tokenizer, settings.prompt)
+    tokenizer = text_encoders(pipe)[0][0]
+    whole, places = mark_places(pipe, tokenizer, settings.prompt, settings.num_tokens)
     whole[places] = ids.cpu()
     words = tokenizer.decode(whole, skip_special_tokens=True).strip()
-    typed = torch.equal(padded_ids(tokenizer, words, len(whole)), whole)
+    typed = torch.equal(padded_ids(pipe, tokenizer, words), whole)
     vectors = [t[ids].clone() for t in tables]
     return FoundTokens(settings.prompt, vectors, losses, words, typed, about)
 
@@ -272,7 +280,7 @@ def draw_and_judge(
     **generation,  # num_inference_steps, guidance_scale, batch_size
 ) -> pd.DataFrame:  # way, prompt, seed, recognised 0 or 1, probability 0..1
     "Draw prompts and say whether the concept is in the pictures."
-    rows = [(way, p, s) for p in prompts for s in seeds]
+    rows = [(way, p, s) for p in as_texts(prompts, "prompts") for s in seeds]
     reading = tokens.on(pipe) if tokens is not None else nullcontext()
     with edited(pipe, edit), reading:
         images = generate_array(pipe, [s for *_, s in rows], [p for _, p, _ in rows], **generation)

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from ..core import ForeignFileError, MissingSessionError, borrow, config_hash, initial_latents
 from ..tasks import get_prompt
-from ..store import Session, Store, atomic_path, image_name, read_json, write_json
+from ..texts import as_texts
+from ..files import alone, atomic_path
+from ..store import Session, Store, image_name, read_json, write_json
 
 # %% auto #0
-__all__ = ['latent_shape', 'generate', 'generate_array', 'fill_folder', 'task_prompts', 'generate_off', 'generate_on',
-           'read_images']
+__all__ = ['latent_shape', 'generate', 'generate_array', 'claim_pictures', 'list_generated', 'fill_folder', 'task_prompts',
+           'generate_off', 'generate_on', 'read_images']
 
 # %% ../../nbs/5_interference/00_generate.ipynb #d4e6d682
 def latent_shape(pipe) -> tuple[int, int, int]:  # (C,h,w)
@@ -28,7 +30,7 @@ def latent_shape(pipe) -> tuple[int, int, int]:  # (C,h,w)
 def generate(
     pipe,  # Stable Diffusion pipeline
     seeds: list[int],  # N seeds
-    prompts: list[str],  # N prompts
+    prompts: list[str],  # N prompts; one text is a list of one
     num_inference_steps: int = 12,
     guidance_scale: float = 3.,
     batch_size: int = 50,  # changes speed and memory, not pictures
@@ -37,9 +39,12 @@ def generate(
     "Yield pictures batch by batch; the pipeline comes back as it was."
     from tqdm.auto import tqdm
     from vision_unlearning.models.conditioning import condition, empty_condition
+    from vision_unlearning.unlearners.base import require_live
+    prompts = as_texts(prompts, "prompts")
     if len(seeds) != len(prompts):
         raise ValueError(f"{len(seeds)} seeds but {len(prompts)} prompts; give one seed an image")
     if batch_size < 1: raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    require_live(pipe)
     distinct = list(dict.fromkeys(prompts))
     texts, nothing = condition(pipe, distinct or [""]), empty_condition(pipe)
     row = {p: i for i, p in enumerate(distinct)}
@@ -68,6 +73,35 @@ def generate_array(
     batches = [images for _, images in generate(pipe, seeds, prompts, **settings)]
     return np.concatenate(batches) if batches else np.zeros((0, 8, 8, 3), np.uint8)
 
+# %% ../../nbs/5_interference/00_generate.ipynb #8c2b722b
+def claim_pictures(
+    folder: Path,  # of pictures
+    wanted: dict,  # settings that would change them
+):
+    "Note how the pictures of a folder are made, and refuse one that holds others."
+    mark = folder/"settings.json"
+    if not mark.exists(): write_json(mark, wanted)
+    found = read_json(mark)
+    if found == wanted: return
+    raise ValueError(
+        f"{folder} holds pictures made with {found}, now asked with {wanted}; use another base_folder or "
+        "delete it"
+    )
+
+# %% ../../nbs/5_interference/00_generate.ipynb #4d7998b5
+def list_generated(
+    folder: Path,  # of pictures
+    rows: list[dict],  # file_name and text of those that were asked for
+):
+    "Write them into `metadata.jsonl`, where those of other seeds stay."
+    listed = folder/"metadata.jsonl"
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    there = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
+    if set(lines) <= set(there): return
+    asked = set(lines)
+    with atomic_path(listed) as path:
+        path.write_text("\n".join([*lines, *(x for x in there if x not in asked)]) + "\n", encoding="utf-8")
+
 # %% ../../nbs/5_interference/00_generate.ipynb #7bc365bd
 def fill_folder(
     pipe,
@@ -83,25 +117,18 @@ def fill_folder(
     batch_size = generation.pop("batch_size", 50)
     wanted = {"num_inference_steps": 12, "guidance_scale": 3., **generation, **(settings or {})}
     folder = Path(folder)
-    mark = folder/"settings.json"
-    if mark.exists() and read_json(mark) != wanted:
-        raise ValueError(
-            f"{folder} holds pictures made with {read_json(mark)}, now asked with {wanted}; use another "
-            "base_folder or delete it"
-        )
-    if not mark.exists(): write_json(mark, wanted)
-    todo = [(s, p) for p in prompts for s in seeds if not (folder/image_name(state, s, p)).exists()]
-    if todo:
-        todo_seeds, todo_prompts = map(list, zip(*todo))
-        how = dict(batch_size=batch_size, progress=progress, **generation)
-        for part, images in generate(pipe, todo_seeds, todo_prompts, **how):
-            for (seed, prompt), image in zip(todo[part], images):
-                _save_image(folder/image_name(state, seed, prompt), image)
-    if todo or not (folder/"metadata.jsonl").exists():
+    with alone(folder, f"another worker draws {folder.name}; waiting"):
+        claim_pictures(folder, wanted)
+        todo = [(s, p) for p in prompts for s in seeds if not (folder/image_name(state, s, p)).exists()]
+        if todo:
+            todo_seeds, todo_prompts = map(list, zip(*todo))
+            how = dict(batch_size=batch_size, progress=progress, **generation)
+            for part, images in generate(pipe, todo_seeds, todo_prompts, **how):
+                paths = [folder/image_name(state, s, p) for s, p in todo[part]]
+                # each waits for the disk, and they can wait together
+                with ThreadPoolExecutor(8) as pool: list(pool.map(_save_image, paths, images))
         rows = [{"file_name": image_name(state, s, p), "text": p} for s in seeds for p in prompts]
-        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-        with atomic_path(folder/"metadata.jsonl") as path:
-            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        list_generated(folder, rows)
     return len(todo)
 
 # %% ../../nbs/5_interference/00_generate.ipynb #176a1165

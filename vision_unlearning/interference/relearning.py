@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from ..core import Config, borrow
+from ..core import Config, borrow, require_finite
 from .attacks import as_pictures, edited
 from ..unlearners.base import require_pipeline
 from ..models.conditioning import predict
@@ -18,6 +18,7 @@ from ..unlearners.loop import cycle
 from ..unlearners.diffusion.lora import trainable_adapter
 from ..unlearners.callbacks import Callback
 from ..unlearners.loop import fit
+from ..unlearners.trainable import trainable_weights
 
 # %% auto #0
 __all__ = ['Relearning', 'trainable_part', 'Reading', 'relearning_curve']
@@ -45,15 +46,8 @@ def trainable_part(
         with trainable_adapter(unet, settings.rank, float(settings.rank), generator) as (parameters, _):
             yield parameters
         return
-    unet.requires_grad_(False)
-    parameters = [p.requires_grad_() for n, p in unet.named_parameters() if "attn2" in n]
-    before = [p.detach().clone() for p in parameters]
-    try: yield parameters
-    finally:
-        with torch.no_grad():
-            for p, old in zip(parameters, before):
-                p.copy_(old)
-                p.grad = None
+    names = [n for n, _ in unet.named_parameters() if "attn2" in n]
+    with trainable_weights(unet, names) as (parameters, _): yield parameters
 
 # %% ../../nbs/5_interference/50_relearning.ipynb #28e241cd
 class Reading(Callback):
@@ -67,6 +61,7 @@ class Reading(Callback):
         with torch.no_grad(): found = self.measure()
         self.unet.train(training)
         if not isinstance(found, dict): found = {"probability": float(found)}
+        for name, number in found.items(): require_finite(number, f"{name} after {step} updates")
         self.rows.append({"step": step, **found})
     def before_fit(self, state): self.read(0)
     def after_step(self, state): self.read(state.step)

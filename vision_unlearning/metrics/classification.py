@@ -7,6 +7,7 @@ from __future__ import annotations
 import torch
 from ..core import check_name
 from .base import Metric, as_images
+from ..texts import as_texts
 
 # %% auto #0
 __all__ = ['JudgeAccuracy']
@@ -42,7 +43,7 @@ class JudgeAccuracy(Metric):
 
     def update(self, images, names):
         "Judge images (N,3,H,W) uint8 that were asked to show N entities."
-        asked = [check_name("entity", n.replace("_", " "), self.column) for n in names]
+        asked = [check_name("entity", n.replace("_", " "), self.column) for n in as_texts(names, "names")]
         self.add(as_images(images), [self.column[n] for n in asked])
 
     def probabilities(self) -> torch.Tensor:

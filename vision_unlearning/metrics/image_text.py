@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import torch
 from .base import Metric, as_images
+from ..texts import as_texts
 
 # %% auto #0
 __all__ = ['CLIP_NAMES', 'PUBLISHED_CLIP', 'clip_encoder', 'clip_metric_name', 'check_lengths', 'ClipScore', 'TextSimilarity']
@@ -93,7 +94,7 @@ class ClipScore(Metric):
 
     def update(self, images, prompts):
         "Score images (N,3,H,W) uint8 against N prompts."
-        prompts = list(prompts)
+        prompts = as_texts(prompts, "prompts")
         if not self.truncate: check_lengths(self.clip, list(dict.fromkeys(prompts)), self.name)
         self.add(as_images(images), prompts)
 
@@ -115,9 +116,7 @@ class TextSimilarity(Metric):
 
     def update(self, texts, others):
         "Compare N texts with N others."
-        if isinstance(texts, str) or isinstance(others, str):
-            raise TypeError(f"{self.name}: texts must be lists of strings; put one text into a list")
-        texts, others = list(texts), list(others)
+        texts, others = as_texts(texts), as_texts(others, "others")
         if len(texts) != len(others):
             raise ValueError(f"{self.name}: {len(texts)} texts but {len(others)} others to go with them")
         distinct = list(dict.fromkeys(texts + others))

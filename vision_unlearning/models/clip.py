@@ -7,6 +7,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from .embedded import EMBEDDED_MODELS, embedded_path, quiet_loading
+from ..texts import as_texts
 
 # %% auto #0
 __all__ = ['ClipEncoder', 'tiny_clip', 'load_clip']
@@ -61,7 +62,7 @@ class ClipEncoder(nn.Module):
         "(N,D) float32 unit vectors of N strings."
         length = self.model.config.text_config.max_position_embeddings
         ids = self.tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+            as_texts(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         ).input_ids.to(self.mean.device)
         return torch.cat(
             [_unit(self.model.get_text_features(input_ids=part)) for part in ids.split(batch_size)]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 from dataclasses import dataclass
 import torch
+from ..texts import as_texts
 
 # %% auto #0
 __all__ = ['Conditioning', 'predict', 'condition', 'empty_condition', 'embed_texts']
@@ -70,11 +71,12 @@ def predict(
 # %% ../../nbs/0_models/10_conditioning.ipynb #df22d2e0
 def condition(
     pipe,  # Stable Diffusion pipeline, 1.x, 2.x or XL
-    texts: list[str],  # N prompts
+    texts: list[str],  # N prompts; one text is a list of one
     batch_size: int = 128,
     gradient: bool = False,  # keep the graph, for whoever searches among the embeddings
 ) -> Conditioning:  # of length N
     "What the pipeline's UNet is told for each prompt, each distinct prompt encoded once."
+    texts = as_texts(texts, "prompts")
     unique = list(dict.fromkeys(texts))
     found = []
     for i in range(0, len(unique), batch_size):

@@ -4,12 +4,12 @@
 
 # %% ../../nbs/8_running/16_batch.ipynb #c4e694c8
 from __future__ import annotations
-import shutil, time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from ..core import check_name
+from ..files import clear_leftovers
 from .notebooks import SharedKernel, run_pipeline
 from .session import plan_sessions, recorded_sessions, task_entities
 from vision_unlearning.running.stages import (
@@ -23,7 +23,7 @@ from ..store import Store, find_entity
 from ..tasks import get_task
 
 # %% auto #0
-__all__ = ['STATUS_COLUMNS', 'Batch', 'clear_partials', 'run_batch', 'batch_status']
+__all__ = ['STATUS_COLUMNS', 'Batch', 'run_batch', 'batch_status']
 
 # %% ../../nbs/8_running/16_batch.ipynb #940bf0c5
 @dataclass(frozen=True)
@@ -73,18 +73,6 @@ class Batch:
         known = pipeline_parameters(stage)
         return {name: value for name, value in {**self.parameters, **own}.items() if name in known}
 
-# %% ../../nbs/8_running/16_batch.ipynb #db73611d
-def clear_partials(
-    store: Store,
-    older_than: float = 3600.,  # seconds since the last change
-) -> int:  # how many files and folders were removed
-    "Remove what killed runs were writing."
-    old = [p for p in store.base.rglob(".partial-*") if time.time() - p.stat().st_mtime > older_than]
-    for path in old:
-        if path.is_dir(): shutil.rmtree(path, ignore_errors=True)
-        else: path.unlink(missing_ok=True)
-    return len(old)
-
 # %% ../../nbs/8_running/16_batch.ipynb #435b8c7c
 def run_batch(
     task: str,  # task name
@@ -104,7 +92,7 @@ def run_batch(
     batch.check()
     prepared = get_task(task).embedded or store.metadata(task).exists()
     if prepared or "prepare" not in stages: batch = batch.planned(store)
-    clear_partials(store)
+    clear_leftovers(store.base)
     executed = {}
     with SharedKernel() as kernel:
         for stage, method in batch.steps():

@@ -4,15 +4,16 @@
 
 # %% ../../nbs/8_running/60_cli.ipynb #2c954578
 from __future__ import annotations
-import sys
+import os, sys
 from pathlib import Path
 from typing import Annotated
 import typer
+from ..texts import split_names
 
 # %% auto #0
 __all__ = ['app', 'BaseFolder', 'Quiet', 'Force', 'TaskName', 'Parameters', 'Stage', 'BatchMethods', 'BatchScale', 'Quick',
-           'Permutations', 'DemoFolder', 'Candidates', 'Clip', 'Merge', 'Push', 'split', 'is_benchmark', 'run_command',
-           'run_benchmark_stage', 'batch_parameters', 'batch_command', 'smoke_batch', 'status_command',
+           'Permutations', 'DemoFolder', 'Candidates', 'Clip', 'Merge', 'Push', 'at_home', 'split', 'is_benchmark',
+           'run_command', 'run_benchmark_stage', 'batch_parameters', 'batch_command', 'smoke_batch', 'status_command',
            'report_command', 'demo_command', 'json_settings', 'embedded_judge', 'erase_command', 'main']
 
 # %% ../../nbs/8_running/60_cli.ipynb #ebe4d688
@@ -26,7 +27,13 @@ app = typer.Typer(
 )
 
 # %% ../../nbs/8_running/60_cli.ipynb #46223199
-BaseFolder = Annotated[str, typer.Option(help="Root of everything that is written.")]
+def at_home(
+    path: str,  # "~/runs": a shell expands it, unless it stands in quotes or after `=`
+) -> str:
+    "A path with the home folder in place of its `~`."
+    return os.path.expanduser(path)
+
+BaseFolder = Annotated[str, typer.Option(help="Root of everything that is written.", callback=at_home)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on the way.")]
 Force = Annotated[bool, typer.Option("--force", help="Run notebooks again even when nothing is missing.")]
 TaskName = Annotated[str, typer.Option(help="Name of a task, or of a classifier benchmark.")]
@@ -39,8 +46,8 @@ Parameters = Annotated[
 def split(
     text: str,  # "fox, red apple"
 ) -> list[str]:  # without empty parts
-    "Names separated by commas."
-    return [part.strip() for part in text.split(",") if part.strip()]
+    "Names separated by commas; a name that has a comma stands in double quotes."
+    return split_names(text)
 
 # %% ../../nbs/8_running/60_cli.ipynb #b1042ab1
 def is_benchmark(
@@ -232,7 +239,8 @@ def report_command(
 
 # %% ../../nbs/8_running/60_cli.ipynb #c6d28597
 DemoFolder = Annotated[
-    str, typer.Option(help="Where it goes; empty means assets/demo, or assets/demo_full.")
+    str,
+    typer.Option(help="Where it goes; empty means assets/demo, or assets/demo_full.", callback=at_home),
 ]
 
 @app.command("demo")
@@ -280,9 +288,11 @@ Push = Annotated[str, typer.Option(help="Hub repository to upload to, private; a
 @app.command("erase")
 def erase_command(
     concept: Annotated[str, typer.Option(help="What has to go.")],
-    out: Annotated[str, typer.Option(help="Folder to write; must not exist.")],
+    out: Annotated[str, typer.Option(help="Folder to write; must not exist.", callback=at_home)],
     model: Annotated[str, typer.Option(help="Embedded name, a folder, or a hub id.")] = "emoji-sd",
-    preserve: Annotated[str, typer.Option(help="Names that must not suffer, with commas.")] = "",
+    preserve: Annotated[
+        str, typer.Option(help="Names that must not suffer, with commas; quote one that has a comma.")
+    ] = "",
     method: Annotated[str, typer.Option(help="Backend name of the method.")] = "uce",
     settings: Annotated[str, typer.Option(help="Settings of the method, as JSON.")] = "{}",
     candidates: Candidates = "",

@@ -22,6 +22,7 @@ from ..plotting import image_grid
 from .check import Limits, evaluating_clip, plan_prompts, recognise, verdict
 from ..store import atomic_folder, read_json, write_json
 from ..tasks import PROMPT_TEMPLATE
+from ..texts import as_names, one_name, shared_names
 from ..unlearners.base import Edit, get_method
 from ..explore.neighbours import near_neighbours
 from ..unlearners.diffusion.formats import merge_edit
@@ -74,13 +75,14 @@ class Erasure:
 # %% ../../nbs/8_running/35_erase.ipynb #ccde6be7
 def own_pictures(
     pipe,  # Stable Diffusion pipeline
-    names: list[str],
+    names: list[str],  # one name is a list of one
     per_name: int,
     template: str = PROMPT_TEMPLATE,
     seed: int = 1000,  # of the first picture of each name; the check uses other seeds
     **generation,  # num_inference_steps, guidance_scale, batch_size
 ):  # datasets.Dataset with image and text
     "A dataset of what the pipeline itself draws."
+    names = as_names(names)
     prompts = [template.format(n) for n in names for _ in range(per_name)]
     return image_dataset(
         generate_array(pipe, [seed + i for _ in names for i in range(per_name)], prompts, **generation),
@@ -120,7 +122,7 @@ def name_of(
 def erase(
     pipe,  # Stable Diffusion pipeline; comes back as it went in
     concept: str,  # what has to go
-    preserve: tuple[str, ...] = (),  # what must not suffer, besides the neighbours
+    preserve: tuple[str, ...] = (),  # what must not suffer, besides the neighbours; one name is a list of one
     method: str = "uce",  # backend name
     *,
     settings: dict | None = None,  # of the method; None takes its defaults
@@ -142,14 +144,16 @@ def erase(
     **generation,  # num_inference_steps, guidance_scale, batch_size of the pictures
 ) -> Erasure:
     "Erase one concept and check it, its wordings, its neighbours and others before and after."
-    preserve = list(dict.fromkeys(preserve))
+    concept, preserve = one_name(concept, "concept"), as_names(preserve, "preserve")
     clip, limits = evaluating_clip(pipe, clip), limits or Limits()
     unlearner = get_method(method)(**(settings or {}))
-    if not concept.strip(): raise ValueError("the concept is empty")
-    if concept in preserve: raise ValueError(f"{concept!r} is to be erased and preserved at once")
-    candidates = list(candidates or [e["name"] for e in emoji_entities("emoji")])
+    if shared_names(preserve, [concept]):
+        raise ValueError(f"{concept!r} is to be erased and preserved at once")
+    seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+    candidates = as_names(candidates or [e["name"] for e in emoji_entities("emoji")], "candidates")
     near = near_neighbours(pipe, concept, candidates, neighbours, template)
-    rest = [c for c in dict.fromkeys(candidates) if c not in {concept, *preserve, *dict(near)}]
+    used = shared_names(candidates, [concept, *preserve, *dict(near)])
+    rest = [c for c in candidates if c not in used]
     rest = [rest[i] for i in np.random.default_rng(0).permutation(len(rest))]
     kept = list(dict.fromkeys([*preserve, *dict(near), *rest[others:others + anchors]]))
     plan = plan_prompts(concept, list(dict(near)), preserve, rest[:others], template, paraphrases)

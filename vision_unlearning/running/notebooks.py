@@ -14,7 +14,7 @@ from ..store import Store, atomic_path, read_json
 
 # %% auto #0
 __all__ = ['HOW', 'COMES_BACK', 'executed_path', 'run_stamp', 'last_states', 'keep_notebook', 'notebook_error',
-           'kernel_environment', 'SharedKernel', 'execute', 'still_true', 'run_pipeline']
+           'kernel_environment', 'SharedKernel', 'literal', 'execute', 'still_true', 'run_pipeline']
 
 # %% ../../nbs/8_running/14_notebooks.ipynb #9c47d252
 # parameters that change how a run goes and not what comes out
@@ -155,6 +155,12 @@ class SharedKernel:
         if self.running(): self.manager.shutdown_kernel(now=True)
 
 # %% ../../nbs/8_running/14_notebooks.ipynb #46983f03
+def literal(
+    path: Path,
+) -> str:
+    "A path for papermill, which formats it."
+    return str(path).replace("{", "{{").replace("}", "}}")
+
 def execute(
     stage: str,  # one of `STAGES`
     parameters: dict,  # all of them
@@ -170,8 +176,8 @@ def execute(
         start = time.perf_counter()
         try:
             papermill.execute_notebook(
-                str(pipeline_path(stage)),
-                str(temporary),
+                literal(pipeline_path(stage)),
+                literal(temporary),
                 parameters,
                 progress_bar=False,
                 request_save_on_cell_execute=False,
@@ -186,7 +192,7 @@ def execute(
         keep_notebook(
             temporary, stage=stage, seconds=time.perf_counter() - start, versions=versions(), **facts
         )
-    failed.unlink(missing_ok=True)
+        failed.unlink(missing_ok=True)
 
 # %% ../../nbs/8_running/14_notebooks.ipynb #2de13a7d
 def still_true(

@@ -17,16 +17,17 @@ from vision_unlearning.core import (
     reset_peak_memory,
     versions,
 )
+from ..files import alone, atomic_folder
 from ..tasks import entity_text, get_prompt, get_task, overwrite_concept
 from vision_unlearning.store import (
     Session,
     Store,
-    atomic_folder,
     claim,
     current_settings,
     find_entity,
     read_entities,
     read_json,
+    read_record,
     write_json,
 )
 
@@ -85,7 +86,7 @@ def plan_sessions(
             Session(
                 task,
                 e["name"],
-                e["index"],
+                e.get("index", table.index(e)),
                 method,
                 unlearner.epochs,
                 model,
@@ -152,7 +153,7 @@ def claim_baseline(
     store: Store,
     task: str,  # task name
     weights: str,  # fingerprint of the base model
-    write: bool = True,  # leave the mark when the folder is new
+    write: bool = True,  # leave the mark where there are no pictures yet
 ):
     "Refuse `off` pictures that other weights made."
     folder = store.baseline(task)
@@ -162,7 +163,8 @@ def claim_baseline(
             f"{folder} holds pictures of other weights ({made}, now {weights}); use another base_folder or "
             "delete it"
         )
-    if write and not folder.exists(): write_json(mark, dict(weights=weights))
+    empty = next(folder.glob("off_*"), None) is None
+    if write and empty and not mark.exists(): write_json(mark, dict(weights=weights))
 
 # %% ../../nbs/8_running/05_session.ipynb #c9d16660
 def require_edits(
@@ -189,9 +191,14 @@ def unlearn_session(
     callbacks=(),  # `Callback`s of the training loop
 ) -> dict:  # the record
     "Unlearn, and save edit and record together; a session that is there already is only read."
+    if record := finished(store, session, weights): return record
+    with alone(store.model(session), f"another worker unlearns {session.slug}; waiting"):
+        return finished(store, session, weights) or _unlearn(store, session, pipe, weights, callbacks)
+
+def _unlearn(store, session, pipe, weights, callbacks) -> dict:
+    "As `unlearn_session`, by the worker that is alone with it."
     import torch
     from vision_unlearning.unlearners.base import get_method
-    if record := finished(store, session, weights): return record
     if store.model(session).exists():
         raise ValueError(
             f"{store.model(session)} has no record.json, so this library did not make it; use another "
@@ -232,10 +239,11 @@ def note_stage(
 ) -> dict:  # the record
     "Write into the record of a session what a stage did."
     status = {"generate": "generated", "interference": "complete"}
-    record = read_json(store.record(session))
-    record["status"] = status[check_name("stage", stage, status)]
-    record["stages"][stage] = facts
-    write_json(store.record(session), record)
+    with alone(store.record(session)):
+        record = read_record(store.record(session))
+        record["status"] = status[check_name("stage", stage, status)]
+        record["stages"][stage] = facts
+        write_json(store.record(session), record)
     return record
 
 # %% ../../nbs/8_running/05_session.ipynb #2e8872b7
@@ -298,15 +306,16 @@ def score_images(
     "Score a session once for these seeds, and note that it is complete."
     from vision_unlearning.interference.pair import score_session
     asked = dict(seeds=list(seeds), metrics=list(metrics), clip=getattr(clip, "name", type(clip).__name__))
-    done = read_json(store.record(session))["stages"].get("interference", {})
     start = time.perf_counter()
-    if store.scores(session).exists() and {k: done.get(k) for k in asked} == asked:
-        return read_scores(store, session)
-    scores = score_session(
-        store, session, list(seeds), list(metrics) or None, clip=clip, judge=judge, batch_size=batch_size
-    )
-    note_stage(store, session, "interference", seconds=time.perf_counter() - start, **asked)
-    return scores
+    with alone(store.scores(session), f"another worker scores {session.slug}; waiting"):
+        done = read_record(store.record(session))["stages"].get("interference", {})
+        if store.scores(session).exists() and {k: done.get(k) for k in asked} == asked:
+            return read_scores(store, session)
+        scores = score_session(
+            store, session, list(seeds), list(metrics) or None, clip=clip, judge=judge, batch_size=batch_size
+        )
+        note_stage(store, session, "interference", seconds=time.perf_counter() - start, **asked)
+        return scores
 
 # %% ../../nbs/8_running/05_session.ipynb #ab69cd88
 def embed_images(
@@ -352,7 +361,7 @@ def recorded_sessions(
 ) -> dict[Session, dict]:  # session -> record, sorted by task, method and index
     "All sessions that have a record in the store."
     folder = store.model(Session("emoji", "any", 0, "uce")).parent
-    records = [read_json(p) for p in folder.glob("[!.]*/record.json")]  # a dot marks what is not finished
+    records = map(read_record, folder.glob("[!.]*/record.json"))  # a dot marks what is not finished
     found = {Session(**r["session"]): r for r in records if task in (None, r["session"]["task"])}
     return dict(sorted(found.items(), key=lambda pair: (pair[0].task, pair[0].method, pair[0].index)))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from ..core import check_name
 from ..store import read_json
+from ..texts import split_names
 
 # %% auto #0
 __all__ = ['STAGES', 'TASK_STAGES', 'SESSION_STAGES', 'PAGE_STAGES', 'SCALES', 'pipeline_path', 'Parameter',
@@ -99,7 +100,7 @@ def parse_parameter(
     kind = known[check_name(f"parameter of {stage}", name, known)].type
     bare = kind.startswith("list") and not value.lstrip().startswith("[")
     if kind == "str": return name, value
-    if kind == "list[str]" and bare: return name, [v.strip() for v in value.split(",") if v.strip()]
+    if kind == "list[str]" and bare: return name, split_names(value)
     try: return name, json.loads(f"[{value}]" if bare else value)
     except json.JSONDecodeError:
         raise ValueError(f"parameter {name} of {stage} must be {kind}, got {value!r}") from None

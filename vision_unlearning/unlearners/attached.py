@@ -61,7 +61,8 @@ class Unsaved:
 
     def __call__(self, *args, **kwargs):
         raise ValueError(
-            f"an edit of kind {self.kind!r} is attached, which no file of weights holds; save the edit itself, "
+            f"an edit of kind {self.kind!r} is attached, which no file of weights holds; save the edit "
+            "itself, "
             "or detach it (a LoRA can be merged: attach merge_edit(edit, pipe) instead)"
         )
 
@@ -73,7 +74,8 @@ def close_ledger(
     ledger = read_ledger(module)
     ledger.forget()
     unsaved = [e.edit.kind for e in ledger.entries if e.edit.acts_on != "weights"]
-    if unsaved and hasattr(type(module), "save_pretrained"): vars(module)["save_pretrained"] = Unsaved(unsaved[-1])
+    if unsaved and hasattr(type(module), "save_pretrained"):
+        vars(module)["save_pretrained"] = Unsaved(unsaved[-1])
     else: vars(module).pop("save_pretrained", None)
     if not ledger.entries: vars(module).pop("_edits", None)
 
@@ -148,7 +150,8 @@ class Hook:
     with_kwargs: bool = False  # whether it is told keyword arguments
 
     @property
-    def store(self) -> dict: return self.module._forward_pre_hooks if self.before else self.module._forward_hooks
+    def store(self) -> dict:
+        return self.module._forward_pre_hooks if self.before else self.module._forward_hooks
     def is_on(self) -> bool: return any(call is self.call for call in self.store.values())
 
     def put_on(self):

@@ -13,11 +13,20 @@ from typing import Any, ClassVar, Literal
 import torch
 from fastcore.basics import patch
 from ..cards import edit_card, on_hub
-from ..core import Config, ForeignFileError, MissingSessionError, check_name, torch_modules
+from vision_unlearning.core import (
+    Config,
+    DivergedError,
+    ForeignFileError,
+    MissingSessionError,
+    check_name,
+    require_finite,
+    torch_modules,
+)
 from ..finding import find_classes
 from ..hub import pull, push_folder
 from ..store import atomic_folder, read_json, write_json
 from ..tasks import prompt_subject
+from ..texts import as_names, captions, require_table, shared_names
 from vision_unlearning.unlearners.attached import (
     LOCK,
     Attachment,
@@ -53,18 +62,23 @@ class Edit(ABC):
     "A small, reversible change of a model."
     kind: ClassVar[str]  # "weights" or "lora"
     file: ClassVar[str]  # name of the safetensors file
-    acts_on: ClassVar[Literal["weights", "layers", "calls"]] = "calls"  # what it needs, see `network.obstacle`
+    # what it needs, see `network.obstacle`
+    acts_on: ClassVar[Literal["weights", "layers", "calls"]] = "calls"
     def __init__(self,
         tensors: dict[str, torch.Tensor],  # what is saved
         info: dict | None = None,  # method, settings, base model: written beside the tensors
     ):
         self.tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
         self.info = dict(info or {})
+        self.check()
+
+    def check(self):
+        "Refuse numbers that are not finite; a kind refuses besides what is no edit of its own."
+        for name, tensor in self.tensors.items(): require_finite(tensor, f"{name} in this edit")
 
     @property
     def size(self) -> int: return sum(t.numel()*t.element_size() for t in self.tensors.values())  # bytes
 
-    def check(self): "Refuse tensors and information that are no edit of this kind, with `ForeignFileError`."
     @abstractmethod
     def _plan(self, model, scale): "What `_apply` will need, kept as `memory`; changes nothing, and refuses."
     @abstractmethod
@@ -103,10 +117,11 @@ def attach(self: Edit,
     scale: float = 1.0,  # times its strength
 ) -> Edit:  # itself
     "Switch the edit on."
+    if not abs(scale) <= torch.finfo(torch.float32).max:
+        raise ValueError(f"scale must be a finite number, got {scale}")
     module = denoiser(model)
     with LOCK:
         if read_ledger(module).find(self): raise ValueError("this edit is attached already; detach it first")
-        self.check()
         problem = obstacle(module, self.acts_on)
         if problem: raise ValueError(f"an edit of kind {self.kind!r} would have no effect: {problem}")
         entry = Attachment(self, float(scale), self._plan(model, float(scale)))
@@ -174,7 +189,8 @@ def require_live(
     for edit in attached(model):
         if edit.is_live(model): continue
         raise ValueError(
-            f"an edit of kind {edit.kind!r} is attached but acts no more: weights or layers were replaced, or "
+            f"an edit of kind {edit.kind!r} is attached but acts no more: weights or layers were replaced, "
+            "or "
             "projections fused, since then; undo that, or detach the edit and attach it again"
         )
 
@@ -186,6 +202,7 @@ class WeightEdit(Edit):
     acts_on: ClassVar[str] = "weights"
 
     def check(self):
+        super().check()
         if not self.tensors: raise ForeignFileError("this edit holds no tensors and would change nothing")
 
     def _plan(self, model, scale):
@@ -207,14 +224,16 @@ class WeightEdit(Edit):
 
     def _holds(self, model, entry):
         found, ledger = all_tensors(denoiser(model)), read_ledger(denoiser(model))
-        if obstacle(denoiser(model), "weights"): return True  # a copy of the values computes, made with the edit on
+        if obstacle(denoiser(model), "weights"):
+            return True  # a copy of the values computes, made with the edit on
         return all(torch.equal(found[n], expected_value(ledger, n).to(found[n])) for n in self.tensors)
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #615ec1ea
 class HookEdit(Edit):
     "An edit that layers, or whole networks, call."
     @abstractmethod
-    def _hooks(self, model, scale) -> list[Hook]: "Where it listens, with what; refuses a model it does not fit."
+    def _hooks(self, model, scale) -> list[Hook]:
+        "Where it listens, with what; refuses a model it does not fit."
 
     def _plan(self, model, scale): return self._hooks(model, scale)
     def _apply(self, module, entry):
@@ -232,7 +251,6 @@ def write_info(
     folder: Path,  # where its tensors are
 ):
     "`edit.json`: what an edit is besides its tensors."
-    edit.check()
     write_json(folder/"edit.json", dict(kind=edit.kind, num_tensors=len(edit.tensors), **edit.info))
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #06510b91
@@ -243,6 +261,7 @@ def save_edit(
 ):
     "Write an edit as a folder."
     from safetensors.torch import save_file
+    edit.check()
     with atomic_folder(folder) as temporary:
         save_file(edit.tensors, temporary/edit.file, metadata={"format": "pt"})
         write_info(edit, temporary)
@@ -271,7 +290,14 @@ def fetch_edit(
     return files["edit.json"].parent
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #8b729d95
-INFO_TYPES = {"method": str, "settings": dict, "adapter": dict, "forget": list, "retain": list, "base_model": str}
+INFO_TYPES = {
+    "method": str,
+    "settings": dict,
+    "adapter": dict,
+    "forget": list,
+    "retain": list,
+    "base_model": str,
+}
 
 def read_info(
     folder: Path,  # of an edit
@@ -319,13 +345,13 @@ def load_edit(
         ) from error
     if count not in (None, len(tensors)):
         raise ForeignFileError(
-            f"{folder}/{cls.file} holds {len(tensors)} tensors of the {count} that edit.json counts; make the "
+            f"{folder}/{cls.file} holds {len(tensors)} tensors of the {count} that edit.json counts; make "
+            "the "
             "edit again"
         )
-    edit = cls(tensors, info)
-    try: edit.check()
-    except ForeignFileError as error: raise ForeignFileError(f"{folder}: {error}") from error
-    return edit
+    try: return cls(tensors, info)
+    except (DivergedError, ForeignFileError) as error:
+        raise ForeignFileError(f"{folder}/{cls.file} cannot be used: {error}; make the edit again") from error
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #cacf09b1
 def push_edit(
@@ -405,18 +431,12 @@ def get_method(
 # %% ../../nbs/3_unlearners/00_base.ipynb #f95e1698
 def concepts(
     source,  # None, a string, strings, or a dataset with a `text` column
-) -> list[str]:  # without repetition, in order
+    side: str = "forget",  # how an error calls it
+) -> list[str]:  # without repetition, in order; spellings that a text encoder reads alike are one
     "The texts that a forget or retain argument names."
     if source is None: return []
-    if isinstance(source, str): source = [source]
-    texts = (
-        [prompt_subject(t) for t in source["text"]]
-        if hasattr(source, "column_names")
-        else list(source)
-    )
-    if not all(isinstance(t, str) and t.strip() for t in texts):
-        raise ValueError("concepts must be non-empty strings, or a dataset with a `text` column")
-    return list(dict.fromkeys(texts))
+    if hasattr(source, "column_names"): source = [prompt_subject(t) for t in captions(source, side)]
+    return as_names(source, side)
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #3811d811
 def refuse_overlap(
@@ -424,7 +444,7 @@ def refuse_overlap(
     retain: list[str],  # concepts
 ):
     "Refuse what is on both sides at once."
-    both = sorted(set(forget) & set(retain))
+    both = sorted(shared_names(forget, retain))
     if both: raise ValueError(f"{both} are to be forgotten and retained at once")
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #891f000a
@@ -437,12 +457,16 @@ def require_pictures(
 ):
     "Refuse sides that are not datasets of pictures, naming the side and what it must be."
     for side, data in (("forget", forget), ("retain", retain))[:1 + needs_retain]:
-        if hasattr(data, "column_names"): continue
-        hint = f"; {remedy}" if remedy and side == "retain" else ""
-        raise TypeError(
-            f"{method.name} learns from pictures: {side} must be a datasets.Dataset with image and text, got "
-            f"{type(data).__name__}{hint}"
-        )
+        what = f"{method.name} learns from pictures: {side}"
+        if remedy and side == "retain" and not hasattr(data, "column_names"):
+            wanted = "must be a datasets.Dataset with image and text"
+            raise TypeError(f"{what} {wanted}, got {type(data).__name__}; {remedy}")
+        require_table(data, what, ("image", "text"))
+        if not hasattr(data, "__len__"):
+            raise TypeError(
+                f"{what} is a stream; datasets.Dataset.from_list(list({side})) makes a data set of it"
+            )
+        captions(data, what)
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #94e767e2
 def require_pipeline(

@@ -6,12 +6,13 @@
 from __future__ import annotations
 from math import isfinite
 import torch
+from ..core import DivergedError, require_finite
 from ..models.schedules import diffusers_schedule
 from .callbacks import State, attended, moving_parts
 from .precision import autocast, recomputed
 
 # %% auto #0
-__all__ = ['loss_gradients', 'set_gradient', 'accumulate', 'begin', 'update', 'fit', 'cycle']
+__all__ = ['loss_gradients', 'set_gradient', 'refuse_divergence', 'accumulate', 'begin', 'update', 'fit', 'cycle']
 
 # %% ../../nbs/3_unlearners/10_loop.ipynb #712cb5ea
 def loss_gradients(
@@ -34,6 +35,16 @@ def set_gradient(
     "Cut a flat gradient into the `.grad` of each parameter; copies, so that clipping does not reach back."
     for p, part in zip(parameters, gradient.split([p.numel() for p in parameters])):
         p.grad = part.view_as(p).to(p.dtype, copy=True)
+
+# %% ../../nbs/3_unlearners/10_loop.ipynb #37fe2ae9
+def refuse_divergence(
+    step: int,  # updates made
+    numbers: dict[str, float],  # name -> loss, or the norm of the gradient
+):
+    "Raise `DivergedError` where a number of a step is not finite, naming it."
+    for name, value in numbers.items():
+        if isfinite(value): continue
+        raise DivergedError(f"step {step}: {name} is {value}, the training diverged; lower the learning rate")
 
 # %% ../../nbs/3_unlearners/10_loop.ipynb #c0a89cf1
 def accumulate(
@@ -65,6 +76,7 @@ def accumulate(
         state.call("after_loss")
     state.call("after_gradients")
     state.loss = sum(state.losses.values())
+    if not scaler.is_enabled(): refuse_divergence(state.step, state.losses)
     if combine is None: return
     scale = scaler.get_scale()
     state.gradients = state.gradients/scale
@@ -85,6 +97,8 @@ def begin(
     of_method = {"method": method.model_dump(mode="json")} if hasattr(method, "model_dump") else {}
     state = State(s["num_steps"], parameters, {**s, **of_method})
     autocast(s["mixed_precision"], parameters)
+    if s["learning_rate"] > 1e30:
+        raise ValueError(f"learning_rate={s['learning_rate']} is beyond what float32 can hold; lower it")
     optimizer = torch.optim.AdamW(parameters, lr=s["learning_rate"], weight_decay=s["weight_decay"])
     schedule = diffusers_schedule(s["lr_scheduler"], optimizer, s["num_steps"], s["lr_warmup_steps"])
     scaler = torch.amp.GradScaler(parameters[0].device.type, enabled=s["mixed_precision"] == "fp16")
@@ -112,6 +126,8 @@ def update(
     state.gradient_norm = float(
         torch.nn.utils.clip_grad_norm_(state.parameters, state.settings["max_grad_norm"])
     )
+    if not scaler.is_enabled():
+        refuse_divergence(state.step, {"the norm of the gradient": state.gradient_norm})
     scaler.step(optimizer)
     scaler.update()
     if not scaler.is_enabled() or isfinite(state.gradient_norm):
@@ -121,7 +137,7 @@ def update(
         return
     state.skipped += 1
     if scaler.get_scale() < 1:
-        raise FloatingPointError(
+        raise DivergedError(
             f"step {state.step}: the gradient is not finite in fp16 however the loss is scaled; train with "
             "mixed_precision='bf16'"
         )
@@ -162,6 +178,8 @@ def fit(
     )
     with recomputed(module, gradient_checkpointing), attended(state, callbacks):
         while state.step < num_steps and not state.stop: update(state, combine)
+        for p in state.parameters:
+            require_finite(p.detach(), "a trained tensor", "the training diverged; lower the learning rate")
     return state
 
 # %% ../../nbs/3_unlearners/10_loop.ipynb #4a589002

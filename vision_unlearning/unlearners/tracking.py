@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from ..core import borrow, check_name, initial_latents, torch_modules
 from .callbacks import Callback
+from ..texts import as_texts
 
 # %% auto #0
 __all__ = ['TRACKERS', 'need', 'make_tracker', 'dotted_settings', 'step_values', 'Draws', 'takes_pictures', 'log_pictures',
@@ -82,7 +83,7 @@ class Draws:
         **generation,  # num_inference_steps, guidance_scale
     ):
         self.pipe = pipe
-        self.prompts = list(prompts)
+        self.prompts = as_texts(prompts, "prompts")
         self.seeds = tuple(seeds)
         self.generation = {"num_inference_steps": 20, **generation}
 

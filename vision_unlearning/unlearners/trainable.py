@@ -6,10 +6,23 @@
 from __future__ import annotations
 from contextlib import contextmanager
 import torch
+from .attached import stored_values
 from .base import WeightEdit
 
 # %% auto #0
-__all__ = ['trainable_weights', 'weight_edit']
+__all__ = ['require_precision', 'trainable_weights', 'weight_edit']
+
+# %% ../../nbs/3_unlearners/22_trainable.ipynb #9594f6b1
+def require_precision(
+    parameters,  # tensors that a training touches, or builds on
+):
+    "Refuse weights of fewer than 32 bits."
+    for p in parameters:
+        if not p.is_floating_point() or p.dtype.itemsize >= 4: continue
+        raise ValueError(
+            f"weights in {p.dtype} are too coarse to be fine-tuned; train with .to(torch.float32), the edit "
+            "can be attached to any dtype"
+        )
 
 # %% ../../nbs/3_unlearners/22_trainable.ipynb #a2418c22
 @contextmanager
@@ -25,12 +38,7 @@ def trainable_weights(
             f"{type(module).__name__} has no parameter {missing[0]!r} ({len(missing)} of {len(names)} are "
             "unknown); take names from named_parameters"
         )
-    low = next((found[n].dtype for n in names if found[n].dtype.itemsize < 4), None)
-    if low is not None:
-        raise ValueError(
-            f"weights in {low} are too coarse to be fine-tuned; train with .to(torch.float32), the edit "
-            "can be attached to any dtype"
-        )
+    require_precision(found[n] for n in names)
     flags = [(p, p.requires_grad) for p in found.values()]
     gradients = [(p, p.grad) for p in found.values()]
     base = {n: found[n].detach().clone() for n in names}
@@ -56,4 +64,11 @@ def weight_edit(
     "The parameters that changed, as an edit."
     found = dict(module.named_parameters())
     changed = [n for n in names if not torch.equal(found[n], base[n])]
-    return WeightEdit({n: torch.lerp(base[n], found[n].detach(), scale) for n in changed}, info)
+    if not changed:
+        raise ValueError(
+            f"training changed none of {len(names)} tensors; raise learning_rate, num_train_epochs or the "
+            "share of "
+            "weights that may change"
+        )
+    after = {n: torch.lerp(base[n], found[n].detach(), scale) for n in changed}
+    return WeightEdit(stored_values(module, base, after), info)

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from ...models.classifiers import last_linear, split_at, weight_layers
 from ...core import borrow, check_name
 from ...data.forgetting import class_indices
+from ..attached import forget_edits
 from ..base import WeightEdit
 from .base import TrainedClassifier
 from .impressions import class_impressions, num_outputs, place_of
@@ -179,7 +180,7 @@ class ZeroShot(TrainedClassifier):
     def prepare(self, run):
         run.memory["tail"] = run.student.tail
         run.original, run.student = run.original.model, run.student.model
-        run.student.__dict__.pop("_edits", None)
+        forget_edits(run.student)
     def record(self, run):
         return {s: getattr(run, s).classes() for s in self.sides} | {"layer": self.place(run.original)}
 

@@ -11,6 +11,8 @@ from pydantic import Field
 from ...models.schedules import DiffusersSchedule
 from ...tasks import PROMPT_TEMPLATE
 from ...models.conditioning import condition, predict
+from ...models.places import require_words
+from ...texts import as_texts, captions, shared_names
 from ..base import concepts
 from .inputs import TrainingSet, diffusion_batch, encode_dataset
 from .training import TrainedUnlearner, as_weights
@@ -31,6 +33,7 @@ def draw_anchors(
     batch_size: int = 32,
 ) -> TrainingSet:  # of N latents, without spread
     "Anchor pictures as the model draws them, as latents."
+    prompts = as_texts(prompts, "prompts")
     size, found = pipe.unet.config.sample_size, []
     for i in range(0, len(prompts), batch_size):
         part = prompts[i:i+batch_size]
@@ -79,22 +82,24 @@ class ConceptAblation(TrainedUnlearner):
     weight_decay: float = Field(1e-2, ge=0)
 
     def check(self, forget, retain):
-        names, keep = concepts(forget), concepts(retain)
+        names, keep = concepts(forget), concepts(retain, "retain")
         if not names: raise ValueError("there is no concept to forget; name at least one")
         if not keep and self.anchor_concept is None:
             raise ValueError("concept ablation needs an anchor: give retain, or anchor_concept='cat'")
-        twice = sorted(set(names) & {*keep, self.anchor_concept})
+        anchors = [] if self.anchor_concept is None else [self.anchor_concept]
+        twice = sorted(shared_names(names, [*keep, *anchors]))
         if twice: raise ValueError(f"{twice} are to be forgotten and anchors at once; choose another anchor")
 
     def anchors(self, run) -> list[str]:
         "What appears instead."
-        return concepts(run.retain) if self.anchor_concept is None else [self.anchor_concept]
+        return concepts(run.retain, "retain") if self.anchor_concept is None else [self.anchor_concept]
     def captions(self, run) -> list[str]:
         "The prompts in which the concept is met."
-        if hasattr(run.forget, "column_names"): return list(dict.fromkeys(run.forget["text"]))
+        if hasattr(run.forget, "column_names"): return list(dict.fromkeys(captions(run.forget, "forget")))
         return [self.prompt_template.format(name) for name in concepts(run.forget)]
 
     def encode(self, run):
+        require_words(run.pipe, self.prompt_template, concepts(run.forget))
         prompts = [self.prompt_template.format(name) for name in self.anchors(run)]
         if hasattr(run.retain, "column_names"):
             overwrite = None if self.anchor_concept is None else prompts[0]

@@ -13,6 +13,7 @@ from pydantic import Field
 from ...models.schedules import DiffusersSchedule
 from ...tasks import PROMPT_TEMPLATE
 from ...models.conditioning import Conditioning, condition, empty_condition, predict
+from ...models.places import require_words
 from ..base import concepts, refuse_overlap
 from .training import TrainedUnlearner, as_weights
 from .weights import TargetModules, select_parameters, teacher
@@ -178,7 +179,7 @@ class ESD(TrainedUnlearner):
     max_grad_norm: float = Field(1., gt=0)
 
     def check(self, forget, retain):
-        names, keep = concepts(forget), concepts(retain)
+        names, keep = concepts(forget), concepts(retain, "retain")
         if not names: raise ValueError("there is no concept to forget; name at least one")
         if not self.retain_weight: return
         if not keep:
@@ -187,7 +188,10 @@ class ESD(TrainedUnlearner):
                 "retain_weight=0"
             )
         refuse_overlap(names, keep)
-    def encode(self, run): return concepts(run.forget), concepts(run.retain)
+    def encode(self, run):
+        names = concepts(run.forget)
+        require_words(run.pipe, self.prompt_template, names)
+        return names, concepts(run.retain, "retain")
     def trains(self, run): return as_weights(run, select_parameters(run.pipe.unet, self.target_modules))
     def losses(self, run): return EsdLosses(self, run.pipe, run.trained.base, *run.data, run.generator)
     def about(self, run): return {"forget": run.data[0]}

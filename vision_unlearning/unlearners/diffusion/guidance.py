@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from ...core import ForeignFileError, borrow, check_name
+from ...models.places import require_words
 from ..attached import Hook
 from ..base import Edit, Unlearner, concepts, denoiser, require_pipeline
 
@@ -141,6 +142,7 @@ class GuidanceEdit(OnPipeline, Edit):
     file: ClassVar[str] = "guidance.safetensors"
 
     def check(self):
+        super().check()
         settings = self.info.get("settings", {})
         for name in (f"sld_{n}" for n in SLD_SETTINGS):
             if not isinstance(settings.get(name), (int, float)):
@@ -154,12 +156,15 @@ class GuidanceEdit(OnPipeline, Edit):
         width = denoiser(model).config.cross_attention_dim
         if self.tensors["concept"].shape[-1] != width:
             raise ForeignFileError(
-                f"this edit belongs to another model: its text has {self.tensors['concept'].shape[-1]} numbers a "
+                f"this edit belongs to another model: its text has {self.tensors['concept'].shape[-1]} "
+                "numbers a "
                 f"token, and {width} are read here"
             )
         pooled = denoiser(model).config.addition_embed_type == "text_time"
         if pooled and not {"concept.pooled", "empty.pooled"} <= self.tensors.keys():
-            raise ForeignFileError("this edit belongs to another model: an XL pipeline needs pooled texts too")
+            raise ForeignFileError(
+                "this edit belongs to another model: an XL pipeline needs pooled texts too"
+            )
         return Guided(model, Guide(self.tensors, self.info["settings"], scale))
 
     def _apply(self, module, entry): entry.memory.begin()
@@ -256,11 +261,13 @@ class SafeLatentGuidance(Unlearner):
         require_pipeline(self, model)
         names = concepts(forget)
         if not names: raise ValueError("there is no concept to forget; name at least one")
+        unwanted = ", ".join(names)
+        require_words(model, self.prompt_template, [unwanted])
         with borrow(model):
             texts = dict(
                 zip(
                     ("concept", "empty"),
-                    stored_texts(model, [self.prompt_template.format(", ".join(names)), ""]),
+                    stored_texts(model, [self.prompt_template.format(unwanted), ""]),
                 )
             )
         tensors = {

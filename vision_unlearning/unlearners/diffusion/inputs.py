@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from ...core import check_name
 from ...models.conditioning import Conditioning, condition
+from ...texts import captions, require_table
 
 # %% auto #0
 __all__ = ['TrainingSet', 'encode_dataset', 'diffusion_batch']
@@ -38,9 +39,8 @@ def encode_dataset(
     batch_size: int = 32,
 ) -> TrainingSet:
     "Encode one side of a split."
-    for column in ("image", "text"):
-        if column not in dataset.column_names:
-            raise ValueError(f"the dataset has no column {column!r}; it has {dataset.column_names}")
+    require_table(dataset, columns=("image", "text"))
+    dataset, texts = dataset.with_format(None), captions(dataset)
     if len(dataset) == 0: raise ValueError("the dataset is empty")
     side = pipe.unet.config.sample_size*pipe.vae_scale_factor
     means, stds, scale = [], [], pipe.vae.config.scaling_factor
@@ -57,12 +57,12 @@ def encode_dataset(
         means.append(posterior.mean*scale)
         stds.append(posterior.std*scale)
     replaced = None if overwrite is None else [overwrite]*len(dataset)
-    if "overwrite" in dataset.column_names: replaced = dataset["overwrite"]
+    if "overwrite" in dataset.column_names: replaced = captions(dataset, column="overwrite", empty=True)
     return TrainingSet(
         torch.cat(means),
         torch.cat(stds),
-        condition(pipe, list(dataset["text"])),
-        None if replaced is None else condition(pipe, list(replaced)),
+        condition(pipe, texts),
+        None if replaced is None else condition(pipe, replaced),
     )
 
 # %% ../../../nbs/3a_diffusion/00_inputs.ipynb #b94dbd6c

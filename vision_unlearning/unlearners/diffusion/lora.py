@@ -14,6 +14,7 @@ from ...core import ForeignFileError
 from ..attached import Hook
 from ..base import HookEdit, denoiser
 from ..network import all_layers
+from ..trainable import require_precision
 
 # %% auto #0
 __all__ = ['TARGETS', 'SIDES', 'VARIANTS', 'trainable_adapter', 'LowRank', 'lora_pairs', 'check_lora', 'adapted_pairs',
@@ -33,8 +34,7 @@ def trainable_adapter(
 ):  # the list of trainable tensors and the peft configuration
     "A fresh LoRA on `unet`, removed when the block ends."
     from peft import LoraConfig
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
+    require_precision(unet.parameters())
     config = LoraConfig(
         r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(target_modules)
     )
@@ -94,16 +94,23 @@ def check_lora(
     adapter = info.get("adapter")
     alpha = adapter.get("lora_alpha") if isinstance(adapter, dict) else None
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not isfinite(alpha):
-        raise ForeignFileError(f"a LoRA needs adapter['lora_alpha'], a number, in its edit.json; got {adapter!r:.60}")
+        raise ForeignFileError(
+            f"a LoRA needs adapter['lora_alpha'], a number, in its edit.json; got {adapter!r:.60}"
+        )
     variant = next((name for name in VARIANTS if adapter.get(name)), None)
-    if variant: raise ForeignFileError(f"{variant} is set: only plain LoRA is supported; merge it and load the result")
+    if variant:
+        raise ForeignFileError(
+            f"{variant} is set: only plain LoRA is supported; merge it and load the result"
+        )
     pairs = lora_pairs(tensors)
     if not pairs: raise ForeignFileError("this edit holds no tensors and would change nothing")
     for name, pair in pairs.items():
         if len(pair) < 2: raise ForeignFileError(f"{name} has one factor of two")
         a, b = pair["A"], pair["B"]
         if not (a.ndim == b.ndim == 2 and a.shape[0] == b.shape[1] > 0):
-            raise ForeignFileError(f"{name} has factors of {tuple(b.shape)} and {tuple(a.shape)}, which do not multiply")
+            raise ForeignFileError(
+                f"{name} has factors of {tuple(b.shape)} and {tuple(a.shape)}, which do not multiply"
+            )
 
 # %% ../../../nbs/3a_diffusion/05_lora.ipynb #a499268a
 def adapted_pairs(
@@ -137,7 +144,10 @@ class LoraEdit(HookEdit):
     file: ClassVar[str] = "pytorch_lora_weights.safetensors"
     acts_on: ClassVar[str] = "layers"
 
-    def check(self): check_lora(self.tensors, self.info)
+    def check(self):
+        super().check()
+        check_lora(self.tensors, self.info)
+
     def _hooks(self, model, scale):
         pairs = adapted_pairs(model, self.tensors, scale, self.info["adapter"])
         return [Hook(layer, product) for layer, product in pairs]
@@ -179,6 +189,7 @@ def save_lora_edit(
     from diffusers import StableDiffusionPipeline
     from vision_unlearning.store import atomic_folder
     from vision_unlearning.unlearners.base import write_info
+    edit.check()
     with atomic_folder(folder) as temporary:
         tensors = {k.removeprefix("unet."): v for k, v in edit.tensors.items()}
         StableDiffusionPipeline.save_lora_weights(

@@ -5,6 +5,7 @@
 # %% ../../../nbs/3a_diffusion/35_prompt_filter.ipynb #0e7a53fd
 from __future__ import annotations
 import re
+import unicodedata
 from typing import ClassVar
 import torch
 from pydantic import Field
@@ -25,7 +26,7 @@ def plain_words(
     text: str,
 ) -> str:  # lower case, words separated by single spaces, no punctuation
     "A text as the filter compares it."
-    return re.sub(r"[\W_]+", " ", text.casefold()).strip()
+    return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFC", text).casefold()).strip()
 
 # %% ../../../nbs/3a_diffusion/35_prompt_filter.ipynb #73db6f02
 def names_concept(
@@ -60,11 +61,13 @@ class PromptFilter(OnPipeline, HookEdit):
     file: ClassVar[str] = "prompt_filter.safetensors"
 
     def check(self):
+        super().check()
         names = self.info.get("forget")
         if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
             raise ForeignFileError(f"a prompt filter needs forget, a list of names, got {names!r:.60}")
         absent = set(FilterPrompts.model_fields) - set(self.settings())
-        if absent: raise ForeignFileError(f"a prompt filter needs the setting {min(absent)!r} in its edit.json")
+        if absent:
+            raise ForeignFileError(f"a prompt filter needs the setting {min(absent)!r} in its edit.json")
 
     def settings(self) -> dict: return current_settings("prompt_filter", self.info.get("settings", {}))
 
@@ -74,7 +77,8 @@ class PromptFilter(OnPipeline, HookEdit):
         for end in ends:
             tokenizer, encoder = getattr(model, f"tokenizer{end}"), getattr(model, f"text_encoder{end}")
             problem = compiled(encoder)
-            if problem: raise ValueError(f"a prompt filter would have no effect: in the text encoder, {problem}")
+            if problem:
+                raise ValueError(f"a prompt filter would have no effect: in the text encoder, {problem}")
             guard = Guard(tokenizer, encoder, self.info["forget"], self.settings(), scale, verdicts)
             hooks.append(Hook(encoder, guard, with_kwargs=True))
         return hooks
@@ -96,9 +100,11 @@ class Guard:
             truncation=True,
             max_length=tokenizer.model_max_length,
             return_tensors="pt",
-        ).input_ids.to(encoder.device)
-        with torch.no_grad():
-            self.stored = encoder.forward(self.ids).last_hidden_state if self.threshold is not None else None
+        ).input_ids
+        self.stored = None
+        if self.threshold is not None:
+            place = "cpu" if encoder.device.type == "meta" else encoder.device  # meta: brought layer by layer
+            with torch.no_grad(): self.stored = encoder.forward(self.ids.to(place)).last_hidden_state
 
     def __call__(self, encoder, args, kwargs, output):
         ids = args[0] if args else kwargs["input_ids"]
@@ -113,7 +119,8 @@ class Guard:
         rows = torch.tensor([self.verdicts[t] for t in texts], device=ids.device)
         if not rows.any(): return None
         others = {k: v for k, v in kwargs.items() if k not in ("input_ids", "attention_mask")}
-        with torch.no_grad(): return blend(output, encoder.forward(self.ids[:1], **others), rows, self.scale)
+        with torch.no_grad():
+            return blend(output, encoder.forward(self.ids[:1].to(ids.device), **others), rows, self.scale)
 
 # %% ../../../nbs/3a_diffusion/35_prompt_filter.ipynb #586307cd
 class FilterPrompts(Unlearner):
@@ -136,6 +143,10 @@ class FilterPrompts(Unlearner):
         require_pipeline(self, model)
         names = concepts(forget)
         if not names: raise ValueError("there is no concept to forget; name at least one")
+        if silent := [n for n in names if not plain_words(n)]:
+            raise ValueError(
+                f"{silent[0]!r} has no letter or digit, by which the filter finds a name; name it in words"
+            )
         if names_concept(self.anchor_concept, names):
             raise ValueError(
                 f"the neutral text {self.anchor_concept!r} names what is to be stopped; choose another"

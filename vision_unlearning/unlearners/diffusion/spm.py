@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from ...core import ForeignFileError
 from ...models.conditioning import Conditioning, condition, empty_condition, predict
+from ...models.places import require_words
 from ...models.schedules import DiffusersSchedule
 from ...tasks import PROMPT_TEMPLATE
 from ..attached import Hook
@@ -118,10 +119,13 @@ class SPM(TrainedUnlearner):
     weight_decay: float = Field(0., ge=0)
 
     def check(self, forget, retain):
-        names, keep = concepts(forget), concepts(retain)
+        names, keep = concepts(forget), concepts(retain, "retain")
         if not names: raise ValueError("there is no concept to forget; name at least one")
         refuse_overlap(names, keep)
-    def encode(self, run): return concepts(run.forget), concepts(run.retain)
+    def encode(self, run):
+        names = concepts(run.forget)
+        require_words(run.pipe, self.prompt_template, names)
+        return names, concepts(run.retain, "retain")
     def trains(self, run): return as_adapter(run, self.rank, self.lora_alpha, SPM_TARGETS)
     def losses(self, run): return SpmLosses(self, run.pipe, *run.data, run.generator)
     def about(self, run):
@@ -231,6 +235,7 @@ class TransportEdit(HookEdit):
         return LoraEdit({k: v for k, v in self.tensors.items() if k.startswith("unet.")}, self.info)
 
     def check(self):
+        super().check()
         absent = [n for n in ("concept", "centre") if n not in self.tensors]
         if absent: raise ForeignFileError(f"an edit of kind {self.kind!r} needs the tensor {absent[0]!r}")
         check_lora(self.lora.tensors, self.info)

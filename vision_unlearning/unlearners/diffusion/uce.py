@@ -9,8 +9,12 @@ import torch
 from pydantic import Field
 from ...core import borrow
 from ...tasks import PROMPT_TEMPLATE
-from ..base import Unlearner, WeightEdit, concepts, denoiser, require_pipeline
+from ...texts import name_key
+from ..attached import stored_values
+from ..base import Unlearner, WeightEdit, concepts, denoiser
+from ..base import refuse_overlap, require_pipeline
 from ...models.conditioning import embed_texts
+from ...models.places import token_span
 
 # %% auto #0
 __all__ = ['TEMPLATES', 'edit_matrix', 'aligned_positions', 'projections', 'apply_matrix', 'UCE']
@@ -33,24 +37,18 @@ def edit_matrix(
 
 # %% ../../../nbs/3a_diffusion/25_uce.ipynb #c45fa013
 def aligned_positions(
-    tokenizer,  # CLIP tokenizer
-    prompt: str,  # a prompt that contains the concept
-    concept: str,
-    guide_prompt: str,  # the same prompt with the guide in its place
-    guide: str,  # may be empty
+    pipe,  # Stable Diffusion pipeline
+    template: str,  # sentence with one gap {}
+    concept: str,  # fills the gap in the prompt
+    guide: str,  # fills it in the prompt that the concept is to be read as; may be empty
     positions: str = "all",  # "all" from the concept on, or "last" as in the published code
 ) -> tuple[list[int], list[int]]:  # positions in the prompt, and in the guide's prompt
     "Pairs of token positions whose vectors correspond."
-    length = tokenizer.model_max_length
-    body = lambda text: tokenizer(text, add_special_tokens=False).input_ids
-    def span(prompt, concept):
-        start = 1 + len(body(prompt[:prompt.index(concept)].strip()))
-        return start, start + len(body(concept))
-    (start, end), (guide_start, guide_end) = span(prompt, concept), span(guide_prompt, guide)
-    if end > length - 1:
-        raise ValueError(f"the concept in {prompt!r} reaches beyond the {length} tokens of the text encoder")
-    if positions == "last": return [end - 1], [max(guide_end - 1, 0)]
-    inside = [(i, max(guide_end - 1, guide_start - 1, 0)) for i in range(start, end)]
+    start, end = token_span(pipe, template, concept)
+    guide_end = token_span(pipe, template, guide)[1]
+    if positions == "last": return [end - 1], [guide_end - 1 if guide.strip() else 0]
+    length = pipe.tokenizer.model_max_length
+    inside = [(i, guide_end - 1) for i in range(start, end)]
     after = [(i, min(guide_end + i - end, length - 1)) for i in range(end, length)]
     return tuple(map(list, zip(*inside, *after)))
 
@@ -112,24 +110,22 @@ class UCE(Unlearner):
 
     def _vectors(self, pipe, concept, guide):
         "Vectors of one concept and of its guide, (n,D) each."
-        if guide == concept:
+        if name_key(guide) == name_key(concept):
             raise ValueError(
                 f"the guide of {concept!r} is the concept itself, which changes nothing; choose another"
             )
         templates = TEMPLATES[self.concept_type] if self.expand_prompts else TEMPLATES[self.concept_type][:1]
         prompts, replaced = ([t.format(x) for t in templates] for x in (concept, guide))
         edit, target = [], []
-        for prompt, other, a, b in zip(
-            prompts, replaced, embed_texts(pipe, prompts), embed_texts(pipe, replaced)
-        ):
-            mine, theirs = aligned_positions(pipe.tokenizer, prompt, concept, other, guide, self.positions)
+        for template, a, b in zip(templates, embed_texts(pipe, prompts), embed_texts(pipe, replaced)):
+            mine, theirs = aligned_positions(pipe, template, concept, guide, self.positions)
             edit.append(a[mine])
             target.append(b[theirs])
         return torch.cat(edit), torch.cat(target)
 
     def system(self, pipe, forget, retain):
         "Vectors of concepts, guides and what to preserve: (n,D), (n,D), (m,D) on the CPU."
-        names, keep = concepts(forget), concepts(retain)
+        names, keep = concepts(forget), concepts(retain, "retain")
         guides = [self.anchor_concept] if isinstance(self.anchor_concept, str) else list(self.anchor_concept)
         if not names: raise ValueError("there is no concept to forget; name at least one")
         if len(guides) == 1: guides = guides*len(names)
@@ -137,8 +133,7 @@ class UCE(Unlearner):
             raise ValueError(
                 f"{len(guides)} guides for {len(names)} concepts; give one for all or one for each"
             )
-        if set(names) & set(keep):
-            raise ValueError(f"{sorted(set(names) & set(keep))} are to be forgotten and preserved at once")
+        refuse_overlap(names, keep)
         edit, target = (
             torch.cat(x).cpu() for x in zip(*[self._vectors(pipe, n, g) for n, g in zip(names, guides)])
         )
@@ -160,7 +155,8 @@ class UCE(Unlearner):
         "Edit the key and value projections of every cross-attention; `retain` lists what to preserve."
         require_pipeline(self, model)
         with borrow(model), torch.no_grad():
-            tensors = apply_matrix(denoiser(model), self.matrix(model, forget, retain))
+            edited = apply_matrix(denoiser(model), self.matrix(model, forget, retain))
+            tensors = stored_values(denoiser(model), projections(denoiser(model)), edited)
         return WeightEdit(
             tensors,
             {"method": self.name, "settings": self.model_dump(mode="json"), "forget": concepts(forget)},
