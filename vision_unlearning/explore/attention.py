@@ -10,6 +10,7 @@ import torch
 from ..core import ForeignFileError, MissingSessionError, borrow, config_hash, initial_latents
 from ..tasks import get_prompt, get_task
 from .embeddings import image_similarity, plain_name
+from ..models.network import require_hooks
 from .similarity import Similarity, entity_names
 from ..store import Store, read_entities, read_json, write_json
 from ..texts import as_texts
@@ -47,6 +48,7 @@ def attention_fingerprints(
     size = pipe.unet.config.sample_size
     shape = (pipe.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
     if not layers: raise TypeError(f"{type(pipe.unet).__name__} has no cross-attention to read")
+    require_hooks(pipe.unet, "a reading of the attention")
     prompts = as_texts(prompts, "prompts")
     jobs = [(i, s) for i in range(len(prompts)) for s in seeds]
     sums = [[0.]*len(layers) for _ in prompts]

@@ -8,7 +8,7 @@ import copy, threading
 from dataclasses import dataclass, field
 from typing import Any
 import torch
-from .network import all_tensors
+from ..models.network import all_tensors
 
 # %% auto #0
 __all__ = ['LOCK', 'Attachment', 'Ledger', 'read_ledger', 'open_ledger', 'Unsaved', 'close_ledger', 'forget_edits', 'combined',

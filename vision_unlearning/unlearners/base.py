@@ -38,23 +38,30 @@ from vision_unlearning.unlearners.attached import (
     write_values,
 )
 from .methods import DIFFUSION, UNLEARNERS, find_methods
-from .network import all_tensors, fused, obstacle
+from ..models.network import all_tensors, fused, obstacle
 
 # %% auto #0
-__all__ = ['INFO_TYPES', 'METHODS', 'denoiser', 'Edit', 'attached', 'require_live', 'WeightEdit', 'HookEdit', 'write_info',
-           'save_edit', 'edit_kinds', 'fetch_edit', 'read_info', 'load_edit', 'push_edit', 'Unlearner', 'get_method',
-           'concepts', 'refuse_overlap', 'require_pictures', 'require_pipeline']
+__all__ = ['INFO_TYPES', 'METHODS', 'called_network', 'denoiser', 'Edit', 'attached', 'require_live', 'WeightEdit', 'HookEdit',
+           'write_info', 'save_edit', 'edit_kinds', 'fetch_edit', 'read_info', 'load_edit', 'push_edit', 'Unlearner',
+           'get_method', 'concepts', 'refuse_overlap', 'require_pictures', 'require_pipeline', 'require_plain']
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #11797cfc
-def denoiser(
+def called_network(
     model,  # a diffusers pipeline, or the module itself
 ) -> torch.nn.Module:
-    "The network that an edit changes: the UNet of a pipeline, or the module itself; compiled, what it wraps."
+    "What is called when a picture is drawn: the UNet of a pipeline, or the module itself."
     network = model if isinstance(model, torch.nn.Module) else getattr(model, "unet", None)
     if network is None:
         raise TypeError(
             f"{type(model).__name__} has no UNet; Stable Diffusion 1.x, 2.x and XL pipelines are supported"
         )
+    return network
+
+def denoiser(
+    model,  # a diffusers pipeline, or the module itself
+) -> torch.nn.Module:
+    "The network that an edit changes; of a compiled one, what `torch.compile` wrapped."
+    network = called_network(model)
     return network._modules.get("_orig_mod", network)
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #35b476b8
@@ -122,7 +129,7 @@ def attach(self: Edit,
     module = denoiser(model)
     with LOCK:
         if read_ledger(module).find(self): raise ValueError("this edit is attached already; detach it first")
-        problem = obstacle(module, self.acts_on)
+        problem = obstacle(called_network(model), self.acts_on)
         if problem: raise ValueError(f"an edit of kind {self.kind!r} would have no effect: {problem}")
         entry = Attachment(self, float(scale), self._plan(model, float(scale)))
         try:
@@ -271,7 +278,8 @@ def save_edit(
 def edit_kinds() -> dict[str, type[Edit]]:
     "All kinds of edit, by name: those of this library, and every other subclass there is."
     ours = {kind: found.load() for kind, found in find_classes(UNLEARNERS, "kind", "file").items()}
-    return ours | {cls.kind: cls for cls in Edit.__subclasses__()}
+    imported = [*Edit.__subclasses__(), *HookEdit.__subclasses__()]
+    return ours | {cls.kind: cls for cls in imported if hasattr(cls, "kind")}
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #6f548d7c
 def fetch_edit(
@@ -488,3 +496,18 @@ def require_pipeline(
             f"{method.name} cannot edit {type(model).__name__}, which has no {lacks[0]}; Stable Diffusion "
             "1.x, 2.x and XL pipelines are supported"
         )
+
+# %% ../../nbs/3_unlearners/00_base.ipynb #b6387d9e
+def require_plain(
+    method,  # an `Unlearner`
+    model,  # the pipeline that it learns from
+):
+    "Refuse a network that does not compute with its own weights, and edits that change what is asked of it."
+    problem = obstacle(called_network(model), "weights", "layers")
+    if problem: raise ValueError(f"{method.name} cannot learn here: {problem}")
+    for edit in attached(model):
+        if edit.acts_on == "calls":
+            raise ValueError(
+                f"{method.name} cannot learn while an edit of kind {edit.kind!r} is on, which changes what the model "
+                "is asked or answers; detach it first"
+            )

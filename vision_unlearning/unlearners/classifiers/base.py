@@ -21,7 +21,7 @@ from ...data.classification import ImageSet
 from ...data.loaders import as_loader
 from ..attached import forget_edits, stored_values
 from ..base import Unlearner, WeightEdit
-from ..network import all_tensors
+from ...models.network import all_tensors
 from ..methods import CLASSIFIERS, find_methods
 from .recipes import Minimizer, checked_recipe, make_minimizer
 from ..loop import cycle

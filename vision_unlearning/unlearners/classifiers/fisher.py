@@ -12,7 +12,7 @@ from pydantic import Field
 from torch.func import functional_call, grad, vmap
 from ...models.classifiers import accuracy, weight_layers
 from ...core import DivergedError, borrow, check_name
-from ..network import all_tensors
+from ...models.network import all_tensors
 from ..callbacks import attended
 from .base import ClassifierUnlearner
 

@@ -15,7 +15,7 @@ from ...models.checkpoints import load_checkpoint, save_checkpoint
 from ...store import write_json
 from ..attached import stored_values
 from ..base import WeightEdit
-from ..network import all_tensors
+from ...models.network import all_tensors
 from .base import Samples
 from ..callbacks import Callback
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from ...core import ForeignFileError
 from ..attached import Hook
 from ..base import HookEdit, denoiser
-from ..network import all_layers
+from ...models.network import all_layers, require_unadapted
 from ..trainable import require_precision
 
 # %% auto #0
@@ -35,6 +35,7 @@ def trainable_adapter(
     "A fresh LoRA on `unet`, removed when the block ends."
     from peft import LoraConfig
     require_precision(unet.parameters())
+    require_unadapted(unet, "an adapter in training")
     config = LoraConfig(
         r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(target_modules)
     )

@@ -14,7 +14,7 @@ from ...store import current_settings
 from ...tasks import PROMPT_TEMPLATE
 from ..attached import Hook
 from ..base import HookEdit, Unlearner, concepts, require_pipeline
-from ..network import compiled
+from ...models.network import require_hooks
 from .guidance import OnPipeline
 from .spm import text_cosine
 
@@ -76,9 +76,7 @@ class PromptFilter(OnPipeline, HookEdit):
         verdicts, hooks = {}, []
         for end in ends:
             tokenizer, encoder = getattr(model, f"tokenizer{end}"), getattr(model, f"text_encoder{end}")
-            problem = compiled(encoder)
-            if problem:
-                raise ValueError(f"a prompt filter would have no effect: in the text encoder, {problem}")
+            require_hooks(encoder, "a prompt filter")
             guard = Guard(tokenizer, encoder, self.info["forget"], self.settings(), scale, verdicts)
             hooks.append(Hook(encoder, guard, with_kwargs=True))
         return hooks

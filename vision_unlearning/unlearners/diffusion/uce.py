@@ -12,7 +12,7 @@ from ...tasks import PROMPT_TEMPLATE
 from ...texts import name_key
 from ..attached import stored_values
 from ..base import Unlearner, WeightEdit, concepts, denoiser
-from ..base import refuse_overlap, require_pipeline
+from ..base import refuse_overlap, require_pipeline, require_plain
 from ...models.conditioning import embed_texts
 from ...models.places import token_span
 
@@ -154,6 +154,7 @@ class UCE(Unlearner):
     def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):
         "Edit the key and value projections of every cross-attention; `retain` lists what to preserve."
         require_pipeline(self, model)
+        require_plain(self, model)
         with borrow(model), torch.no_grad():
             edited = apply_matrix(denoiser(model), self.matrix(model, forget, retain))
             tensors = stored_values(denoiser(model), projections(denoiser(model)), edited)
