@@ -30,6 +30,7 @@ def rows(place):
     return run_classifiers("digits", ["finetune"], ["class"], [0], place, progress=False, changes=SHORT)
 
 
+@pytest.mark.long(5)
 def test_runs_are_read_the_second_time(rows, place):
     again = run_classifiers("digits", ["finetune"], ["class"], [0], place, progress=False, changes=SHORT)
     assert again == rows and [r["method"] for r in rows] == ["original", "other_oracle", "finetune"]

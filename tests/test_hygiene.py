@@ -399,6 +399,7 @@ def test_constraints_cover_the_requirements():
     assert not wanted - pinned, f"no tested version in constraints.txt: {sorted(wanted - pinned)}"
 
 
+@pytest.mark.long(5)
 def test_wheel_holds_what_runs_without_the_repository(tmp_path):
     copy = tmp_path / "copy"
     skip = shutil.ignore_patterns(

@@ -14,8 +14,9 @@ from test_metrics import clip  # noqa: F401  (a fixture)
 from vision_unlearning.core import ForeignFileError, MissingSessionError
 from vision_unlearning.interference.entity import InterferencePerEntity, entity_column, entity_metrics
 from vision_unlearning.interference.generate import task_prompts
-from vision_unlearning.interference.pair import pair_means, read_pair, score_session
+from vision_unlearning.interference.pair import pair_means, score_session
 from vision_unlearning.interference.pair_metrics import PAIR_METRICS
+from vision_unlearning.interference.tables import read_pair
 from vision_unlearning.metrics.image_image import RMSE, SSIM
 from vision_unlearning.metrics.image_text import ClipScore
 from vision_unlearning.metrics.quality import BRISQUE

@@ -25,7 +25,10 @@ front_matter_skip = re.compile(r"^(?:- )?skip_exec:\s*true\s*$", re.M | re.I)
 
 # CPU seconds of those that take long, measured on one core: they begin first.
 LONG = {
+    "8a_tuning/30_held_out.ipynb": 49,
+    "tutorials/01_uce_with_tuning.ipynb": 45,
     "tutorials/07_what_i_care_finds.ipynb": 40,
+    "tutorials/10_speed.ipynb": 38,
     "3a_diffusion/70_spm.ipynb": 32,
     "3a_diffusion/60_lora_negation.ipynb": 32,
     "3a_diffusion/65_esd.ipynb": 30,
@@ -33,12 +36,21 @@ LONG = {
     "3a_diffusion/50_fade_sparse.ipynb": 29,
     "3a_diffusion/75_salun.ipynb": 29,
     "3a_diffusion/55_munba.ipynb": 28,
+    "3a_diffusion/85_concept_ablation.ipynb": 28,
+    "8_running/42_answers.ipynb": 28,
+    "3b_classifiers/70_zero_shot.ipynb": 26,
     "3a_diffusion/80_erasediff.ipynb": 24,
+    "explanations/01_pairs_share_entities.ipynb": 23,
     "3b_classifiers/75_gkt.ipynb": 22,
     "3a_diffusion/45_fade.ipynb": 21,
+    "tutorials/11_the_whole_grid.ipynb": 21,
+    "8_running/50_classifiers.ipynb": 21,
     "3a_diffusion/40_guidance.ipynb": 20,
+    "8a_tuning/10_search_classifiers.ipynb": 18,
+    "7a_oracle/10_class_interference.ipynb": 18,
     "4_metrics/95_speed.ipynb": 18,
     "8_running/35_erase.ipynb": 17,
+    "7a_oracle/00_classification.ipynb": 15,
     "3a_diffusion/25_uce.ipynb": 14,
     "5_interference/45_attacks.ipynb": 13,
     "6_results/65_prediction.ipynb": 13,
@@ -47,6 +59,7 @@ LONG = {
     "4_metrics/55_recovery.ipynb": 12,
     "3a_diffusion/20_crucial_times.ipynb": 11,
     "tutorials/06_every_method.ipynb": 10,
+    "5_interference/00_generate.ipynb": 10,
     "6_results/45_along.ipynb": 10,
 }
 

@@ -221,6 +221,7 @@ def test_chain(tmp_path, eyes, capsys):
         )
 
 
+@pytest.mark.long(5)
 def test_failed_notebooks_are_kept_apart(tmp_path):
     store = Store(tmp_path)
     store.metadata("emoji").write_text("[{")

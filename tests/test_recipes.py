@@ -58,7 +58,8 @@ WORLD = """
 import sys, numpy as np, torch
 sys.path.insert(0, sys.argv[1])
 from PIL import Image
-from vision_unlearning.interference.pair import plot_receivers, read_pair, score_session
+from vision_unlearning.interference.pair import plot_receivers, score_session
+from vision_unlearning.interference.tables import read_pair
 from vision_unlearning.store import Session, Store, atomic_path, image_name, write_json
 store, session, names = Store(sys.argv[1]), Session("emoji", "fox", 0, "uce"), ["fox", "key", "bell"]
 write_json(store.metadata("emoji"), [{"name": n, "index": i} for i, n in enumerate(names)])
@@ -175,6 +176,7 @@ RECIPES = {
 }
 
 
+@pytest.mark.long(10)
 @pytest.mark.parametrize(("title", "script"), RECIPES.items(), ids=[t.split(maxsplit=2)[2] for t in RECIPES])
 def test_the_recipe_of_the_page_is_enough(title, script, tmp_path):
     (tmp_path/"recipe.py").write_text(recipe(title))

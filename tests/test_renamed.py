@@ -15,7 +15,8 @@ def test_a_record_of_the_first_version_is_found(method, tmp_path):
     identity = dict(task="emoji", entity="fox", method=method, epochs=session.epochs, model=session.model)
     key = config_hash({**identity, "settings": old})
     about = {**identity, "index": session.index, "settings": old}
-    record = {"key": key, "session": about, "status": "unlearned", "stages": {}}
+    stages = {"unlearn": {"seconds": 1.0, "edit_bytes": 64}}
+    record = {"key": key, "session": about, "status": "unlearned", "stages": stages}
     write_json(store.record(session), record)
     (again,) = plan_sessions(store, "emoji", method, ["fox"])
     assert again.settings == session.settings

@@ -131,9 +131,6 @@ TYPES = {
     "type_l": {"clip_embedding"},
 }
 ERRORS = ["InvalidAttributeTypeError", "InsufficientSamplesError"]
-# How the reference did it, and nothing that a caller sees: we write no partial files, and an emitter is
-# resolved without changing the template.
-NOT_OFFERED = {"_get_partial_path_local", "_resolve_entity"}
 
 
 def parsed(text):

@@ -30,19 +30,20 @@ class Page(HTMLParser):
             self.silent += (found.get("alt") or "No description")[:14] == "No description"
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def made_site(
+    folder: Path,  # an empty one
+) -> dict[Path, Page]:
     "Every page of the docs, made without running what they export; VU_DOCS names a folder made with it."
     if made := os.environ.get("VU_DOCS"): folder = Path(made)
     else:
-        folder = tmp_path_factory.mktemp("site")
         command = [sys.executable, root / "tools" / "preview.py", "--quick", folder]
         done = subprocess.run(command, cwd=root, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     return {path: Page(path.read_text(encoding="utf-8")) for path in sorted(folder.resolve().rglob("*.html"))}
 
 
-def test_no_link_is_dead(site):
+def dead_links(site: dict[Path, Page]) -> set[str]:
+    "Links that lead to no file, or to no anchor of a page."
     dead = set()
     for path, page in site.items():
         for link in page.links:
@@ -52,15 +53,18 @@ def test_no_link_is_dead(site):
             if not target.is_file(): dead.add(f"{path.name}: {link}")
             elif anchor and target in site and unquote(anchor) not in site[target].anchors:
                 dead.add(f"{path.name}: {link} (no such anchor)")
+    return dead
+
+
+# One test, since each worker would make a site of its own.
+@pytest.mark.long(70)
+def test_site(tmp_path):
+    "No dead link, no picture without words, a page for every notebook."
+    site = made_site(tmp_path)
+    dead = dead_links(site)
     assert not dead, "\n".join(sorted(dead)[:40])
-
-
-def test_every_picture_of_the_site_is_described(site):
     silent = [path.name for path, page in site.items() if page.silent]
     assert not silent, silent
-
-
-def test_every_notebook_has_a_page(site):
     assert len(site) >= len(sources(nbs))
 
 

@@ -15,6 +15,7 @@ from vision_unlearning.store import Store, read_entities, read_json
 METHODS = {"people": ["uce", "munba", "distil"], "breeds": ["distil"], "scenes": ["esd"], "objects": ["uce"]}
 
 
+@pytest.mark.long(33)
 @pytest.mark.parametrize("task", find_testbeds())
 def test_smoke(tmp_path, task):
     # every question is asked of the tasks with one method; the one with three ends with the report

@@ -12,13 +12,13 @@ from vision_unlearning.data.splits import image_dataset
 from vision_unlearning.explore.neighbours import near_neighbours
 from vision_unlearning.interference.attacks import replaced_tokens, text_encoders
 from vision_unlearning.interference.generate import generate_array
-from vision_unlearning.models import tiny_pipeline
+from vision_unlearning.models import load_pipeline, tiny_pipeline
 from vision_unlearning.models.conditioning import condition, embed_texts
 from vision_unlearning.models.places import token_ids, token_span
 from vision_unlearning.running.erase import erase, own_pictures
 from vision_unlearning.unlearners.base import concepts, get_method
 from vision_unlearning.unlearners.diffusion.inputs import encode_dataset
-from vision_unlearning.unlearners.diffusion.uce import TEMPLATES, UCE, aligned_positions
+from vision_unlearning.unlearners.diffusion.uce import TEMPLATES, UCE, aligned_positions, pooled_leak
 
 SENTENCES = sorted({*TEMPLATES["object"], *TEMPLATES["art"]})
 PAIRS = (("fox", ""), ("monet", "art"), ("port", "object"), ("fox", "photo"), ("fox", "of"))
@@ -185,3 +185,15 @@ def test_every_shipped_name_is_read_as_it_is_written():
     for task in ("emoji", "emoji_people", "emoji_canvas"):
         names = [e["name"] for e in emoji_entities(task)]
         assert concepts(names) == names
+
+# the second way of a text into XL
+
+@pytest.mark.parametrize("method, settings, tokens, after", [
+    ("uce", {"lamb": 1e-4}, .00347, .01120), ("uce", {}, .00185, .01057), ("rece", {}, .00157, .01073),
+])
+def test_the_pooled_text_of_xl_still_names_an_erased_concept(method, settings, tokens, after):
+    pipe = load_pipeline("tiny-sdxl")
+    edit = get_method(method)(anchor_concept="wolf", **settings).unlearn(pipe, "fox")
+    leak = pooled_leak(pipe, edit, "fox", "wolf")
+    assert [leak.before, leak.tokens, leak.after] == pytest.approx([.01209, tokens, after], abs=2e-5)
+    assert leak.share > .85

@@ -224,6 +224,7 @@ def problem(part, rank, combine, callbacks, generator=None, noise=False):
     }
 
 
+@pytest.mark.long(10)
 def test_two_processes_train_as_one(tmp_path):
     import socket
 

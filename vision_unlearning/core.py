@@ -4,7 +4,7 @@
 
 # %% ../nbs/0_base/00_core.ipynb #c91893b8
 from __future__ import annotations
-import contextlib, copy, difflib, hashlib, inspect, json, platform, re, resource, sys
+import contextlib, copy, difflib, hashlib, inspect, json, platform, re, sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Iterable
@@ -13,8 +13,8 @@ from .settings import computed, settings_docstring, settings_signature, settings
 
 # %% auto #0
 __all__ = ['UnknownNameError', 'MissingSessionError', 'ForeignFileError', 'DivergedError', 'check_name', 'require_finite',
-           'Config', 'config_hash', 'image_generator', 'initial_latents', 'sampler_generators', 'torch_modules',
-           'borrow', 'versions', 'give_back_freed_memory', 'reset_peak_memory', 'peak_memory']
+           'Config', 'config_hash', 'image_generator', 'initial_latents', 'sampler_generators', 'usable_device',
+           'torch_modules', 'borrow', 'versions', 'give_back_freed_memory', 'reset_peak_memory', 'peak_memory']
 
 # %% ../nbs/0_base/00_core.ipynb #aeb495f2
 class UnknownNameError(ValueError): "A task, method, entity, metric or parameter that does not exist."
@@ -131,6 +131,20 @@ def sampler_generators(
     "The generators of what a sampler adds to N images on its way."
     return [image_generator(s, f"{p} (sampler)") for s, p in zip(seeds, prompts, strict=True)]
 
+# %% ../nbs/0_base/00_core.ipynb #dda356e6
+def usable_device(
+    device,  # "cpu", "cuda:0", a `torch.device`
+):  # `torch.device`
+    "A device that this machine computes on; another one is refused by name."
+    import torch
+    try:
+        place = torch.device(device)
+        torch.zeros(1, device=place).item()
+    except (RuntimeError, AssertionError, TypeError) as error:
+        why = str(error).partition("\n")[0].split(". ")[0][:100]
+        raise ValueError(f"device {device!r} cannot be used on this machine ({why}); try 'cpu'") from None
+    return place
+
 # %% ../nbs/0_base/00_core.ipynb #9413600d
 def torch_modules(
     model,  # an `nn.Module` or a diffusers pipeline
@@ -210,7 +224,7 @@ def peak_memory(
     device="cpu",  # device of the model
     reset: bool = False,  # what `reset_peak_memory` said before the work
 # {"bytes": int, "kind": "cuda allocator" | "process resident set"}, with " since its start" where it was not
-    # reset
+    # reset; bytes NaN, "not measured" where the system does not say
 ) -> dict:
     "Peak memory so far, and how it was measured."
     import torch
@@ -222,8 +236,8 @@ def peak_memory(
             "bytes": 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]),
             "kind": "process resident set" + since,
         }
-    return {
-        "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        * (1 if sys.platform == "darwin" else 1024),
-        "kind": "process resident set" + since,
-    }
+    try: import resource
+    except ImportError: return {"bytes": float("nan"), "kind": "not measured"}  # Windows has no such module
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"bytes": peak*unit, "kind": "process resident set" + since}

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 # %% auto #0
-__all__ = ['RESERVED', 'DEVICES', 'WRITABLE', 'LEFTOVERS', 'safe_name', 'name_key', 'inside', 'settle', 'being_written',
+__all__ = ['RESERVED', 'DEVICES', 'WRITABLE', 'LEFTOVERS', 'safe_name', 'file_key', 'inside', 'settle', 'being_written',
            'atomic_path', 'exchange', 'remove', 'recover', 'put_in_place', 'atomic_folder', 'remove_abandoned',
            'clear_leftovers', 'alone']
 
@@ -35,7 +35,7 @@ def safe_name(
     return name
 
 # %% ../nbs/0_base/08_files.ipynb #ccf381b0
-def name_key(
+def file_key(
     name: str,  # of an entity, with blanks or underscores
 ) -> str:
     "What two names have in common that would be one file on some system."

@@ -7,17 +7,18 @@ from __future__ import annotations
 import functools, json, math, os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any, Literal, NotRequired
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 from .core import ForeignFileError, MissingSessionError, check_name, config_hash
-from .files import RESERVED, atomic_folder, atomic_path, name_key, recover, safe_name
+from .files import RESERVED, atomic_folder, atomic_path, file_key, recover, safe_name
 from .tasks import get_task
 
 # %% auto #0
-__all__ = ['FADE_NAMES', 'UCE_NAMES', 'RENAMED_SETTINGS', 'RENAMED_VALUES', 'jsonable', 'write_json', 'check_shape', 'read_json',
-           'rename_settings', 'current_settings', 'first_settings', 'Session', 'Store', 'image_name', 'Entity',
-           'check_entities', 'read_entities', 'find_entity', 'SessionFields', 'Record', 'read_record', 'claim']
+__all__ = ['FADE_NAMES', 'UCE_NAMES', 'RENAMED_SETTINGS', 'RENAMED_VALUES', 'NEEDED', 'jsonable', 'write_json', 'check_shape',
+           'read_json', 'rename_settings', 'current_settings', 'first_settings', 'Session', 'Store', 'image_name',
+           'Named', 'Entity', 'check_entities', 'read_entities', 'find_entity', 'SessionFields', 'Unlearning',
+           'Pictures', 'Stages', 'Record', 'read_record', 'claim']
 
 # %% ../nbs/0_base/10_store.ipynb #0eb6d5c1
 def jsonable(
@@ -205,9 +206,12 @@ def image_name(
     return safe_name(f"{check_name('state', state, ['on', 'off'])}_{seed:02d}_{prompt}.png")
 
 # %% ../nbs/0_base/10_store.ipynb #d78cc69a
-class Entity(TypedDict):
-    "What every row of an entity table has, beside its attributes."
+class Named(TypedDict):
+    "What every row about an entity has."
     name: str  # "red_apple" or "red apple"
+
+class Entity(Named):
+    "What every row of an entity table has, beside its attributes."
     index: NotRequired[int]  # its place in the table
 
 def check_entities(
@@ -224,7 +228,7 @@ def check_entities(
             raise ForeignFileError(
                 f"{path}: {name!r} has the index {index} and is number {place} of the table"
             )
-        other = seen.setdefault(name_key(name), place)
+        other = seen.setdefault(file_key(name), place)
         if other != place:
             raise ForeignFileError(
                 f"{path}: {entities[other]['name']!r} and {name!r} are there, which is one name twice or one "
@@ -269,18 +273,45 @@ class SessionFields(TypedDict):
     model: NotRequired[str]
     settings: NotRequired[dict[str, Any]]
 
+class Unlearning(TypedDict):
+    "What a record says of the stage `unlearn`, beside versions and memory."
+    seconds: float
+    edit_bytes: int
+
+class Pictures(TypedDict):
+    "What a record says of the stages `generate` and `interference`, beside their settings."
+    seeds: list[int]
+
+class Stages(TypedDict, total=False):
+    "The stages that a session has been through."
+    unlearn: Unlearning
+    generate: Pictures
+    interference: Pictures
+
 class Record(TypedDict):
     "What every record has; the rest says where it came from."
     key: str  # hash of what was asked
     session: SessionFields
-    status: str  # "unlearned", "generated" or "complete"
-    stages: dict[str, dict[str, Any]]  # stage -> seeds, seconds, settings
+    status: Literal["unlearned", "generated", "complete"]
+    stages: Stages
+    base_model: NotRequired[dict[str, Any]]
+    versions: NotRequired[dict[str, Any]]
+
+# %% ../nbs/0_base/10_store.ipynb #d8647000
+NEEDED = {"unlearned": ["unlearn"], "generated": ["unlearn", "generate"]}  # status -> stages behind it
+NEEDED["complete"] = [*NEEDED["generated"], "interference"]
 
 def read_record(
     path,  # `store.record(session)`
 ) -> dict:
-    "The record of a session; its folder has the session's name."
+    "The record of a session; its folder has the session's name, and its status the stages behind it."
     record, folder = read_json(path, Record), Path(path).parent
+    lacking = [stage for stage in NEEDED[record["status"]] if stage not in record["stages"]]
+    if lacking:
+        raise ForeignFileError(
+            f"{path} says {record['status']} and nothing of the stage {lacking[0]!r}; delete its folder and "
+            "rerun"
+        )
     if Session(**record["session"]).slug == folder.name: return record
     raise ForeignFileError(f"{path} is not about {folder.name!r}; delete that folder and rerun")
 

@@ -4,8 +4,10 @@
 
 # %% ../../nbs/7_icare/30_api.ipynb #fe40ecb0
 from __future__ import annotations
-import importlib, pkgutil
+import importlib, inspect, pkgutil, re
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 from ..core import UnknownNameError, check_name
 
@@ -14,40 +16,75 @@ __all__ = ['NAMES', 'ERRORS', 'REGISTRIES']
 
 # %% ../../nbs/7_icare/30_api.ipynb #e0d10f9a
 _HOMES = {
-    "benchmarks.i_care": "domain_unlearning_algorithm domain_task domain_attribute domain_entity "
-                         "domain_model domain_mp domain_me domain_s domain_l type_task "
-                         "type_unlearning_algorithm type_model type_mp type_me type_s "
+    "benchmarks.I_care.configuration": "domain_unlearning_algorithm domain_task domain_attribute "
+                                       "domain_entity "
+    "domain_model domain_mp domain_me domain_s domain_l type_task "
+    "type_unlearning_algorithm type_model type_mp type_me type_s "
     "type_l type_direction type_regression_algorithm GUI_TO_BACKEND unlearning_algorithm_to_epochs "
     "s_to_direction convert_params_from_gui_to_backend",
     "benchmarks.tables": "get_metadata_filtered get_metadata_filtered_path get_target_overwrite "
-                         "get_generated_dataset_file get_interference_per_pair_path "
-                         "get_interference_per_pair exists_interference_per_pair "
+    "get_generated_dataset_file get_interference_per_pair_path "
+    "get_interference_per_pair exists_interference_per_pair "
     "save_interference_per_pair get_interference_per_pair_inverse get_interference_per_entity_path "
     "get_interference_per_entity save_interference_per_entity",
     "benchmarks.analysis": "display_interesting_interferences analyze_relationship_regression "
-                           "analyze_relationship_category analyze_relationship_numerical "
-                           "analyze_relationship_categorical "
+    "analyze_relationship_category analyze_relationship_numerical "
+    "analyze_relationship_categorical "
     "analyze_correlation_between_pairwise_metrics check_eval_results _encode_image_file _decode_image "
     "explanation_to_dict dict_to_explanation",
     "interference.entity": "InterferencePerEntity find_worst_interfered metric_of_worst_interfered "
-                           "is_worst_interfered_target number_of_interfered_worse_than_target "
-                           "number_of_interfered_worse_than_threshold average_metric",
+    "is_worst_interfered_target number_of_interfered_worse_than_target "
+    "number_of_interfered_worse_than_threshold average_metric",
     "interference.names": "choose_metric_column_interference_per_entity",
     "explore.similarity": "jacc_metric_score",
     "explore.embeddings": "EMBEDDING_MODEL EMBEDDING_DIM load_dino_model embed_image_with_dino "
-                          "embed_forgetting_session embed_forgetting_session_batched",
+    "embed_forgetting_session embed_forgetting_session_batched",
     "hub": "huggingface_dataset_file_exists huggingface_dataset_file_download huggingface_dataset_upload "
-           "huggingface_dataset_file_upload huggingface_dataset_download",
+    "huggingface_dataset_file_upload huggingface_dataset_download",
 }
 NAMES = {name: home for home, names in _HOMES.items() for name in names.split()}
 ERRORS = ("InvalidAttributeTypeError", "InsufficientSamplesError")  # raised by templates, defined beside them
 REGISTRIES = ("rt_name_to_class", "rt_name_to_params")
 
+# %% ../../nbs/7_icare/30_api.ipynb #3b2b45db
+def _template_names() -> list[str]:
+    "Every class of band 6 that is called `ResultTemplate` and something."
+    folder = Path(find_spec("vision_unlearning.results").submodule_search_locations[0])
+    stated = [
+        re.findall(r"^class (ResultTemplate\w*)", p.read_text("utf-8"), re.M) for p in folder.glob("*.py")
+    ]
+    return sorted({name for names in stated for name in names})
+
+__all__ = [*NAMES, *ERRORS, *REGISTRIES, *_template_names()]
+
 # %% ../../nbs/7_icare/30_api.ipynb #20792f0b
-# published defaults; the others are (6, 5)
-_FIGSIZES = {"MetricSimilarityAlignmentMulti": (6, 15), "InterferenceVisualSummary": (18, 4)}
-# published default None: the template chooses
-_OWN_SIZE = ("Matrix", "InterferenceMatrix", "SimilarityMatrix")
+# published size of a figure; (6, 5) where nothing is said, and None lets the template choose
+_MATRICES = ("Matrix", "InterferenceMatrix", "SimilarityMatrix")
+_FIGSIZES = {
+    "MetricSimilarityAlignmentMulti": (6, 15),
+    "InterferenceVisualSummary": (18, 4),
+    **dict.fromkeys(_MATRICES),
+}
+# what the published `plot` takes after the data, in its order; figsize and return_fig where nothing is said
+_ORDER = {
+    "SignificantRelationshipCategorical": ("extra_title", "figsize", "return_fig"),
+    **dict.fromkeys(_MATRICES, ("figsize", "cmap", "title", "xlabel", "ylabel", "return_fig")),
+}
+
+# %% ../../nbs/7_icare/30_api.ipynb #1495a391
+def _plot_signature(template: type) -> inspect.Signature:
+    "The published arguments of `plot` in their order, then the template's own by name."
+    name = template.__name__.removeprefix("ResultTemplate")
+    order = _ORDER.get(name, ("figsize", "return_fig"))
+    defaults = {"figsize": _FIGSIZES.get(name, (6, 5)), "return_fig": False, "title": "", "extra_title": ""}
+    position, by_name = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    first = [inspect.Parameter(n, position, default=defaults.get(n)) for n in order]
+    own = [p.replace(kind=by_name) for n, p in inspect.signature(template.plot).parameters.items()
+           if n not in ("data", *order)]
+    everywhere = [inspect.Parameter(n, by_name, default=defaults.get(n)) for n in ("cmap", "extra_title")
+                  if n not in order]
+    start = [inspect.Parameter(n, position) for n in ("cls", "data")]
+    return inspect.Signature([*start, *first, *own, *everywhere])
 
 # %% ../../nbs/7_icare/30_api.ipynb #fa89e75e
 def _figure_bytes(cls,
@@ -60,47 +97,49 @@ def _figure_bytes(cls,
     return stream.getvalue()
 
 # %% ../../nbs/7_icare/30_api.ipynb #21b5d37c
-def _published_form(template: type) -> type:
-    """The same template with the published form of `plot`, and the two documented helpers that ours does
-    without."""
-    name = template.__name__.removeprefix("ResultTemplate")
-    size = None if name in _OWN_SIZE else _FIGSIZES.get(name, (6, 5))
-
-    def plot(
-        cls,
-        data: dict,
-        figsize=size,
-        return_fig: bool = False,
-        cmap: str | None = None,
-        extra_title: str = "",
-        **options,
-    ):
-        "Draw what `compute` returned; `ax`, `title` and the other options of the template pass through."
+def _published_plot(template: type):
+    "The published form of the `plot` of a template; a class method."
+    signature = _plot_signature(template)
+    def plot(cls, *given, **named):
+        "Draw what `compute` returned."
         import numpy as np
-        drawn = super(made, cls).plot(data, **{k: v for k, v in options.items() if (k, v) != ("title", "")})
+        bound = signature.bind(cls, *given, **named)
+        bound.apply_defaults()
+        asked = {k: v for k, v in bound.arguments.items() if k != "cls"}
+        figsize, return_fig, cmap, extra_title = (
+            asked.pop(name) for name in ("figsize", "return_fig", "cmap", "extra_title")
+        )
+        drawn = template.plot.__func__(cls, **{k: v for k, v in asked.items() if v is not None and v != ""})
         first = np.ravel(drawn)[0] if isinstance(drawn, (list, tuple, np.ndarray)) else drawn
         figure = getattr(first, "figure", None) or first
-        if figsize is not None and options.get("ax") is None: figure.set_size_inches(figsize)
+        if figsize is not None and asked.get("ax") is None: figure.set_size_inches(figsize)
         for image in figure.axes[0].images if cmap else (): image.set_cmap(cmap)
         if extra_title:
             figure.axes[0].set_title(" ".join(filter(None, [figure.axes[0].get_title(), extra_title])))
         return (figure, figure.axes[0]) if return_fig else drawn
+    plot.__signature__ = signature
+    return classmethod(plot)
+
+# %% ../../nbs/7_icare/30_api.ipynb #b1cb5e98
+def _published_form(template: type) -> type:
+    "The same template with the published form of `plot`, and the documented helpers that ours does without."
     def _get_data_path_remote(self) -> str:
         "Path within a published repository: that of the local file, below the base folder."
         import os
         return os.path.relpath(self._get_data_path_local(), self.base_folder)
+    def _get_partial_path_local(self) -> str:
+        "Where the reference keeps half an answer; answers are written whole here, so nothing is ever there."
+        return f"{self._get_data_path_local()}.partial"
 
-    extra = {
+    made = {
         "_get_data_path_remote": _get_data_path_remote,
+        "_get_partial_path_local": _get_partial_path_local,
         "_fig_to_bytes": classmethod(_figure_bytes),
-        **({"plot": classmethod(plot)} if hasattr(template, "plot") else {}),
+        "__doc__": template.__doc__,
+        "__module__": template.__module__,
     }
-    made = type(template)(
-        template.__name__,
-        (template,),
-        {"__doc__": template.__doc__, "__module__": template.__module__, **extra},
-    )
-    return made
+    if hasattr(template, "plot"): made["plot"] = _published_plot(template)
+    return type(template)(template.__name__, (template,), made)
 
 # %% ../../nbs/7_icare/30_api.ipynb #0d671ba3
 @lru_cache(None)
@@ -139,7 +178,7 @@ def _registry(name: str) -> dict[str, Any]:
         and "_compute_from_scratch" in {k for b in c.__mro__[: c.__mro__.index(base)] for k in vars(b)}
     }
     if name == "rt_name_to_class": return classes
-    from vision_unlearning.benchmarks.i_care import GUI_TO_BACKEND
+    from vision_unlearning.benchmarks.I_care.configuration import GUI_TO_BACKEND
     offered = lambda field: list(GUI_TO_BACKEND[field]) if field in GUI_TO_BACKEND else None
     return {
         n: {field: offered(field) for field in c.model_fields if field not in base.how}
@@ -154,10 +193,10 @@ def __getattr__(name: str) -> Any:
     if name in REGISTRIES: return _registry(name)
     if name in ERRORS: return _error(name)
     if name in _templates(): return _templates()[name]
-    try: check_name("name of the benchmarks", name, [*NAMES, *REGISTRIES, *ERRORS, *_templates()])
+    try: check_name("name of the benchmarks", name, __all__)
     except UnknownNameError as error: raise AttributeError(str(error)) from None
 
 # %% ../../nbs/7_icare/30_api.ipynb #754e7553
 def __dir__() -> list[str]:
     "All published names."
-    return sorted({*globals(), *NAMES, *REGISTRIES, *ERRORS, *_templates()})
+    return sorted({*globals(), *__all__})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from ..core import check_name
 from ..tasks import entity_text, get_task, overwrite_concept
-from ..interference.pair import read_pair
+from ..interference.tables import read_pair, read_per_entity
 from ..unlearners.methods import known_methods
 from ..results.base import _signature
 from vision_unlearning.store import (
@@ -17,7 +17,6 @@ from vision_unlearning.store import (
     Store,
     image_name,
     read_entities,
-    read_json,
     write_json,
 )
 
@@ -157,7 +156,7 @@ def get_interference_per_entity(
     base_folder: str = "assets",  # root of the store
 ) -> list[dict[str, Any]]:  # a row an entity; None where a number is undefined
     "The table of a task, as it is on disk."
-    return read_json(get_interference_per_entity_path(task, base_folder))[:max_identities]
+    return read_per_entity(get_interference_per_entity_path(task, base_folder))[:max_identities]
 
 # %% ../../nbs/7_icare/10_tables.ipynb #0be79d70
 def save_interference_per_entity(

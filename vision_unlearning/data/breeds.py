@@ -242,7 +242,7 @@ def breed_table(
         "AKC", found.loc[found["rule"] == "words", "name"], lambda n: f"taken for {match[n]!r} by its words"
     )
     data.note("AKC", [n for n in names if match[n] in texts], lambda n: texts[match[n]])
-    own = [c for c in published_attributes("breeds") if c in akc.columns]
+    own = [c for c in ("description", *published_attributes("breeds")) if c in akc.columns]
     table = add_attributes(table, found, akc.assign(key=akc["name_akc"]), "key", ["name_akc", *own])
     if "pawsome" in sources:
         pawsome, others = read_pawsome(sources["pawsome"])
@@ -329,7 +329,7 @@ def prepare_breeds(
     else:
         balance = ["grooming_frequency_category_binary", "group"]
         chosen, pictures = choose_balanced(data, balance, "popularity", target, per_entity, ascending=True)
-    known = [a for a in published_attributes("breeds") if a in chosen.columns]
+    known = [a for a in ("description", *published_attributes("breeds")) if a in chosen.columns]
     columns = ["name", "dataset_n_original", *known]
     return write_prepared(store, data, everything, chosen[columns], pictures, settings)
 
@@ -379,6 +379,7 @@ def standin_sources(
     category = lambda: random.choice(["Low", "High"], n)
     akc = pd.DataFrame(
         {
+            "description": [f"The {name} is a dog of small pictures." for name in club],
             "temperament": "Friendly, Loyal",
             "popularity": random.permutation(np.arange(3, 3 + 9 * n, 9)).astype(str),
             **{

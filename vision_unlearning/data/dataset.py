@@ -8,6 +8,7 @@ import hashlib, json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any, NotRequired
 import numpy as np
 import pandas as pd
 import torch
@@ -16,10 +17,11 @@ from ..core import ForeignFileError, check_name
 from .classification import ClassificationData
 from .parts import groups_of, part_loader, split_dataset
 from ..store import atomic_folder, jsonable, read_json, write_json
+from typing_extensions import TypedDict
 
 # %% auto #0
 __all__ = ['PART_OF_FOLDER', 'open_picture', 'picture_digest', 'names_of_labels', 'UnlearnDataset', 'table_of', 'list_pictures',
-           'read_folder', 'from_columns', 'as_dataset', 'from_sets', 'save_dataset', 'load_dataset']
+           'read_folder', 'from_columns', 'as_dataset', 'from_sets', 'save_dataset', 'SavedSet', 'load_dataset']
 
 # %% ../../nbs/1_data/60_dataset.ipynb #35a7894d
 def open_picture(
@@ -314,18 +316,22 @@ def save_dataset(
     return folder
 
 # %% ../../nbs/1_data/60_dataset.ipynb #3135f0b6
+class SavedSet(TypedDict):
+    "What `dataset.json` holds."
+    fingerprint: str
+    hash: str
+    kind: str
+    columns: list[str]
+    parts: dict[str, list[int]]
+    settings: NotRequired[dict[str, Any]]
+    classes: NotRequired[list[str] | None]
+
 def load_dataset(
     folder,  # as `save_dataset` wrote it
 ) -> UnlearnDataset:
     "Read a saved set and check it."
     folder = Path(folder)
-    said = read_json(folder/"dataset.json")
-    known = set(said) if isinstance(said, dict) else set()
-    lacking = {"fingerprint", "hash", "kind", "parts", "columns"} - known
-    if lacking:
-        raise ForeignFileError(
-            f"{folder / 'dataset.json'} is not a saved data set: it has no {', '.join(sorted(lacking))}"
-        )
+    said = read_json(folder/"dataset.json", SavedSet)
     paths, rows = list_pictures(folder)
     table = pd.DataFrame(rows, index=range(len(paths)), columns=said["columns"])
     settings, classes = said.get("settings", {}), said.get("classes")

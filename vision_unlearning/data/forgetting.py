@@ -6,15 +6,17 @@
 from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
+from typing import Any, NotRequired
 import numpy as np
 import torch
 from ..core import ForeignFileError, check_name
 from .classification import ClassificationData
 from ..store import read_json, write_json
+from typing_extensions import TypedDict
 
 # %% auto #0
 __all__ = ['ForgetSplit', 'split_from_mask', 'random_split', 'class_indices', 'class_split', 'subclass_split', 'index_split',
-           'save_split', 'load_split']
+           'save_split', 'SavedSplit', 'load_split']
 
 # %% ../../nbs/1_data/55_forgetting.ipynb #f5d6fee3
 @dataclass
@@ -193,16 +195,24 @@ def save_split(
     )
 
 # %% ../../nbs/1_data/55_forgetting.ipynb #07b1d59d
+class SavedSplit(TypedDict):
+    "What the file of a split holds."
+    hash: str
+    data: str
+    kind: str
+    forget: list[int]
+    retain: list[int]
+    test: list[int]
+    test_forget: list[int]
+    forget_classes: NotRequired[list[int]]
+    settings: NotRequired[dict[str, Any]]
+
 def load_split(
     path,  # as `save_split` wrote it
     data: ClassificationData,  # what it was made for
 ) -> ForgetSplit:
     "Read a split and check that it belongs to this data."
-    said = read_json(path)
-    missing = {"hash", "data", "kind", "forget", "retain", "test", "test_forget"} - set(
-        said if isinstance(said, dict) else ()
-    )
-    if missing: raise ForeignFileError(f"{path} is not a split: it has no {', '.join(sorted(missing))}")
+    said = read_json(path, SavedSplit)
     if said["data"] != data.fingerprint:
         raise ForeignFileError(
             f"{path} was made for data {said['data']}, but {data.name} is {data.fingerprint}; load the same "

@@ -181,6 +181,7 @@ def people_candidates(
             on="name",
             how="left",
         )
+    else: table["race"] = None
     table["occupation_simplified"] = [simplify_occupation(o) for o in table["occupation"]]
     data.table = table
     data.keep(
@@ -227,8 +228,9 @@ def prepare_people(
     else:
         balance = ["occupation_simplified", "hpi_bin"]
         chosen, pictures = choose_balanced(data, balance, "dataset_n_original", target, per_entity)
-    known = [a for a in published_attributes("people") if a in chosen.columns]
-    columns = ["name", "dataset_n_original", *known]
+    same = chosen["name_pantheon"] == chosen["name"].str.replace("_", " ")
+    chosen = chosen.assign(name_pantheon=chosen["name_pantheon"].mask(same, None))
+    columns = ["name", "dataset_n_original", "name_pantheon", *published_attributes("people")]
     return write_prepared(store, data, everybody, chosen[columns], pictures, settings)
 
 # %% ../../nbs/1_data/05_people.ipynb #0789b226

@@ -8,6 +8,7 @@ import json, tarfile, zipfile
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -17,12 +18,13 @@ from .balance import balanced_subsample
 from .emoji import emoji_drawings
 from .testbed import sound_pictures, store_pictures, write_entities
 from ..download import obtain, unpack_archive
-from ..store import Store, read_entities, read_json, safe_name, write_json
+from ..store import Named, Store, read_entities, read_json, safe_name, write_json
+from typing_extensions import TypedDict
 
 # %% auto #0
 __all__ = ['published_entities', 'published_attributes', 'fetch_sources', 'picture_root', 'standin_pictures', 'TestbedData',
-           'choose_balanced', 'choose_published', 'prepared_entities', 'source_settings', 'write_prepared',
-           'preparation_notes', 'compare_with_published']
+           'choose_balanced', 'choose_published', 'Preparation', 'prepared_entities', 'source_settings',
+           'write_prepared', 'preparation_notes', 'compare_with_published']
 
 # %% ../../nbs/1_data/30_preparation.ipynb #a6560f38
 @lru_cache(None)
@@ -178,6 +180,11 @@ def choose_published(
     return rows.reset_index(names="name"), {n: p for n, p in good.items() if p}
 
 # %% ../../nbs/1_data/30_preparation.ipynb #4644daf8
+class Preparation(TypedDict):
+    "What was noted when a task was prepared."
+    key: str  # hash of the settings
+    notes: list[dict[str, Any]]  # name, step, reason, lost
+
 def prepared_entities(
     store: Store,
     task: str,  # task name
@@ -186,14 +193,18 @@ def prepared_entities(
     "Look for a prepared task; one that was prepared with other settings raises `ValueError`."
     path, chosen = store.preparation(task), store.metadata(task)
     if not path.is_file() and not chosen.is_file(): return None
-    key = read_json(path).get("key") if path.is_file() else None
+    key = read_json(path, Preparation)["key"] if path.is_file() else None
     if key != config_hash(settings):
         raise ValueError(
             f"task {task!r} is prepared in {store.base} with other settings or by others (key {key}, asked "
             f"{config_hash(settings)}); use another base_folder or delete {chosen.name} and "
             f"{path.parent.name}/{path.name}"
         )
-    return pd.DataFrame(read_json(chosen)) if chosen.is_file() and store.pictures(task).is_dir() else None
+    return (
+        pd.DataFrame(read_entities(store, task))
+        if chosen.is_file() and store.pictures(task).is_dir()
+        else None
+    )
 
 # %% ../../nbs/1_data/30_preparation.ipynb #1fc36a1c
 def source_settings(
@@ -223,11 +234,9 @@ def write_prepared(
     "Write pictures, both metadata files and the notes of a task."
     store_pictures(store, data.task, pictures)
     write_entities(store, data.task, enriched, stage=1)
-    write_entities(store, data.task, chosen, stage=2)
-    write_json(
-        store.preparation(data.task),
-        {"key": config_hash(settings), "settings": settings, "notes": data.notes},
-    )
+    about = {"key": config_hash(settings), "settings": settings, "notes": data.notes}
+    write_json(store.preparation(data.task), about)
+    write_entities(store, data.task, chosen, stage=2)  # last: with it the task is prepared
     return pd.DataFrame(read_json(store.metadata(data.task)))
 
 # %% ../../nbs/1_data/30_preparation.ipynb #b4c96528
@@ -237,7 +246,7 @@ def preparation_notes(
 ) -> pd.DataFrame:  # name, step, reason, lost
     "What was lost on the way to a prepared task, and why."
     return pd.DataFrame(
-        read_json(store.preparation(task))["notes"], columns=["name", "step", "reason", "lost"]
+        read_json(store.preparation(task), Preparation)["notes"], columns=["name", "step", "reason", "lost"]
     )
 
 # %% ../../nbs/1_data/30_preparation.ipynb #3c715731
@@ -248,7 +257,7 @@ def compare_with_published(
     "How a choice differs from the published list, entity by entity."
     published = published_entities(task)
     chosen = [e["name"] for e in read_entities(store, task)]
-    known = [e["name"] for e in read_json(store.enriched(task))]
+    known = [e["name"] for e in read_json(store.enriched(task), list[Named])]
     notes = preparation_notes(store, task)
     lost = notes[notes["lost"].astype(bool)].drop_duplicates("name").set_index("name")
     def reason(name):

@@ -5,16 +5,19 @@
 # %% ../../nbs/1_data/45_splits.ipynb #588e0e13
 from __future__ import annotations
 from pathlib import Path
+from typing import NotRequired
 import numpy as np
 import pandas as pd
+from pydantic import ConfigDict
 from ..core import ForeignFileError, check_name
 from ..tasks import get_prompt, get_task
 from ..texts import as_texts
 from .emoji import emoji_drawings, emoji_entities, emoji_tasks
 from ..store import read_json
+from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['image_dataset', 'make_split', 'read_metafile']
+__all__ = ['image_dataset', 'make_split', 'Listed', 'Lists', 'read_metafile']
 
 # %% ../../nbs/1_data/45_splits.ipynb #77248b1c
 def image_dataset(
@@ -58,20 +61,27 @@ def make_split(
     return tuple(image_dataset(images[pick], [texts[i] for i in pick]) for pick in (mine, np.array(others)))
 
 # %% ../../nbs/1_data/45_splits.ipynb #b36a6629
+class Listed(TypedDict):
+    "A picture of a list."
+    file_name: str  # below the folder
+    text: str  # its caption
+    overwrite: NotRequired[str]  # the caption that takes its place
+
+class Lists(TypedDict):
+    "Two lists of pictures, and nothing else."
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    forget: list[Listed]
+    retain: list[Listed]
+
 def read_metafile(
     path,  # JSON file: {"forget": [{"file_name", "text", "overwrite"}], "retain": [...]}
     folder=None,  # of the pictures; None is the folder of the file
 ):  # (forget, retain), two `datasets.Dataset` with image, text and overwrite
     "Forget and retain pictures with a caption to overwrite for each."
     from datasets import Dataset, Features, Image as ImageFeature, Value
-    folder, lists = Path(folder or Path(path).parent).resolve(), read_json(path)
-    if not isinstance(lists, dict) or set(lists) != {"forget", "retain"}:
-        raise ForeignFileError(f"{path} must hold exactly the lists 'forget' and 'retain'")
+    folder, lists = Path(folder or Path(path).parent).resolve(), read_json(path, Lists)
     def side(name):
-        for i, row in enumerate(lists[name]):
-            missing = {"file_name", "text"} - set(row) if isinstance(row, dict) else {"file_name", "text"}
-            if missing:
-                raise ForeignFileError(f"{path}: entry {i} of {name!r} lacks {', '.join(sorted(missing))}")
+        for row in lists[name]:
             place = (folder/row["file_name"]).resolve()
             if not place.is_relative_to(folder) or not place.is_file():
                 raise ForeignFileError(f"{path}: {row['file_name']!r} is not a file in {folder.name}")

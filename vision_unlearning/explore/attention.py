@@ -4,20 +4,22 @@
 
 # %% ../../nbs/2_explore/20_attention.ipynb #d8dd92f9
 from __future__ import annotations
-from typing import ClassVar
+from typing import Any, ClassVar, NotRequired
 import numpy as np
 import torch
-from ..core import ForeignFileError, MissingSessionError, borrow, config_hash, initial_latents
+from ..core import ForeignFileError, MissingSessionError, config_hash, require_finite
+from ..models.sampling import sample
 from ..tasks import get_prompt, get_task
 from .embeddings import image_similarity, plain_name
 from ..models.network import require_hooks
 from .similarity import Similarity, entity_names
 from ..store import Store, read_entities, read_json, write_json
 from ..texts import as_texts
+from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['PUBLISHED_NAMES', 'cross_attention', 'attention_fingerprints', 'save_fingerprints', 'stored_attention_similarity',
-           'AttentionSimilarity']
+__all__ = ['PUBLISHED_NAMES', 'cross_attention', 'attention_fingerprints', 'save_fingerprints', 'Fingerprints',
+           'stored_attention_similarity', 'AttentionSimilarity']
 
 # %% ../../nbs/2_explore/20_attention.ipynb #e2a40fab
 def cross_attention(
@@ -39,14 +41,12 @@ def attention_fingerprints(
     seeds: list[int],
     num_inference_steps: int = 10,
     guidance_scale: float = 3.,  # 1 or less draws without guidance
-    batch_size: int = 50,  # changes speed and memory only
+    batch_size: int = 50,  # changes speed and memory; numbers in the last digits of float32
 ) -> np.ndarray:  # (N,D) float64, unit length
     "Mean output of every cross-attention layer while each prompt is drawn."
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds must be one or more different integers, got {seeds}")
     layers = cross_attention(pipe.unet)
-    size = pipe.unet.config.sample_size
-    shape = (pipe.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
     if not layers: raise TypeError(f"{type(pipe.unet).__name__} has no cross-attention to read")
     require_hooks(pipe.unet, "a reading of the attention")
     prompts = as_texts(prompts, "prompts")
@@ -60,19 +60,14 @@ def attention_fingerprints(
             layer.register_forward_hook(_adder(seen, k, len(part))) for k, layer in enumerate(layers.values())
         ]
         try:
-            with borrow(pipe), torch.no_grad():
-                pipe(
-                    asked,
-                    latents=initial_latents([s for _, s in part], asked, shape, pipe.unet.dtype, pipe.device),
-                    num_inference_steps=num_inference_steps,
-                    guidance_scale=guidance_scale,
-                    output_type="latent",
-                )
+            how = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+            sample(pipe, [s for _, s in part], asked, prompt=asked, output_type="latent", **how)
         finally:
             for handle in handles: handle.remove()
         for row, (i, _) in enumerate(part):
             sums[i] = [total + one[row].numpy() for total, one in zip(sums[i], seen)]
     found = np.stack([np.concatenate(s) for s in sums])
+    require_finite(found, "the fingerprints", "draw in float32")
     return found/np.linalg.norm(found, axis=1, keepdims=True)
 
 # %% ../../nbs/2_explore/20_attention.ipynb #eada87c9
@@ -117,6 +112,11 @@ def save_fingerprints(
 PUBLISHED_NAMES = {"CompVis/stable-diffusion-v1-4": "sd1.4"}  # what published files call a base model
 
 # %% ../../nbs/2_explore/20_attention.ipynb #b3bca952
+class Fingerprints(TypedDict):
+    "A file of fingerprints."
+    metadata: NotRequired[dict[str, Any]]
+    fingerprints: dict[str, list[float]]  # entity -> its vector
+
 def stored_attention_similarity(
     store: Store,
     task: str,  # task name
@@ -132,14 +132,16 @@ def stored_attention_similarity(
             f"{store.fingerprints(task, base).name} does not exist; make it with "
             "`explore.attention.save_fingerprints`"
         )
-    data = read_json(path)
+    data = read_json(path, Fingerprints)
     entities = read_entities(store, task)
-    if not (isinstance(data, dict) and isinstance(data.get("fingerprints"), dict) and data["fingerprints"]):
-        raise ForeignFileError(
-            f"{path} is not a file of fingerprints; make it again with `explore.attention.save_fingerprints`"
-        )
     there = {plain_name(n): v for n, v in data["fingerprints"].items()}
-    length = len(next(iter(there.values())))
+    lengths = sorted(set(map(len, there.values())))
+    if len(lengths) != 1:
+        raise ForeignFileError(
+            f"{path} holds fingerprints of {lengths} numbers; make it again with "
+            "`explore.attention.save_fingerprints`"
+        )
+    length = lengths[0]
     vectors = np.array([there.get(plain_name(e["name"]), [np.nan]*length) for e in entities], float)
     return image_similarity(vectors), {
         "model_name": data.get("metadata", {}).get("model_name"),

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import re, warnings
 from pathlib import Path
-from typing import Any, Callable, ClassVar, Literal
+from typing import Annotated, Any, Callable, ClassVar, Literal, NotRequired
 import numpy as np
 import torch
 from ..core import ForeignFileError, MissingSessionError, check_name, config_hash
@@ -22,11 +22,13 @@ from vision_unlearning.models.encoders import (
 )
 from .similarity import Similarity, entity_names
 from ..store import Session, Store, image_name, read_entities, read_json, write_json
+from pydantic import Field
+from typing_extensions import TypedDict
 
 # %% auto #0
 __all__ = ['embed_image_with_dino', 'embed_forgetting_session', 'embed_forgetting_session_batched', 'plain_name',
-           'found_pictures', 'embed_session', 'mean_embeddings', 'image_similarity', 'stored_image_similarity',
-           'PictureSimilarity', 'specificity_ratio']
+           'found_pictures', 'embed_session', 'Embedded', 'Embeddings', 'read_embeddings', 'mean_embeddings',
+           'latent_embedding', 'image_similarity', 'stored_image_similarity', 'PictureSimilarity', 'specificity_ratio']
 
 # %% ../../nbs/2_explore/10_embeddings.ipynb #2cc008e2
 def embed_image_with_dino(
@@ -203,19 +205,32 @@ def embed_session(
     return data
 
 # %% ../../nbs/2_explore/10_embeddings.ipynb #a9c65142
+class Embedded(TypedDict):
+    "One picture of a file of embeddings."
+    prompted_entity: NotRequired[str]  # published files have one of the two
+    prompt: NotRequired[str]
+    embedding: list[float]
+
+class Embeddings(TypedDict):
+    "A file of embeddings."
+    metadata: NotRequired[dict[str, Any]]
+    embeddings: Annotated[list[Embedded], Field(min_length=1)]
+
+def read_embeddings(
+    path,  # `store.embeddings(task, session)`
+) -> dict:  # {"metadata": ..., "embeddings": [...]}
+    "A file of embeddings, checked."
+    data = read_json(path, Embeddings)
+    lengths = sorted({len(record["embedding"]) for record in data["embeddings"]})
+    if len(lengths) == 1 and lengths[0]: return {"metadata": {}, **data}
+    raise ForeignFileError(f"{path} holds vectors of {lengths} numbers; make it again with `embed_session`")
+
 def mean_embeddings(
     path,  # `store.embeddings(task, session)`
     entities: list[dict],  # the task's table
 ) -> tuple[np.ndarray, dict]:  # (N,D) float64, NaN rows where an entity has no picture; metadata
     "Mean vector of every entity over its seeds, in the order of the table."
-    data = read_json(path)
-    if not (
-        isinstance(data, dict)
-        and isinstance(data.get("embeddings"), list)
-        and data["embeddings"]
-        and all("embedding" in r for r in data["embeddings"])
-    ):
-        raise ForeignFileError(f"{path} is not an embeddings file; make it again with `embed_session`")
+    data = read_embeddings(path)
     index, rows = {plain_name(e["name"]): i for i, e in enumerate(entities)}, {}
     for record in data["embeddings"]:
         i = index.get(
@@ -230,6 +245,14 @@ def mean_embeddings(
     means = np.full((len(entities), len(next(iter(rows.values()))[0])), np.nan)
     for i, vectors in rows.items(): means[i] = np.mean(vectors, axis=0)
     return means, data.get("metadata", {})
+
+# %% ../../nbs/2_explore/10_embeddings.ipynb #cf925e9c
+def latent_embedding(
+    encoder: str,  # its name, as a file of embeddings states it
+) -> str:  # "clip_embedding", "dino_embedding", or the name itself
+    "What the published questions call the embedding of an encoder."
+    kind = next((kind for kind in ("clip", "dino") if kind in encoder.lower()), None)
+    return encoder if kind is None else f"{kind}_embedding"
 
 # %% ../../nbs/2_explore/10_embeddings.ipynb #7fc879fb
 def image_similarity(

@@ -12,13 +12,14 @@ from ..core import ForeignFileError, MissingSessionError, check_name, config_has
 from ..tasks import entity_text
 from ..texts import as_texts
 from ..finding import Found, find_classes
-from ..store import Store, read_entities, read_json, write_json
+from ..store import Store, check_shape, read_entities, read_json, write_json
+from typing_extensions import TypedDict
 
 # %% auto #0
 __all__ = ['BOOKKEEPING', 'SIMILARITIES', 'entity_names', 'clip_similarity', 'attribute_columns', 'attribute_similarity',
-           'jacc_metric_score', 'jacc_similarity', 'matrix_to_records', 'records_to_matrix', 'published_similarity',
-           'Similarity', 'read_matrix', 'TableSimilarity', 'NameSimilarity', 'AttributeSimilarity', 'JaccSimilarity',
-           'find_similarities', 'similarity_label', 'similarity_matrix']
+           'jacc_metric_score', 'jacc_similarity', 'matrix_to_records', 'Row', 'records_to_matrix',
+           'published_similarity', 'Similarity', 'read_matrix', 'metadata_of', 'TableSimilarity', 'NameSimilarity',
+           'AttributeSimilarity', 'JaccSimilarity', 'find_similarities', 'similarity_label', 'similarity_matrix']
 
 # %% ../../nbs/2_explore/00_similarity.ipynb #84a849f0
 def entity_names(
@@ -45,7 +46,7 @@ def clip_similarity(
 
 # %% ../../nbs/2_explore/00_similarity.ipynb #9c4c8a6c
 BOOKKEEPING = frozenset(
-    {"name", "index", "is_unlearned", "dataset_n_original", "glyph", "description", "name_akc"}
+    {"name", "index", "is_unlearned", "dataset_n_original", "glyph", "description", "name_akc", "name_pantheon"}
 )
 
 # %% ../../nbs/2_explore/00_similarity.ipynb #ea3c147f
@@ -143,6 +144,10 @@ def matrix_to_records(
     ]
 
 # %% ../../nbs/2_explore/00_similarity.ipynb #67a5ba62
+class Row(TypedDict):
+    "One row of the contract's list, beside its numbers."
+    emitter: str
+
 def records_to_matrix(
     records,  # list of rows, dict of dicts, or {"result": either}
     names: list[str],  # wanted order of rows and columns
@@ -150,11 +155,12 @@ def records_to_matrix(
 ) -> np.ndarray:  # (N,N) float, NaN where a cell is null
     "The contract's rows as a matrix in the order of `names`."
     if isinstance(records, dict) and "result" in records: records = records["result"]
-    if isinstance(records, dict): records = [{"emitter": k, **v} for k, v in records.items()]
-    spaced = lambda text: str(text).replace("_", " ").strip()
-    table = {
-        spaced(r.get("emitter", "")): {spaced(k): v for k, v in r.items() if k != "emitter"} for r in records
-    }
+    if isinstance(records, list):
+        check_shape(records, list[Row], source)
+        records = {r["emitter"]: {k: v for k, v in r.items() if k != "emitter"} for r in records}
+    check_shape(records, dict[str, dict[str, float | None]], source)
+    def spaced(text): return text.replace("_", " ").strip()
+    table = {spaced(emitter): {spaced(k): v for k, v in row.items()} for emitter, row in records.items()}
     for name in map(spaced, names):
         if name not in table or any(spaced(n) not in table[name] for n in names):
             raise ForeignFileError(
@@ -204,7 +210,7 @@ class Similarity:
         names = [e["name"] for e in read_entities(store, task)]
         about = {"similarity_metric": self.similarity, "task": task, **about}
         old = read_json(path) if path.exists() else None
-        if isinstance(old, dict) and old.get("metadata") == about: return
+        if metadata_of(old) == about: return
         write_json(path, {"metadata": about, "result": matrix_to_records(matrix, names, names)})
 
 # %% ../../nbs/2_explore/00_similarity.ipynb #dd2b383a
@@ -217,6 +223,13 @@ def read_matrix(
     return records_to_matrix(read_json(path), [e["name"] for e in read_entities(store, task)], str(path))
 
 # %% ../../nbs/2_explore/00_similarity.ipynb #815ea78c
+def metadata_of(
+    data: Any,  # what the file of a similarity holds
+) -> dict:  # empty where it says nothing
+    "What a matrix was made from."
+    about = data.get("metadata") if isinstance(data, dict) else None
+    return about if isinstance(about, dict) else {}
+
 class TableSimilarity(Similarity):
     "A similarity whose file is right as long as the entity table is what it was."
 
@@ -229,7 +242,7 @@ class TableSimilarity(Similarity):
         path = store.similarity(self.similarity, task)
         if path.exists():
             data = read_json(path)
-            about = data.get("metadata", {}) if isinstance(data, dict) and "result" in data else {}
+            about = metadata_of(data) if isinstance(data, dict) and "result" in data else {}
             now, name = self.made_from(read_entities(store, task), task), getattr(encoder, "name", None)
             same_encoder = name is None or about.get("encoder", name) == name
             if same_encoder and about.get("made_from", now) == now: return read_matrix(store, task, path)

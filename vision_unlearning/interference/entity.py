@@ -9,9 +9,16 @@ from typing import Any
 from ..core import Config, ForeignFileError, MissingSessionError, check_name
 from ..tasks import get_task
 from .names import SPECIFICITY, entity_column, entity_metrics, parse_column
-from .pair import read_pair
 from .pair_metrics import PAIR_METRICS
-from ..store import Session, Store, jsonable, read_entities, read_json, write_json
+from .tables import measured, read_pair, read_per_entity
+from vision_unlearning.store import (
+    Session,
+    Store,
+    jsonable,
+    read_entities,
+    read_json,
+    write_json,
+)
 
 # %% auto #0
 __all__ = ['find_worst_interfered', 'metric_of_worst_interfered', 'is_worst_interfered_target',
@@ -229,10 +236,6 @@ def read_emitters(
     return pairs
 
 # %% ../../nbs/5_interference/10_entity.ipynb #b8653e7e
-def _measured(row: dict) -> dict:
-    "What was measured of an entity, without its metadata."
-    return {k: v for k, v in row.items() if k.startswith(("metric_", "sessions_"))}
-
 def _put_metrics(row: dict, method: str, epochs: int, values: dict) -> None:
     "Put entity metrics into a row; the same ones with padded epochs or another arrow go."
     for key in list(row):
@@ -270,7 +273,7 @@ class InterferencePerEntity(Config):
                 )
             except (MissingSessionError, OSError) as error:
                 raise MissingSessionError(f"{missing}, or fetch the published table ({error})") from error
-            table = read_json(Store(folder).per_entity(self.task))
+            table = read_per_entity(Store(folder).per_entity(self.task))
         if self.save_outputs: write_json(self._get_data_path_local(), table)
         return table
 
@@ -278,7 +281,8 @@ class InterferencePerEntity(Config):
         "One dict an entity: metadata and metrics, undefined ones None."
         store = Store(self.base_folder)
         path, sessions = store.per_entity(get_task(self.task).name), pair_sessions(store, self.task)
-        old = read_json(path) if path.is_file() and not (self.recompute_if_exists and sessions) else None
+        afresh = self.recompute_if_exists and sessions
+        old = read_per_entity(path) if path.is_file() and not afresh else None
         if not sessions: return jsonable(self._fetch() if old is None else old)
         table = self._from_pairs(store, sessions, old)
         if self.save_outputs and table != old: write_json(path, table)
@@ -289,7 +293,7 @@ class InterferencePerEntity(Config):
         entities = read_entities(store, self.task)
         names = [e["name"] for e in entities]
         before = {e["name"]: e for e in old or []}
-        table = [{**e, **_measured(before.get(e["name"], {}))} for e in entities]
+        table = [{**e, **measured(before.get(e["name"], {}))} for e in entities]
         for (method, epochs), files in sessions.items():
             numbers = entity_table(read_emitters(files, names, self.task), names)
             ratios = specificity_ratios(store, self.task, method, epochs, entities)

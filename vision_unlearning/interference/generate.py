@@ -8,23 +8,19 @@ import json, os
 from contextlib import nullcontext
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 import numpy as np
 import torch
-from ..core import ForeignFileError, MissingSessionError, borrow, config_hash, initial_latents
+from ..core import ForeignFileError, MissingSessionError, config_hash
+from ..models.sampling import check_drawing, draw, latent_shape
 from ..tasks import get_prompt
 from ..texts import as_texts
 from ..files import alone, atomic_path
 from ..store import Session, Store, image_name, read_json, write_json
 
 # %% auto #0
-__all__ = ['latent_shape', 'generate', 'generate_array', 'claim_pictures', 'list_generated', 'fill_folder', 'task_prompts',
-           'generate_off', 'generate_on', 'read_images']
-
-# %% ../../nbs/5_interference/00_generate.ipynb #d4e6d682
-def latent_shape(pipe) -> tuple[int, int, int]:  # (C,h,w)
-    "Shape of one latent at the pipeline's native size."
-    size = pipe.unet.config.sample_size
-    return (pipe.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
+__all__ = ['generate', 'generate_array', 'claim_pictures', 'list_generated', 'fill_folder', 'task_prompts', 'generate_off',
+           'generate_on', 'read_images']
 
 # %% ../../nbs/5_interference/00_generate.ipynb #2aab72d7
 def generate(
@@ -33,7 +29,7 @@ def generate(
     prompts: list[str],  # N prompts; one text is a list of one
     num_inference_steps: int = 12,
     guidance_scale: float = 3.,
-    batch_size: int = 50,  # changes speed and memory, not pictures
+    batch_size: int = 50,  # changes speed and memory; pictures to one grey level
     progress: bool = False,  # show a bar
 ):  # iterator of (slice, (B,H,W,3) uint8)
     "Yield pictures batch by batch; the pipeline comes back as it was."
@@ -44,6 +40,7 @@ def generate(
     if len(seeds) != len(prompts):
         raise ValueError(f"{len(seeds)} seeds but {len(prompts)} prompts; give one seed an image")
     if batch_size < 1: raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_drawing(pipe, num_inference_steps, guidance_scale)
     require_live(pipe)
     distinct = list(dict.fromkeys(prompts))
     texts, nothing = condition(pipe, distinct or [""]), empty_condition(pipe)
@@ -52,18 +49,12 @@ def generate(
         for start in range(0, len(prompts), batch_size):
             part = slice(start, start + batch_size)
             asked = prompts[part]
-            latents = initial_latents(seeds[part], asked, latent_shape(pipe), pipe.unet.dtype, pipe.device)
-            with borrow(pipe):
-                images = pipe(
-                    **texts[[row[t] for t in asked]].pipeline_kwargs(),
-                    **nothing.expand(len(asked)).pipeline_kwargs("negative_"),
-                    latents=latents,
-                    num_inference_steps=num_inference_steps,
-                    guidance_scale=guidance_scale,
-                    output_type="np",
-                ).images
+            wanted = texts[[row[t] for t in asked]].pipeline_kwargs()
+            unwanted = nothing.expand(len(asked)).pipeline_kwargs("negative_")
+            how = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+            images = draw(pipe, seeds[part], asked, **wanted, **unwanted, **how)
             bar.update(len(asked))
-            yield part, (images*255).round().astype(np.uint8)
+            yield part, images
 
 # %% ../../nbs/5_interference/00_generate.ipynb #cb39e080
 def generate_array(
@@ -116,6 +107,7 @@ def fill_folder(
     "Make the pictures that are missing in `folder`."
     batch_size = generation.pop("batch_size", 50)
     wanted = {"num_inference_steps": 12, "guidance_scale": 3., **generation, **(settings or {})}
+    check_drawing(pipe, **wanted)
     folder = Path(folder)
     with alone(folder, f"another worker draws {folder.name}; waiting"):
         claim_pictures(folder, wanted)

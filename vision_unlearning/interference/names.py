@@ -12,8 +12,9 @@ from ..core import UnknownNameError, check_name
 from .pair_metrics import PAIR_METRICS, PairMetric
 
 # %% auto #0
-__all__ = ['WHO', 'WHAT', 'PUBLISHED_PAIRS', 'SPECIFICITY', 'EntityMetric', 'entity_metric_table', 'metric_label',
-           'entity_metrics', 'entity_column', 'parse_column', 'choose_metric_column_interference_per_entity']
+__all__ = ['WHO', 'WHAT', 'PUBLISHED_PAIRS', 'SPECIFICITY', 'EntityMetric', 'entity_metric_table', 'entity_metric_name',
+           'metric_label', 'entity_metrics', 'entity_column', 'parse_column',
+           'choose_metric_column_interference_per_entity']
 
 # %% ../../nbs/5_interference/15_names.ipynb #44f863a8
 # each with its words for an axis
@@ -96,6 +97,15 @@ def entity_metric_table() -> dict[str, EntityMetric]:
     others = [name for name in PAIR_METRICS if name not in PUBLISHED_PAIRS]
     return _table(tuple(PAIR_METRICS[name] for name in (*PUBLISHED_PAIRS, *others)))
 
+# %% ../../nbs/5_interference/15_names.ipynb #dc3dcfb0
+def entity_metric_name(
+    given,  # a name or the words of a menu, or a list of them
+):  # the same with backend names; what is not known stays
+    "Entity metrics by their backend names."
+    if not isinstance(given, str): return [entity_metric_name(one) for one in given]
+    name = given.strip().lower().replace(" ", "_")
+    return name if name in entity_metric_table() else given
+
 # %% ../../nbs/5_interference/15_names.ipynb #a8489588
 def metric_label(
     metric: str,  # name of a pair metric or of an entity metric
@@ -145,6 +155,7 @@ def choose_metric_column_interference_per_entity(
     metric_cols: list[str],  # columns of the table
 ) -> str:  # the one column of that method and metric, whatever its epochs
     "Find a column when the epochs are not known."
+    interference_entity = entity_metric_name(interference_entity)
     found = [
         c
         for c in metric_cols

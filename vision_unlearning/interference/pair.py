@@ -7,18 +7,18 @@ from __future__ import annotations
 import functools, hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Callable
+from typing import Any, Callable
 import torch
 from ..core import ForeignFileError, config_hash
 from .pair_metrics import PAIR_METRICS, PairMetric, get_pair_metric
+from .tables import read_pair
 from ..metrics.image_image import PairOfImages
 from ..tasks import get_task
 from ..store import Session, Store, atomic_path, read_entities, read_json, write_json
 
 # %% auto #0
 __all__ = ['Encoded', 'Scorers', 'content_key', 'FeatureCache', 'as_pair_metric', 'choose_metrics', 'check_twins', 'ahead',
-           'Twins', 'read_twins', 'KeptLook', 'tidy_scores', 'score_session', 'pair_means', 'read_pair',
-           'plot_receivers']
+           'Twins', 'read_twins', 'KeptLook', 'tidy_scores', 'score_session', 'pair_means', 'plot_receivers']
 
 # %% ../../nbs/5_interference/05_pair.ipynb #bbfcde62
 class Encoded:
@@ -186,7 +186,7 @@ def check_twins(
     "Refuse `on` and `off` pictures that were generated under different settings."
     marks = [folder/"settings.json" for folder in (store.baseline(session.task), store.generated(session))]
     if not all(m.is_file() for m in marks): return  # published folders have no such file
-    off, on = map(read_json, marks)
+    off, on = (read_json(mark, dict[str, Any]) for mark in marks)
     other = {k: (off[k], on[k]) for k in off.keys() & on.keys() if off[k] != on[k]}
     if other:
         raise ValueError(
@@ -314,23 +314,6 @@ def pair_means(
     "Mean over the seeds whose value is defined, in the order of the table."
     table = frame.groupby(["receiver", "metric"], sort=False)["value"].mean().unstack(sort=False)
     return {str(r): {str(m): float(v) for m, v in row.items()} for r, row in table.to_dict("index").items()}
-
-# %% ../../nbs/5_interference/05_pair.ipynb #b8d22252
-def _is_number(value) -> bool:  # `null` is one: undefined
-    return value is None or isinstance(value, (int, float)) and not isinstance(value, bool)
-
-def read_pair(
-    path,  # `store.pair(task, index, method, epochs)`
-) -> dict[str, dict[str, float]]:  # receiver -> metric -> value, NaN where undefined
-    "One emitter's interference; a file of another shape is named."
-    pairs = read_json(path)
-    rows = list(pairs.values()) if isinstance(pairs, dict) else [None]
-    if not all(isinstance(row, dict) and all(map(_is_number, row.values())) for row in rows):
-        raise ForeignFileError(
-            f"{path} is not {{receiver: {{metric: number}}}}; delete it and run `vu run interference`"
-        )
-    number = lambda value: float("nan") if value is None else float(value)
-    return {r: {m: number(value) for m, value in row.items()} for r, row in pairs.items()}
 
 # %% ../../nbs/5_interference/05_pair.ipynb #24eebd0c
 def plot_receivers(

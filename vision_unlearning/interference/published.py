@@ -12,7 +12,7 @@ from ..explore.embeddings import found_pictures, plain_name
 from ..explore.similarity import SIMILARITIES, attribute_columns, published_similarity
 from .entity import pair_sessions
 from .names import PUBLISHED_PAIRS, entity_metric_table, parse_column
-from .pair import read_pair
+from .tables import read_pair, read_per_entity
 from ..store import Session, Store, jsonable, read_entities, read_json
 
 # %% auto #0
@@ -68,9 +68,7 @@ def entity_holdings(
     wanted = [n for n, m in entity_metric_table().items() if m.published]
     held = {}
     if not path.is_file(): return []
-    rows = read_json(path)
-    if not (isinstance(rows, list) and all(isinstance(r, dict) for r in rows)):
-        raise ForeignFileError(f"{path} is not a list of rows; delete it and run `vu run interference`")
+    rows = read_per_entity(path)
     for column in dict.fromkeys(k for r in rows for k in r):
         if parts := parse_column(column): held.setdefault(parts[:2], set()).add(parts[2])
     return [

@@ -23,9 +23,9 @@ class HubNetwork(torch.nn.Module):
         device="cpu",
     ):
         from transformers import AutoImageProcessor, AutoModelForImageClassification
-        from vision_unlearning.models import quiet_loading
+        from vision_unlearning.models.embedded import foreign_model
         super().__init__()
-        with quiet_loading():
+        with foreign_model("classifier", model):
             self.network = (
                 AutoModelForImageClassification.from_pretrained(model, revision=revision, dtype=torch.float32)
                 .eval()

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import torch
 from torch import nn
-from .embedded import EMBEDDED_MODELS, embedded_path, quiet_loading
+from .embedded import EMBEDDED_MODELS, embedded_path, foreign_model
 from ..texts import as_texts
 
 # %% auto #0
@@ -94,9 +94,10 @@ def load_clip(
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
     if name == "tiny": return tiny_clip()
     source = embedded_path(name) if name in EMBEDDED_MODELS else name
-    with quiet_loading(): model = CLIPModel.from_pretrained(source, revision=revision, dtype=torch.float32)
-    processor = CLIPImageProcessor.from_pretrained(source, revision=revision)
-    tokenizer = CLIPTokenizer.from_pretrained(source, revision=revision)
+    with foreign_model("CLIP", source):
+        model = CLIPModel.from_pretrained(source, revision=revision, dtype=torch.float32)
+        processor = CLIPImageProcessor.from_pretrained(source, revision=revision)
+        tokenizer = CLIPTokenizer.from_pretrained(source, revision=revision)
     size = model.config.vision_config.image_size
     encoder = ClipEncoder(model, tokenizer, size, processor.image_mean, processor.image_std, name)
     encoder.revision = revision

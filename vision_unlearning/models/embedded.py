@@ -7,10 +7,10 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 import vision_unlearning
-from ..core import check_name
+from ..core import ForeignFileError, check_name
 
 # %% auto #0
-__all__ = ['EMBEDDED_MODELS', 'embedded_path', 'quiet_loading']
+__all__ = ['EMBEDDED_MODELS', 'embedded_path', 'quiet_loading', 'foreign_model']
 
 # %% ../../nbs/0_models/02_embedded.ipynb #5e6e1048
 EMBEDDED_MODELS = ("emoji-sd", "emoji-clip", "emoji-judge")
@@ -43,3 +43,23 @@ def quiet_loading():
     finally:
         for module in bars: module.enable_progress_bar()
         for module, level in levels: module.set_verbosity(level)
+
+# %% ../../nbs/0_models/02_embedded.ipynb #74131cd4
+@contextlib.contextmanager
+def foreign_model(
+    kind: str,  # what it should be: "pipeline", "CLIP"
+    name,  # a folder or a hub id
+):
+    "Read a model inside the block, quietly; what fails there is said in one line that names it."
+    try:
+        with quiet_loading(): yield
+    except Exception as error:
+        why = str(error).strip().partition("\n")[0]
+        if Path(name).is_dir(): raise ForeignFileError(f"{name} does not load as a {kind} ({why})") from error
+        # a mistake in a call, or a library that is not installed
+        if not isinstance(error, (OSError, ValueError)): raise
+        raise FileNotFoundError(
+            f"no {kind} {str(name)!r}: it is not embedded ({', '.join(EMBEDDED_MODELS)}), not a folder, and "
+            "the "
+            f"hub gave none ({type(error).__name__})"
+        ) from error

@@ -11,9 +11,11 @@ from ..core import ForeignFileError, check_name
 from .embedded import EMBEDDED_MODELS, embedded_path
 from ..store import atomic_folder, read_json, write_json
 from ..tasks import get_task
+from pydantic import ConfigDict
+from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['Judge', 'save_judge', 'load_judge']
+__all__ = ['Judge', 'save_judge', 'JudgeConfig', 'load_judge']
 
 # %% ../../nbs/0_models/08_judge.ipynb #8103f342
 class Judge(nn.Module):
@@ -86,13 +88,21 @@ def save_judge(
         write_json(temporary/"config.json", config)
 
 # %% ../../nbs/0_models/08_judge.ipynb #dfb46058
+class JudgeConfig(TypedDict):
+    "What the config of a judge says."
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    classes: dict[str, list[str]]  # head -> its class names
+    widths: list[int]  # channels of the stem and of each stage
+    depths: list[int]  # residual blocks a stage
+
 def load_judge(
     name: str = "emoji-judge",  # embedded name or a folder
 ) -> Judge:
     "The judge, in evaluation mode and single precision."
     from safetensors.torch import load_file
     folder = embedded_path(name) if name in EMBEDDED_MODELS else Path(name)
-    judge = Judge(**read_json(folder/"config.json"))
+    if not folder.is_dir(): raise FileNotFoundError(f"no judge {name!r}: it is neither embedded nor a folder")
+    judge = Judge(**read_json(folder/"config.json", JudgeConfig))
     def single(tensor): return tensor.float() if tensor.is_floating_point() else tensor
     try:
         saved = load_file(folder/"model.safetensors")

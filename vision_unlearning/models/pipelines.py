@@ -4,12 +4,105 @@
 
 # %% ../../nbs/0_models/05_pipelines.ipynb #3f72d0e2
 from __future__ import annotations
+import re
+from pathlib import Path
 import torch
-from .embedded import EMBEDDED_MODELS, embedded_path, quiet_loading
+from ..core import ForeignFileError, usable_device
+from .embedded import EMBEDDED_MODELS, embedded_path, foreign_model
 from .tiny import TINY_FAMILIES, tiny_pipeline
+from ..store import read_json
+from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['load_pipeline']
+__all__ = ['SHARD', 'WEIGHTS', 'only_variant', 'ModelIndex', 'check_folder', 'check_parts', 'check_weights', 'check_words',
+           'load_pipeline']
+
+# %% ../../nbs/0_models/05_pipelines.ipynb #1d19643b
+SHARD = r"(?:-\d+-of-\d+)?"
+WEIGHTS = re.compile(rf"(?:diffusion_pytorch_)?model{SHARD}(?:\.(\w+))?{SHARD}\.safetensors")
+
+def only_variant(
+    component: Path,  # folder of a component: "unet", "text_encoder", ...
+) -> str | None:  # "fp16"; None where the weights have no variant in their names, or there are none
+    "The variant of weights that are there in no other form."
+    found = [m[1] for path in sorted(component.iterdir()) if (m := WEIGHTS.fullmatch(path.name))]
+    return None if None in found or not found else found[0]
+
+# %% ../../nbs/0_models/05_pipelines.ipynb #89008d80
+class ModelIndex(TypedDict):
+    "What the index of a pipeline has, beside its components."
+    _class_name: str  # "StableDiffusionPipeline"
+
+def check_folder(
+    source: Path,  # of a pipeline, or a file
+) -> str | None:  # the variant that it is loaded with: "fp16" where there is nothing else
+    "Refuse what is no folder of a whole pipeline, saying what it is instead."
+    if source.is_file():
+        raise ForeignFileError(
+            f"{source} is a single file; make a folder of it once: "
+            "StableDiffusionPipeline.from_single_file(file).save_pretrained(folder)"
+        )
+    inside = sorted(p.name for p in source.iterdir())
+    if "model_index.json" not in inside:
+        holds = ", ".join(inside[:5]) or "nothing"
+        raise ForeignFileError(
+            f"{source} has no model_index.json, so it is no pipeline (it holds {holds}); give the folder "
+            "that "
+            "save_pretrained of a whole pipeline wrote"
+        )
+    index = read_json(source/"model_index.json", ModelIndex)
+    kinds = {name: kind for name, kind in index.items() if isinstance(kind, list)}
+    return check_parts(source, [name for name, kind in kinds.items() if kind[-1:] != [None]])
+
+# %% ../../nbs/0_models/05_pipelines.ipynb #9503b64e
+def check_parts(
+    source: Path,  # folder of a pipeline
+    parts: list[str],  # components that its index names
+) -> str | None:  # the variant of those that have nothing else
+    "Refuse components that are missing, empty or pickled."
+    absent = [f"{name}/" for name in parts if not any((source/name).glob("*"))]
+    if absent:
+        raise ForeignFileError(
+            f"{source} lacks {', '.join(absent)}, which its model_index.json names; download or save the "
+            "pipeline again"
+        )
+    for folder in (source/name for name in parts):
+        pickles = sorted(folder.glob("*.bin"))
+        if not pickles or any(folder.glob("*.safetensors")): continue
+        raise ForeignFileError(
+            f"{pickles[0]} is a pickle, which could run code, and no safetensors file is beside it; load the "
+            "pipeline where you trust it and save it again with save_pretrained(folder)"
+        )
+    return next(filter(None, (only_variant(source/name) for name in parts)), None)
+
+# %% ../../nbs/0_models/05_pipelines.ipynb #b6af3b22
+def check_weights(
+    pipe,  # a loaded pipeline
+    name: str,  # what it was asked by, for the message
+):
+    "Refuse components without their weights."
+    modules = {part: m for part, m in pipe.components.items() if isinstance(m, torch.nn.Module)}
+    for part, module in modules.items():
+        lost = [n for n, p in module.named_parameters() if p.is_meta]
+        if not lost: continue
+        raise ForeignFileError(
+            f"{name} has no weights of {part} for {lost[0]} and {len(lost) - 1} others; its files are of "
+            "another model"
+        )
+
+def check_words(
+    pipe,  # a loaded pipeline
+    name: str,  # what it was asked by, for the message
+):
+    "Refuse a tokenizer that knows nothing of what the text encoder learned."
+    tokenizer, encoder = getattr(pipe, "tokenizer", None), getattr(pipe, "text_encoder", None)
+    if tokenizer is None or encoder is None: return
+    known, learned = len(tokenizer), getattr(encoder.config, "vocab_size", None)
+    if learned and known < learned/2:
+        raise ForeignFileError(
+            f"the tokenizer of {name} knows {known} of the {learned} tokens of the text encoder; its files "
+            "are missing, or those of another model"
+        )
 
 # %% ../../nbs/0_models/05_pipelines.ipynb #282b4958
 def load_pipeline(
@@ -20,17 +113,15 @@ def load_pipeline(
 ):  # a diffusers pipeline with its progress bar off
     "A text-to-image pipeline, ready to be unlearned."
     from diffusers import DiffusionPipeline
+    device, name = usable_device(device), str(name)
     if name in TINY_FAMILIES:
         pipe = tiny_pipeline(family=TINY_FAMILIES[name]).to(device)
         return pipe if dtype == torch.float32 else pipe.to(dtype)
     source = embedded_path(name) if name in EMBEDDED_MODELS else name
-    try:
-        with quiet_loading():
-            pipe = DiffusionPipeline.from_pretrained(source, dtype=dtype, revision=revision)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"no pipeline {name!r}: it is not embedded ({', '.join(EMBEDDED_MODELS)}), not a folder, and the "
-            f"hub gave none ({type(error).__name__})"
-        ) from error
+    variant = check_folder(Path(source)) if Path(source).exists() else None
+    options = dict(dtype=dtype, revision=revision, variant=variant, use_safetensors=True)
+    with foreign_model("pipeline", source): pipe = DiffusionPipeline.from_pretrained(source, **options)
+    check_weights(pipe, name)
+    check_words(pipe, name)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)

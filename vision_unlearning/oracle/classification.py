@@ -6,6 +6,7 @@
 from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 import pandas as pd
 import torch
 from pydantic import Field
@@ -33,10 +34,11 @@ from ..metrics.membership import MEMBERSHIP, membership
 from ..store import read_json, write_json
 from ..unlearners.classifiers.base import ClassifierUnlearner, first_names
 from ..unlearners.classifiers.base import get_classifier_method, settings_of_today
+from typing_extensions import TypedDict
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'KINDS', 'GAP', 'REFERENCES', 'Protocol', 'find_protocol', 'scenario_split', 'trained', 'moved_pictures',
-           'Comparison', 'about_run', 'run_path', 'stored_run', 'measured_run', 'run_method', 'comparison_table']
+           'Comparison', 'about_run', 'run_path', 'Run', 'stored_run', 'measured_run', 'run_method', 'comparison_table']
 
 # %% ../../nbs/7a_oracle/00_classification.ipynb #32be4772
 class Protocol(Config):
@@ -268,11 +270,23 @@ def run_path(
     return earlier if earlier.is_file() else place(about["settings"])
 
 # %% ../../nbs/7a_oracle/00_classification.ipynb #3b1201f0
+class Run(TypedDict):
+    "What the file of a run holds, beside what it cost."
+    protocol: str
+    kind: str
+    seed: int
+    method: str
+    settings: dict[str, Any]
+    seconds: float
+    numbers: dict[str, Any]
+    oracle: dict[str, Any]
+    gap: dict[str, Any]
+
 def stored_run(
     path: Path,
 ) -> dict:  # of `run_method`
     "A run from its file, with its settings under the names of today."
-    row = read_json(path)
+    row = read_json(path, Run)
     return {**row, "settings": settings_of_today(row["method"], row["settings"])}
 
 # %% ../../nbs/7a_oracle/00_classification.ipynb #597f1170

@@ -32,18 +32,30 @@ from vision_unlearning.results.base import (
 from ..store import read_entities
 
 # %% auto #0
-__all__ = ['alignment', 'ResultTemplateMetricSimilarityAlignment']
+__all__ = ['counted_pairs', 'alignment', 'ResultTemplateMetricSimilarityAlignment']
 
 # %% ../../nbs/6_results/25_alignment.ipynb #f2b16054
+def counted_pairs(
+    harm: np.ndarray,  # (N,N), NaN where nothing was measured
+    similarity: np.ndarray,  # (N,N)
+    exclude_diagonal: bool = True,  # leave out an entity and itself
+) -> np.ndarray:  # (N,N) bool
+    "The pairs of which both numbers are known."
+    counted = np.isfinite(harm) & np.isfinite(similarity)
+    if exclude_diagonal: counted &= ~np.eye(len(harm), dtype=bool)
+    return counted
+
 def alignment(
     harm: np.ndarray,  # (N,N) pair metric, rows are emitters; NaN where nothing was measured
     similarity: np.ndarray,  # (N,N)
     threshold: float = .05,
     n_permutations: int = 10_000,
     seed: int = 42,
+    # False: the published numbers count what an entity does to itself; the tests of entities never do
+    exclude_diagonal: bool = True,
 ) -> dict:  # published keys and sound ones
     "Correlation of two matrices off the diagonal, tested both ways."
-    valid = np.isfinite(harm) & np.isfinite(similarity) & ~np.eye(len(harm), dtype=bool)
+    valid = counted_pairs(harm, similarity, exclude_diagonal)
     x, y = harm[valid], similarity[valid]
     if len(x) < 3 or not np.ptp(x) or not np.ptp(y): pearson = spearman = (float("nan"), float("nan"))
     else: pearson, spearman = stats.pearsonr(x, y), stats.spearmanr(x, y)
@@ -115,11 +127,14 @@ class ResultTemplateMetricSimilarityAlignment(ResultTemplate):
 
 # %% ../../nbs/6_results/25_alignment.ipynb #4ebc3d11
 @patch
-def _compute_from_scratch(self: ResultTemplateMetricSimilarityAlignment) -> dict:
+def _compute_from_scratch(self: ResultTemplateMetricSimilarityAlignment,
+    exclude_diagonal: bool = True,  # leave out what an emitter does to itself
+) -> dict:
     table, harm, similarity = self._matrices()
-    valid = np.isfinite(harm) & np.isfinite(similarity) & ~np.eye(len(harm), dtype=bool)
+    valid = counted_pairs(harm, similarity, exclude_diagonal)
     emitters, receivers = np.nonzero(valid)
-    numbers = alignment(harm, similarity, self.significance_threshold, self.n_permutations, self.random_state)
+    how = (self.significance_threshold, self.n_permutations, self.random_state, exclude_diagonal)
+    numbers = alignment(harm, similarity, *how)
     sign = -1 if PAIR_METRICS[self.interference_pair].higher_is_better else 1
     result = {
         "x": harm[valid],

@@ -23,7 +23,7 @@ class Subjects:
     numerical: list[str]  # attributes
     emitters: dict[str, list[str]]  # method -> names that it forgot
     worst: dict[str, tuple[str, str] | None]  # method -> the emitter and the entity that it harms most
-    embedded: bool  # whether the pictures were embedded
+    embedded: str  # what embedded the pictures, as `latent_embedding` says; empty where nothing did
 
     @property
     def group_by(self) -> dict:

@@ -11,6 +11,7 @@ from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name
+from ..explore.embeddings import latent_embedding
 from ..interference.stats import renamings, benjamini_hochberg
 from ..plotting import heatmap
 from ..unlearners.methods import method_label
@@ -85,7 +86,8 @@ class ResultTemplateImplicitAssociationTest(EmbeddingTemplate):
     n_permutations: int = 1000  # shuffles of entities behind a p-value
     significance_threshold: float = .05  # p below which a relationship counts, in 0..1
     random_state: int = 42  # seed of permutations and resampling
-    include_emitter: bool = False  # count the emitter's own pictures, as published
+    # as published: an entity with itself and the emitter's own pictures count, and signs decide
+    legacy: bool = False
 
     @classmethod
     def grid(cls, about) -> Iterator[dict]:
@@ -94,11 +96,7 @@ class ResultTemplateImplicitAssociationTest(EmbeddingTemplate):
         for u in about.methods:
             for a, b in pairs:
                 asked = dict(unlearning_algorithm=u, attribute_1=a, attribute_2=b)
-                yield dict(asked, latent_embedding="dino_embedding")
-
-    def _check(self):
-        super()._check()
-        check_name("latent embedding", self.latent_embedding, ("dino_embedding", "clip_embedding"))
+                yield dict(asked, latent_embedding=about.embedded)
 
     def _indicators(self, attribute: str) -> tuple[list[str], np.ndarray]:  # G values, and (N,G) 0 or 1
         values = [
@@ -106,7 +104,7 @@ class ResultTemplateImplicitAssociationTest(EmbeddingTemplate):
             for v in attribute_values(read_entities(self.store, self.task), attribute)
         ]
         kinds = sorted({v for v in values if v is not None})
-        if len(kinds) < 2 or len(kinds) > len(values)//2:
+        if not self.legacy and not 2 <= len(kinds) <= len(values)//2:
             raise InsufficientSamplesError(
                 f"attribute {attribute!r} has {len(kinds)} values among {len(values)} entities; an "
                 "association needs groups of two or more"
@@ -124,23 +122,25 @@ def _compute_from_scratch(self: ResultTemplateImplicitAssociationTest) -> dict:
     base = self.store.embeddings(self.task)
     (one, first), (two, second) = map(self._indicators, (self.attribute_1, self.attribute_2))
     model = self._encoder(base)
-    if self.latent_embedding == "clip_embedding" and "clip" not in model.lower():
+    held = latent_embedding(model)
+    if self.latent_embedding != held:
         raise ValueError(
-            f"{base.name} was made with {model}, not with a CLIP; embed again with one, or ask for "
-            "'dino_embedding'"
+            f"{base.name} was made with {model}, which is no {self.latent_embedding!r}; ask for "
+            f"latent_embedding={held!r}, or embed the pictures again"
         )
     files, names = self._files(), self.names
     before = self._likeness(base)
     n = len(before)
-    off = ~np.eye(n, dtype=bool)
+    off, everything = ~np.eye(n, dtype=bool), np.ones((n, n), bool)
     deltas, afters = [], []
     total, count = np.zeros((2, n, n))
     for i, path in files.items():
         after = self._likeness(path)
         pairs = off & np.isfinite(after) & np.isfinite(before)
-        if not self.include_emitter: pairs[i] = pairs[:, i] = False
-        afters.append(association(after, first, second, pairs))
-        deltas.append(association(before, first, second, pairs) - afters[-1])
+        pairs[i] = pairs[:, i] = False
+        counted = everything if self.legacy else pairs
+        afters.append(association(after, first, second, counted))
+        deltas.append(association(before, first, second, counted) - afters[-1])
         total += np.where(pairs, before - after, 0.)
         count += pairs
     def mean(stack):
@@ -156,25 +156,28 @@ def _compute_from_scratch(self: ResultTemplateImplicitAssociationTest) -> dict:
         p, cells = label_test(whole, first[kept], second[kept], self.n_permutations, self.random_state)
     middle = mean(deltas)
     spread = np.sqrt(mean((deltas - middle)**2))
+    signs = sign_flip_pvalue(deltas, self.n_permutations, self.random_state)
+    rule = ("label_pvalue", "entities renamed, pattern of change between groups; permutation_pvalue is the "
+            "published one: is the mean change zero, signs flipped")
+    if self.legacy: rule = ("permutation_pvalue", "is the mean change zero, signs of the edits flipped")
+    def by_group(matrix): return {r: dict(zip(two, line)) for r, line in zip(one, matrix.tolist())}
     return {
-        "B_original": association(before, first, second, off),
-        "B_unlearned_mean": mean(afters),
-        "delta_B_mean": middle,
-        "delta_B_std": spread,
-        "delta_B_per_entity": {names[i]: d for i, d in zip(files, deltas)},
+        "B_original": by_group(association(before, first, second, everything if self.legacy else off)),
+        "B_unlearned_mean": by_group(mean(afters)),
+        "delta_B_mean": by_group(middle),
+        "delta_B_std": by_group(spread),
+        "delta_B_per_entity": {names[i]: by_group(d) for i, d in zip(files, deltas)},
         "n_unlearned_entities": len(files),
         "iat_effect_size": float(np.nanmean(np.abs(middle))),
-        "permutation_pvalue": sign_flip_pvalue(deltas, self.n_permutations, self.random_state),
+        "permutation_pvalue": signs,
         "label_pvalue": p,
-        "significant": bool(p < self.significance_threshold),
-        "cell_pvalues": benjamini_hochberg(cells.ravel()).reshape(cells.shape),
+        "significant": bool((signs if self.legacy else p) < self.significance_threshold),
+        "cell_pvalues": by_group(benjamini_hochberg(cells.ravel()).reshape(cells.shape)),
         "overall_change": common,
         "groups_1": dict(zip(one, first.sum(0))),
         "groups_2": dict(zip(two, second.sum(0))),
         "embedding_model": model,
-        "significance_rule": f"label_pvalue < {self.significance_threshold}: entities renamed, pattern of "
-                             "change between groups; permutation_pvalue is the published one: is the mean "
-                             "change zero, signs flipped",
+        "significance_rule": f"{rule[0]} < {self.significance_threshold}: {rule[1]}",
     }
 
 # %% ../../nbs/6_results/80_association.ipynb #d9343d2a
@@ -187,8 +190,10 @@ def plot(cls: ResultTemplateImplicitAssociationTest,
     "One of three maps: the association before, after, and its change less the change that is common to all."
     about, r = data["metadata"], data["result"]
     keys = {"delta": "delta_B_mean", "original": "B_original", "unlearned": "B_unlearned_mean"}
-    matrix = np.array(r[keys[check_name("panel", panel, keys)]], float)
-    rows, columns = list(r["groups_1"]), list(r["groups_2"])
+    nested = r[keys[check_name("panel", panel, keys)]]
+    rows, columns = list(nested), list(next(iter(nested.values())))
+    def table(found): return np.array([[found[a][b] for b in columns] for a in rows], float)
+    matrix = table(nested)
     ax = heatmap(
         -(matrix - r["overall_change"]) if panel == "delta" else matrix,
         [f"{n} " for n in rows],
@@ -199,7 +204,7 @@ def plot(cls: ResultTemplateImplicitAssociationTest,
         label="more alike, less the overall change" if panel == "delta" else "mean cosine",
     )
     if panel == "delta":
-        for i, j in zip(*np.nonzero(np.array(r["cell_pvalues"], float) < about["significance_threshold"])):
+        for i, j in zip(*np.nonzero(table(r["cell_pvalues"]) < about["significance_threshold"])):
             ax.text(j, i, "*", ha="center", va="center", fontsize=14)
     ax.set(xlabel=about["attribute_2"], ylabel=about["attribute_1"])
     p = "undefined" if r["label_pvalue"] is None else f"{r['label_pvalue']:.2g}"

@@ -8,13 +8,15 @@ import functools, hashlib, re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, Callable, ClassVar
 from fastcore.basics import patch
 import numpy as np
 from ..core import Config, UnknownNameError, check_name, config_hash, versions
 from ..tasks import get_task
 from ..explore.similarity import SIMILARITIES, similarity_matrix
+from ..interference.names import entity_metric_name, entity_metric_table, parse_column
 from ..interference.pair_metrics import PAIR_METRICS
+from ..interference.tables import pair_rows, read_per_entity
 from ..unlearners.methods import known_methods
 from vision_unlearning.store import (
     MissingSessionError,
@@ -27,10 +29,12 @@ from vision_unlearning.store import (
     read_json,
     write_json,
 )
+from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['MODELS', 'default_model', 'ResultTemplate', 'read_shared', 'fingerprint', 'pair_files', 'PairTable', 'read_pairs',
-           'read_similarity', 'similarity_files', 'simulate_harm', 'simulate_store']
+__all__ = ['MODELS', 'default_model', 'short_model', 'recorded_models', 'ResultTemplate', 'read_shared', 'fingerprint', 'Answer',
+           'pair_files', 'PairTable', 'read_pairs', 'read_similarity', 'similarity_files', 'simulate_harm',
+           'simulate_store']
 
 # %% ../../nbs/6_results/00_base.ipynb #d279fdb0
 MODELS = {
@@ -44,7 +48,39 @@ def default_model(
     task: str,  # task name
 ) -> str:  # short name
     "The model that a task was made for."
-    return {full: short for short, full in MODELS.items()}[get_task(task).base_model]
+    return short_model(get_task(task).base_model)
+
+def short_model(
+    name: str,  # name, folder or hub id of a pipeline
+) -> str:  # the name itself where it has no short one
+    "What a model is called in answers."
+    return {full: short for short, full in MODELS.items()}.get(name, name)
+
+# %% ../../nbs/6_results/00_base.ipynb #da654141
+def _signature(path: Path) -> tuple:  # path, inode, nanoseconds of the last change, bytes
+    "What changes when a file changes; every writer of this library makes a new inode."
+    path = Path(path)
+    if not path.is_file():
+        raise MissingSessionError(f"{path} does not exist; run the step that makes it first")
+    about = path.stat()
+    return str(path), about.st_ino, about.st_mtime_ns, about.st_size
+
+# %% ../../nbs/6_results/00_base.ipynb #a430d1f9
+@functools.lru_cache(maxsize=10_000)
+def _session_of(signature: tuple) -> dict: return read_json(signature[0]).get("session") or {}
+
+def recorded_models(
+    store: Store,
+    task: str,  # task name
+    methods: list[str] = (),  # backend names; empty means all
+) -> list[str]:  # short names; empty where no session left a record
+    "The models that the sessions of a task edited."
+    found = set()
+    for path in store.base.glob(f"models/{task}_*/record.json"):
+        session = _session_of(_signature(path))
+        wanted = session.get("task") == task and (not methods or session.get("method") in methods)
+        if wanted: found.add(short_model(session["model"]))
+    return sorted(found)
 
 # %% ../../nbs/6_results/00_base.ipynb #2aa0db99
 class ResultTemplate(Config):
@@ -65,14 +101,30 @@ class ResultTemplate(Config):
     def __init__(self, **settings):
         fields = type(self).model_fields
         if "base_folder" in settings: settings["base_folder"] = str(settings["base_folder"])
-        if "model" in fields and "task" in fields:
-            settings.setdefault("model", default_model(settings.get("task", fields["task"].default)))
+        for field in fields:
+            if field.startswith("interference_entity") and field in settings:
+                settings[field] = entity_metric_name(settings[field])
         super().__init__(**settings)
+        if {"model", "task"} <= set(fields): self.__dict__["model"] = self._model("model" in settings)
         self._check()
+
+    def _model(self, given: bool) -> str:
+        "The model that was asked for, or the one that the tables are about; they must be the same."
+        one = [self.unlearning_algorithm] if hasattr(self, "unlearning_algorithm") else []
+        methods = getattr(self, "unlearning_algorithm_list", one)
+        recorded = recorded_models(self.store, self.task, methods)
+        asked = self.model
+        if not given: asked = recorded[0] if recorded else default_model(self.task)
+        if recorded and recorded != [asked]:
+            raise ValueError(
+                f"the sessions of task {self.task!r} in {self.store.base} edited {' and '.join(recorded)}, "
+                f"not {asked}; leave model out, or keep models in folders of their own"
+            )
+        if not recorded and "/" not in asked: check_name("model", asked, MODELS)
+        return asked
 
     def _check(self):
         "Names are checked when the question is asked, not when it is answered."
-        if hasattr(self, "model") and "/" not in self.model: check_name("model", self.model, MODELS)
         if hasattr(self, "task"): get_task(self.task)
         if not 0 < getattr(self, "significance_threshold", .5) < 1:
             raise ValueError(
@@ -83,6 +135,19 @@ class ResultTemplate(Config):
             check_name("method", method, known_methods())
         if hasattr(self, "interference_pair"):
             check_name("pair metric", self.interference_pair, PAIR_METRICS)
+        self._check_entity_metrics()
+
+    def _check_entity_metrics(self):
+        "Entity metrics are those of this library, and those that a table of others has."
+        fields = [name for name in type(self).model_fields if name.startswith("interference_entity")]
+        given = [v for name in fields for v in np.atleast_1d(getattr(self, name)).tolist()]
+        known = entity_metric_table()
+        foreign = [name for name in given if name not in known]
+        if not foreign: return
+        path = self.store.per_entity(self.task)
+        columns = {k for row in read_shared(path) for k in row} if path.is_file() else ()
+        held = {parts[2] for column in columns if (parts := parse_column(column))}
+        for name in foreign: check_name("entity metric", name, [*known, *sorted(held - set(known))])
 
     @classmethod
     def question(cls) -> str:
@@ -111,26 +176,19 @@ class ResultTemplate(Config):
         return {k: v for k, v in self.model_dump(mode="json").items() if k not in self.how}
 
 # %% ../../nbs/6_results/00_base.ipynb #586cdc7b
-def _signature(path: Path) -> tuple:  # path, inode, nanoseconds of the last change, bytes
-    "What changes when a file changes; every writer of this library makes a new inode."
-    path = Path(path)
-    if not path.is_file():
-        raise MissingSessionError(f"{path} does not exist; run the step that makes it first")
-    about = path.stat()
-    return str(path), about.st_ino, about.st_mtime_ns, about.st_size
-
 @functools.lru_cache(maxsize=20_000)
 def _content_hash(signature: tuple) -> bytes: return hashlib.sha256(Path(signature[0]).read_bytes()).digest()
 
 # %% ../../nbs/6_results/00_base.ipynb #774938a6
 @functools.lru_cache(maxsize=8)
-def _parsed(signature: tuple): return read_json(signature[0])
+def _parsed(signature: tuple, read: Callable): return read(signature[0])
 
 def read_shared(
     path,  # a JSON file
+    read: Callable = read_per_entity,  # reads and checks it
 ):  # what is in it; shared between callers, so do not change it
     "A table that many questions read: parsed once, and again only when the file has changed."
-    return _parsed(_signature(path))
+    return _parsed(_signature(path), read)
 
 # %% ../../nbs/6_results/00_base.ipynb #3e095b2e
 def fingerprint(
@@ -171,11 +229,16 @@ def _describe(self: ResultTemplate) -> dict:
     "Further metadata of a subclass."
     return {}
 
+class Answer(TypedDict):
+    "What the file of an answer holds."
+    metadata: dict[str, Any]  # the question and its arguments
+    result: dict[str, Any] | list[Any]  # its answer
+
 @patch
 def compute(self: ResultTemplate) -> dict:  # {"metadata": ..., "result": ...}
     "The answer, from disk when nothing that it depends on has changed."
     path = Path(self._get_data_path_local())
-    if path.exists() and not self.recompute_if_exists: return read_json(path)
+    if path.exists() and not self.recompute_if_exists: return read_json(path, Answer)
     inputs = self.inputs()
     about = {
         "template": self.question(),
@@ -251,7 +314,7 @@ class PairTable:
 @functools.lru_cache(maxsize=12)
 # signatures: (index, signature of the file)
 def _read_table(names: tuple[str, ...], epochs: int, signatures: tuple) -> PairTable:
-    return PairTable(list(names), epochs, {i: read_json(signature[0]) for i, signature in signatures})
+    return PairTable(list(names), epochs, {i: pair_rows(signature[0]) for i, signature in signatures})
 
 def read_pairs(
     store: Store,

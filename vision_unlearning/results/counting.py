@@ -49,7 +49,8 @@ def _naive(groups_or_x, y: np.ndarray, numerical: bool) -> np.ndarray:  # (2,M) 
         found = [stats.f_oneway(*parts).pvalue, stats.kruskal(*parts).pvalue]
     spearman = np.asarray(found[1])
     found[1] = spearman[0, 1:] if spearman.ndim == 2 else np.atleast_1d(spearman)
-    return np.where(flat, np.nan, np.stack([np.atleast_1d(f) for f in found]))
+    # where every group has one entity, scipy answers for all columns with one NaN
+    return np.where(flat, np.nan, np.stack([np.broadcast_to(f, y.shape[1]) for f in found]))
 
 # %% ../../nbs/6_results/40_counting.ipynb #e8a537a8
 def attribute_tests(
@@ -137,9 +138,22 @@ class ResultTemplateCountSignificantRelationship(ResultTemplate):
         keys = ("n", "effect_size", "permutation_pvalue", "naive_pvalue")
         if reason: found = {k: np.full(len(names), np.nan) for k in keys}
         else: found = attribute_tests(values, kind, y, self.n_permutations, self.random_state)
-        about = {"unlearning_algorithm": method, "attribute": attribute, "kind": kind, "reason": reason}
+        about = {
+            "model": self.model,
+            "task": self.task,
+            "unlearning_algorithm": method,
+            "method_label": method_label(method),
+            "attribute": attribute,
+            "kind": kind,
+            "reason": reason,
+        }
         return [
-            {**about, "interference_entity": m, **{k: found[k][j] for k in keys}}
+            {
+                **about,
+                "interference_entity": m,
+                "metric_label": metric_label(m),
+                **{k: found[k][j] for k in keys},
+            }
             for j, m in enumerate(self.interference_entity_list)
         ]
 

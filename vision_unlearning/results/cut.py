@@ -81,6 +81,8 @@ class ResultTemplateMinimumCutInterference(ResultTemplate):
             raise ValueError(f"lambda_quantile must be at least 0 and below 1, got {self.lambda_quantile}")
         if self.lambda_value is not None and self.lambda_quantile:
             raise ValueError("give lambda_quantile or lambda_value, not both")
+        if self.entity_1.replace("_", " ") == self.entity_2.replace("_", " "):
+            raise ValueError(f"entity_1 and entity_2 are both {self.entity_1!r}; a cut parts two entities")
 
     def inputs(self) -> list[Path]:
         return [

@@ -15,11 +15,11 @@ from sklearn.decomposition import PCA
 from ..explore.embeddings import mean_embeddings, specificity_ratio
 from ..interference.entity_stats import permutation_correlation
 from ..intervals import bootstrap_interval
-from ..interference.names import metric_label
+from ..interference.names import metric_label, parse_column
 from ..plotting import new_axes, scatter
 from ..unlearners.methods import method_color, method_label
 from .asking import Effect
-from .base import ResultTemplate, _signature, pair_files, read_pairs
+from .base import ResultTemplate, _signature, pair_files, read_pairs, read_shared
 from vision_unlearning.store import (
     MissingSessionError,
     Session,
@@ -112,7 +112,8 @@ def simulate_embeddings(
             for s, w in zip(seeds, wobble)
         ]
     return write_json(
-        store.embeddings(task, session), {"metadata": {"embedding_model": "simulated"}, "embeddings": rows}
+        store.embeddings(task, session),
+        {"metadata": {"embedding_model": "simulated-dinov2"}, "embeddings": rows},
     )
 
 # %% ../../nbs/6_results/75_displacement.ipynb #c0407b82
@@ -140,12 +141,24 @@ class ResultTemplateEmbeddingUnlearningProfile(EmbeddingTemplate):
                 f"{self.entity!r} has no {self.unlearning_algorithm} embeddings in {self.base_folder}; embed "
                 "its session first"
             )
+        table = self.store.per_entity(self.task)
         return [
             self.store.metadata(self.task),
             self.store.embeddings(self.task),
             files[index],
             pair_files(self.store, self.task, self.unlearning_algorithm, self.epochs)[1][index],
+            *([table] if table.is_file() else []),
         ]
+
+    def _over_all_sessions(self, epochs: int) -> np.ndarray:  # (N,) caused minus suffered; NaN where unknown
+        path, wanted = self.store.per_entity(self.task), "emitter_minus_receiver_average_clip_diff"
+        rows = read_shared(path) if path.is_file() else []
+        column = (self.unlearning_algorithm, epochs, wanted)
+        known = {
+            r["name"].replace("_", " "): v for r in rows for c, v in r.items() if parse_column(c) == column
+        }
+        values = [known.get(name.replace("_", " ")) for name in self.names]
+        return np.array([np.nan if v is None else v for v in values], float)
 
     def _compute_from_scratch(self) -> dict:
         index = self._index()
@@ -170,7 +183,7 @@ class ResultTemplateEmbeddingUnlearningProfile(EmbeddingTemplate):
             "forgotten_entity_index": int(np.flatnonzero(kept == index)[0]),
             "pca_off": pca.transform(off[kept]),
             "pca_on": pca.transform(on[kept]),
-            "clip_diffs": clip[kept],
+            "clip_diffs": self._over_all_sessions(table.epochs)[kept],
             "mp_clip_diffs": clip[kept],
             "self_displacement_magnitude": float(moved[index]),
             "retained_displacement_magnitudes": moved[others],
@@ -210,7 +223,7 @@ def plot(cls: ResultTemplateEmbeddingUnlearningProfile,
     elif panel == "components":
         off, on = (np.array(r[key], float) for key in ("pca_off", "pca_on"))
         off, on = (np.pad(v, ((0, 0), (0, max(0, 2 - v.shape[1])))) for v in (off, on))
-        harm = np.array([np.nan if v is None else v for v in r["clip_diffs"]], float)
+        harm = np.array([np.nan if v is None else v for v in r["mp_clip_diffs"]], float)
         ax = new_axes((5.6, 4), ax)
         rest = np.arange(len(off)) != k
         known = rest & np.isfinite(harm)

@@ -30,7 +30,7 @@ from vision_unlearning.results.base import (
     read_similarity,
     similarity_files,
 )
-from ..store import MissingSessionError
+from ..store import MissingSessionError, read_entities
 
 # %% auto #0
 __all__ = ['top_weight', 'count_hits', 'ResultTemplateMostSimilarMostInterferedGrid']
@@ -162,12 +162,16 @@ def _compute_from_scratch(self: ResultTemplateMostSimilarMostInterferedGrid) -> 
         for u in self.unlearning_algorithms
     ]
     adjusted = dict(zip(there, benjamini_hochberg([cells[key][0]["pvalue"] for key in there])))
+    largest = max(len(read_entities(self.store, task)) for _, task in there)
     return {
         "tasks": self.tasks,
         "methods": self.unlearning_algorithms,
         "counts": of("count"),
         "denominators": of("denominator"),
-        "max_per_cell": max(cells[key][0]["denominator"] for key in there),
+        "max_per_cell": largest*len(self.interference_pairs)*len(self.similarity_metrics),
+        "top_k": self.top_k,
+        "interference_pairs": self.interference_pairs,
+        "similarity_metrics": self.similarity_metrics,
         "expected": of("expected"),
         "pvalues": of("pvalue"),
         "adjusted_pvalues": [[adjusted.get((u, t)) for t in self.tasks] for u in self.unlearning_algorithms],

@@ -182,6 +182,7 @@ class ResultTemplateMetricSimilarityAlignmentMulti(ResultTemplate):
 @patch
 def _dataset(
     self: ResultTemplateMetricSimilarityAlignmentMulti,
+    exclude_diagonal: bool = True,  # leave out what an emitter does to itself
 ) -> tuple[PairTable, dict[str, str], np.ndarray, np.ndarray]:  # table, feature -> group, features, harm
     "Features and harm of all pairs."
     table, extra = self._table(), {}
@@ -202,7 +203,7 @@ def _dataset(
         self.include_attribute_value_similarity,
         extra,
     )
-    target[np.eye(len(target), dtype=bool)] = np.nan
+    if exclude_diagonal: target[np.eye(len(target), dtype=bool)] = np.nan
     return table, groups, features, target
 
 @patch
@@ -254,8 +255,13 @@ def shap_values(
 
 # %% ../../nbs/6_results/65_prediction.ipynb #d5d51ee8
 @patch
-def _compute_from_scratch(self: ResultTemplateMetricSimilarityAlignmentMulti) -> dict:
-    table, groups, features, target = self._dataset()
+def _compute_from_scratch(self: ResultTemplateMetricSimilarityAlignmentMulti,
+    exclude_diagonal: bool = True,  # leave out what an emitter does to itself
+    entity_col: str = "name",  # column of the entity table by which tested entities are called
+) -> dict:
+    table, groups, features, target = self._dataset(exclude_diagonal)
+    entities = read_entities(self.store, self.task)
+    check_name(f"attribute of {self.task!r}", entity_col, list(dict.fromkeys(k for e in entities for k in e)))
     known = np.isfinite(features).all(-1)
     usable = np.isfinite(target) & known
     run = np.isfinite(target).any(1)
@@ -300,7 +306,7 @@ def _compute_from_scratch(self: ResultTemplateMetricSimilarityAlignmentMulti) ->
         ),
         "y_test_true": target[test],
         "y_test_pred": predicted["test"],
-        "test_entities": [table.names[i] for i in tested],
+        "test_entities": [entities[i].get(entity_col) for i in tested],
         "n_dropped": int((np.isfinite(target) & ~known).sum()),
         "permutation_pvalue": p,
         "shap_explanations": shap,

@@ -61,12 +61,23 @@ class VisualSummaryBase(ResultTemplate):
     images_max_dim: int = 124  # larger images are reduced
 
     def _emitter(self) -> dict | None:  # None when neither is given
-        if self.entity is not None and self.entity_index is not None:
-            raise ValueError("give entity or entity_index, not both")
         if self.entity is None and self.entity_index is None: return None
         entities = read_entities(self.store, self.task)
         found = find_entity(entities, self.entity if self.entity is not None else self.entity_index)
-        return {**found, "index": entities.index(found)}
+        index = entities.index(found)
+        if self.entity_index not in (None, index):
+            raise ValueError(
+                f"entity {found['name']!r} has index {index}, not {self.entity_index}; give one of the two"
+            )
+        return {**found, "index": index}
+
+    def _resolve_entity(self) -> None:
+        """Fill in `entity` and `entity_index`, each from the other: the one change of a question that is
+        asked."""
+        emitter = self._emitter()
+        if emitter is None:
+            raise ValueError(f"{self.question()} is about one emitter; give entity or entity_index")
+        self.__dict__.update(entity=emitter["name"], entity_index=emitter["index"])
 
     @property
     def arguments(self) -> dict:

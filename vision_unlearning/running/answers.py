@@ -21,8 +21,8 @@ from ..store import Store, atomic_path
 
 # %% auto #0
 __all__ = ['ARGUMENTS', 'ANSWER_COLUMNS', 'Answer', 'answer', 'ask_all', 'kept_of', 'attributes_by_method', 'groups_that_pay',
-           'harm_travels', 'worth_showing', 'first_axes', 'rows_html', 'template_blocks', 'attribute_blocks',
-           'write_answers']
+           'harm_travels', 'worth_showing', 'first_axes', 'rows_html', 'template_blocks', 'counted_html',
+           'attribute_blocks', 'write_answers']
 
 # %% ../../nbs/8_running/42_answers.ipynb #2703fa90
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def groups_that_pay(
 ) -> pd.DataFrame:  # attributes x methods: "significant/tested (largest effect)"
     "Along which attributes the averages of entities differ, method by method."
     tested = [r for r in data["result"]["rows"] if r["permutation_pvalue"] is not None]
-    return attributes_by_method(pd.DataFrame(tested))
+    return attributes_by_method(pd.DataFrame(tested, columns=list(data["result"]["rows"][0])))
 
 def harm_travels(
     table: pd.DataFrame,  # of `ask_all`
@@ -194,6 +194,12 @@ def template_blocks(
     return blocks
 
 # %% ../../nbs/8_running/42_answers.ipynb #ce912d85
+def counted_html(
+    counted: pd.DataFrame,  # attributes x methods
+) -> str:  # HTML
+    "A table of counts; a method that changes nothing leaves nothing to test, and the page says so."
+    return numbers(counted, index=True) if len(counted) else note("Nothing varies, so nothing was tested.")
+
 def attribute_blocks(
     table: pd.DataFrame,  # of `ask_all`
     answers: dict[str, list[Answer]],
@@ -204,13 +210,13 @@ def attribute_blocks(
         blocks.append(
             "<h2>Along which attributes harm travels</h2><p>Are those who share it with the forgotten one "
             "harmed more, the other attributes held fixed? Significant of tested metrics, and the largest r "
-            f"among the significant.</p>{numbers(harm_travels(table), index=True)}"
+            f"among the significant.</p>{counted_html(harm_travels(table))}"
         )
     for a in answers.get("CountSignificantRelationship", []):
         blocks.append(
             "<h2>Which groups pay more</h2><p>Do the averages of entities differ by attribute, whoever was "
             "forgotten? Significant of tested relations, and the largest effect (r or ω²) among the "
-            f"significant.</p>{numbers(groups_that_pay(a.data), index=True)}"
+            f"significant.</p>{counted_html(groups_that_pay(a.data))}"
         )
     return blocks
 

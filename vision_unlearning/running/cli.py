@@ -12,14 +12,14 @@ from ..texts import split_names
 
 # %% auto #0
 __all__ = ['app', 'BaseFolder', 'Quiet', 'Force', 'TaskName', 'Parameters', 'Stage', 'BatchMethods', 'BatchScale', 'Quick',
-           'Permutations', 'DemoFolder', 'Candidates', 'Clip', 'Merge', 'Push', 'at_home', 'split', 'is_benchmark',
-           'run_command', 'run_benchmark_stage', 'batch_parameters', 'batch_command', 'smoke_batch', 'status_command',
-           'report_command', 'demo_command', 'json_settings', 'embedded_judge', 'erase_command', 'main']
+           'Permutations', 'DemoFolder', 'Candidates', 'Clip', 'Merge', 'Push', 'KEPT', 'STOPPED', 'INTERRUPTED',
+           'at_home', 'split', 'is_benchmark', 'run_command', 'run_benchmark_stage', 'batch_parameters',
+           'batch_command', 'smoke_batch', 'status_command', 'report_command', 'demo_command', 'json_settings',
+           'embedded_judge', 'erase_command', 'error_line', 'main']
 
 # %% ../../nbs/8_running/60_cli.ipynb #ebe4d688
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Make an image model forget, and measure what else it forgot. --traceback anywhere shows where an "
@@ -47,7 +47,10 @@ def split(
     text: str,  # "fox, red apple"
 ) -> list[str]:  # without empty parts
     "Names separated by commas; a name that has a comma stands in double quotes."
-    return split_names(text)
+    names = split_names(text)
+    if text and not names:
+        raise ValueError(f"{text!r} holds no name; leave the option out to mean all of them")
+    return names
 
 # %% ../../nbs/8_running/60_cli.ipynb #b1042ab1
 def is_benchmark(
@@ -203,7 +206,9 @@ def status_command(
 
 # %% ../../nbs/8_running/60_cli.ipynb #51978ecd
 Quick = Annotated[bool, typer.Option("--quick", help="Only the page of the sessions; ask no questions.")]
-Permutations = Annotated[int, typer.Option(help="Permutations of a test; 0 takes each template's own.")]
+Permutations = Annotated[
+    int, typer.Option(min=0, help="Permutations of a test; 0 takes each template's own.")
+]
 
 @app.command("report")
 def report_command(
@@ -259,9 +264,10 @@ def json_settings(
 ) -> dict:
     "Settings of a method, as they are written in a shell."
     import json
-    try: return json.loads(text)
-    except json.JSONDecodeError:
-        raise ValueError(f"--settings must be JSON such as '{{\"lamb\": 0.5}}', got {text!r}") from None
+    try: settings = json.loads(text)
+    except (ValueError, RecursionError): settings = None
+    if isinstance(settings, dict): return settings
+    raise ValueError(f"--settings must be a JSON object such as '{{\"lamb\": 0.5}}', got {text[:60]!r}")
 
 def embedded_judge(
     model: str,  # as `load_pipeline` takes it
@@ -297,7 +303,7 @@ def erase_command(
     settings: Annotated[str, typer.Option(help="Settings of the method, as JSON.")] = "{}",
     candidates: Candidates = "",
     clip: Clip = "",
-    num_inference_steps: Annotated[int, typer.Option(help="Steps of the pictures of the check.")] = 12,
+    num_inference_steps: Annotated[int, typer.Option(min=1, help="Steps of the check's pictures.")] = 12,
     guidance_scale: Annotated[float, typer.Option(help="Guidance of the pictures of the check.")] = 3.0,
     device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
     merge: Merge = False,
@@ -307,11 +313,14 @@ def erase_command(
     "Erase a concept from a pipeline, check it and its neighbours before and after, and say go or no-go."
     from vision_unlearning.models import load_pipeline
     from vision_unlearning.running.erase import erase, push_to_hub, save_erasure
-    from vision_unlearning.unlearners.diffusion.formats import export_kohya
     from vision_unlearning.unlearners.base import get_method
     if Path(out).exists(): raise ValueError(f"{out} exists; give a folder that does not")
     options = json_settings(settings)
-    get_method(method)(**options)
+    unlearner = get_method(method)(**options)
+    if kohya and "lora_alpha" not in type(unlearner).model_fields:
+        raise ValueError(
+            f"{method} makes no LoRA, which is what --kohya writes; leave it out, or try --merge"
+        )
     pipe = load_pipeline(model, device=device)
     result = erase(
         pipe,
@@ -325,24 +334,49 @@ def erase_command(
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
     )
-    save_erasure(result, out, pipe, merge)
-    if kohya: export_kohya(result.edit, Path(out)/f"{Path(out).name}_kohya.safetensors")
+    save_erasure(result, out, pipe, merge, kohya)
     typer.echo(str(result))
     typer.echo(result.summary().round(3).to_string())
     typer.echo(Path(out).resolve())
     if push: typer.echo(push_to_hub(out, push))
     if not result.go: raise typer.Exit(1)
 
+# %% ../../nbs/8_running/60_cli.ipynb #7318b39e
+def error_line(
+    error: Exception,
+) -> str:
+    "What is said of an error, in one line."
+    if hasattr(error, "format_message"):  # of the parser
+        command = error.ctx.command_path if error.ctx else "vu"
+        return f"{' '.join(error.format_message().split())} (see `{command} --help`)"
+    line = str(error).strip().partition("\n")[0] or type(error).__name__
+    extra = isinstance(error, ImportError) and "unlearning[" in str(error)
+    if extra or isinstance(error, (ValueError, OSError)): return line
+    return f"{type(error).__name__}: {line} (not foreseen; --traceback shows where it came from)"
+
+# %% ../../nbs/8_running/60_cli.ipynb #cd8b1f21
+KEPT = "stopped; what was finished is kept, and the same command goes on after it"
+STOPPED = {  # command -> what is left of it, where that is another thing
+    "erase": "stopped; nothing was written, and the same command begins anew",
+    "report": "stopped; pages that were finished are kept, and the same command writes the others",
+    "status": "stopped",
+}
+
 # %% ../../nbs/8_running/60_cli.ipynb #e891df00
+INTERRUPTED = 130  # exit code of a process that Ctrl-C ended
+
 def main(
     arguments: list[str] | None = None,  # None reads them from the process
 ):
-    "Run a command; a known error becomes one line and exit code 2."
+    "Run a command; whatever stops it becomes one line, and exit code 2, or 130 for Ctrl-C."
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    traceback = "--traceback" in arguments
-    try: app([a for a in arguments if a != "--traceback"], prog_name="vu")
-    # ours are kinds of the first two; the others are what a server, a disk or a missing extra refuses
-    except (ValueError, FileNotFoundError, ConnectionError, PermissionError, ImportError) as error:
-        if traceback or isinstance(error, ImportError) and "unlearning[" not in str(error): raise
-        typer.echo(f"error: {str(error).strip().partition(chr(10))[0]}", err=True)
-        sys.exit(2)
+    words = [a for a in arguments if a != "--traceback"] or ["--help"]
+    try: code = app(words, prog_name="vu", standalone_mode=False)
+    except KeyboardInterrupt: code = INTERRUPTED
+    except BrokenPipeError: code = 1  # whoever read the output has seen enough
+    except Exception as error:
+        if "--traceback" in arguments: raise
+        typer.echo(f"error: {error_line(error)}", err=True)
+        code = 2
+    if code == INTERRUPTED: typer.echo(STOPPED.get(words[0], KEPT), err=True)
+    if code: sys.exit(code)

@@ -25,11 +25,12 @@ from ..tasks import PROMPT_TEMPLATE
 from ..texts import as_names, one_name, shared_names
 from ..unlearners.base import Edit, get_method
 from ..explore.neighbours import near_neighbours
-from ..unlearners.diffusion.formats import merge_edit
+from ..unlearners.diffusion.formats import export_kohya, merge_edit
+from typing_extensions import TypedDict
 
 # %% auto #0
 __all__ = ['HUB_FILES', 'Erasure', 'own_pictures', 'unlearn_names', 'name_of', 'erase', 'model_card', 'save_erasure', 'hub_files',
-           'push_to_hub']
+           'Said', 'push_to_hub']
 
 # %% ../../nbs/8_running/35_erase.ipynb #d7d0fb75
 @dataclass(repr=False)
@@ -265,6 +266,7 @@ def save_erasure(
     folder,  # written whole or not at all
     pipe=None,  # the base pipeline; needed to merge
     merge: bool = False,  # also write a full pipeline with the edit in its weights
+    kohya: bool = False,  # also write a LoRA under kohya's names
 ) -> Path:
     "Write edit, model card and numbers, and optionally a merged pipeline."
     if merge and pipe is None:
@@ -290,6 +292,7 @@ def save_erasure(
                 versions=versions(),
             ),
         )
+        if kohya: export_kohya(result.edit, temporary/f"{Path(folder).name}_kohya.safetensors")
         if merge:
             with merge_edit(result.edit, pipe).on(pipe), quiet_loading():
                 pipe.save_pretrained(temporary/"merged")
@@ -325,6 +328,11 @@ def hub_files(
     )
 
 # %% ../../nbs/8_running/35_erase.ipynb #58e8ad4e
+class Said(TypedDict):
+    "What an upload asks of `erasure.json`."
+    go: bool
+    reasons: list[str]
+
 def push_to_hub(
     folder,  # as `save_erasure` wrote it
     repo_id: str,  # "name/repository"
@@ -335,8 +343,7 @@ def push_to_hub(
 ) -> str:  # address of the commit
     "Upload an erasure; a no-go has to be asked for."
     files = hub_files(folder)
-    if not read_json(Path(folder)/"erasure.json")["go"] and not even_if_no_go:
-        raise ValueError(
-            f"{folder} is a no-go: {'; '.join(read_json(Path(folder) / 'erasure.json')['reasons'])}"
-        )
+    said = read_json(Path(folder)/"erasure.json", Said)
+    if not said["go"] and not even_if_no_go:
+        raise ValueError(f"{folder} is a no-go: {'; '.join(said['reasons'])}")
     return push_folder(folder, repo_id, names=files, private=private, token=token, endpoint=endpoint)

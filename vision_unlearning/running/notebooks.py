@@ -11,10 +11,13 @@ from ..core import config_hash, versions
 from .missing import chosen, missing_work
 from .stages import PAGE_STAGES, check_parameters, pipeline_path
 from ..store import Store, atomic_path, read_json
+from typing import Any
+from typing_extensions import TypedDict
 
 # %% auto #0
 __all__ = ['HOW', 'COMES_BACK', 'executed_path', 'run_stamp', 'last_states', 'keep_notebook', 'notebook_error',
-           'kernel_environment', 'SharedKernel', 'literal', 'execute', 'still_true', 'run_pipeline']
+           'kernel_environment', 'SharedKernel', 'literal', 'execute', 'KeptMetadata', 'KeptNotebook', 'still_true',
+           'run_pipeline']
 
 # %% ../../nbs/8_running/14_notebooks.ipynb #9c47d252
 # parameters that change how a run goes and not what comes out
@@ -195,13 +198,21 @@ def execute(
         failed.unlink(missing_ok=True)
 
 # %% ../../nbs/8_running/14_notebooks.ipynb #2de13a7d
+class KeptMetadata(TypedDict, total=False):
+    vision_unlearning: dict[str, Any]  # of `keep_notebook`
+
+class KeptNotebook(TypedDict):
+    "What is asked of an executed notebook."
+    metadata: KeptMetadata
+
 def still_true(
     target: Path,  # an executed notebook
     stamp: str,  # as `run_stamp` says
 ) -> bool:
     "Whether an executed notebook is there and depends on nothing that has changed."
     if not target.exists(): return False
-    return read_json(target)["metadata"].get("vision_unlearning", {}).get("stamp") == stamp
+    kept = read_json(target, KeptNotebook)
+    return kept["metadata"].get("vision_unlearning", {}).get("stamp") == stamp
 
 # %% ../../nbs/8_running/14_notebooks.ipynb #2fce5471
 def run_pipeline(

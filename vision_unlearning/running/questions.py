@@ -8,12 +8,13 @@ from collections import Counter
 import numpy as np
 from ..benchmarks import rt_name_to_class
 from ..core import MissingSessionError, check_name
+from ..explore.embeddings import latent_embedding
 from ..explore.similarity import SIMILARITIES, attribute_columns
 from ..interference.entity import pair_sessions
 from ..interference.pair_metrics import PAIR_METRICS
 from ..results.asking import Subjects
 from ..results.base import PairTable, read_pairs
-from ..store import Store, read_entities
+from ..store import Store, read_entities, read_json
 from ..unlearners.methods import known_methods
 
 # %% auto #0
@@ -67,6 +68,11 @@ def tested_methods(
     )
 
 # %% ../../nbs/8_running/40_questions.ipynb #cecb4996
+def _embedded(store: Store, task: str) -> str:
+    path = store.embeddings(task)
+    if not path.is_file(): return ""
+    return latent_embedding(str(read_json(path)["metadata"].get("embedding_model")))
+
 def subjects(
     store: Store,
     task: str,  # task name
@@ -96,7 +102,7 @@ def subjects(
         numerical=[a for a, kind in kinds.items() if kind == "numerical"],
         emitters={m: [t.names[i] for i in sorted(t.rows)] for m, t in tables.items()},
         worst={m: worst_pair(t, main) for m, t in tables.items()},
-        embedded=store.embeddings(task).is_file(),
+        embedded=_embedded(store, task),
     )
 
 # %% ../../nbs/8_running/40_questions.ipynb #85997637

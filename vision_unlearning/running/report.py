@@ -16,7 +16,7 @@ from .page import write_page
 from .session import read_scores, task_entities
 from .summary import before_after, printed, rank_receivers, score_text
 from .summary import summary_table
-from ..store import Session, Store, image_name, read_json
+from ..store import Session, Store, image_name, read_record
 from ..unlearners.methods import method_label
 
 # %% auto #0
@@ -208,7 +208,7 @@ def report_blocks(
     max_grids: int = 40,  # sessions that get pictures
 ) -> list[str]:  # HTML blocks
     "What a report says, block by block."
-    records = [read_json(store.record(s)) for s in sessions]
+    records = [read_record(store.record(s)) for s in sessions]
     return [
         *report_head(task, len(task_entities(store, task)), records, notes),
         *numbers_blocks(store, sessions),

@@ -30,11 +30,13 @@ from vision_unlearning.store import (
     read_record,
     write_json,
 )
+from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['task_entities', 'as_recorded', 'plan_sessions', 'weights_fingerprint', 'session_data', 'finished', 'claim_baseline',
-           'require_edits', 'unlearn_session', 'note_stage', 'generate_session', 'default_clip', 'load_evaluators',
-           'score_images', 'embed_images', 'read_scores', 'recorded_sessions', 'chosen_sessions', 'check_methods']
+__all__ = ['SCORES', 'task_entities', 'as_recorded', 'plan_sessions', 'weights_fingerprint', 'session_data', 'finished',
+           'BaselineMark', 'claim_baseline', 'require_edits', 'unlearn_session', 'note_stage', 'generate_session',
+           'default_clip', 'load_evaluators', 'score_images', 'embed_images', 'read_scores', 'recorded_sessions',
+           'chosen_sessions', 'check_methods']
 
 # %% ../../nbs/8_running/05_session.ipynb #4f81696c
 def task_entities(
@@ -56,9 +58,7 @@ def as_recorded(
     from vision_unlearning.unlearners.base import get_method
     path = store.record(session)
     if not path.exists(): return session
-    old = read_json(path).get("session", {}).get("settings")
-    if not isinstance(old, dict): return session
-    now = current_settings(session.method, old)
+    now = current_settings(session.method, read_record(path)["session"].get("settings", {}))
     if not set(now) < set(session.settings): return session
     complete = get_method(session.method)(**now).model_dump(mode="json")
     return dataclasses.replace(session, settings=now) if complete == session.settings else session
@@ -149,6 +149,10 @@ def finished(
     )
 
 # %% ../../nbs/8_running/05_session.ipynb #ee40ba29
+class BaselineMark(TypedDict):
+    "What is noted beside the pictures of a base model."
+    weights: str  # their fingerprint
+
 def claim_baseline(
     store: Store,
     task: str,  # task name
@@ -158,7 +162,7 @@ def claim_baseline(
     "Refuse `off` pictures that other weights made."
     folder = store.baseline(task)
     mark = folder/"weights.json"
-    if mark.exists() and (made := read_json(mark)["weights"]) != weights:
+    if mark.exists() and (made := read_json(mark, BaselineMark)["weights"]) != weights:
         raise ValueError(
             f"{folder} holds pictures of other weights ({made}, now {weights}); use another base_folder or "
             "delete it"
@@ -228,7 +232,7 @@ def _unlearn(store, session, pipe, weights, callbacks) -> dict:
     with atomic_folder(store.model(session)) as temporary:
         edit.save_pretrained(temporary)
         write_json(temporary/"record.json", record)
-    return read_json(store.record(session))
+    return read_record(store.record(session))
 
 # %% ../../nbs/8_running/05_session.ipynb #9adde243
 def note_stage(
@@ -259,7 +263,7 @@ def generate_session(
     from vision_unlearning.unlearners.base import load_edit
 
     reset = reset_peak_memory(pipe.device)
-    record = read_json(store.record(session))
+    record = read_record(store.record(session))
     start = time.perf_counter()
     prompts = task_prompts(session.task, task_entities(store, session.task))
     made = generate_on(pipe, load_edit(store.model(session)), store, session, prompts, seeds, **options)
@@ -327,9 +331,9 @@ def embed_images(
     batch_size: int = 100,  # changes speed and memory only
 ) -> bool:  # whether there was anything to do
     "Embed the pictures of a session, or of the baseline, once for these seeds and this encoder."
-    from vision_unlearning.explore.embeddings import embed_session
+    from vision_unlearning.explore.embeddings import embed_session, read_embeddings
     path = store.embeddings(task, session)
-    about = read_json(path)["metadata"] if path.is_file() else {}
+    about = read_embeddings(path)["metadata"] if path.is_file() else {}
     if (about.get("seeds"), about.get("embedding_model")) == (
         sorted(seeds),
         getattr(encoder, "name", "unnamed"),
@@ -339,6 +343,9 @@ def embed_images(
     return True
 
 # %% ../../nbs/8_running/05_session.ipynb #5df9e04e
+# column of `scores.parquet` -> kinds of numpy types that it may hold: text, integers, floats
+SCORES = {"receiver": "OUST", "seed": "iu", "metric": "OUST", "off": "f", "on": "f", "value": "f"}
+
 def read_scores(
     store: Store,
     session: Session,
@@ -348,11 +355,18 @@ def read_scores(
     path = store.scores(session)
     if not path.exists():
         raise MissingSessionError(f"{path} does not exist; run `vu run interference` for {session.entity!r}")
-    try: return pd.read_parquet(path)
+    try: scores = pd.read_parquet(path, columns=list(SCORES))
     except (OSError, ValueError) as error:
+        why = str(error).partition("\n")[0]
         raise ForeignFileError(
-            f"{path} is not a readable table ({error}); delete it and run `vu run interference` again"
+            f"{path} is not a readable table of scores ({why}); delete it and run `vu run interference` again"
         ) from error
+    odd = [name for name, kind in SCORES.items() if scores[name].dtype.kind not in kind]
+    if len(scores) and not odd: return scores
+    what = f"its column {odd[0]!r} holds {scores[odd[0]].dtype}" if odd else "it is empty"
+    raise ForeignFileError(
+        f"{path} is no table of scores: {what}; delete it and run `vu run interference` again"
+    )
 
 # %% ../../nbs/8_running/05_session.ipynb #b517e7b8
 def recorded_sessions(

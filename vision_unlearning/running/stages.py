@@ -14,7 +14,7 @@ from ..texts import split_names
 
 # %% auto #0
 __all__ = ['STAGES', 'TASK_STAGES', 'SESSION_STAGES', 'PAGE_STAGES', 'SCALES', 'pipeline_path', 'Parameter',
-           'pipeline_parameters', 'fits', 'check_parameters', 'parse_parameter']
+           'pipeline_parameters', 'fits', 'check_parameters', 'parse_parameter', 'as_declared']
 
 # %% ../../nbs/8_running/00_stages.ipynb #9a5a909a
 STAGES = ("prepare", "explore", "unlearn", "generate", "interference", "results", "report", "answers")
@@ -104,3 +104,18 @@ def parse_parameter(
     try: return name, json.loads(f"[{value}]" if bare else value)
     except json.JSONDecodeError:
         raise ValueError(f"parameter {name} of {stage} must be {kind}, got {value!r}") from None
+
+# %% ../../nbs/8_running/00_stages.ipynb #e4ce79b2
+def as_declared(
+    stage: str,  # one of `STAGES`
+    given: dict,  # among other names the parameters of the stage: the globals of its notebook
+) -> dict:  # the parameters, each of the type that the notebook declares
+    "The parameters of a notebook that was run by hand."
+    found = {}
+    for name, parameter in pipeline_parameters(stage).items():
+        value = given[name]
+        if fits(value, parameter.type): found[name] = value
+        elif isinstance(value, str): _, found[name] = parse_parameter(stage, f"{name}={value}")
+        elif parameter.type.startswith("list"): found[name] = [value]
+        else: found[name] = value
+    return check_parameters(stage, found)

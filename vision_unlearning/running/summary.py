@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import pandas as pd
 from ..core import MissingSessionError
 from .session import read_scores
-from ..store import Session, Store, read_json
+from ..store import Session, Store, read_record
 
 # %% auto #0
 __all__ = ['before_after', 'rank_receivers', 'Summary', 'summarise', 'summary_table', 'score_text', 'harm_text', 'harmed_text',
@@ -97,7 +97,7 @@ def summary_table(
     sessions: list[Session],  # complete ones
 ) -> pd.DataFrame:  # the fields of `Summary`, one row a session
     "The summary of several sessions."
-    found = [summarise(read_scores(store, s), read_json(store.record(s))) for s in sessions]
+    found = [summarise(read_scores(store, s), read_record(store.record(s))) for s in sessions]
     return pd.DataFrame([asdict(summary) for summary in found])
 
 # %% ../../nbs/8_running/18_summary.ipynb #6285ff15

@@ -26,7 +26,7 @@ from ..finding import find_classes
 from ..hub import pull, push_folder
 from ..store import atomic_folder, read_json, write_json
 from ..tasks import prompt_subject
-from ..texts import as_names, captions, require_table, shared_names
+from ..texts import as_names, captions_of, require_table, shared_names
 from vision_unlearning.unlearners.attached import (
     LOCK,
     Attachment,
@@ -443,7 +443,7 @@ def concepts(
 ) -> list[str]:  # without repetition, in order; spellings that a text encoder reads alike are one
     "The texts that a forget or retain argument names."
     if source is None: return []
-    if hasattr(source, "column_names"): source = [prompt_subject(t) for t in captions(source, side)]
+    if hasattr(source, "column_names"): source = [prompt_subject(t) for t in captions_of(source, side)]
     return as_names(source, side)
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #3811d811
@@ -474,7 +474,7 @@ def require_pictures(
             raise TypeError(
                 f"{what} is a stream; datasets.Dataset.from_list(list({side})) makes a data set of it"
             )
-        captions(data, what)
+        captions_of(data, what)
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #94e767e2
 def require_pipeline(

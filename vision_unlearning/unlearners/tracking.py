@@ -8,7 +8,8 @@ import importlib.util
 from pathlib import Path
 import numpy as np
 import torch
-from ..core import borrow, check_name, initial_latents, torch_modules
+from ..core import borrow, check_name, torch_modules
+from ..models.sampling import draw
 from .callbacks import Callback
 from ..texts import as_texts
 
@@ -88,31 +89,16 @@ class Draws:
         self.generation = {"num_inference_steps": 20, **generation}
 
     def __call__(self) -> dict[str, np.ndarray]:
-        pipe, n = self.pipe, len(self.seeds)
-        unet = pipe.unet
-        size = unet.config.sample_size
-        with borrow(pipe), torch.no_grad():
+        pipe, seeds = self.pipe, list(self.seeds)
+        with borrow(pipe):
             for module in torch_modules(pipe): module.eval()
             bar = getattr(pipe, "_progress_bar_config", {})
             pipe.set_progress_bar_config(**{**bar, "disable": True})
-            try:
-                drawn = {
-                    p: pipe(
-                        [p] * n,
-                        latents=initial_latents(
-                            list(self.seeds),
-                            [p] * n,
-                            (unet.config.in_channels, size, size),
-                            device=unet.device,
-                            dtype=unet.dtype,
-                        ),
-                        output_type="np",
-                        **self.generation,
-                    ).images
-                    for p in self.prompts
-                }
+            def pictures(prompt):
+                same = [prompt]*len(seeds)
+                return draw(pipe, seeds, same, prompt=same, **self.generation)
+            try: return {prompt: pictures(prompt) for prompt in self.prompts}
             finally: pipe.set_progress_bar_config(**bar)
-        return {p: (np.asarray(images)*255).round().astype(np.uint8) for p, images in drawn.items()}
 
 # %% ../../nbs/3_unlearners/30_tracking.ipynb #078327cf
 def takes_pictures(

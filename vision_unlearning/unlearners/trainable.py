@@ -10,10 +10,10 @@ from .attached import stored_values
 from .base import WeightEdit
 
 # %% auto #0
-__all__ = ['require_precision', 'trainable_weights', 'weight_edit']
+__all__ = ['require_float32', 'trainable_weights', 'weight_edit']
 
 # %% ../../nbs/3_unlearners/22_trainable.ipynb #9594f6b1
-def require_precision(
+def require_float32(
     parameters,  # tensors that a training touches, or builds on
 ):
     "Refuse weights of fewer than 32 bits."
@@ -38,7 +38,7 @@ def trainable_weights(
             f"{type(module).__name__} has no parameter {missing[0]!r} ({len(missing)} of {len(names)} are "
             "unknown); take names from named_parameters"
         )
-    require_precision(found[n] for n in names)
+    require_float32(found[n] for n in names)
     flags = [(p, p.requires_grad) for p in found.values()]
     gradients = [(p, p.grad) for p in found.values()]
     base = {n: found[n].detach().clone() for n in names}

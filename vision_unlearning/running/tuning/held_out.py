@@ -16,7 +16,7 @@ from ..batch import run_batch
 from ..session import chosen_sessions
 from ..summary import before_after
 from ..session import read_scores
-from ...store import Session, Store, read_json
+from ...store import Session, Store, read_record
 from ...unlearners.base import METHODS, load_edit
 
 # %% auto #0
@@ -66,7 +66,7 @@ def held_out_row(
     # peak (bytes), megabytes, trained
 ) -> dict:
     "What one session did to its emitter and to everybody else, and what it cost."
-    scores, record = read_scores(store, session), read_json(store.record(session))
+    scores, record = read_scores(store, session), read_record(store.record(session))
     table = before_after(scores)
     clip = before_after(scores[scores["metric"] == "clip_diff"]).loc[session.entity]
     own, others = table.loc[session.entity], table.drop(session.entity)

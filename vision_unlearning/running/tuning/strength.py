@@ -11,9 +11,10 @@ from .search import tuned_from
 from ...core import config_hash, versions
 from ...store import read_json, write_json
 from ...unlearners.base import get_method
+from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['furthest', 'strength', 'with_strength']
+__all__ = ['furthest', 'Keyed', 'strength', 'with_strength']
 
 # %% ../../../nbs/8a_tuning/20_strength.ipynb #0aa2756c
 def furthest(
@@ -25,6 +26,10 @@ def furthest(
     return max((r["scale"] for r in allowed), default=1.)
 
 # %% ../../../nbs/8a_tuning/20_strength.ipynb #23bbe3d4
+class Keyed(TypedDict):
+    "A kept record of a search for a strength."
+    key: str  # hash of what was asked
+
 def strength(
     record: dict,  # of `running.tune.tune`; its best settings are trained
     objective,  # with `emitters`, `forget` and `measure`, as JudgeObjective
@@ -51,7 +56,7 @@ def strength(
         objective=objective.description,
     )
     path = Path(folder)/f"{record['task']}_{method}_strength.json"
-    if path.exists() and (known := read_json(path))["key"] == config_hash(asked): return known
+    if path.exists() and (known := read_json(path, Keyed))["key"] == config_hash(asked): return known
     start = time.perf_counter()
     edits, rows = [(e, objective.forget(unlearner, e)) for e in objective.emitters], []
     def look(scale):

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
-from ...models.classifiers import reset_layers, split_at
+from ...models.classifiers import reset_layers
+from ...models.cutting import network_of, picture_shape
 from ...core import DivergedError
 from ..base import WeightEdit
 from ..callbacks import attended
 from .base import ClassifierUnlearner, count_classes, draw_seed
 from .teachers import distillation
-from .impressions import picture_shape
 from .zero_shot import split_classes
 
 # %% auto #0
@@ -64,17 +64,19 @@ def picture_generator(
 
 # %% ../../../nbs/3b_classifiers/75_gkt.ipynb #c2962a1f
 def attention_maps(
-    model: nn.Module,  # of `build_classifier`
+    model: nn.Module,  # any classifier
     pictures: torch.Tensor,  # (B,C,H,W) in 0..1
 ) -> tuple[torch.Tensor, list]:  # (B,K) logits, and one (B,H*W) map a layer
     "Logits, and where each layer of feature maps looks."
-    head, tail = split_at(model, next(iter(dict(getattr(model, "net", model).named_children())), ""))
-    x, maps = head(pictures), []
-    for part in tail:
-        x = part(x)
-        if x.ndim == 4 and (isinstance(part, nn.ReLU) or next(part.children(), None) is not None):
-            maps.append(F.normalize(x.square().mean(1).flatten(1)))
-    return x, maps
+    maps = []
+    def keep(part, args, x):
+        if torch.is_tensor(x) and x.ndim == 4: maps.append(F.normalize(x.square().mean(1).flatten(1)))
+    parts = network_of(model)[0].children()
+    looks = [p for p in parts if isinstance(p, nn.ReLU) or next(p.children(), None) is not None]
+    hooks = [part.register_forward_hook(keep) for part in looks]
+    try: return model(pictures), maps
+    finally:
+        for hook in hooks: hook.remove()
 
 # %% ../../../nbs/3b_classifiers/75_gkt.ipynb #dc4e718f
 def transfer_loss(
@@ -84,7 +86,8 @@ def transfer_loss(
     temperature: float = 1.,
 ) -> dict[str, torch.Tensor]:  # "divergence" and "attention", scalars to be summed
     "How far a student is from its teacher, in what it answers and where it looks."
-    apart = sum((a - b).square().mean() for a, b in zip(student[1], teacher[1]))
+    nothing = student[0].new_zeros(())  # of a network without maps
+    apart = sum(((a - b).square().mean() for a, b in zip(student[1], teacher[1])), start=nothing)
     divergence = distillation(student[0], teacher[0], temperature)
     return {"divergence": divergence, "attention": attention_weight*apart}
 
@@ -157,6 +160,8 @@ class GKT(ClassifierUnlearner):
     temperature: float = Field(1., gt=0)  # T
     learning_rate: float = Field(1e-3, gt=0)  # of the student, Adam
     generator_learning_rate: float = Field(1e-3, gt=0)  # of the generator, Adam
+    # (channels, height, width) of a picture, of a model that `build_classifier` did not make
+    input_shape: tuple[int, int, int] | None = None
     latent_size: int = Field(64, ge=1)  # values of the noise; 128 in the paper
     width: int = Field(16, ge=1)  # filters of the generator; 64 in the paper
     train_batch_size: int = Field(64, ge=2)  # invented pictures of a round; 256 in the paper
@@ -171,7 +176,7 @@ class GKT(ClassifierUnlearner):
         teach(self, run, callbacks)
 
     def unlearn(self,
-        model: nn.Module,  # of `build_classifier`; comes back as it went in
+        model: nn.Module,  # comes back as it went in
         forget,  # class indices: 3 or [1, 2]
         retain=None,  # class indices; None is all others
         *,
@@ -179,7 +184,7 @@ class GKT(ClassifierUnlearner):
         callbacks=(),
     ) -> WeightEdit:
         "Teach a new network everything but the classes."
-        shape = picture_shape(model)
+        shape = picture_shape(model, self.input_shape)
         blank = torch.zeros(1, *shape)
         classes = count_classes(model, blank.to(next(model.parameters()).device))
         sides = split_classes(forget, retain, classes, self.name)
@@ -195,7 +200,7 @@ def teach_from_nothing(
     reset_layers(run.student, draw_seed(run.generator, 31))
     run.student.requires_grad_(True).train()
     run.original.requires_grad_(False)
-    shape, seed = picture_shape(run.original), draw_seed(run.generator, 31)
+    shape, seed = picture_shape(run.original, method.input_shape), draw_seed(run.generator, 31)
     generator = picture_generator(method.latent_size, shape, method.width, seed).to(run.device)
     of_generator = torch.optim.Adam(generator.parameters(), lr=method.generator_learning_rate)
     gone = run.forget.classes()

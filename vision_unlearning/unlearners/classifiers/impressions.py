@@ -8,14 +8,15 @@ from math import prod
 from typing import NamedTuple
 import pandas as pd
 import torch
-from ...models.classifiers import split_at
+from ...models.cutting import cuts, picture_shape, split_at
 from ...core import borrow, check_name
 from ...data.classification import ImageSet
 from ...data.forgetting import class_indices
+from .base import count_classes
 
 # %% auto #0
-__all__ = ['Place', 'picture_shape', 'place_of', 'starting_points', 'climb', 'distinct', 'attempt_impressions', 'num_outputs',
-           'class_impressions', 'responsive_layers']
+__all__ = ['Place', 'place_of', 'starting_points', 'climb', 'distinct', 'attempt_impressions', 'num_outputs', 'class_impressions',
+           'responsive_layers']
 
 # %% ../../../nbs/3b_classifiers/65_impressions.ipynb #00fbd4df
 class Place(NamedTuple):
@@ -24,19 +25,6 @@ class Place(NamedTuple):
     shape: tuple  # of one input of the tail
     low: float | None = None  # smallest value that can occur there; None is unknown
     high: float | None = None  # largest value
-
-# %% ../../../nbs/3b_classifiers/65_impressions.ipynb #5bdbc2df
-def picture_shape(
-    model: torch.nn.Module,
-) -> tuple:  # (C,H,W)
-    "The shape of a picture, for a model that `build_classifier` made."
-    options = getattr(model, "options", {})
-    if not {"channels", "size"} <= set(options):
-        raise ValueError(
-            f"this {type(model).__name__} does not say how large its pictures are; give "
-            "input_shape=(channels, height, width)"
-        )
-    return options["channels"], options["size"], options["size"]
 
 # %% ../../../nbs/3b_classifiers/65_impressions.ipynb #c39338fc
 @torch.no_grad()
@@ -47,10 +35,10 @@ def place_of(
     in_range: bool = True,  # keep to the values that can occur; False is the published code
 ) -> Place:
     "The tail that starts at a layer, and what its inputs look like."
-    shape = tuple(input_shape or picture_shape(model))
+    shape = picture_shape(model, input_shape)
     bounds = (0., 1.) if in_range else (None, None)
     if layer is None: return Place(model, shape, *bounds)
-    head, tail = split_at(model, layer)
+    head, tail = split_at(model, layer, shape)
     device = next(model.parameters()).device
     with borrow(model):
         model.eval()
@@ -79,6 +67,7 @@ def climb(
     l2: float = 0.,  # beta, weight of the squared norm
     num_steps: int = 20,
     learning_rate: float = .1,  # of Adam: about the change of a value in a step
+    max_confidence: float | None = None,  # probability of the class at which an input stops; None goes on
 ) -> torch.Tensor:  # (B, *shape), detached
     "Gradient ascent on one logit, the whole batch at once."
     bounded = (place.low, place.high) != (None, None)
@@ -87,9 +76,15 @@ def climb(
     optimizer = torch.optim.Adam([x], lr=learning_rate)
     with torch.enable_grad():
         for _ in range(num_steps):
-            x.grad, = torch.autograd.grad(l2*x.square().sum() - place.tail(x)[:, label].sum(), x)
+            logits = place.tail(x)
+            x.grad, = torch.autograd.grad(l2*x.square().sum() - logits[:, label].sum(), x)
+            before = x.detach().clone()
             optimizer.step()
-            with torch.no_grad(): inside(x)
+            with torch.no_grad():
+                inside(x)
+                if max_confidence is None: continue
+                done = logits.softmax(1)[:, label] >= max_confidence
+                x[done] = before[done]
     return x.detach()
 
 # %% ../../../nbs/3b_classifiers/65_impressions.ipynb #989f4d06
@@ -131,7 +126,8 @@ def num_outputs(
     place: Place,
 ) -> int:
     "How many classes the tail tells apart."
-    return place.tail(torch.zeros(1, *place.shape, device=next(place.tail.parameters()).device)).shape[1]
+    device = next(place.tail.parameters()).device
+    return count_classes(place.tail, torch.zeros(1, *place.shape, device=device))
 
 # %% ../../../nbs/3b_classifiers/65_impressions.ipynb #d56d55a1
 def class_impressions(
@@ -145,7 +141,8 @@ def class_impressions(
     in_range: bool = True,  # keep to values that can occur
     input_shape: tuple | None = None,  # (C,H,W); None asks the model
     generator: torch.Generator | None = None,  # CPU generator; default seed 0
-    **settings,  # of `attempt_impressions` and `climb`: init, l2, num_steps, learning_rate
+    # of `attempt_impressions` and `climb`: init, l2, num_steps, learning_rate, max_confidence
+    **settings,
 ) -> ImageSet:  # float32, class after class
     "Labelled inputs that a model is sure of, made from nothing but the model."
     generator = generator or torch.Generator().manual_seed(0)
@@ -176,7 +173,7 @@ def class_impressions(
 # %% ../../../nbs/3b_classifiers/65_impressions.ipynb #794b3f6c
 def responsive_layers(
     model: torch.nn.Module,  # left as it was
-    layers=None,  # names; None is every part of the network
+    layers=None,  # names; None is everywhere where the network can be cut
     classes=None,  # indices; None is all of them
     attempts: int = 10,  # of each class at each layer
     share: float = .8,  # of accepted attempts that every class must reach
@@ -193,7 +190,7 @@ def responsive_layers(
     if not 0 < share <= 1: raise ValueError(f"share must be above 0 and at most 1, got {share}")
     with borrow(model):
         model.eval()
-        for layer in dict(model.net.named_children()) if layers is None else layers:
+        for layer in cuts(model, input_shape) if layers is None else layers:
             place = place_of(model, layer, input_shape, in_range)
             names = [str(i) for i in range(num_outputs(place))]
             wanted = class_indices("class", names if classes is None else classes, names)

@@ -8,17 +8,25 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field, field_validator
-from ...models.classifiers import last_linear, split_at, weight_layers
+from ...models.classifiers import last_linear
+from vision_unlearning.models.cutting import (
+    holds_weights,
+    late_layer,
+    layer_name,
+    picture_shape,
+    split_at,
+    visited,
+)
 from ...core import borrow, check_name
 from ...data.forgetting import class_indices
 from ..attached import forget_edits
 from ..base import WeightEdit
 from .base import TrainedClassifier
-from .impressions import class_impressions, num_outputs, place_of
+from .impressions import num_outputs, place_of
+from .kept import kept_impressions
 
 # %% auto #0
-__all__ = ['split_classes', 'trained_names', 'default_layer', 'Tail', 'signed_losses', 'impression_sides', 'ZeroShot',
-           'published_zero_shot']
+__all__ = ['split_classes', 'trained_names', 'Tail', 'signed_losses', 'impression_sides', 'ZeroShot', 'published_zero_shot']
 
 # %% ../../../nbs/3b_classifiers/70_zero_shot.ipynb #693c164a
 def split_classes(
@@ -53,6 +61,7 @@ def trained_names(
     model: torch.nn.Module,
     layer: str | None,  # where the tail starts; None is the picture
     trainable: str,  # "bias", "layer" or "tail"
+    input_shape: tuple | None = None,  # (C,H,W); None asks the model
 ) -> list[str]:  # of parameters of the model
     "The parameters that impressions at a layer may change."
     if trainable == "bias":
@@ -60,28 +69,20 @@ def trained_names(
         if bias not in dict(model.named_parameters()):
             raise ValueError(f"{last_linear(model)} has no bias to train; use trainable='layer' or 'tail'")
         return [bias]
-    found = weight_layers(model)
-    if layer is not None: found = [f"net.{n}" for n in weight_layers(split_at(model, layer)[1])]
+    order = visited(model, picture_shape(model, input_shape))
+    if layer is not None: order = order[order.index(layer_name(model, layer)):]
+    found = [n for n in order if holds_weights(model.get_submodule(n))]
     if trainable == "layer": found = found[:1]
     own = lambda n: [p for p, _ in model.get_submodule(n).named_parameters(recurse=False)]
     return [f"{n}.{p}" for n in found for p in own(n)]
 
-# %% ../../../nbs/3b_classifiers/70_zero_shot.ipynb #05605d02
-def default_layer(
-    model: torch.nn.Module,
-) -> str:  # "fc2"
-    """The last layer but one that holds weights, as a part of the network; the last one where there is no
-    other."""
-    parts = [n for n, m in model.net.named_children() if any(True for _ in m.parameters())]
-    return parts[-2:][0]
-
 # %% ../../../nbs/3b_classifiers/70_zero_shot.ipynb #d80c7b53
 class Tail(torch.nn.Module):
     "The end of a network as a model of its own, and the network it is the end of."
-    def __init__(self, model, layer):
+    def __init__(self, model, layer, input_shape=None):
         super().__init__()
         self.model = model
-        self.tail = model if layer is None else split_at(model, layer)[1]
+        self.tail = model if layer is None else split_at(model, layer, input_shape)[1]
     def forward(self, x): return self.tail(x)
 
 # %% ../../../nbs/3b_classifiers/70_zero_shot.ipynb #755fd8d4
@@ -113,10 +114,17 @@ def impression_sides(
     place = method.place(model)
     with borrow(model):
         model.eval()
-        num_classes = num_outputs(place_of(model, place, method.impression.get("input_shape")))
+        num_classes = num_outputs(place_of(model, place, method.input_shape))
     gone, kept = split_classes(forget, retain, num_classes, method.name)
-    made = class_impressions(
-        model, sorted(gone + kept), place, method.num_impressions, generator=generator, **method.impression
+    made = kept_impressions(
+        model,
+        sorted(gone + kept),
+        place,
+        method.num_impressions,
+        method.impressions_folder,
+        input_shape=method.input_shape,
+        generator=generator,
+        **({"max_confidence": .999} | method.impression),
     )
     mine = torch.isin(made.labels, torch.tensor(gone))
     return [(made.images[rows], made.labels[rows]) for rows in (mine, ~mine)]
@@ -133,8 +141,10 @@ class ZeroShot(TrainedClassifier):
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=1e-4, high=0.03, log=True), forget_weight=dict(low=0.05, high=0.9)
     )
-    # impressions at its input, "fc2"; "picture" for pixels; None is the last but one with weights
+    # impressions at its input, "fc2"; "picture" for pixels; None asks `models.cutting.late_layer`
     layer: str | None = None
+    # (channels, height, width) of a picture, of a model that `build_classifier` did not make
+    input_shape: tuple[int, int, int] | None = None
     target_modules: Literal["bias", "layer", "tail"] = "layer"  # what of the tail is trained
     # whether the forgotten classes are ascended or, as published, descended
     sign: Literal["text", "published_code"] = "text"
@@ -145,7 +155,11 @@ class ZeroShot(TrainedClassifier):
     ceiling: float | None = Field(5., gt=0)
     label_smoothing: float = Field(0., ge=0, lt=1)
     num_impressions: int = Field(20, ge=1)  # of each class
-    # settings of `class_impressions`: init, l2, num_steps, learning_rate, min_distance, in_range, rounds
+    # where impressions are kept and read again, in `class_impressions`; None makes them anew
+    impressions_folder: str | None = None
+    # settings of `class_impressions`: init, l2, num_steps, learning_rate, max_confidence (.999),
+    # min_distance,
+    # in_range, rounds
     impression: dict[str, Any] = {}
     optimizer: Any = "AdamW(lr=0.001)"
     num_train_epochs: int = Field(20, ge=1)  # passes over the impressions
@@ -155,27 +169,18 @@ class ZeroShot(TrainedClassifier):
     @field_validator("impression")
     @classmethod
     def known(cls, value):
-        for name in value:
-            check_name(
-                "setting of impressions",
-                name,
-                (
-                    "init",
-                    "l2",
-                    "num_steps",
-                    "learning_rate",
-                    "min_distance",
-                    "in_range",
-                    "rounds",
-                    "input_shape",
-                ),
-            )
+        known = ("init", "l2", "num_steps", "learning_rate", "min_distance", "in_range", "rounds",
+                 "max_confidence")
+        for name in value: check_name("setting of impressions", name, known)
         return value
 
-    def place(self, model): return None if self.layer == "picture" else self.layer or default_layer(model)
+    def place(self, model):
+        return None if self.layer == "picture" else self.layer or late_layer(model, self.input_shape)
     def phases(self, epoch):
         return [(s, (s,)) for s in self.sides] if self.alternating else [("unlearn", self.sides)]
-    def trainable(self, run): return trained_names(run.student, self.place(run.student), self.target_modules)
+    def trainable(self, run):
+        place = self.place(run.student)
+        return trained_names(run.student, place, self.target_modules, self.input_shape)
 
     def prepare(self, run):
         run.memory["tail"] = run.student.tail
@@ -202,7 +207,7 @@ class ZeroShot(TrainedClassifier):
         "Make impressions, train the tail of a copy on them, and return what changed."
         generator = generator or torch.Generator().manual_seed(0)
         sides = impression_sides(self, model, forget, retain, generator)
-        tail = Tail(model, self.place(model))
+        tail = Tail(model, self.place(model), self.input_shape)
         return super().unlearn(tail, *sides, generator=generator, callbacks=callbacks)
 
 # %% ../../../nbs/3b_classifiers/70_zero_shot.ipynb #4ee15045
@@ -212,7 +217,7 @@ def published_zero_shot(
 ) -> ZeroShot:
     """The published code: saturated impressions before the last layer, both signs reversed, one bias vector
     trained."""
-    recipe = dict(init="xavier", num_steps=1000, min_distance=1e-9, in_range=False)
+    recipe = dict(init="xavier", num_steps=1000, min_distance=1e-9, in_range=False, max_confidence=None)
     settings = dict(
         layer=last_linear(model).removeprefix("net."),
         target_modules="bias",

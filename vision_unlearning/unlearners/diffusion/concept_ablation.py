@@ -8,11 +8,13 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from ...core import require_finite
 from ...models.schedules import DiffusersSchedule
 from ...tasks import PROMPT_TEMPLATE
 from ...models.conditioning import condition, predict
+from ...models.sampling import check_drawing, latent_shape, own_noise
 from ...models.places import require_words
-from ...texts import as_texts, captions, shared_names
+from ...texts import as_texts, captions_of, shared_names
 from ..base import concepts
 from .inputs import TrainingSet, diffusion_batch, encode_dataset
 from .training import TrainedUnlearner, as_weights
@@ -27,29 +29,25 @@ __all__ = ['draw_anchors', 'ConceptAblation', 'AblationLosses']
 def draw_anchors(
     pipe,  # Stable Diffusion pipeline
     prompts: list[str],  # N prompts, one a picture
-    generator: torch.Generator,  # CPU generator of the initial noise
+    generator: torch.Generator,  # CPU generator of the initial noise, and of what the sampler adds
     num_inference_steps: int = 20,
     guidance_scale: float = 3.,
     batch_size: int = 32,
 ) -> TrainingSet:  # of N latents, without spread
     "Anchor pictures as the model draws them, as latents."
     prompts = as_texts(prompts, "prompts")
-    size, found = pipe.unet.config.sample_size, []
+    how = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+    check_drawing(pipe, **how)
+    found = []
     for i in range(0, len(prompts), batch_size):
         part = prompts[i:i+batch_size]
-        noise = torch.randn((len(part), pipe.unet.config.in_channels, size, size), generator=generator).to(
-            pipe.unet.device, pipe.unet.dtype
-        )
-        found.append(
-            pipe(
-                part,
-                latents=noise,
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
-                output_type="latent",
-            ).images
-        )
+        noise = torch.randn((len(part), *latent_shape(pipe)), generator=generator)
+        noise = noise.to(pipe.unet.device, pipe.unet.dtype)
+        with own_noise(pipe):
+            drawn = pipe(part, latents=noise, generator=generator, output_type="latent", **how)
+        found.append(drawn.images)
     latents = torch.cat(found)
+    require_finite(latents, "the anchor pictures", "draw in float32")
     return TrainingSet(latents, torch.zeros_like(latents), condition(pipe, prompts))
 
 # %% ../../../nbs/3a_diffusion/85_concept_ablation.ipynb #a3638927
@@ -95,7 +93,7 @@ class ConceptAblation(TrainedUnlearner):
         return concepts(run.retain, "retain") if self.anchor_concept is None else [self.anchor_concept]
     def captions(self, run) -> list[str]:
         "The prompts in which the concept is met."
-        if hasattr(run.forget, "column_names"): return list(dict.fromkeys(captions(run.forget, "forget")))
+        if hasattr(run.forget, "column_names"): return list(dict.fromkeys(captions_of(run.forget, "forget")))
         return [self.prompt_template.format(name) for name in concepts(run.forget)]
 
     def encode(self, run):

@@ -13,6 +13,7 @@ from pydantic import Field
 from ...models.schedules import DiffusersSchedule
 from ...tasks import PROMPT_TEMPLATE
 from ...models.conditioning import Conditioning, condition, empty_condition, predict
+from ...models.sampling import check_drawing, latent_shape, own_noise
 from ...models.places import require_words
 from ..base import concepts, refuse_overlap
 from .training import TrainedUnlearner, as_weights
@@ -61,14 +62,12 @@ def rollout(
     walker=None,  # callable like `frozen` that walks; None: `frozen` itself
 ) -> Points:  # N*S points, ordered by time
     "Sample trajectories; every step is a training point with its target."
-    scheduler, unet = copy.deepcopy(pipe.scheduler), pipe.unet
-    n, s = len(text), unet.config.sample_size
+    scheduler, unet, n = copy.deepcopy(pipe.scheduler), pipe.unet, len(text)
+    check_drawing(pipe, num_inference_steps, guidance_scale)
     scheduler.set_timesteps(num_inference_steps, device=unet.device)
     extra = pipe.prepare_extra_step_kwargs(generator, 0.)
-    latents = (
-        torch.randn((n, unet.config.in_channels, s, s), generator=generator).to(unet.device, unet.dtype)
-        * scheduler.init_noise_sigma
-    )
+    noise = torch.randn((n, *latent_shape(pipe)), generator=generator).to(unet.device, unet.dtype)
+    latents = noise*scheduler.init_noise_sigma
     pair = text + empty.expand(n)
     texts, parts, found = (pair, 2, []) if anchor is None else (pair + anchor, 3, [])
     for t in scheduler.timesteps:
@@ -83,9 +82,8 @@ def rollout(
             )
         )
         if walker is not None: concept, nothing = walker(torch.cat([x]*2), times.repeat(2), pair).chunk(2)
-        latents = scheduler.step(
-            nothing + guidance_scale * (concept - nothing), t, latents, **extra
-        ).prev_sample
+        guided = nothing + guidance_scale*(concept - nothing)
+        with own_noise(pipe): latents = scheduler.step(guided, t, latents, **extra).prev_sample
     return join(found)
 
 # %% ../../../nbs/3a_diffusion/65_esd.ipynb #65ee9360

@@ -44,8 +44,8 @@ class FADE(TrainedUnlearner):
     retain_weight: float = Field(1., ge=0)  # w_r
     # times of training: all alike, or as `crucial_times` weighs them
     timestep_sampling: Literal["uniform", "crucial"] = "uniform"
-    # caption c_o that it becomes, overwriting_concept in the published code; the empty text is what the
-    # model draws when asked for nothing
+    # caption c_o that it becomes, overwriting_concept in the published code; "" is a column `overwrite` of
+    # the dataset, or what the model draws when asked for nothing
     anchor_concept: str = ""
     train_batch_size: int = Field(4, ge=1)  # forget pictures a micro-batch
     retain_batch_size: int = Field(8, ge=1)  # retain pictures a micro-batch

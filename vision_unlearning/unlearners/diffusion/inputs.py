@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from ...core import check_name
 from ...models.conditioning import Conditioning, condition
-from ...texts import captions, require_table
+from ...texts import captions_of, require_table
 
 # %% auto #0
 __all__ = ['TrainingSet', 'encode_dataset', 'diffusion_batch']
@@ -35,12 +35,13 @@ class TrainingSet:
 def encode_dataset(
     pipe,  # Stable Diffusion pipeline
     dataset,  # datasets.Dataset with image, text and possibly overwrite
-    overwrite: str | None = None,  # caption that replaces all others, where the dataset has no such column
+    # caption that replaces all others; "" takes a column `overwrite` where there is one, None replaces none
+    overwrite: str | None = None,
     batch_size: int = 32,
 ) -> TrainingSet:
     "Encode one side of a split."
     require_table(dataset, columns=("image", "text"))
-    dataset, texts = dataset.with_format(None), captions(dataset)
+    dataset, texts = dataset.with_format(None), captions_of(dataset)
     if len(dataset) == 0: raise ValueError("the dataset is empty")
     side = pipe.unet.config.sample_size*pipe.vae_scale_factor
     means, stds, scale = [], [], pipe.vae.config.scaling_factor
@@ -57,7 +58,8 @@ def encode_dataset(
         means.append(posterior.mean*scale)
         stds.append(posterior.std*scale)
     replaced = None if overwrite is None else [overwrite]*len(dataset)
-    if "overwrite" in dataset.column_names: replaced = captions(dataset, column="overwrite", empty=True)
+    if overwrite == "" and "overwrite" in dataset.column_names:
+        replaced = captions_of(dataset, column="overwrite", empty=True)
     return TrainingSet(
         torch.cat(means),
         torch.cat(stds),

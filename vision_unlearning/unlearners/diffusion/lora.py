@@ -14,7 +14,7 @@ from ...core import ForeignFileError
 from ..attached import Hook
 from ..base import HookEdit, denoiser
 from ...models.network import all_layers, require_unadapted
-from ..trainable import require_precision
+from ..trainable import require_float32
 
 # %% auto #0
 __all__ = ['TARGETS', 'SIDES', 'VARIANTS', 'trainable_adapter', 'LowRank', 'lora_pairs', 'check_lora', 'adapted_pairs',
@@ -34,7 +34,7 @@ def trainable_adapter(
 ):  # the list of trainable tensors and the peft configuration
     "A fresh LoRA on `unet`, removed when the block ends."
     from peft import LoraConfig
-    require_precision(unet.parameters())
+    require_float32(unet.parameters())
     require_unadapted(unet, "an adapter in training")
     config = LoraConfig(
         r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(target_modules)

@@ -89,7 +89,8 @@ class MUNBa(TrainedUnlearner):
     gradient_weighting: Literal["none", "simple", "munba"] = "munba"  # how two gradients become one
     forget_weight: float = Field(1., gt=0)  # factor ("simple") or bargaining power ("munba")
     retain_weight: float = Field(1., gt=0)  # factor ("simple") or bargaining power ("munba")
-    # caption c_o that it becomes; the empty text is what the model draws when asked for nothing
+    # caption c_o that it becomes; "" is a column `overwrite` of the dataset, or what the model draws when
+    # asked for nothing
     anchor_concept: str = ""
     trainable: Literal["lora", "cross_attention"] = "lora"  # what is trained
     rank: int = Field(8, ge=1)  # r of the LoRA

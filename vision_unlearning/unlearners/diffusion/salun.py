@@ -62,7 +62,8 @@ class SalUn(TrainedUnlearner):
     mask_fraction: float = Field(.5, gt=0, le=1)  # share of the selected weights that may move
     saliency_guidance: float = Field(0., ge=0)  # g of the saliency loss; 7.5 in the published code
     saliency_epochs: int = Field(4, ge=1)  # passes over the forget set for the saliency
-    anchor_concept: str = ""  # caption c_s that it becomes; a column `overwrite` of the dataset comes first
+    # caption c_s that it becomes; "" is a column `overwrite` of the dataset, or the empty text
+    anchor_concept: str = ""
     retain_weight: float = Field(.1, ge=0)  # alpha, of the retain term
     train_batch_size: int = Field(4, ge=1)  # forget pictures a micro-batch
     retain_batch_size: int = Field(8, ge=1)  # retain pictures a micro-batch

@@ -4,6 +4,7 @@
 
 # %% ../../../nbs/3a_diffusion/25_uce.ipynb #634c6964
 from __future__ import annotations
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 import torch
 from pydantic import Field
@@ -13,11 +14,11 @@ from ...texts import name_key
 from ..attached import stored_values
 from ..base import Unlearner, WeightEdit, concepts, denoiser
 from ..base import refuse_overlap, require_pipeline, require_plain
-from ...models.conditioning import embed_texts
+from ...models.conditioning import condition, embed_texts, predict
 from ...models.places import token_span
 
 # %% auto #0
-__all__ = ['TEMPLATES', 'edit_matrix', 'aligned_positions', 'projections', 'apply_matrix', 'UCE']
+__all__ = ['TEMPLATES', 'edit_matrix', 'aligned_positions', 'projections', 'apply_matrix', 'UCE', 'PooledLeak', 'pooled_leak']
 
 # %% ../../../nbs/3a_diffusion/25_uce.ipynb #46967fae
 def edit_matrix(
@@ -162,3 +163,40 @@ class UCE(Unlearner):
             tensors,
             {"method": self.name, "settings": self.model_dump(mode="json"), "forget": concepts(forget)},
         )
+
+# %% ../../../nbs/3a_diffusion/25_uce.ipynb #c4bf6478
+@dataclass(frozen=True)
+class PooledLeak:
+    "How far a UNet tells a concept from what replaces it: root mean square differences of predictions."
+    before: float  # without the edit
+    tokens: float  # with the edit, where the pooled vector is that of the replacement
+    after: float  # with the edit
+
+    @property
+    def share(self) -> float:
+        "What is left of the difference; 0 where the concept reads as its replacement."
+        return self.after/self.before
+
+# %% ../../../nbs/3a_diffusion/25_uce.ipynb #555489d5
+@torch.no_grad()
+def pooled_leak(
+    pipe,  # Stable Diffusion XL pipeline
+    edit,  # an `Edit` of it
+    concept: str,
+    anchor_concept: str,  # what the concept was made to be
+    template: str = PROMPT_TEMPLATE,
+    num: int = 16,  # noises and times
+) -> PooledLeak:
+    "What the pooled text still says of a concept when its tokens are edited."
+    named, anchor = (condition(pipe, [template.format(n)]) for n in (concept, anchor_concept))
+    if named.pooled is None: raise ValueError("this pipeline has no pooled text; only XL has one")
+    generator, unet = torch.Generator().manual_seed(0), denoiser(pipe)
+    side, last = unet.config.sample_size, pipe.scheduler.config.num_train_timesteps
+    latents = torch.randn((num, unet.config.in_channels, side, side), generator=generator)
+    times = torch.randint(0, last, (num,), generator=generator).to(pipe.device)
+    latents = latents.to(pipe.device, unet.dtype)
+    def gap(text):
+        said, wanted = (predict(unet, latents, times, t.expand(num)) for t in (text, anchor))
+        return float((said - wanted).float().square().mean().sqrt())
+    before = gap(named)
+    with edit.on(pipe): return PooledLeak(before, gap(replace(named, pooled=anchor.pooled)), gap(named))

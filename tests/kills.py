@@ -1,0 +1,242 @@
+"""Runs that are killed: at every event of the file system, in the middle of a write, at a random moment.
+
+Everything is imported once and each run is a fork of this process, so a kill costs what the run itself costs.
+`test_kills.py` makes a few; `python tests/kills.py --kills 100` makes many of a whole batch and says what it
+found.
+"""
+import argparse
+import contextlib
+import functools
+import hashlib
+import json
+import mmap
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+from vision_unlearning import files
+from vision_unlearning.files import LEFTOVERS, clear_leftovers
+
+# What Python says before it does it; `open` counts where it may write.
+EVENTS = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.chmod")
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+
+
+class Kill:
+    "When a run is to be killed."
+    def __init__(self, event=None, size=None, seconds=None):
+        self.event = event  # before this event below the folder, counted from 1
+        self.size = size  # in the middle of the first write beyond so many bytes
+        self.seconds = seconds  # after this time
+
+    def arm(self, folder, counter):
+        "In the child: count the events below a folder, and be killed when it is time."
+        def happened():
+            number = int.from_bytes(counter[:8], "little") + 1
+            counter[:8] = number.to_bytes(8, "little")
+            if number == self.event: os.kill(os.getpid(), signal.SIGKILL)
+
+        def hook(name, arguments):
+            if name not in EVENTS or name == "open" and not (arguments[2] or 0) & WRITES: return
+            paths = [str(a) for a in arguments[:2] if isinstance(a, (str, Path))]  # two of a rename
+            if any(path.startswith(str(folder)) for path in paths): happened()
+
+        def counted(real):
+            def call(*arguments):
+                happened()
+                return real(*arguments)
+            return call
+
+        sys.addaudithook(hook)
+        # what Python does not say
+        os.fsync, files.exchange = counted(os.fsync), counted(files.exchange)
+        if self.size is not None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.size))
+        if self.seconds is not None:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, self.seconds)
+
+
+class Run:
+    "A fork that works on a folder."
+    def __init__(self, work, folder, kill=None):
+        self.counter = mmap.mmap(-1, 8)
+        self.log = tempfile.TemporaryFile()
+        self.began = time.monotonic()
+        sys.stdout.flush()
+        self.process = os.fork()
+        if self.process: return
+        code = 1
+        try:
+            # OpenMP does not outlive a fork
+            if "torch" in sys.modules: sys.modules["torch"].set_num_threads(1)
+            for stream in (1, 2): os.dup2(self.log.fileno(), stream)
+            (kill or Kill()).arm(folder, self.counter)
+            work(folder)
+            code = 0
+        except BaseException: os.write(2, traceback.format_exc().encode())
+        finally: os._exit(code)
+
+    def end(self) -> bool:
+        "Wait; whether it came to its end, and not to a kill. One that failed by itself is an error."
+        _, status = os.waitpid(self.process, 0)
+        self.events = int.from_bytes(self.counter[:8], "little")
+        self.seconds = time.monotonic() - self.began
+        self.log.seek(0)
+        said = self.log.read().decode(errors="replace")[-3000:]
+        self.log.close()
+        assert not os.WIFEXITED(status) or os.WEXITSTATUS(status) == 0, said
+        return os.WIFEXITED(status)
+
+
+# What a folder holds, up to times
+
+# Of a record; `images` counts those of the last run.
+PASSING = ("created", "seconds", "peak_memory", "images")
+
+
+def without_times(value):
+    "A JSON value without what differs between two runs."
+    if isinstance(value, dict): return {k: without_times(v) for k, v in value.items() if k not in PASSING}
+    return [without_times(v) for v in value] if isinstance(value, list) else value
+
+
+def content(path: Path):
+    "What a file says; whoever cannot be read is an error."
+    if path.suffix == ".ipynb": return sorted(json.loads(path.read_text())["metadata"]["vision_unlearning"])
+    if path.suffix == ".json": return without_times(json.loads(path.read_text()))
+    if path.suffix == ".html": return re.sub(r"<td>\d+\.\d</td>", "", path.read_text())
+    if path.suffix == ".safetensors":
+        from safetensors.numpy import load_file
+        return {name: hashlib.sha256(a.tobytes()).hexdigest() for name, a in sorted(load_file(path).items())}
+    if path.suffix in (".parquet", ".csv"):
+        import pandas as pd
+        frame = (pd.read_parquet if path.suffix == ".parquet" else pd.read_csv)(path)
+        return frame.drop(columns=[c for c in frame if c == "seconds"]).to_json()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def hidden(path: Path) -> bool:
+    "Whether a path is of something unfinished, which no reader looks at."
+    return any(part.startswith(LEFTOVERS) for part in path.parts) or path.suffix in (".part", ".tag")
+
+
+def held(folder) -> dict:
+    "Path -> content of everything under a real name."
+    paths = [p.relative_to(folder) for p in Path(folder).rglob("*") if p.is_file()]
+    return {str(p): content(folder / p) for p in sorted(paths) if not hidden(p)}
+
+
+def left(folder) -> list[str]:
+    "What is unfinished."
+    return [str(p.relative_to(folder)) for p in Path(folder).rglob("*") if hidden(p.relative_to(folder))]
+
+
+# A batch
+
+def in_this_process():
+    "Let papermill run notebooks here and not in a kernel, which would have to import everything again."
+    import papermill
+    from papermill.engines import Engine, papermill_engines
+
+    class Here(Engine):
+        @classmethod
+        def execute_managed_notebook(cls, manager, kernel_name, **options):
+            names, postponed = {"__name__": "__main__"}, __import__("__future__").annotations.compiler_flag
+            for number, cell in enumerate(manager.nb.cells):
+                manager.cell_start(cell, number)
+                if cell.cell_type == "code":
+                    exec(compile(cell.source, f"<cell {number}>", "exec", postponed), names)
+                manager.cell_complete(cell, number)
+
+    papermill_engines.register("here", Here)
+    papermill.execute_notebook = functools.partial(papermill.execute_notebook, engine_name="here")
+
+
+def batch(folder, methods=("distil",), entities=1, **options):
+    "A whole batch of people: stand-ins, the tiny model."
+    from vision_unlearning.running.smoke import run_smoke
+    in_this_process()
+    run_smoke("people", list(methods), folder, entities, progress=False, **options)
+
+
+def imported():
+    "Import what a batch imports, and load what it keeps, before the first fork."
+    import torch
+    torch.set_num_threads(1)
+    in_this_process()
+    from vision_unlearning.interference import pair  # noqa: F401
+    from vision_unlearning.results import asking  # noqa: F401
+    from vision_unlearning.running import answers, report, smoke  # noqa: F401
+    from vision_unlearning.unlearners.diffusion import fade  # noqa: F401
+
+
+def killed_batch(work, folder, kills, draw, seconds):
+    """One store through so many kills, half of them before an event and half at a moment, and then to the
+    end; how many of the kills found the run at work."""
+    found, events = 0, 40
+    for number in range(kills):
+        moment = seconds * draw.random() ** 3  # mostly early, so that a store lives through many
+        kill = Kill(event=draw.randint(1, events)) if number % 2 else Kill(seconds=max(.05, moment))
+        run = Run(work, folder, kill)
+        if run.end(): break
+        found += 1
+        events = max(20, min(events * 2, 2 * run.events))
+    assert Run(work, folder).end()
+    return found
+
+
+def main():
+    "Kill batches until there were enough kills, and two workers at a time; say what was found."
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--chain", type=int, default=10, help="kills of one store before it is compared")
+    parser.add_argument("--pairs", type=int, default=3, help="stores with two workers, one of them killed")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    draw, root = random.Random(given.seed), Path(tempfile.mkdtemp(prefix="vu-kills-"))
+    imported()
+    first = Run(batch, root / "undisturbed")
+    assert first.end()
+    wanted = held(root / "undisturbed")
+    print(f"undisturbed: {len(wanted)} files, {first.events} events, {first.seconds:.0f} s", flush=True)
+    kills, stores, different = 0, 0, 0
+    while kills < given.kills:
+        folder = root / f"store{stores}"
+        kills += killed_batch(batch, folder, min(given.chain, given.kills - kills), draw, first.seconds / 2)
+        different += differs(folder, wanted)
+        stores += 1
+        print(f"{kills} kills, {stores} stores, {different} differ", flush=True)
+    for number in range(given.pairs):
+        folder = root / f"pair{number}"
+        victim = Run(batch, folder, Kill(seconds=draw.uniform(1, first.seconds)) if number else None)
+        other = Run(batch, folder)
+        print(f"two workers: one was killed: {not victim.end()}, the other ended: {other.end()}", flush=True)
+        different += differs(folder, wanted)
+    print(f"{kills} kills in {stores} stores, {given.pairs} pairs of workers: {different} stores differ")
+    shutil.rmtree(root)
+    sys.exit(bool(different))
+
+
+def differs(folder, wanted) -> bool:
+    "Whether a store is not as it should be, and where; one that is as it should be is removed."
+    got = held(folder)
+    wrong = sorted(n for n in got.keys() | wanted.keys() if got.get(n) != wanted.get(n))
+    clear_leftovers(folder, 0)
+    wrong += left(folder)
+    for name in wrong[:5]: print("differs:", folder.name, name, flush=True)
+    if not wrong: shutil.rmtree(folder)
+    return bool(wrong)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError): main()

@@ -1,0 +1,159 @@
+"""Every setting of every method changes what comes out. The list is made from the fields of the classes, so
+that a new setting without a case fails here."""
+import hashlib
+import json
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from vision_unlearning.data.splits import make_split
+from vision_unlearning.interference.generate import generate_array
+from vision_unlearning.models.tiny import tiny_pipeline
+from vision_unlearning.unlearners.base import METHODS
+from vision_unlearning.unlearners.callbacks import Callback
+
+
+@dataclass(frozen=True)
+class Case:
+    "Another value of a setting, and the situation in which it acts."
+    value: object
+    given: dict = field(default_factory=dict)  # further settings, the same without and with the value
+
+
+# as little as possible, for every method that has the setting
+SMALL = dict(
+    num_train_epochs=1, num_train_steps=1, train_batch_size=1, retain_batch_size=1, rollout_batch_size=1,
+    num_inference_steps=1, num_anchor_images=1, anchor_batch_size=1, saliency_epochs=1, saliency_passes=1,
+    num_iterations=1, sld_warmup_steps=0,
+)
+TWO_STEPS = dict(num_train_epochs=2, num_train_steps=2)
+# the first point of a walk is noise, whatever leads it
+WALK = dict(num_inference_steps=2, train_batch_size=2)
+
+EVERYWHERE = dict(
+    mixed_precision="bf16", gradient_checkpointing=True, edit_scale=2., num_train_epochs=2, num_train_steps=2,
+    learning_rate=.01, rank=2, lora_alpha=3., forget_weight=3., retain_weight=3., train_batch_size=2,
+    retain_batch_size=2, gradient_accumulation_steps=2, max_grad_norm=1e-6, weight_decay=.5,
+    timestep_sampling="crucial", anchor_concept="An image of wolf", kept_fraction=.9, saliency_passes=2,
+    prompt_template="A photo of {}", negative_guidance=3., rollout_batch_size=2, num_inference_steps=2,
+    target_modules="selfattn", guidance_scale=Case(9., WALK),
+)
+OWN = {
+    "prompt_filter": dict(
+        similarity_threshold=.01,
+        prompt_template=Case("{}", dict(similarity_threshold=.75)),
+    ),
+    "sld": dict(
+        sld_guidance_scale=10., sld_warmup_steps=2, sld_threshold=1., sld_momentum_scale=.9, sld_mom_beta=.9,
+    ),
+    "uce": dict(erase_scale=2., lamb=1., concept_type="art", expand_prompts=False, positions="last"),
+    "rece": dict(
+        erase_scale=2., lamb=1., concept_type="art", expand_prompts=False, positions="last",
+        num_iterations=2, ridge=1., rounds="sequential",
+    ),
+    "distil_weight": dict(search_space=(1,)),
+    "munba": dict(gradient_weighting="simple", trainable="cross_attention"),
+    "lora_negation": dict(negation_scale=2., gradient_weighting="simple", retain_sign="trained"),
+    "esd": dict(
+        erase_from="dog",
+        sampler=Case("edited", dict(num_train_steps=3, num_inference_steps=2, learning_rate=.01)),
+        retain_weight=1.,
+        retain_rollouts=Case(3, dict(retain_weight=1.)),
+        retain_batch_size=Case(3, dict(retain_weight=1.)),
+    ),
+    "concept_ablation": dict(variant="noise", anchor_concept="dog", num_anchor_images=3, guidance_scale=9.),
+    "spm": dict(
+        anchor_exponent=Case(300., dict(anchor_batch_size=16)),
+        anchor_batch_size=3,
+        facilitated_transport=True,
+    ),
+    "salun": dict(mask_fraction=.9, saliency_guidance=3., saliency_epochs=2),
+    "erasediff": dict(eta=1., inner_steps=1, inner_learning_rate=Case(.5, dict(inner_steps=1))),
+}
+
+
+def case_of(method, cls, name):
+    "The case of a setting; a new setting needs one in the tables above."
+    if name == "lr_scheduler":
+        other = "linear" if cls.model_fields[name].default == "constant" else "constant"
+        return Case(other, TWO_STEPS)
+    found = OWN.get(method, {}).get(name, EVERYWHERE.get(name))
+    assert found is not None, f"say in this file when {name} of {method} acts, and what else it may be"
+    return found if isinstance(found, Case) else Case(found)
+
+
+class Recomputes(Callback):
+    "Whether the network computes activations again."
+    def __init__(self, network): self.network, self.seen = network, []
+    def after_loss(self, state): self.seen.append(self.network.is_gradient_checkpointing)
+
+
+@pytest.fixture(scope="module")
+def world():
+    "A pipeline with random weights, and two pictures of each side."
+    forget, retain = make_split("emoji", "fox", per_entity=2)
+    return tiny_pipeline(), forget.select(range(2)), retain.select(range(2))
+
+
+def digest(*parts):
+    "A short name for tensors and other values."
+    made = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, torch.Tensor): part = part.float().numpy().tobytes()
+        made.update(part if isinstance(part, bytes) else json.dumps(part, default=str).encode())
+    return made.hexdigest()
+
+
+def outcome(world, cls, settings):
+    "What a method makes: its tensors, what it says of them, or the pictures where they are made later."
+    pipe, forget, retain = world
+    if cls.reads == "names": forget, retain = "fox", ["wolf", "key", "red apple"]
+    watch = Recomputes(pipe.unet)
+    given = dict(generator=torch.Generator().manual_seed(0), callbacks=[watch])
+    edit = cls(**settings).unlearn(pipe, forget, retain, **given)
+    about = {k: v for k, v in edit.info.items() if k != "settings"}
+    parts = [about, watch.seen, *(x for item in sorted(edit.tensors.items()) for x in item)]
+    if cls.name == "sld":
+        with edit.on(pipe):
+            parts = [generate_array(pipe, [1], ["An image of fox"], num_inference_steps=4).tobytes()]
+    if cls.name == "prompt_filter":
+        asked = ["An image of wolf", "fox", "A photo of key", "An image of foxes in a forest", "wolf and key"]
+        with edit.on(pipe): parts = [pipe.encode_prompt(asked, "cpu", 1, False)[0].detach()]
+    return digest(*parts)
+
+
+kept = {}
+
+
+def made(world, cls, settings):
+    "The outcome, once for every set of settings."
+    key = cls.name, json.dumps(settings, sort_keys=True)
+    if key not in kept: kept[key] = outcome(world, cls, settings)
+    return kept[key]
+
+
+CHOICES = [(method, name) for method in METHODS for name in METHODS[method].load().model_fields]
+
+
+@pytest.mark.parametrize("method,name", CHOICES)
+def test_a_setting_of_a_diffusion_method_acts(world, method, name):
+    cls = METHODS[method].load()
+    case = case_of(method, cls, name)
+    small = {k: v for k, v in {**SMALL, **case.given}.items() if k in cls.model_fields}
+    assert made(world, cls, small) != made(world, cls, {**small, name: case.value})
+
+
+OVERWRITING = ["distil", "distil_module", "distil_weight", "munba", "salun"]
+
+
+@pytest.mark.parametrize("method", OVERWRITING)
+def test_an_explicit_anchor_wins_over_the_column_of_the_split(world, method):
+    "And the column over the empty text."
+    pipe, forget, retain = world
+    cls = METHODS[method].load()
+    small = {k: v for k, v in SMALL.items() if k in cls.model_fields}
+    split = pipe, forget.add_column("overwrite", ["An image of a child"]*2), retain
+    told = [outcome(split, cls, {**small, "anchor_concept": c}) for c in ("", "An image of Tony Blair")]
+    plain = [outcome(world, cls, {**small, "anchor_concept": c}) for c in ("", "An image of Tony Blair")]
+    assert told[1] == plain[1] and len({*told, *plain}) == 3
