@@ -1,4 +1,5 @@
-"""Edits in every situation that a pipeline can be in: the same effect as on a plain one, or a refusal by name."""
+"""Edits in every situation that a pipeline can be in: the same effect as on a plain one, or a refusal by
+name."""
 import copy
 import json
 import pickle
@@ -70,7 +71,9 @@ def state(pipe):
 
 
 def same(a, b):
-    return a[1:] == b[1:] and list(a[0]) == list(b[0]) and all(torch.equal(t, b[0][n]) for n, t in a[0].items())
+    return (
+        a[1:] == b[1:] and list(a[0]) == list(b[0]) and all(torch.equal(t, b[0][n]) for n, t in a[0].items())
+    )
 
 
 # Situations
@@ -157,7 +160,11 @@ def effect(pipe, kind, situation):
     assert torch.equal(draw(pipe), before), "detached"
     if situation == "two edits":
         changes = effective_change(second, pipe)
-        with torch.no_grad(): [reference.unet.get_parameter(n).copy_(plain_values(reference.unet)[n] + c) for n, c in changes.items()]
+        with torch.no_grad():
+            [
+                reference.unet.get_parameter(n).copy_(plain_values(reference.unet)[n] + c)
+                for n, c in changes.items()
+            ]
     if by_hand is None:
         with torch.no_grad(): edit.attach(reference)
         by_hand = draw(reference)
@@ -321,7 +328,9 @@ def test_fused_or_offloaded_while_an_edit_is_on():
     with pytest.raises(ValueError, match="stays attached until"): edit.detach(pipe)
     pipe.unfuse_qkv_projections(vae=False)
     edit.detach(pipe), EDITS["lora"].detach(pipe)
-    assert torch.equal(draw(pipe), off) and all(torch.equal(pipe.unet.state_dict()[n[5:]], t) for n, t in before[0].items() if n.startswith("unet."))
+    assert torch.equal(draw(pipe), off) and all(
+        torch.equal(pipe.unet.state_dict()[n[5:]], t) for n, t in before[0].items() if n.startswith("unet.")
+    )
     pipe = tiny_pipeline()
     with edit.on(pipe): on = draw(pipe)
     edit.attach(pipe)
@@ -350,7 +359,10 @@ def test_compiled_networks_and_hooks():
     pipe = compiled(tiny_pipeline())
     with pytest.raises(ValueError, match="is compiled"): attention_fingerprints(pipe, PROMPTS, [42])
     pipe.text_encoder.compile(backend="eager")
-    with pytest.raises(ValueError, match="is compiled"), replaced_tokens(pipe, "An image of x", [torch.zeros(1, 32)]):
+    with (
+        pytest.raises(ValueError, match="is compiled"),
+        replaced_tokens(pipe, "An image of x", [torch.zeros(1, 32)]),
+    ):
         pass
     with pytest.raises(ValueError, match="is compiled"): EDITS["prompt_filter"].attach(pipe)
 
@@ -394,7 +406,8 @@ def test_saved_while_it_is_on(kind, tmp_path):
             loaded = type(pipe.unet).from_pretrained(tmp_path)
             assert all(torch.equal(loaded.get_parameter(n), t) for n, t in edit.tensors.items())
         else:
-            with pytest.raises(ValueError, match="no file of weights holds"): pipe.unet.save_pretrained(tmp_path)
+            with pytest.raises(ValueError, match="no file of weights holds"):
+                pipe.unet.save_pretrained(tmp_path)
     pipe.unet.save_pretrained(tmp_path / "after")
 
 

@@ -508,6 +508,7 @@ def require_plain(
     for edit in attached(model):
         if edit.acts_on == "calls":
             raise ValueError(
-                f"{method.name} cannot learn while an edit of kind {edit.kind!r} is on, which changes what the model "
+                f"{method.name} cannot learn while an edit of kind {edit.kind!r} is on, which changes what "
+                "the model "
                 "is asked or answers; detach it first"
             )

@@ -10,7 +10,13 @@ from typing import Any, Callable, Literal
 import torch
 from pydantic import Field, model_serializer
 from ...core import borrow
-from ..base import Edit, Unlearner, require_pictures, require_pipeline, require_plain
+from vision_unlearning.unlearners.base import (
+    Edit,
+    Unlearner,
+    require_pictures,
+    require_pipeline,
+    require_plain,
+)
 from .inputs import encode_dataset
 from .lora import adapter_edit, trainable_adapter
 from ..loop import fit
