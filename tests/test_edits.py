@@ -319,6 +319,7 @@ def test_a_lora_is_loaded_while_a_weight_edit_is_on(tmp_path):
     assert same(before, state(pipe))
 
 
+@pytest.mark.global_rng  # diffusers draws the fused projection before it fills it
 def test_fused_or_offloaded_while_an_edit_is_on():
     pipe, edit = tiny_pipeline(), EDITS["weights"]
     before, off = state(pipe), draw(pipe)
