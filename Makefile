@@ -17,7 +17,7 @@ SLOW ?=
 WORKERS ?= 2
 THREADS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); t=$$((n / $(WORKERS))); echo $$((t > 0 ? t : 1)))
 
-.PHONY: help test quick claims demo outputs prepare sidebar face readme docs docs-preview lint install
+.PHONY: help test quick claims kills demo outputs prepare sidebar face readme docs docs-preview lint install
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -43,6 +43,11 @@ quick: $(STAMP) ## in a minute and a half: the house rules, the package, one not
 claims: $(STAMP) ## what lessons assert of chance, under six seeds, one and two threads, other rounding
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal --claims=$${CLAIMS:-6} \
 	    --claims-record=nbs/explanations/claims_about_chance.json $(PYTEST_ARGS)
+
+# Long; `make test` kills a few.
+kills: $(STAMP) ## kill batches at a hundred moments, every writer at every event; stores must not differ
+	$(PY) -m pytest tests/test_kills.py -q --kills
+	PYTHONPATH=. MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) tests/kills.py --kills 100
 
 demo: $(STAMP) ## forget one emoji, measure what else was forgotten
 	$(BIN)/vu demo

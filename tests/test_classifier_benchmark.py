@@ -60,8 +60,11 @@ def test_methods_that_cannot_take_part(methods, kinds, said, tmp_path):
     "parameter, said",
     [
         ("seed=1", "did you mean 'seeds'"),
-        ("seeds=a", "write -p seeds=value"),
-        ("kinds", "write -p kinds=value"),
+        ("seeds=a", r"must be list\[int\]"),
+        ("kinds", "write -p name=value"),
+        ("overrides={\"finetune\": {\"lerning_rate\": 1}}", "did you mean 'learning_rate'"),
+        ("forget=eleven", "class"),
+        ("architecture=alexnett", "did you mean 'alexnet'"),
     ],
 )
 def test_wrong_parameters_of_a_shell(parameter, said, tmp_path):
@@ -149,3 +152,50 @@ def test_shipped_settings_are_valid():
         for name, record in records.items(): get_classifier_method(name)(**record["settings"])
         # one budget for everybody
         assert len({len(r["trials"]) for r in records.values() if r["space"]}) == 1
+
+
+def test_what_a_shell_can_choose(short, tmp_path):
+    "Net, class and hyper-parameters, and a method that reads no data."
+    chosen = ["forget=3", "seeds=0", 'training={"num_epochs": 1, "optimizer": "Adam(lr=0.003)"}']
+    chosen += [
+        "architecture=alexnet",
+        'options={"width": 2}',
+        'overrides={"zero_shot": {"num_train_epochs": 1}}',
+    ]
+    batch_classifiers("digits", ["zero_shot"], chosen, tmp_path, False)
+    (row,) = [read_json(p) for p in (tmp_path / "classification" / "runs").glob("*zero_shot*.json")]
+    assert (row["kind"], row["asked"], row["settings"]["num_train_epochs"]) == ("class", ["3"], 1)
+    assert row["oracle"]["forget"] == 0
+    # A run with a class of one's own is no part of the benchmark's page.
+    with pytest.raises(FileNotFoundError, match="run `vu batch --task digits` first"):
+        report_classifiers("digits", base_folder=tmp_path)
+
+
+def test_a_folder_of_pictures_is_a_benchmark(tmp_path):
+    "`vu batch --task folder -p folder=...`: pictures in a folder a class."
+    import numpy as np
+    from PIL import Image
+    random = np.random.default_rng(0)
+    for part, count in (("train", 8), ("test", 4)):
+        for label, grey in (("dark", 40), ("bright", 200), ("middle", 120)):
+            (tmp_path / "data" / part / label).mkdir(parents=True)
+            for i in range(count):
+                pixels = (grey + random.integers(-30, 30, (32, 32, 3))).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "data" / part / label / f"{i}.png")
+    asked = [f"folder={tmp_path / 'data'}", "size=32", "forget=dark", "seeds=0", "architecture=karpathynet"]
+    asked += ['options={"width": 2}', 'training={"num_epochs": 1, "batch_size": 8}']
+    page, table = batch_classifiers("folder", ["finetune"], asked, tmp_path, False)
+    assert set(pd.read_csv(table)["method"]) == {"original", "other_oracle", "finetune"} and page.is_file()
+
+
+@pytest.mark.long(20)
+def test_the_notebook_runs(short, tmp_path):
+    import papermill
+
+    from vision_unlearning.running.stages import pipeline_path
+    asked = dict(methods=["finetune"], forget=["3"], seeds=[0], base_folder=str(tmp_path))
+    asked |= dict(training=dict(num_epochs=1))
+    papermill.execute_notebook(
+        str(pipeline_path("classifiers")), str(tmp_path / "out.ipynb"), asked, progress_bar=False
+    )
+    assert (tmp_path / "classification" / "report_digits.html").is_file()

@@ -176,3 +176,19 @@ def test_accuracy_is_what_it_says(problem):
     x, y = next(iter(sides["test"]))
     with torch.no_grad():
         assert accuracy(model, [(x, y)]) == pytest.approx(float((model(x).argmax(1) == y).float().mean()))
+
+
+def test_a_run_that_destroys_what_stays_says_so(problem):
+    "One line, and both accuracies in the edit's record; a run that does not is silent."
+    import warnings
+
+    from vision_unlearning.unlearners.classifiers.simple import RandomLabel
+    model, sides, _ = problem
+    ask = dict(retain_weight=.5, max_grad_norm=1., num_train_epochs=2)
+    with pytest.warns(UserWarning, match="random_label destroyed what was to stay: of "):
+        edit = RandomLabel(optimizer="SGD(lr=5.0)", **ask).unlearn(model, sides["forget"], sides["retain"])
+    assert edit.info["retained"]["after"] < edit.info["retained"]["before"]/2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        edit = Finetune(optimizer="SGD(lr=0.001)", num_train_epochs=1).unlearn(model, None, sides["retain"])
+    assert edit.info["retained"]["after"] > .5

@@ -5,6 +5,7 @@ import re
 import stat
 import tarfile
 import threading
+import time
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -36,8 +37,15 @@ class Answer(BaseHTTPRequestHandler):
         if code == 416: self.send_header("Content-Range", f"bytes */{len(body)}")
         if server.tag: self.send_header("ETag", server.tag)
         body = body[start:] if code < 400 else b""
-        self.send_header("Content-Length", str(len(body)))
+        if fault == "odd length": self.send_header("Content-Length", "abc")
+        elif fault != "endless": self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        if fault == "slow": time.sleep(.3)
+        if fault == "endless": body = body * 9
+        if fault == "drips":
+            self.wfile.write(body[:9])
+            time.sleep(.2)
+            body = body[9:18]
         self.wfile.write(body[:len(body) // 2] if fault == "cut" else body)
 
 
@@ -151,6 +159,49 @@ def test_a_part_of_something_longer_is_dropped(server, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["z.zip"]
 
 
+def test_no_more_bytes_than_there_are(server, tmp_path):
+    server.will("endless")
+    with pytest.raises(ForeignFileError, match="goes on after 10,240 bytes"):
+        fetch(server.url, tmp_path / "z.zip", size=len(CONTENT), **QUICK)
+    assert not list(tmp_path.glob("*.zip*"))
+    server.will("odd length")
+    assert fetch(server.url, tmp_path / "z.zip", **QUICK).read_bytes() == CONTENT
+    assert len(server.ranges) == 2
+
+
+def test_a_few_bytes_now_and_then_are_not_enough(server, tmp_path, monkeypatch):
+    from vision_unlearning import download
+    monkeypatch.setattr(download, "WINDOW", .1)
+    monkeypatch.setattr(download, "SLOWEST", 1e9)
+    server.will("drips", "drips")
+    said = "sends less than 1,000,000,000 bytes a second; given up after 2"
+    with pytest.raises(ConnectionError, match=said):
+        fetch(server.url, tmp_path / "z.zip", retries=1, **QUICK)
+
+
+def test_two_that_fetch_one_file(server, tmp_path, capsys):
+    (tmp_path / "z.zip.part").write_bytes(CONTENT[:3000])
+    (tmp_path / "z.zip.tag").write_text(server.tag)
+    server.will("slow")
+    both = [threading.Thread(target=fetch, args=(server.url, tmp_path / "z.zip"), kwargs=QUICK) for _ in "ab"]
+    for one in both: one.start()
+    for one in both: one.join()
+    assert server.ranges == ["bytes=3000-"] and (tmp_path / "z.zip").read_bytes() == CONTENT
+    assert [p.name for p in tmp_path.iterdir()] == ["z.zip"]
+    assert "another process fetches z.zip; waiting" in capsys.readouterr().err
+
+
+def test_a_key_is_repeated_to_the_same_server_only(server):
+    from urllib.request import Request
+
+    from vision_unlearning.download import _SameServer
+    request = Request("http://here.org/a")
+    request.add_unredirected_header("Authorization", "Bearer key")
+    for place, sent in (("http://here.org", True), ("http://there.org", False), ("https://here.org", False)):
+        new = _SameServer().redirect_request(request, None, 302, "Found", {}, f"{place}/b")
+        assert new.has_header("Authorization") is sent
+
+
 FILES = {"lfw/Ann/1.jpg": CONTENT * 9, "lfw/list.txt": b"Ann 1"}
 
 
@@ -206,6 +257,8 @@ def link_in_zip():
         ("device.tar", "a link or a device", {special("d", tarfile.CHRTYPE): b""}),
         ("link.zip", "a link or a device", {link_in_zip(): b"/etc"}),
         ("empty.zip", "holds no files", {}),
+        ("twice.tar", "holds 'a.txt' twice", {special("a.txt", tarfile.REGTYPE): b"1", "a.txt": b"2"}),
+        ("both.tar", "holds 'a/b.txt' twice", {"a": b"1", "a/b.txt": b"2"}),
     ],
     ids=lambda value: value if isinstance(value, str) and "." in value else "",
 )

@@ -289,6 +289,38 @@ def test_a_commit_in_between_does_not_mix_two_versions(hub, ask):
     assert pull("me/world", ["config/a.json"], **ask)["config/a.json"].read_bytes() == b"new"
 
 
+@pytest.mark.parametrize("said", ["../../../../EVIL", "/EVIL", ""])
+def test_a_hub_does_not_choose_a_path(hub, ask, tmp_path, monkeypatch, said):
+    "Neither by the ETag and the commit of an answer, nor by what it lists."
+    from fake_hub import Handler
+    plain = Handler.send
+
+    def send(self, status, body=b"", cut=False, **headers):
+        names = {"ETag": f'"{said}"', "X_Linked_Etag": f'"{said}"', "X_Repo_Commit": said}
+        return plain(self, status, body, cut, **{n: names.get(n, v) for n, v in headers.items()})
+
+    monkeypatch.setattr(Handler, "send", send)
+    huggingface_dataset_file_download(str(tmp_path / "here"), "me/world", "config/a.json", None, **ask)
+    entry = Handler.entry
+    monkeypatch.setattr(Handler, "entry", lambda self, *a: {**entry(self, *a), "oid": said})
+    with pytest.raises(ForeignFileError, match="for the checksum of top.json"):
+        huggingface_dataset_file_download(str(tmp_path / "here"), "me/world", "top.json", None, **ask)
+    assert held(tmp_path / "here") == ["config/a.json"]
+    assert {p.name for p in tmp_path.iterdir()} == {"here", "cache"}
+    assert not [p for p in tmp_path.parent.rglob("EVIL*")]
+
+
+@pytest.mark.parametrize(
+    "listing", [[{"path": "a"}], {"a": 1}, [1], None, [{"type": "file", "path": 3, "size": "x"}]], ids=str
+)
+def test_an_odd_listing_is_one_line(hub, ask, tmp_path, monkeypatch, listing):
+    from fake_hub import Handler
+    monkeypatch.setattr(Handler, "tree", lambda self, *_: self.send(200, listing))
+    with pytest.raises((ConnectionError, ForeignFileError, MissingSessionError, ValueError)) as error:
+        huggingface_dataset_download(str(tmp_path / "here"), "me/world", "config", None, **ask)
+    assert "\n" not in str(error.value) and not (tmp_path / "here").exists()
+
+
 # Writing
 
 def test_upload_a_file(hub, tmp_path):

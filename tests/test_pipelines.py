@@ -23,7 +23,7 @@ from vision_unlearning.running.missing import missing_work
 from vision_unlearning.running.notebooks import run_pipeline
 from vision_unlearning.running.page import answers_path, report_path
 from vision_unlearning.running.session import generate_session, plan_sessions, read_scores, recorded_sessions
-from vision_unlearning.running.stages import STAGES, check_parameters, pipeline_parameters, pipeline_path
+from vision_unlearning.running.stages import PIPELINES, check_parameters, pipeline_parameters, pipeline_path
 from vision_unlearning.store import Store, image_name, read_json
 
 root = Path(__file__).resolve().parents[1]
@@ -54,7 +54,7 @@ def eyes(tmp_path_factory):
 
 # The notebooks themselves
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", PIPELINES)
 def test_parameters_are_typed_and_explained(stage):
     known = pipeline_parameters(stage)
     for name, p in known.items():
@@ -64,7 +64,7 @@ def test_parameters_are_typed_and_explained(stage):
     assert check_parameters(stage, defaults) == defaults
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", PIPELINES)
 def test_pipelines_are_thin(stage):
     for cell in json.loads(pipeline_path(stage).read_text(encoding="utf-8"))["cells"]:
         if cell["cell_type"] != "code": continue

@@ -171,7 +171,7 @@ def receive(
     there = part.stat().st_size
     if total is not None and there < total: raise HTTPException(f"stopped after {there:,} of {total:,} bytes")
     if total is not None and there > total:
-        part.unlink()
+        for rest in (part, part.with_suffix(".tag")): rest.unlink()
         raise ForeignFileError(
             f"{part.stem} goes on after {total:,} bytes; it is another version, and what arrived is deleted"
         )

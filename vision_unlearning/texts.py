@@ -8,10 +8,12 @@ import csv
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
+from pydantic import AfterValidator
 
 # %% auto #0
-__all__ = ['as_texts', 'clean_name', 'name_key', 'as_names', 'one_name', 'shared_names', 'split_names', 'require_table',
-           'captions_of']
+__all__ = ['Sentence', 'as_texts', 'clean_name', 'name_key', 'as_names', 'one_name', 'shared_names', 'split_names',
+           'check_sentence', 'require_table', 'captions_of']
 
 # %% ../nbs/0_base/09_texts.ipynb #bcb49857
 def _parts(given) -> list:
@@ -103,6 +105,16 @@ def split_names(
     "Names separated by commas."
     parts = next(csv.reader([text.replace("\n", ",")], skipinitialspace=True), [])
     return [part.strip() for part in parts if part.strip()]
+
+# %% ../nbs/0_base/09_texts.ipynb #720acc7f
+def check_sentence(
+    text: str,
+) -> str:  # the same
+    "Refuse a sentence without exactly one gap {}."
+    if text.count("{}") == 1 and not {"{", "}"} & set(text.replace("{}", "")): return text
+    raise ValueError("a sentence needs one gap {} for the name, and no other brace")
+
+Sentence = Annotated[str, AfterValidator(check_sentence)]  # the type of a setting that is one
 
 # %% ../nbs/0_base/09_texts.ipynb #a3b83e34
 def _fault(caption) -> str:

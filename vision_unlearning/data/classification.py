@@ -11,14 +11,20 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from ..core import ForeignFileError, check_name
 from .emoji import emoji_drawings, emoji_entities, split_families
+from vision_unlearning.pictures import (
+    class_pictures,
+    column_pictures,
+    listed_picture,
+    middle_square,
+    open_picture,
+)
 
 # %% auto #0
 __all__ = ['HUB_DATA', 'ImageSet', 'ClassificationData', 'resize_images', 'stack_images', 'digits_data', 'emoji_data',
-           'join_sets', 'read_idx', 'read_cifar', 'read_image_folder', 'array_set', 'one_idx_file', 'idx_data',
-           'cifar_data', 'folder_data', 'how_to_obtain', 'from_dataset', 'hub_data', 'load_classification']
+           'join_sets', 'read_idx', 'read_cifar', 'read_annotations', 'read_image_folder', 'array_set', 'one_idx_file',
+           'idx_data', 'cifar_data', 'folder_data', 'how_to_obtain', 'from_dataset', 'hub_data', 'load_classification']
 
 # %% ../../nbs/1_data/50_classification.ipynb #50fc7776
 @dataclass
@@ -112,10 +118,8 @@ def resize_images(
     size: int,  # side of the result
 ) -> torch.Tensor:  # (N,C,size,size) uint8
     "Centre square of each picture at another size."
-    side = min(images.shape[-2:])
-    top, left = ((s - side)//2 for s in images.shape[-2:])
-    square = images[..., top:top + side, left:left + side]
-    if side == size: return square.contiguous()
+    square = middle_square(images)
+    if square.shape[-1] == size: return square.contiguous()
     parts = [
         F.interpolate(p.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
         .round()
@@ -127,13 +131,13 @@ def resize_images(
 
 # %% ../../nbs/1_data/50_classification.ipynb #7cdc3291
 def stack_images(
-    pictures,  # iterable of PIL images
+    pictures,  # iterable of paths, arrays or PIL images
     channels: int,  # 1 or 3
     size: int | None = None,  # side of the result; None where all pictures are square and of one size
 ) -> torch.Tensor:  # (N,C,H,W) uint8
-    "PIL images as one tensor."
+    "Pictures as one tensor."
     def one(picture):
-        array = np.array(picture.convert("L" if channels == 1 else "RGB"))
+        array = np.array(open_picture(picture).convert("L" if channels == 1 else "RGB"))
         tensor = torch.from_numpy(array.reshape(*array.shape[:2], channels)).permute(2, 0, 1)[None]
         return tensor if size is None else resize_images(tensor, size)
     parts = [one(p) for p in pictures]
@@ -252,6 +256,19 @@ def read_cifar(
     return rows[:, 1 + fine:].reshape(-1, 3, 32, 32), rows[:, :1 + fine]
 
 # %% ../../nbs/1_data/50_classification.ipynb #28fee211
+def read_annotations(
+    path: Path,  # a file, and its class after a tab, in each line; the files lie in images/ beside it
+) -> list[tuple[Path, str]]:  # file, and its class
+    "Read the list of labels of Tiny ImageNet."
+    pairs = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip(): continue
+        where, parts = f"{path}, line {number}", line.split("\t")
+        if len(parts) < 2: raise ForeignFileError(f"{where}, is not a file and its class with a tab between")
+        pairs.append((listed_picture(path.parent/"images", parts[0], where), parts[1]))
+    return pairs
+
+# %% ../../nbs/1_data/50_classification.ipynb #41336468
 def read_image_folder(
     folder,  # one folder a class, pictures anywhere below it
     channels: int = 3,  # 1 or 3
@@ -260,22 +277,9 @@ def read_image_folder(
 ) -> ImageSet:
     """Read folders of pictures; also the validation side of Tiny ImageNet, which has its labels in a text
     file."""
-    folder, kinds = Path(folder), {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+    folder = Path(folder)
     said = folder/"val_annotations.txt"
-    if said.exists():
-        pairs = [
-            (folder / "images" / line.split("\t")[0], line.split("\t")[1])
-            for line in said.read_text().splitlines()
-            if line.strip()
-        ]
-    else:
-        pairs = [
-            (p, c.name)
-            for c in sorted(folder.iterdir())
-            if c.is_dir()
-            for p in sorted(c.rglob("*"))
-            if p.suffix.lower() in kinds
-        ]
+    pairs = read_annotations(said) if said.exists() else class_pictures(folder)
     if not pairs:
         raise FileNotFoundError(
             f"{folder} holds no pictures; it must have one folder a class with .png or .jpg files"
@@ -283,9 +287,8 @@ def read_image_folder(
     classes = classes or sorted({c for _, c in pairs})
     place = {c: i for i, c in enumerate(classes)}
     for _, name in pairs: check_name("class", name, place)
-    return ImageSet(
-        stack_images((Image.open(p) for p, _ in pairs), channels, size), [place[c] for _, c in pairs], classes
-    )
+    images = stack_images((path for path, _ in pairs), channels, size)
+    return ImageSet(images, [place[c] for _, c in pairs], classes)
 
 # %% ../../nbs/1_data/50_classification.ipynb #c8bcdf61
 def array_set(
@@ -432,7 +435,8 @@ def from_dataset(
         return values.astype(np.int64), list(names)
     labels, classes = named(label)
     sub = named(sublabel) if sublabel else (None, None)
-    return ImageSet(stack_images((row[image] for row in dataset), channels, size), labels, classes, *sub)
+    images = stack_images(column_pictures(dataset, image), channels, size)
+    return ImageSet(images, labels, classes, *sub)
 
 # %% ../../nbs/1_data/50_classification.ipynb #76d1ed62
 def hub_data(

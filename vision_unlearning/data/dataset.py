@@ -16,27 +16,20 @@ from PIL import Image
 from ..core import ForeignFileError, check_name
 from .classification import ClassificationData
 from .parts import groups_of, part_loader, split_dataset
+from vision_unlearning.pictures import (
+    class_pictures,
+    column_pictures,
+    is_plain,
+    listed_picture,
+    open_picture,
+    opened_picture,
+)
 from ..store import atomic_folder, jsonable, read_json, write_json
 from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['PART_OF_FOLDER', 'open_picture', 'picture_digest', 'names_of_labels', 'UnlearnDataset', 'table_of', 'list_pictures',
-           'read_folder', 'from_columns', 'as_dataset', 'from_sets', 'save_dataset', 'SavedSet', 'load_dataset']
-
-# %% ../../nbs/1_data/60_dataset.ipynb #35a7894d
-def open_picture(
-    source,  # path, (H,W,3) or (H,W) uint8 array, or PIL image
-) -> Image.Image:  # mode "L" or "RGB"
-    "One picture, decoded."
-    plain = lambda picture: picture.copy() if picture.mode in ("L", "RGB") else picture.convert("RGB")
-    if isinstance(source, np.ndarray): source = Image.fromarray(source)
-    if isinstance(source, Image.Image): return plain(source)
-    try:
-        with Image.open(source) as picture: return plain(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ForeignFileError(
-            f"{source} is not a whole picture ({error}); fetch it again or take it out"
-        ) from error
+__all__ = ['PART_OF_FOLDER', 'picture_digest', 'names_of_labels', 'UnlearnDataset', 'table_of', 'list_pictures', 'read_folder',
+           'from_columns', 'as_dataset', 'from_sets', 'save_dataset', 'SavedSet', 'load_dataset']
 
 # %% ../../nbs/1_data/60_dataset.ipynb #3884e4ba
 def picture_digest(
@@ -168,21 +161,15 @@ def list_pictures(
     folder: Path,  # with metadata.jsonl, or one folder a class
 ) -> tuple[list[Path], list[dict]]:  # paths, and what is known about each
     "The pictures of one folder."
-    said, kinds = folder/"metadata.jsonl", {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+    said = folder/"metadata.jsonl"
     if not said.is_file():
-        classes = [place for place in sorted(folder.iterdir()) if place.is_dir()]
-        pairs = [
-            (path, {"label": place.name})
-            for place in classes
-            for path in sorted(place.rglob("*"))
-            if path.suffix.lower() in kinds
-        ]
+        pairs = class_pictures(folder)
         if not pairs:
             raise FileNotFoundError(
                 f"{folder} holds no pictures; it must have a metadata.jsonl, or one folder a class with .png "
                 "or .jpg files"
             )
-        return [p for p, _ in pairs], [row for _, row in pairs]
+        return [path for path, _ in pairs], [{"label": label} for _, label in pairs]
     paths, rows = [], []
     for number, line in enumerate(said.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip(): continue
@@ -191,11 +178,7 @@ def list_pictures(
             raise ForeignFileError(f"{said}, line {number}, is not JSON ({error})") from error
         if not isinstance(row, dict) or "file_name" not in row:
             raise ForeignFileError(f"{said}, line {number}, has no file_name")
-        name = Path(str(row.pop("file_name")))
-        place = folder/name
-        if name.is_absolute() or ".." in name.parts or not place.is_file():
-            raise ForeignFileError(f"{said}, line {number}: {str(name)!r} is not a file in {folder.name}")
-        paths.append(place)
+        paths.append(listed_picture(folder, row.pop("file_name"), f"{said}, line {number}"))
         rows.append(row)
     return paths, rows
 
@@ -234,7 +217,7 @@ def from_columns(
     rest = {c: list(dataset[c]) for c in dataset.column_names if c != image}
     for column, values in rest.items():
         if names[column]: rest[column] = [names[column][value] for value in values]
-    pictures = [row[image] for row in dataset.select_columns([image])]
+    pictures = list(column_pictures(dataset, image))
     return UnlearnDataset(pictures, table_of(len(dataset), rest), classes=names.get("label"))
 
 # %% ../../nbs/1_data/60_dataset.ipynb #24879307
@@ -244,6 +227,15 @@ def _value_type(dtype) -> str:
     if pd.api.types.is_float_dtype(dtype): return "float64"
     if pd.api.types.is_bool_dtype(dtype): return "bool"
     return "string"
+
+# %% ../../nbs/1_data/60_dataset.ipynb #df48689b
+def _plain_source(
+    source,  # a path, an array or a PIL image
+):  # the path where every reader sees the same in it, else a PIL image
+    "A picture as `datasets` may keep it."
+    seen = open_picture(source)
+    if not isinstance(source, (str, Path)): return seen
+    with opened_picture(source) as stored: return str(source) if is_plain(stored) else seen
 
 # %% ../../nbs/1_data/60_dataset.ipynb #e81d4d92
 def as_dataset(
@@ -266,8 +258,7 @@ def as_dataset(
     if "label" in table:
         columns["label"] = groups_of(data, "label")[0][rows].tolist()
         kinds["label"] = ClassLabel(names=data.classes)
-    is_file = lambda source: isinstance(source, (str, Path))
-    pictures = [str(data.pictures[i]) if is_file(data.pictures[i]) else data.picture(i) for i in rows]
+    pictures = [_plain_source(data.pictures[i]) for i in rows]
     features = Features({"image": ImageFeature(), **kinds})
     return Dataset.from_dict({"image": pictures, **columns}, features=features)
 

@@ -9,8 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 import numpy as np
-from PIL import Image
-from ..core import ForeignFileError, check_name
+from ..core import check_name
+from ..pictures import picture_array
 from ..store import Store, read_entities, write_json
 from ..tasks import Task
 if TYPE_CHECKING: import pandas as pd
@@ -52,11 +52,7 @@ def _pack(task, sharealike):
     )
     index = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
     size = index["tile"]
-    try: sheet = np.asarray(Image.open(stem.with_suffix(".webp")).convert("RGB"))
-    except OSError as error:
-        raise ForeignFileError(
-            f"{stem.with_suffix('.webp')} is not a readable image ({error}); reinstall the package"
-        ) from error
+    sheet = picture_array(stem.with_suffix(".webp"), "reinstall the package")
     rows, columns = sheet.shape[0]//size, sheet.shape[1]//size
     tiles = (
         sheet.reshape(rows, size, columns, size, 3)

@@ -7,8 +7,8 @@ from __future__ import annotations
 import hashlib, json, os, shutil
 from pathlib import Path
 import pandas as pd
-from PIL import Image
 from ..core import ForeignFileError, MissingSessionError, check_name
+from ..pictures import opened_picture, plain_picture
 from ..tasks import get_prompt
 from ..files import atomic_folder, safe_name
 from ..store import Store, check_entities, read_entities, write_json
@@ -98,12 +98,11 @@ def add_attributes(
 # %% ../../nbs/1_data/25_testbed.ipynb #cfa2bfad
 def _picture_error(path, decode):
     "Why a file is not a whole picture, or None."
+    remedy = "delete it or download it again"
     try:
-        with Image.open(path) as picture:
-            if decode: picture.convert("RGB").load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return (f"{path} is {'not a whole picture' if decode else 'not a picture'} ({type(error).__name__}: "
-                f"{str(error).replace(str(path), path.name)}); delete it or download it again")
+        with opened_picture(path, remedy=remedy) as picture:
+            if decode: plain_picture(picture)
+    except ForeignFileError as error: return str(error)
     return None
 
 # %% ../../nbs/1_data/25_testbed.ipynb #5af7f58d

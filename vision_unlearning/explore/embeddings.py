@@ -10,6 +10,7 @@ from typing import Annotated, Any, Callable, ClassVar, Literal, NotRequired
 import numpy as np
 import torch
 from ..core import ForeignFileError, MissingSessionError, check_name, config_hash
+from ..pictures import DRAW_AGAIN, open_picture, read_pictures
 from ..tasks import get_task, prompt_subject
 from vision_unlearning.models.encoders import (
     EMBEDDING_DIM,
@@ -36,11 +37,10 @@ def embed_image_with_dino(
     model: Any, transform: Any, device: str,  # as `load_dino_model` returned them
 ) -> list[float]:  # class token
     "Embed one image."
-    from PIL import Image
     if not Path(image_path).is_file():
         raise MissingSessionError(f"{image_path} does not exist; run `vu run generate` first")
-    with Image.open(image_path) as image, torch.no_grad():
-        return model(transform(image)[None].to(device)).pooler_output[0].float().cpu().tolist()
+    pixels = transform(open_picture(image_path, DRAW_AGAIN))[None]
+    with torch.no_grad(): return model(pixels.to(device)).pooler_output[0].float().cpu().tolist()
 
 # %% ../../nbs/2_explore/10_embeddings.ipynb #58a481a6
 def _session_pictures(
@@ -103,13 +103,12 @@ def embed_forgetting_session_batched(
     batch_size: int = 32,  # images at once; changes speed and memory only
 ) -> list[dict[str, Any]]:  # as `embed_forgetting_session`
     "Embed all images of one session in batches."
-    from PIL import Image
     get_task(task)
     found, vectors = _session_pictures(dataset_folder, seeds, prompts, metadata_filtered, lora_state), []
     for start in range(0, len(found), batch_size):
-        batch = []
-        for path, _ in found[start:start+batch_size]:
-            with Image.open(path) as image: batch.append(transform(image))
+        batch = [
+            transform(open_picture(path, DRAW_AGAIN)) for path, _ in found[start : start + batch_size]
+        ]
         with torch.no_grad():
             vectors += model(torch.stack(batch).to(device)).pooler_output.float().cpu().tolist()
     return [{**record, "embedding": vector} for (_, record), vector in zip(found, vectors)]
@@ -144,14 +143,7 @@ def found_pictures(
 # %% ../../nbs/2_explore/10_embeddings.ipynb #23feb85f
 def _bytes(paths: list[Path]) -> torch.Tensor:
     "(N,3,H,W) uint8 of N image files of one size; a damaged one is named."
-    from PIL import Image, UnidentifiedImageError
-    images = []
-    for path in paths:
-        try:
-            with Image.open(path) as image: images.append(np.asarray(image.convert("RGB")))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise ForeignFileError(f"{path} is not a readable image; delete it and generate again") from error
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    return torch.from_numpy(read_pictures(paths)).permute(0, 3, 1, 2)
 
 # %% ../../nbs/2_explore/10_embeddings.ipynb #213d8845
 def embed_session(
@@ -161,6 +153,7 @@ def embed_session(
     encoder=None,  # None for the one that goes with the task
     seeds: list[int] | None = None,  # None for all that are on disk
     batch_size: int = 100,  # pictures at once; changes speed and memory only
+    device=None,  # where the task's encoder looks; None leaves it to the encoder
 ) -> dict:  # {"metadata": ..., "embeddings": [...]}, as written
     "Embed the pictures of a baseline or of a session, and write the contract's file."
     folder, state = (store.baseline(task), "off") if session is None else (store.generated(session), "on")
@@ -173,7 +166,7 @@ def embed_session(
         raise MissingSessionError(
             f"{folder} has no {state!r} pictures of task {task!r}; run `vu run generate` first"
         )
-    encoder, vectors = encoder or load_image_encoder(task), []
+    encoder, vectors = encoder or load_image_encoder(task, device=device), []
     for start in range(0, len(items), batch_size):
         vectors += encoder.encode_images(
             _bytes([path for *_, path in items[start : start + batch_size]])

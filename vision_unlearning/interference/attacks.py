@@ -14,7 +14,7 @@ from pydantic import Field
 from ..core import Config, borrow
 from .generate import generate_array
 from ..tasks import PROMPT_TEMPLATE
-from ..texts import as_texts
+from ..texts import Sentence, as_texts
 from ..unlearners.base import require_pipeline
 from ..models.network import require_hooks
 from ..models.conditioning import condition, predict
@@ -145,7 +145,7 @@ def replaced_tokens(
 class TokenSearch(Config):
     "What is searched for, and how long."
     name: ClassVar[str] = "search_tokens"
-    template: str = Field(PROMPT_TEMPLATE, pattern=r"\{\}")  # the tokens stand in the place of {}
+    template: Sentence = Field(PROMPT_TEMPLATE)  # the tokens stand in the place of {}
     num_tokens: int = Field(1, ge=1)  # K
     num_steps: int = Field(100, ge=0)  # steps of the search
     batch_size: int = Field(4, ge=1)  # pictures a step

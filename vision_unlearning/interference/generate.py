@@ -5,14 +5,16 @@
 # %% ../../nbs/5_interference/00_generate.ipynb #9db1ea7a
 from __future__ import annotations
 import json, os
-from contextlib import nullcontext
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 import numpy as np
 import torch
-from ..core import ForeignFileError, MissingSessionError, config_hash
+from ..core import MissingSessionError, config_hash
 from ..models.sampling import check_drawing, draw, latent_shape
+from ..dtypes import dtype_name
+from ..pictures import read_pictures
 from ..tasks import get_prompt
 from ..texts import as_texts
 from ..files import alone, atomic_path
@@ -108,6 +110,8 @@ def fill_folder(
     batch_size = generation.pop("batch_size", 50)
     wanted = {"num_inference_steps": 12, "guidance_scale": 3., **generation, **(settings or {})}
     check_drawing(pipe, **wanted)
+    # full precision leaves no mark, as in folders that are older than the choice
+    if dtype_name(pipe) != "float32": wanted["dtype"] = dtype_name(pipe)
     folder = Path(folder)
     with alone(folder, f"another worker draws {folder.name}; waiting"):
         claim_pictures(folder, wanted)
@@ -171,18 +175,8 @@ def read_images(
     threads: int | None = None,  # that decode at once; None for one a core, 8 at most
 ) -> torch.Tensor:  # (N,3,H,W) uint8
     "The pictures of N (seed, prompt) pairs, as one tensor."
-    from PIL import Image, UnidentifiedImageError
-    def read(pair):
-        path = Path(folder)/image_name(state, *pair)
+    paths = [Path(folder)/image_name(state, *pair) for pair in zip(seeds, prompts, strict=True)]
+    for path in paths:
         if not path.exists(): raise MissingSessionError(f"{path} does not exist; run `vu run generate` first")
-        try:
-            with Image.open(path) as image: return np.asarray(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise ForeignFileError(f"{path} is not a readable image; delete it and generate again") from error
-    pairs = list(zip(seeds, prompts, strict=True))
-    threads = threads or min(8, os.cpu_count() or 1)
-    if threads == 1: found = list(map(read, pairs))
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            found = list(pool.map(read, pairs))  # Pillow lets go of the interpreter while it decodes
-    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous()
+    pixels = read_pictures(paths, threads or min(8, os.cpu_count() or 1))
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Callable
 import torch
-from ..core import ForeignFileError, config_hash
+from ..core import ForeignFileError, config_hash, usable_device
 from .pair_metrics import PAIR_METRICS, PairMetric, get_pair_metric
 from .tables import read_pair
 from ..metrics.image_image import PairOfImages
@@ -53,7 +53,7 @@ class Scorers:
         clip=None,  # None for the task's default CLIP
         judge=None,  # None for `load_judge()`
         batch_size: int = 100,  # changes speed and memory only
-        device="cpu",  # where BRISQUE, RMSE and SSIM run; models run where they are
+        device="cpu",  # where everything is computed; models that are given look where they are
         encoder=None,  # of images, for `dino_diff`; None for the task's default
     ):
         self.task = task
@@ -61,18 +61,18 @@ class Scorers:
         self._clip = clip
         self._judge = judge
         self.batch_size = batch_size
-        self.device = device
+        self.device = usable_device(device)
         self._encoder = encoder
 
     @functools.cached_property
     def clip(self):
         from vision_unlearning.models import load_clip
-        return Encoded(self._clip or load_clip(get_task(self.task).clip))
+        return Encoded(self._clip or load_clip(get_task(self.task).clip, device=self.device))
 
     @functools.cached_property
     def judge(self):
         from vision_unlearning.models import load_judge
-        return self._judge or load_judge()
+        return self._judge or load_judge(device=self.device)
 
     @functools.cached_property
     def encoder(self):
@@ -80,7 +80,7 @@ class Scorers:
         task = get_task(self.task)
         same = self._encoder is self._clip and (self._encoder is not None or task.encoder == task.clip)
         if same: return self.clip
-        return Encoded(self._encoder or load_image_encoder(self.task))
+        return Encoded(self._encoder or load_image_encoder(self.task, device=self.device))
 
     def fingerprint(self,
         look: Callable,  # of a `PairMetric`
@@ -186,7 +186,7 @@ def check_twins(
     "Refuse `on` and `off` pictures that were generated under different settings."
     marks = [folder/"settings.json" for folder in (store.baseline(session.task), store.generated(session))]
     if not all(m.is_file() for m in marks): return  # published folders have no such file
-    off, on = (read_json(mark, dict[str, Any]) for mark in marks)
+    off, on = ({"dtype": "float32", **read_json(mark, dict[str, Any])} for mark in marks)
     other = {k: (off[k], on[k]) for k in off.keys() & on.keys() if off[k] != on[k]}
     if other:
         raise ValueError(
@@ -272,7 +272,7 @@ def score_session(
     clip=None,  # evaluating CLIP; None for the task's default
     judge=None,  # None for `load_judge()`
     batch_size: int = 100,  # pictures at once; changes speed and memory only
-    device="cpu",  # where BRISQUE, RMSE and SSIM run
+    device="cpu",  # where everything is computed; models that are given look where they are
     progress: bool = False,  # show a bar
     encoder=None,  # image encoder for `dino_diff`; None for the task's default
     # of an earlier call, instead of the four above: models and texts are then ready

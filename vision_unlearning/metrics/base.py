@@ -4,25 +4,26 @@
 
 # %% ../../nbs/4_metrics/00_base.ipynb #e13057da
 from __future__ import annotations
+from pathlib import Path
 from typing import ClassVar
 import torch, torchmetrics
+from ..pictures import one_size, picture_array
 
 # %% auto #0
 __all__ = ['as_images', 'Metric', 'plot_scores']
 
 # %% ../../nbs/4_metrics/00_base.ipynb #3065684b
 def as_images(
-    images,  # (N,3,H,W) uint8 tensor, (N,H,W,3) uint8 array, one PIL image or a list of them
+    # (N,3,H,W) uint8 tensor, (N,H,W,3) uint8 array, one PIL image, or a list of images, arrays or paths
+    images,
 ) -> torch.Tensor:  # (N,3,H,W) uint8
-    "The batch as a tensor of bytes; grey becomes RGB, and transparency is laid on white."
+    "The batch as a tensor of bytes; pictures are read as `pictures.open_picture` reads them."
     import numpy as np
     from PIL import Image
     if isinstance(images, Image.Image): images = [images]
-    if isinstance(images, (list, tuple)) and images and all(isinstance(i, Image.Image) for i in images):
-        rgba = [i.convert("RGBA") for i in images]
-        images = np.stack(
-            [Image.alpha_composite(Image.new("RGBA", i.size, "white"), i).convert("RGB") for i in rgba]
-        )
+    single = (Image.Image, np.ndarray, str, Path)
+    if isinstance(images, (list, tuple)) and images and all(isinstance(i, single) for i in images):
+        images = one_size([picture_array(i) for i in images], [f"picture {i}" for i in range(len(images))])
     if isinstance(images, np.ndarray):
         images = torch.from_numpy(np.array(images))  # a copy: PIL's arrays cannot be written to
         if images.ndim == 4: images = images.movedim(-1, 1)

@@ -14,12 +14,15 @@ from .base import Metric, as_images
 __all__ = ['TwoClassifiers', 'ConceptAccuracy', 'mean_accuracy', 'unlearning_accuracy']
 
 # %% ../../nbs/4_metrics/85_concepts.ipynb #a1a91b6d
-class TwoClassifiers:
+class TwoClassifiers(torch.nn.Module):
     "One classifier a domain, as if they were one."
     def __init__(self,
         **networks,  # domain -> anything with `labels`, `name` and `probabilities(images)`
     ):
+        super().__init__()
         self.networks, self.classes = networks, {d: list(n.labels) for d, n in networks.items()}
+        for domain, network in networks.items():  # so that they move with the metric
+            if isinstance(network, torch.nn.Module): self.add_module(f"network_{domain}", network)
         self.name = "_".join(encoder_name(n) for n in networks.values())
     def probabilities(self, images) -> dict:
         "domain -> (N,K)."

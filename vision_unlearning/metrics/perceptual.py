@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from ..core import ForeignFileError, check_name
 from .image_image import PairOfImages
+from ..pictures import middle_square
 
 # %% auto #0
 __all__ = ['LPIPS_SHAPES', 'LPIPS_SOURCES', 'LPIPS', 'ConvolutionalFeatures', 'lpips_weights', 'torchvision_weights',
@@ -138,20 +139,21 @@ def lpips_network(
     return network.eval().requires_grad_(False)
 
 # %% ../../nbs/4_metrics/25_perceptual.ipynb #b018b56c
-class JudgeFeatures:
+class JudgeFeatures(nn.Module):
     "Stages of the embedded judge, as a network for `LPIPS`."
     name = "judge"
     def __init__(self,
         judge=None,  # None for `load_judge()`
     ):
         from vision_unlearning.models import load_judge
+        super().__init__()
         self.judge = judge or load_judge()
         widths = self.judge.widths
         self.weights = [torch.full((w,), 1/len(widths)) for w in widths]
 
     def features(self, images) -> list[torch.Tensor]:
-        "Stem and stages for (N,3,H,W) uint8 images, resized to 64x64 when they are not."
-        x = images.to(next(self.judge.parameters()).device).float()
+        "Stem and stages for the middle square of (N,3,H,W) uint8 images, at 64x64."
+        x = middle_square(images).to(next(self.judge.parameters()).device).float()
         if x.shape[-2:] != (64, 64):
             smooth = dict(mode="bicubic", antialias=True, align_corners=False)
             x = nn.functional.interpolate(x, (64, 64), **smooth).clamp(0, 255)

@@ -113,7 +113,7 @@ def _regressor(device: str) -> dict:
     import vision_unlearning
     from safetensors.torch import load_file
     file = Path(vision_unlearning.__file__).parent/"embedded"/"brisque"/"svm.safetensors"
-    return {k: v.double() for k, v in load_file(file, device=device).items()}
+    return {k: v.double().to(device) for k, v in load_file(file).items()}
 
 # %% ../../nbs/4_metrics/30_quality.ipynb #f22acfb8
 class BRISQUE(Metric):

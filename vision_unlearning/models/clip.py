@@ -6,6 +6,7 @@
 from __future__ import annotations
 import torch
 from torch import nn
+from ..core import usable_device
 from .embedded import EMBEDDED_MODELS, embedded_path, foreign_model
 from ..texts import as_texts
 
@@ -89,10 +90,12 @@ def load_clip(
     # embedded name, "tiny", a folder, or a hub id such as "openai/clip-vit-base-patch16"
     name: str = "emoji-clip",
     revision: str | None = None,  # commit of a hub model
+    device="cpu",  # where it looks
 ) -> ClipEncoder:
     "A CLIP to evaluate with, never the one whose text tower drives the pipeline."
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
-    if name == "tiny": return tiny_clip()
+    device = usable_device(device)
+    if name == "tiny": return tiny_clip().to(device)
     source = embedded_path(name) if name in EMBEDDED_MODELS else name
     with foreign_model("CLIP", source):
         model = CLIPModel.from_pretrained(source, revision=revision, dtype=torch.float32)
@@ -101,4 +104,4 @@ def load_clip(
     size = model.config.vision_config.image_size
     encoder = ClipEncoder(model, tokenizer, size, processor.image_mean, processor.image_std, name)
     encoder.revision = revision
-    return encoder
+    return encoder.to(device)

@@ -6,8 +6,9 @@
 from __future__ import annotations
 import re
 from typing import Any
-import numpy as np
 import torch
+from ..core import usable_device
+from ..pictures import picture_array
 from ..tasks import get_task
 
 # %% auto #0
@@ -46,7 +47,7 @@ class DinoTransform:
 
     def __call__(self, image) -> torch.Tensor:
         "(3,size,size) float of one PIL image."
-        return self.batch(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None])[0]
+        return self.batch(torch.from_numpy(picture_array(image).copy()).permute(2, 0, 1)[None])[0]
 
 # %% ../../nbs/0_models/30_encoders.ipynb #298622fd
 def load_dino_model(
@@ -57,19 +58,24 @@ def load_dino_model(
     from transformers import Dinov2Model
     from vision_unlearning.models.embedded import foreign_model
     device = force_device or ("cuda" if torch.cuda.is_available() else "cpu")
+    usable_device(device)
     source = DINO_MODELS.get(model_name, model_name)
     with foreign_model("DINOv2", source): model = Dinov2Model.from_pretrained(source, dtype=torch.float32)
     return model.eval().requires_grad_(False).to(device), DinoTransform(), device
 
 # %% ../../nbs/0_models/30_encoders.ipynb #3cba8a42
-class DinoEncoder:
+class DinoEncoder(torch.nn.Module):
     "DINOv2 as an encoder of batches."
     def __init__(self,
         name: str = EMBEDDING_MODEL,  # a published name, a folder, or a hub id
         device: str | None = None,
     ):
+        super().__init__()
         self.name = name
-        self.model, self.transform, self.device = load_dino_model(name, device)
+        self.model, self.transform, _ = load_dino_model(name, device)
+
+    @property
+    def device(self): return self.model.device
 
     @torch.no_grad()
     def encode_images(self, images, batch_size: int = 32) -> torch.Tensor:
@@ -85,12 +91,13 @@ def load_image_encoder(
     task: str,  # task name
     # "emoji-clip", or a DINOv2 by published name, folder or hub id; empty takes the task's own
     name: str = "",
+    device=None,  # where it looks; None leaves it to the encoder: a GPU for a DINOv2 where there is one
 ):  # anything with `encode_images` and `name`
     "The encoder that goes with a task."
     from vision_unlearning.models.clip import load_clip
     from vision_unlearning.models.embedded import EMBEDDED_MODELS
     name = name or get_task(task).encoder or EMBEDDING_MODEL
-    return load_clip(name) if name in EMBEDDED_MODELS else DinoEncoder(name)
+    return load_clip(name, device=device or "cpu") if name in EMBEDDED_MODELS else DinoEncoder(name, device)
 
 # %% ../../nbs/0_models/30_encoders.ipynb #1a5408ec
 def encoder_name(

@@ -7,8 +7,9 @@ from __future__ import annotations
 from pathlib import Path
 import torch
 from torch import nn
-from ..core import ForeignFileError, check_name
+from ..core import ForeignFileError, check_name, usable_device
 from .embedded import EMBEDDED_MODELS, embedded_path
+from ..pictures import middle_square
 from ..store import atomic_folder, read_json, write_json
 from ..tasks import get_task
 from pydantic import ConfigDict
@@ -47,12 +48,12 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, images, batch_size=100):
-        "head -> (N,K) float32 probabilities of (N,3,H,W) uint8 images; other sizes are resized to 64x64."
+        "head -> (N,K) float32 probabilities of (N,3,H,W) uint8; the middle square at 64x64."
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be (N,3,H,W) uint8, got {tuple(images.shape)} {images.dtype}")
         device, found = next(self.parameters()).device, []
         for part in images.split(batch_size):
-            x = part.to(device).float()
+            x = middle_square(part).to(device).float()
             if x.shape[-2:] != (64, 64):
                 x = nn.functional.interpolate(
                     x, (64, 64), mode="bicubic", antialias=True, align_corners=False
@@ -97,9 +98,11 @@ class JudgeConfig(TypedDict):
 
 def load_judge(
     name: str = "emoji-judge",  # embedded name or a folder
+    device="cpu",  # where it looks
 ) -> Judge:
     "The judge, in evaluation mode and single precision."
     from safetensors.torch import load_file
+    device = usable_device(device)
     folder = embedded_path(name) if name in EMBEDDED_MODELS else Path(name)
     if not folder.is_dir(): raise FileNotFoundError(f"no judge {name!r}: it is neither embedded nor a folder")
     judge = Judge(**read_json(folder/"config.json", JudgeConfig))
@@ -111,4 +114,4 @@ def load_judge(
         raise ForeignFileError(
             f"{folder}/model.safetensors does not hold the weights of a judge: {error}"
         ) from error
-    return judge.eval().requires_grad_(False)
+    return judge.eval().requires_grad_(False).to(device)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 import torch
+from ..dtypes import check_dtype
 from ..core import ForeignFileError, usable_device
 from .embedded import EMBEDDED_MODELS, embedded_path, foreign_model
 from .tiny import TINY_FAMILIES, tiny_pipeline
@@ -108,12 +109,12 @@ def check_words(
 def load_pipeline(
     name: str = "emoji-sd",  # embedded name, "tiny", "tiny-sd2", "tiny-sdxl", a folder, or a hub id
     device="cpu",  # where the modules go
-    dtype=torch.float32,  # dtype of the weights
+    dtype=torch.float32,  # of the weights, a torch dtype or its name
     revision: str | None = None,  # commit of a hub model; record it
 ):  # a diffusers pipeline with its progress bar off
     "A text-to-image pipeline, ready to be unlearned."
     from diffusers import DiffusionPipeline
-    device, name = usable_device(device), str(name)
+    device, dtype, name = usable_device(device), check_dtype(dtype), str(name)
     if name in TINY_FAMILIES:
         pipe = tiny_pipeline(family=TINY_FAMILIES[name]).to(device)
         return pipe if dtype == torch.float32 else pipe.to(dtype)

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/0_models/12_places.ipynb #cbd3115c
 from __future__ import annotations
+from ..texts import check_sentence
 
 # %% auto #0
 __all__ = ['expanded_text', 'token_ids', 'require_words', 'token_span', 'end_position']
@@ -33,6 +34,7 @@ def require_words(
     names: list[str],  # each fills the gap
 ):
     "Refuse names that the text encoder cannot read in their sentence."
+    check_sentence(template)
     length = pipe.tokenizer.model_max_length
     before = len(token_ids(pipe, template.partition("{}")[0]))
     for name in names:
@@ -54,7 +56,6 @@ def token_span(
     name: str,  # what fills the gap; may be empty
 ) -> tuple[int, int]:  # position of its first token in the encoder's output, and of the first one after it
     "Where the name that fills a sentence stands among the sentence's tokens."
-    if template.count("{}") != 1: raise ValueError(f"a sentence needs one gap {{}}, got {template!r}")
     require_words(pipe, template, [name])
     before, after = template.split("{}")
     known, filled = token_ids(pipe, before), token_ids(pipe, before + name)

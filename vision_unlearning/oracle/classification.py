@@ -18,8 +18,9 @@ from vision_unlearning.models.classifiers import (
     logits,
     save_classifier,
 )
-from ..core import Config, check_name, config_hash, versions
-from ..data.classification import ClassificationData, ImageSet, load_classification
+from ..core import Config, check_name, config_hash, usable_device, versions
+from ..data.classification import HUB_DATA, ClassificationData, ImageSet
+from ..data.classification import load_classification
 from ..data.forgetting import ForgetSplit, class_split, random_split
 from ..data.loaders import ImageLoader, split_loaders
 from ..metrics.cost import Cost
@@ -37,8 +38,9 @@ from ..unlearners.classifiers.base import get_classifier_method, settings_of_tod
 from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['PROTOCOLS', 'KINDS', 'GAP', 'REFERENCES', 'Protocol', 'find_protocol', 'scenario_split', 'trained', 'moved_pictures',
-           'Comparison', 'about_run', 'run_path', 'Run', 'stored_run', 'measured_run', 'run_method', 'comparison_table']
+__all__ = ['PROTOCOLS', 'KINDS', 'GAP', 'REFERENCES', 'Protocol', 'benchmark_names', 'plain_protocol', 'find_protocol',
+           'training_of', 'scenario_split', 'trained', 'moved_pictures', 'Comparison', 'about_run', 'run_path', 'Run',
+           'stored_run', 'measured_run', 'run_method', 'comparison_table']
 
 # %% ../../nbs/7a_oracle/00_classification.ipynb #32be4772
 class Protocol(Config):
@@ -74,14 +76,39 @@ PROTOCOLS = {
     "cifar10": Protocol(data="cifar10", architecture="resnet18", num_epochs=200, augment=True),
 }
 
+# %% ../../nbs/7a_oracle/00_classification.ipynb #19a35d01
+def benchmark_names() -> list[str]:
+    "What a comparison can be about: the protocols, and the data sets that have none."
+    return [*PROTOCOLS, *[name for name in (*HUB_DATA, "folder") if name not in PROTOCOLS]]
+
+# %% ../../nbs/7a_oracle/00_classification.ipynb #f3ca83ca
+def plain_protocol(
+    data: str,  # a key of `HUB_DATA`, or "folder"
+) -> Protocol:
+    "Thirty epochs of a network that fits the pictures."
+    channels = HUB_DATA[data][5] if data in HUB_DATA else 3
+    colours = channels == 3
+    architecture = "resnet18" if colours else "lenet5"
+    return Protocol(data=data, architecture=architecture, num_epochs=30, augment=colours)
+
 # %% ../../nbs/7a_oracle/00_classification.ipynb #0f99bfce
 def find_protocol(
-    name: str,  # a key of `PROTOCOLS`
+    name: str,  # one of `benchmark_names()`
     changes: dict | None = None,  # fields that differ, {"num_epochs": 4}
 ) -> Protocol:
     "A protocol by its name, with fields of one's own."
-    known = PROTOCOLS[check_name("protocol", name, PROTOCOLS)]
+    check_name("protocol", name, benchmark_names())
+    known = PROTOCOLS.get(name) or plain_protocol(name)
     return Protocol(**{**known.model_dump(), **(changes or {})})
+
+# %% ../../nbs/7a_oracle/00_classification.ipynb #2704986c
+def training_of(
+    protocol: Protocol,
+) -> dict:  # JSON values
+    "What a training depends on: all of a protocol but the folder of its data."
+    said = protocol.model_dump(mode="json")
+    options = {name: value for name, value in said["data_options"].items() if name != "folder"}
+    return said | {"data_options": options}
 
 # %% ../../nbs/7a_oracle/00_classification.ipynb #30f78fce
 KINDS = ("class", "random")
@@ -91,9 +118,14 @@ def scenario_split(
     data: ClassificationData,
     kind: str,  # "class" or "random"
     seed: int,
+    forget: list = (),  # classes by name or index; empty draws one from the seed
 ) -> ForgetSplit:
     "The split of one seed."
-    if check_name("kind of forgetting", kind, KINDS) == "random": return random_split(data, .1, seed=seed)
+    if check_name("kind of forgetting", kind, KINDS) == "random":
+        if forget:
+            raise ValueError("random forgetting takes no classes; leave forget out, or ask for kinds=class")
+        return random_split(data, .1, seed=seed)
+    if forget: return class_split(data, list(forget))
     return class_split(
         data, int(torch.randint(data.num_classes, (1,), generator=torch.Generator().manual_seed(seed)))
     )
@@ -109,7 +141,7 @@ def trained(
 ) -> Classifier:  # in evaluation mode
     "An original or an oracle, from its folder or trained now."
     about = dict(
-        protocol=protocol.model_dump(mode="json", exclude={"moved_tests"}),
+        protocol={name: value for name, value in training_of(protocol).items() if name != "moved_tests"},
         data=data.fingerprint,
         split=None if split is None else split.hash,
         seed=seed,
@@ -162,21 +194,23 @@ def moved_pictures(
 class Comparison:
     "Original, oracle and data of one seed."
     def __init__(self,
-        protocol: str,  # a key of `PROTOCOLS`
+        protocol: str,  # one of `benchmark_names()`
         kind: str,  # "class" or "random"
         seed: int,
         folder="assets/classification",  # of models and results
         device="cpu",
         changes: dict | None = None,  # fields of the protocol that differ
+        forget: list = (),  # classes by name or index; empty draws one from the seed
     ):
         self.name = protocol
         self.protocol = find_protocol(protocol, changes)
         self.kind = kind
         self.seed = seed
         self.folder = Path(folder)
-        self.device = torch.device(device)
+        self.device = usable_device(device)
         self.data = load_classification(self.protocol.data, **self.protocol.data_options)
-        self.split = scenario_split(self.data, kind, seed)
+        self.asked = [str(name) for name in forget]  # classes that were asked for by name
+        self.split = scenario_split(self.data, kind, seed, forget)
         self.sides = split_loaders(
             self.data,
             self.split,
@@ -245,9 +279,11 @@ def about_run(
 ) -> dict:  # JSON values
     "Everything that the numbers of a run depend on."
     c = comparison
-    return dict(
+    # A key of its own only where classes were asked for: runs without go on to be found.
+    asked = {"asked": c.asked} if c.asked else {}
+    return asked | dict(
         protocol=c.name,
-        training=config_hash(c.protocol),
+        training=config_hash(training_of(c.protocol)),
         data=c.data.fingerprint,
         split=c.split.hash,
         kind=c.kind,

@@ -7,12 +7,12 @@ from __future__ import annotations
 from pathlib import Path
 import vision_unlearning
 from ..core import check_name
-from .classification import KINDS, PROTOCOLS, REFERENCES
+from .classification import KINDS, REFERENCES, benchmark_names
 from ..store import read_json
 from ..unlearners.classifiers.base import CLASSIFIER_METHODS, get_classifier_method
 
 # %% auto #0
-__all__ = ['comparable', 'tuned_path', 'tuned_classifier', 'comparison_settings']
+__all__ = ['comparable', 'askable', 'tuned_path', 'tuned_classifier', 'comparison_settings']
 
 # %% ../../nbs/7a_oracle/05_tuned.ipynb #54e02b8d
 def comparable(
@@ -27,19 +27,27 @@ def comparable(
         if cls.reads == "pictures" and not cls.is_oracle and (kind == "class" or not cls.whole_classes)
     ]
 
+# %% ../../nbs/7a_oracle/05_tuned.ipynb #1ad7fe93
+def askable(
+    kind: str,  # "class" or "random"
+) -> list[str]:  # names of methods
+    "The methods that can be run beside an oracle when they are named."
+    reads_names = [n for n in CLASSIFIER_METHODS if get_classifier_method(n).reads == "names"]
+    return comparable(kind) + (reads_names if kind == "class" else [])
+
 # %% ../../nbs/7a_oracle/05_tuned.ipynb #33e695f8
 def tuned_path(
-    protocol: str,  # a key of `PROTOCOLS`
+    protocol: str,  # one of `benchmark_names()`
     kind: str,  # "class" or "random"
 ) -> Path:
     "The shipped records of a protocol and kind."
-    check_name("protocol", protocol, PROTOCOLS)
+    check_name("protocol", protocol, benchmark_names())
     check_name("kind of forgetting", kind, KINDS)
     return Path(vision_unlearning.__file__).parent/"embedded"/"tuned"/f"classifiers_{protocol}_{kind}.json"
 
 # %% ../../nbs/7a_oracle/05_tuned.ipynb #9411da54
 def tuned_classifier(
-    protocol: str,  # a key of `PROTOCOLS`
+    protocol: str,  # one of `benchmark_names()`
     kind: str,  # "class" or "random"
     method: str,  # "scrub"
 ) -> dict:  # settings that differ from the method's defaults
@@ -51,12 +59,12 @@ def tuned_classifier(
 
 # %% ../../nbs/7a_oracle/05_tuned.ipynb #a2f149cf
 def comparison_settings(
-    protocol: str,  # a key of `PROTOCOLS`
+    protocol: str,  # one of `benchmark_names()`
     kind: str,  # "class" or "random"
     method: str,  # "scrub", ... or one of `REFERENCES`
 ) -> dict | None:  # all settings; None for a method that takes no part
     "All settings that a comparison would run a method with now."
     if method in REFERENCES: return {}
-    if method not in comparable(kind): return None
+    if method not in askable(kind): return None
     made = get_classifier_method(method)(**tuned_classifier(protocol, kind, method))
     return made.model_dump(mode="json")

@@ -11,8 +11,8 @@ from typing import ClassVar
 from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
-from PIL import Image, UnidentifiedImageError
-from ..core import ForeignFileError
+from PIL import Image
+from ..pictures import DRAW_AGAIN, open_picture, opened_picture
 from ..interference.names import metric_label
 from ..interference.pair_metrics import PAIR_METRICS
 from ..plotting import image_grid, new_axes
@@ -32,10 +32,7 @@ def encode_image(
     "An image file as text; a missing or damaged one is named."
     if not Path(path).is_file():
         raise MissingSessionError(f"{path} does not exist; run `vu run generate` first")
-    try:
-        with Image.open(path) as image: image = image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ForeignFileError(f"{path} is not a readable image; delete it and generate again") from error
+    image = open_picture(path, DRAW_AGAIN).convert("RGB")
     if max(image.size) > max_dim: image.thumbnail((max_dim, max_dim), Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     image.save(stream, "png")
@@ -47,7 +44,8 @@ def decode_image(
 ) -> np.ndarray | None:  # (H,W,3) uint8; None stays None
     "The image again."
     if text is None: return None
-    with Image.open(io.BytesIO(base64.b64decode(text))) as image: return np.asarray(image.convert("RGB"))
+    with opened_picture(io.BytesIO(base64.b64decode(text)), "an image of the result", DRAW_AGAIN) as image:
+        return np.asarray(image.convert("RGB"))
 
 # %% ../../nbs/6_results/10_visual.ipynb #bbaf4b4d
 class VisualSummaryBase(ResultTemplate):

@@ -44,7 +44,8 @@ def evaluating_clip(
             "say which CLIP measures pictures of this pipeline: clip='openai/clip-vit-base-patch16' for "
             "photographs, clip='emoji-clip' for drawings of emoji"
         )
-    return load_clip(clip or "emoji-clip") if clip is None or isinstance(clip, str) else clip
+    is_name = clip is None or isinstance(clip, str)
+    return load_clip(clip or "emoji-clip", device=pipe.device) if is_name else clip
 
 # %% ../../nbs/8_running/33_check.ipynb #04d0f3c2
 def recognise(

@@ -9,18 +9,21 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 from ..core import DivergedError, MissingSessionError, check_name, config_hash
-from ..oracle.classification import GAP, KINDS, PROTOCOLS, REFERENCES
+from ..oracle.classification import GAP, KINDS, REFERENCES, benchmark_names, training_of
 from ..oracle.classification import Comparison, comparison_table, find_protocol
 from ..oracle.classification import run_method, stored_run
-from ..oracle.tuned import comparable, comparison_settings, tuned_classifier
+from ..oracle.tuned import askable, comparable, comparison_settings, tuned_classifier
 from ..plotting import new_axes
 from .page import figure_html, page
+from .stages import check_parameters, parse_parameter
 from ..store import atomic_path
+from ..unlearners.classifiers.base import get_classifier_method
 
 # %% auto #0
-__all__ = ['PARAMETERS', 'CLASSIFIER_STAGES', 'chosen_methods', 'run_tuned', 'run_classifiers', 'plot_gaps', 'kind_section',
-           'write_classifier_report', 'stored_runs', 'classifier_status', 'report_classifiers', 'parse_parameters',
-           'batch_classifiers', 'run_classifier_stage']
+__all__ = ['CLASSIFIER_STAGES', 'PROTOCOL_PARAMETERS', 'RUN_PARAMETERS', 'chosen_methods', 'runs_asked', 'run_tuned',
+           'check_overrides', 'run_classifiers', 'plot_gaps', 'kind_section', 'write_classifier_report', 'stored_runs',
+           'classifier_status', 'report_classifiers', 'protocol_changes', 'parse_parameters', 'batch_classifiers',
+           'run_classifier_stage']
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #4cf742cb
 def chosen_methods(
@@ -28,44 +31,76 @@ def chosen_methods(
     methods: list[str] = (),  # names; empty means all that see data
 ) -> list[str]:
     "The methods of one kind of forgetting, the references first."
-    known = comparable(kind)
-    for method in methods: check_name(f"method for {kind} forgetting", method, known)
-    return [*REFERENCES, *(methods or known)]
+    for method in methods: check_name(f"method for {kind} forgetting", method, askable(kind))
+    return [*REFERENCES, *(methods or comparable(kind))]
+
+# %% ../../nbs/8_running/50_classifiers.ipynb #fc1e3c23
+def runs_asked(
+    methods: list[str],  # names; empty means all that see data
+    kinds: list[str],  # empty means those that the methods can do
+    forget: list = (),  # classes by name, which only class-wise forgetting takes
+) -> dict[str, list[str]]:  # kind -> methods, the references first
+    "Which methods run on which kinds of forgetting."
+    if kinds: return {kind: chosen_methods(kind, methods) for kind in kinds}
+    known = [name for kind in KINDS for name in askable(kind)]
+    for method in methods: check_name("method for classifiers", method, known)
+    found = {}
+    for kind in ("class",) if forget else KINDS:
+        able = [m for m in methods if m in askable(kind)]
+        if able or not methods: found[kind] = chosen_methods(kind, able)
+    return found
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #062d9ec3
 def run_tuned(
     comparison: Comparison,
     method: str,  # "scrub", ... or one of `REFERENCES`
+    changed: dict | None = None,  # settings that differ from the tuned ones
 ) -> dict:  # of `run_method`; {"method", "kind", "seed", "error"} where it diverged
     "One method with its tuned settings, as a row."
     c, settings = comparison, {}
-    if method not in REFERENCES: settings = tuned_classifier(c.name, c.kind, method)
+    if method not in REFERENCES: settings = tuned_classifier(c.name, c.kind, method) | (changed or {})
     try: return run_method(c, method, settings)
     except DivergedError as error:
         return dict(method=method, kind=c.kind, seed=c.seed, error=str(error).partition("\n")[0])
 
+# %% ../../nbs/8_running/50_classifiers.ipynb #12252f0f
+def check_overrides(
+    overrides: dict,  # method -> settings
+    chosen: dict[str, list[str]],  # kind -> methods
+):
+    "Refuse settings of a method that does not run, and settings that it has not."
+    running = [m for methods in chosen.values() for m in methods if m not in REFERENCES]
+    for method, settings in overrides.items():
+        check_name("method with overrides", method, running)
+        if not isinstance(settings, dict):
+            raise ValueError(f'overrides are {{"{method}": {{"setting": value}}}}, got {settings!r}')
+        get_classifier_method(method)(**settings)
+
 # %% ../../nbs/8_running/50_classifiers.ipynb #1f16ca19
 def run_classifiers(
-    protocol: str,  # a key of `PROTOCOLS`
+    protocol: str,  # one of `benchmark_names()`
     methods: list[str] = (),  # names; empty means all that see data
-    kinds: list[str] = KINDS,  # "class", "random"
+    kinds: list[str] = (),  # "class", "random"; empty means those that the methods can do
     seeds: list[int] = (0, 1, 2),
     folder="assets/classification",  # of models and results
     device="cpu",
     progress: bool = True,
     changes: dict | None = None,  # fields of the protocol that differ
+    forget: list[str] = (),  # classes by name; empty draws one from each seed
+    overrides: dict | None = None,  # method -> settings that differ from the tuned ones
 ) -> list[dict]:  # of `run_tuned`
     "Run what is missing and read what is there."
     from tqdm.auto import tqdm
-    chosen = {kind: chosen_methods(kind, methods) for kind in kinds}
+    chosen = runs_asked(methods, kinds, forget)
+    check_overrides(overrides or {}, chosen)
     total = len(seeds)*sum(len(names) for names in chosen.values())
     found = []
     with tqdm(total=total, disable=not progress, desc=f"classifiers on {protocol}") as bar:
-        for kind, seed in ((k, s) for k in kinds for s in seeds):
-            comparison = Comparison(protocol, kind, seed, folder, device, changes)
+        for kind, seed in ((k, s) for k in chosen for s in seeds):
+            comparison = Comparison(protocol, kind, seed, folder, device, changes, forget)
             for method in chosen[kind]:
                 bar.set_postfix_str(f"{kind} {seed} {method}")
-                found.append(run_tuned(comparison, method))
+                found.append(run_tuned(comparison, method, (overrides or {}).get(method)))
                 bar.update()
     return found
 
@@ -117,7 +152,7 @@ def kind_section(
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #c256e1cf
 def write_classifier_report(
-    protocol: str,  # a key of `PROTOCOLS`
+    protocol: str,  # one of `benchmark_names()`
     rows: list[dict],  # of `run_classifiers`
     folder="assets/classification",
     changes: dict | None = None,  # fields of the protocol that differ
@@ -141,15 +176,15 @@ def write_classifier_report(
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #b2dbd822
 def stored_runs(
-    protocol: str,  # a key of `PROTOCOLS`
+    protocol: str,  # one of `benchmark_names()`
     folder="assets/classification",  # of models and results
 ) -> list[dict]:  # of `run_method`, those with the settings that a comparison uses
     "The runs of a protocol that are in a folder."
-    training = config_hash(PROTOCOLS[check_name("protocol", protocol, PROTOCOLS)])
+    training = config_hash(training_of(find_protocol(protocol)))
     found = []
     for path in sorted(Path(folder, "runs").glob(f"{protocol}_*.json")):
         row = stored_run(path)
-        if (row["protocol"], row["training"]) != (protocol, training): continue
+        if (row["protocol"], row["training"]) != (protocol, training) or "asked" in row: continue
         if row["settings"] == comparison_settings(protocol, row["kind"], row["method"]): found.append(row)
     return found
 
@@ -159,7 +194,7 @@ def classifier_status(
 ) -> pd.DataFrame:  # task, kind, seeds, methods, runs, missing; a row a kind of forgetting
     "What is there of every classifier benchmark; missing are the runs that its seeds lack."
     lines = []
-    for protocol in PROTOCOLS:
+    for protocol in benchmark_names():
         rows = stored_runs(protocol, Path(base_folder)/"classification")
         for kind in KINDS:
             runs = {(r["method"], r["seed"]) for r in rows if r["kind"] == kind}
@@ -167,12 +202,13 @@ def classifier_status(
             seeds = sorted({seed for _, seed in runs})
             line = dict(task=protocol, kind=kind, seeds=", ".join(map(str, seeds)))
             line |= dict(methods=len({m for m, _ in runs}), runs=len(runs))
-            lines.append(line | dict(missing=len(seeds)*len(chosen_methods(kind)) - len(runs)))
+            expected = {*chosen_methods(kind), *(method for method, _ in runs)}
+            lines.append(line | dict(missing=len(seeds)*len(expected) - len(runs)))
     return pd.DataFrame(lines, columns=["task", "kind", "seeds", "methods", "runs", "missing"])
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #becaf914
 def report_classifiers(
-    protocol: str,  # a key of `PROTOCOLS`
+    protocol: str,  # one of `benchmark_names()`
     methods: list[str] = (),  # names; empty means all that ran
     base_folder="assets",  # root of the store
 ) -> tuple[Path, Path]:  # page and table
@@ -191,27 +227,40 @@ def report_classifiers(
     )
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #a627cf68
-PARAMETERS = {"kinds": str, "seeds": int, "device": str}  # of the command line, and what their values are
 CLASSIFIER_STAGES = ("unlearn", "report")  # of a classifier benchmark
+
+# %% ../../nbs/8_running/50_classifiers.ipynb #3af47f50
+PROTOCOL_PARAMETERS = ("architecture", "options", "folder", "size", "training")
+RUN_PARAMETERS = ("forget", "kinds", "overrides", "seeds", "device")
+
+# %% ../../nbs/8_running/50_classifiers.ipynb #e006e4cb
+def protocol_changes(
+    architecture: str = "",  # empty keeps the protocol's
+    options: dict | None = None,  # of the architecture
+    folder: str = "",  # local files of the data set; empty takes the hub
+    size: int = 0,  # side of the pictures; 0 is the usual one
+    training: dict | None = None,  # num_epochs, optimizer, schedule, batch_size, augment, flip
+) -> dict:  # fields of a `Protocol`
+    "How a protocol is changed: another network, local files, another training."
+    data = {name: value for name, value in dict(folder=folder, size=size).items() if value}
+    found = dict(architecture=architecture, options=options, data_options=data)
+    return {name: value for name, value in found.items() if value} | (training or {})
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #98a11c2f
 def parse_parameters(
     parameters: list[str],  # "name=value", lists with commas
 ) -> dict:  # keyword arguments of `run_classifiers`
-    "What a command line asks of a classifier benchmark."
-    given = {}
-    for text in parameters:
-        name, equals, value = text.partition("=")
-        check_name("parameter of a classifier benchmark", name, PARAMETERS)
-        try: values = [PARAMETERS[name](v.strip()) for v in value.split(",") if v.strip()]
-        except ValueError: values = []
-        if not values: raise ValueError(f"write -p {name}=value, with commas between several; got {text}")
-        given[name] = values[0] if name == "device" else values
-    return given
+    "What a command line asks of a classifier benchmark: the parameters of its notebook."
+    given = dict(parse_parameter("classifiers", text) for text in parameters)
+    if own := {"task", "methods", "base_folder"} & set(given):
+        raise ValueError(f"give {', '.join(sorted(own))} as an option of its own, not with -p")
+    asked = check_parameters("classifiers", given)
+    changes = protocol_changes(**{name: asked[name] for name in PROTOCOL_PARAMETERS})
+    return dict(changes=changes) | {name: asked[name] for name in RUN_PARAMETERS}
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #3a67e5db
 def batch_classifiers(
-    protocol: str,  # a key of `PROTOCOLS`
+    protocol: str,  # one of `benchmark_names()`
     methods: list[str],  # empty means all
     parameters: list[str],  # "name=value", lists with commas
     base_folder="assets",  # root of the store
@@ -221,12 +270,12 @@ def batch_classifiers(
     folder = Path(base_folder)/"classification"
     ask = parse_parameters(parameters)
     rows = run_classifiers(protocol, methods, folder=folder, progress=progress, **ask)
-    return write_classifier_report(protocol, rows, folder)
+    return write_classifier_report(protocol, rows, folder, ask["changes"])
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #6416f6b3
 def run_classifier_stage(
     stage: str,  # "unlearn" or "report"
-    protocol: str,  # a key of `PROTOCOLS`
+    protocol: str,  # one of `benchmark_names()`
     methods: list[str],  # empty means all
     parameters: list[str],  # "name=value", lists with commas; "report" takes none
     base_folder="assets",  # root of the store

@@ -62,8 +62,8 @@ def is_benchmark(
     try: of_pictures = get_task(task).asks_in_words
     except UnknownNameError: of_pictures = False
     if of_pictures: return False
-    from vision_unlearning.oracle.classification import PROTOCOLS
-    return task in PROTOCOLS
+    from vision_unlearning.oracle.classification import benchmark_names
+    return task in benchmark_names()
 
 # %% ../../nbs/8_running/60_cli.ipynb #dacbe92a
 Stage = Annotated[
@@ -158,8 +158,8 @@ def batch_command(
     if is_benchmark(task):
         if entities or force or smoke:
             raise ValueError(
-                f"{task} is a classifier benchmark: it takes --methods and -p kinds=..., seeds=..., "
-                f"device=...; delete {base_folder}/classification to run it again"
+                f"{task} is a classifier benchmark: it takes --methods and -p, such as -p forget=3 "
+                f"(vu run classifiers --list); delete {base_folder}/classification to run it again"
             )
         from vision_unlearning.running.classifiers import batch_classifiers
         paths = batch_classifiers(task, split(methods), parameter or [], base_folder, not quiet)
@@ -272,13 +272,15 @@ def json_settings(
 def embedded_judge(
     model: str,  # as `load_pipeline` takes it
     names: list[str],  # that the pictures will show
+    device="cpu",  # where it looks
 ):  # `JudgeAccuracy`, or None where it does not know the model's pictures or one of the names
     "The judge of the embedded world."
     from vision_unlearning.data.emoji import emoji_entities
     from vision_unlearning.metrics.classification import JudgeAccuracy
     entities = emoji_entities("emoji")
     known = {e["name"] for e in entities}
-    return JudgeAccuracy("emoji", entities) if model == "emoji-sd" and set(names) <= known else None
+    if model != "emoji-sd" or not set(names) <= known: return None
+    return JudgeAccuracy("emoji", entities).to(device)
 
 # %% ../../nbs/8_running/60_cli.ipynb #1ac2c463
 Candidates = Annotated[
@@ -330,7 +332,7 @@ def erase_command(
         settings=options,
         candidates=split(candidates) or None,
         clip=clip or None,
-        judge=embedded_judge(model, [concept, *split(preserve), *split(candidates)]),
+        judge=embedded_judge(model, [concept, *split(preserve), *split(candidates)], device),
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
     )

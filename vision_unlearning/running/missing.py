@@ -102,7 +102,8 @@ def missing_of_sessions(
     sessions = planned(parameters, store)
     weights = weights_fingerprint(sessions[0].model, parameters["revision"] or None)
     if stage == "unlearn":
-        return [f"edit of {s.slug}" for s in sessions if finished(store, s, weights) is None]
+        dtype = parameters["dtype"]
+        return [f"edit of {s.slug}" for s in sessions if finished(store, s, weights, dtype) is None]
     records = dict(zip(sessions, require_edits(store, sessions, weights)))
     if stage == "generate": return missing_pictures(parameters, store, sessions, weights)
     return missing_scores(parameters, store, records)

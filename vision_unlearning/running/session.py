@@ -17,6 +17,7 @@ from vision_unlearning.core import (
     reset_peak_memory,
     versions,
 )
+from ..dtypes import dtype_name
 from ..files import alone, atomic_folder
 from ..tasks import entity_text, get_prompt, get_task, overwrite_concept
 from vision_unlearning.store import (
@@ -137,11 +138,18 @@ def finished(
     store: Store,
     session: Session,
     weights: str,  # as `weights_fingerprint` says
+    dtype: str | None = None,  # that the edit must have been made in; None for any
 ) -> dict | None:  # the record, or None when the session has not been unlearned
     "The record of a session whose edit is there; one of other settings or weights raises `ValueError`."
     record = claim(store, session)
     if record is None: return None
-    made = record.get("base_model", {}).get("weights")
+    base = record.get("base_model", {})
+    made, made_in = base.get("weights"), base.get("dtype", "float32")
+    if dtype not in (None, made_in):
+        raise ValueError(
+            f"{store.model(session)} was made in {made_in}, now {dtype} is asked; use another base_folder or "
+            "delete it"
+        )
     if made == weights: return record
     raise ValueError(
         f"{store.model(session)} was made with other weights of {session.model} ({made}, now {weights}); use "
@@ -195,9 +203,10 @@ def unlearn_session(
     callbacks=(),  # `Callback`s of the training loop
 ) -> dict:  # the record
     "Unlearn, and save edit and record together; a session that is there already is only read."
-    if record := finished(store, session, weights): return record
+    dtype = dtype_name(pipe)
+    if record := finished(store, session, weights, dtype): return record
     with alone(store.model(session), f"another worker unlearns {session.slug}; waiting"):
-        return finished(store, session, weights) or _unlearn(store, session, pipe, weights, callbacks)
+        return finished(store, session, weights, dtype) or _unlearn(store, session, pipe, weights, callbacks)
 
 def _unlearn(store, session, pipe, weights, callbacks) -> dict:
     "As `unlearn_session`, by the worker that is alone with it."
@@ -223,7 +232,7 @@ def _unlearn(store, session, pipe, weights, callbacks) -> dict:
         key=session.key,
         session=dataclasses.asdict(session),
         status="unlearned",
-        base_model=dict(name=session.model, weights=weights),
+        base_model=dict(name=session.model, weights=weights, dtype=dtype_name(pipe)),
         data=dict(fingerprint=data, n_forget=len(forget), n_retain=len(retain)),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions=versions(),
@@ -290,12 +299,16 @@ def load_evaluators(
     task: str,  # task name
     clip: str = "",  # embedded name, folder or hub id; empty takes the task's own
     judge: str = "",  # embedded name or folder; empty takes the task's own, if it has one
+    device="cpu",  # where they look
 ) -> dict:  # {"clip": ClipEncoder, "judge": Judge | None}
     "The models that look at the pictures of a task."
     from vision_unlearning.models import load_clip, load_judge
 
     judge = judge or get_task(task).judge
-    return dict(clip=load_clip(clip or get_task(task).clip), judge=load_judge(judge) if judge else None)
+    return dict(
+        clip=load_clip(clip or get_task(task).clip, device=device),
+        judge=load_judge(judge, device) if judge else None,
+    )
 
 # %% ../../nbs/8_running/05_session.ipynb #e91208a9
 def score_images(
@@ -306,6 +319,7 @@ def score_images(
     judge=None,  # `Judge`, or None for a task that has none
     metrics: list[str] = (),  # names of pair metrics; empty means all
     batch_size: int = 100,  # changes speed and memory only
+    device="cpu",  # where what needs no model is computed: BRISQUE, RMSE, SSIM
 ):  # DataFrame: receiver, seed, metric, off, on, value
     "Score a session once for these seeds, and note that it is complete."
     from vision_unlearning.interference.pair import score_session
@@ -315,9 +329,8 @@ def score_images(
         done = read_record(store.record(session))["stages"].get("interference", {})
         if store.scores(session).exists() and {k: done.get(k) for k in asked} == asked:
             return read_scores(store, session)
-        scores = score_session(
-            store, session, list(seeds), list(metrics) or None, clip=clip, judge=judge, batch_size=batch_size
-        )
+        how = dict(clip=clip, judge=judge, batch_size=batch_size, device=device)
+        scores = score_session(store, session, list(seeds), list(metrics) or None, **how)
         note_stage(store, session, "interference", seconds=time.perf_counter() - start, **asked)
         return scores
 

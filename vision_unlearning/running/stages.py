@@ -8,16 +8,19 @@ import ast, json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from ..core import check_name
+from ..core import check_name, usable_device
+from ..dtypes import DTYPES
 from ..store import read_json
 from ..texts import split_names
 
 # %% auto #0
-__all__ = ['STAGES', 'TASK_STAGES', 'SESSION_STAGES', 'PAGE_STAGES', 'SCALES', 'pipeline_path', 'Parameter',
+__all__ = ['STAGES', 'PIPELINES', 'TASK_STAGES', 'SESSION_STAGES', 'PAGE_STAGES', 'SCALES', 'pipeline_path', 'Parameter',
            'pipeline_parameters', 'fits', 'check_parameters', 'parse_parameter', 'as_declared']
 
 # %% ../../nbs/8_running/00_stages.ipynb #9a5a909a
 STAGES = ("prepare", "explore", "unlearn", "generate", "interference", "results", "report", "answers")
+# all notebooks: the stages, and the benchmark of classifiers, which is one
+PIPELINES = (*STAGES, "classifiers")
 TASK_STAGES = STAGES[:2]  # once a task
 SESSION_STAGES = STAGES[2:5]  # once a method
 PAGE_STAGES = STAGES[5:]  # once for all complete sessions
@@ -25,13 +28,13 @@ SCALES = ("full", "smoke")  # how a real task is prepared: from its sources, or 
 
 # %% ../../nbs/8_running/00_stages.ipynb #0bf3367f
 def pipeline_path(
-    stage: str,  # one of `STAGES`
+    stage: str,  # one of `PIPELINES`
     package: Path | None = None,  # folder of the package; None is the installed one
 ) -> Path:  # a notebook
     "The papermill notebook of a stage, in a wheel or in a checkout."
     import vision_unlearning
     package = Path(package or Path(vision_unlearning.__file__).parent)
-    file = f"{STAGES.index(check_name('stage', stage, STAGES)) + 1}_{stage}.ipynb"
+    file = f"{PIPELINES.index(check_name('stage', stage, PIPELINES)) + 1}_{stage}.ipynb"
     folders = [package/"pipelines", package.parent/"nbs"/"pipelines"]
     for folder in folders:
         if (folder/file).is_file(): return folder/file
@@ -86,7 +89,10 @@ def check_parameters(
         kind = known[check_name(f"parameter of {stage}", name, known)].type
         if not fits(value, kind):
             raise ValueError(f"parameter {name} of {stage} must be {kind}, got {value!r}")
-    return {**{n: p.default for n, p in known.items()}, **parameters}
+    whole = {**{n: p.default for n, p in known.items()}, **parameters}
+    if whole.get("device", "cpu") != "cpu": usable_device(whole["device"])
+    if "dtype" in whole: check_name("dtype", whole["dtype"], DTYPES)
+    return whole
 
 # %% ../../nbs/8_running/00_stages.ipynb #d5dd6116
 def parse_parameter(

@@ -77,7 +77,7 @@ class JudgeObjective:
         names = [e["name"] for e in self.entities]
         self.emitters = [check_name("entity", e, names) for e in emitters or tuning_emitters(task)]
         self.pipe = pipe or load_pipeline(get_task(task).base_model)
-        self.judge = judge or load_judge()
+        self.judge = judge or load_judge(device=self.pipe.device)
         self.seeds = tuple(seeds)
         self.receiver_seeds = tuple(receiver_seeds)
         self.prompts = {n: get_prompt(task, n) for n in names}

@@ -4,7 +4,7 @@
 
 # %% ../../../nbs/3b_classifiers/00_base.ipynb #768bb194
 from __future__ import annotations
-import copy, math
+import copy, math, warnings
 from functools import cached_property
 from math import ceil
 from typing import Any, ClassVar
@@ -281,6 +281,28 @@ def count_classes(
         )
     return logits.shape[1]
 
+# %% ../../../nbs/3b_classifiers/00_base.ipynb #c3cda9a9
+@patch
+def retained(self: Run,
+    limit: int = 256,  # samples
+) -> dict:  # "retained": accuracy on them before and after; empty where there is no retained data
+    "Ask what was to stay, and warn where it did not."
+    method = self.method
+    if self.retain is None or method.reads == "names" or method.is_oracle: return {}
+    inputs, labels = self.to([t[:limit] for t in next(iter(self.retain))])
+    with torch.no_grad():
+        right = [float((model.eval()(inputs).argmax(1) == labels).double().mean())
+                 for model in (self.original, self.student)]
+    before, after = right
+    if after < before/2:
+        warnings.warn(
+            f"{method.name} destroyed what was to stay: of {len(labels)} retained samples {before:.0%} were "
+            "right "
+            f"before and {after:.0%} are now; lower the learning rate or set max_grad_norm",
+            stacklevel=3,
+        )
+    return {"retained": {"before": before, "after": after}}
+
 # %% ../../../nbs/3b_classifiers/00_base.ipynb #7544c467
 class ClassifierUnlearner(Unlearner):
     "A method for classifiers; `change` works on a copy of the model."
@@ -311,7 +333,9 @@ class ClassifierUnlearner(Unlearner):
             with torch.enable_grad():
                 torch.manual_seed(draw_seed(generator))
                 self.change(run, callbacks)
-            return run.edit()
+            edit = run.edit()
+            edit.info.update(run.retained())
+            return edit
 
 # %% ../../../nbs/3b_classifiers/00_base.ipynb #e94924de
 class TrainedClassifier(ClassifierUnlearner):

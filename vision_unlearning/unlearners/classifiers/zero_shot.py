@@ -26,7 +26,8 @@ from .impressions import num_outputs, place_of
 from .kept import kept_impressions
 
 # %% auto #0
-__all__ = ['split_classes', 'trained_names', 'Tail', 'signed_losses', 'impression_sides', 'ZeroShot', 'published_zero_shot']
+__all__ = ['IMPRESSION', 'split_classes', 'trained_names', 'Tail', 'signed_losses', 'impression_sides', 'ZeroShot',
+           'published_zero_shot']
 
 # %% ../../../nbs/3b_classifiers/70_zero_shot.ipynb #693c164a
 def split_classes(
@@ -129,6 +130,18 @@ def impression_sides(
     mine = torch.isin(made.labels, torch.tensor(gone))
     return [(made.images[rows], made.labels[rows]) for rows in (mine, ~mine)]
 
+# %% ../../../nbs/3b_classifiers/70_zero_shot.ipynb #4ab4ef57
+IMPRESSION = (
+    "init",
+    "l2",
+    "num_steps",
+    "learning_rate",
+    "max_confidence",
+    "min_distance",
+    "in_range",
+    "rounds",
+)
+
 # %% ../../../nbs/3b_classifiers/70_zero_shot.ipynb #4a3415f6
 class ZeroShot(TrainedClassifier):
     "Ascent on impressions of forgotten classes, descent on those of the others."
@@ -138,6 +151,7 @@ class ZeroShot(TrainedClassifier):
     figure_order: ClassVar[int] = 330
     reads: ClassVar[str] = "names"
     sides: ClassVar[tuple] = ("forget", "retain")
+    fixed: ClassVar[dict] = {}
     tuning: ClassVar[dict] = dict(
         learning_rate=dict(low=1e-4, high=0.03, log=True), forget_weight=dict(low=0.05, high=0.9)
     )
@@ -157,9 +171,7 @@ class ZeroShot(TrainedClassifier):
     num_impressions: int = Field(20, ge=1)  # of each class
     # where impressions are kept and read again, in `class_impressions`; None makes them anew
     impressions_folder: str | None = None
-    # settings of `class_impressions`: init, l2, num_steps, learning_rate, max_confidence (.999),
-    # min_distance,
-    # in_range, rounds
+    # settings of `class_impressions`, by the names in `IMPRESSION`; max_confidence is .999
     impression: dict[str, Any] = {}
     optimizer: Any = "AdamW(lr=0.001)"
     num_train_epochs: int = Field(20, ge=1)  # passes over the impressions
@@ -169,9 +181,7 @@ class ZeroShot(TrainedClassifier):
     @field_validator("impression")
     @classmethod
     def known(cls, value):
-        known = ("init", "l2", "num_steps", "learning_rate", "min_distance", "in_range", "rounds",
-                 "max_confidence")
-        for name in value: check_name("setting of impressions", name, known)
+        for name in value: check_name("setting of impressions", name, IMPRESSION)
         return value
 
     def place(self, model):

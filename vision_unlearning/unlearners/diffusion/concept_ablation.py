@@ -14,7 +14,7 @@ from ...tasks import PROMPT_TEMPLATE
 from ...models.conditioning import condition, predict
 from ...models.sampling import check_drawing, latent_shape, own_noise
 from ...models.places import require_words
-from ...texts import as_texts, captions_of, shared_names
+from ...texts import Sentence, as_texts, captions_of, shared_names
 from ..base import concepts
 from .inputs import TrainingSet, diffusion_batch, encode_dataset
 from .training import TrainedUnlearner, as_weights
@@ -65,7 +65,7 @@ class ConceptAblation(TrainedUnlearner):
     # whose answer is the target: the model's to the anchor's caption, or the true noise
     variant: Literal["model", "noise"] = "model"
     anchor_concept: str | None = None  # what appears instead; None: what is retained
-    prompt_template: str = Field(PROMPT_TEMPLATE, pattern=r"\{\}")  # the caption of a concept given by name
+    prompt_template: Sentence = Field(PROMPT_TEMPLATE)  # the caption of a concept given by name
     target_modules: TargetModules = "xattn_kv"  # which weights are trained; the published parameter group
     num_train_steps: int = Field(200, ge=1)  # optimiser updates
     learning_rate: float = Field(2e-4, gt=0)

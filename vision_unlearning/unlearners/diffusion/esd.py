@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from ...models.schedules import DiffusersSchedule
 from ...tasks import PROMPT_TEMPLATE
+from ...texts import Sentence
 from ...models.conditioning import Conditioning, condition, empty_condition, predict
 from ...models.sampling import check_drawing, latent_shape, own_noise
 from ...models.places import require_words
@@ -162,7 +163,7 @@ class ESD(TrainedUnlearner):
     negative_guidance: float = Field(2., ge=0)  # eta
     # anchor c_o; None: the concept itself; "": the empty prompt, as in the paper
     erase_from: str | None = None
-    prompt_template: str = Field(PROMPT_TEMPLATE, pattern=r"\{\}")  # the prompt in which the concept is met
+    prompt_template: Sentence = Field(PROMPT_TEMPLATE)  # the prompt in which the concept is met
     # who walks: the model before training, or the one in training
     sampler: Literal["frozen", "edited"] = "frozen"
     num_inference_steps: int = Field(20, ge=1)  # S, steps of a trajectory

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from ...core import ForeignFileError, borrow, check_name
 from ...models.places import require_words
+from ...texts import Sentence
 from ..attached import Hook
 from ..base import Edit, Unlearner, concepts, denoiser, require_pipeline
 
@@ -249,7 +250,7 @@ class SafeLatentGuidance(Unlearner):
     sld_threshold: float = .01  # lambda, in units of the noise
     sld_momentum_scale: float = Field(.3, ge=0, le=1)  # s_m
     sld_mom_beta: float = Field(.4, ge=0, lt=1)  # beta_m
-    prompt_template: str = Field("{}", pattern=r"\{\}")  # the unwanted text around the names
+    prompt_template: Sentence = Field("{}")  # the unwanted text around the names
 
     @classmethod
     def preset(cls, name, **settings):

@@ -4,15 +4,18 @@
 
 # %% ../../../nbs/3a_diffusion/00_inputs.ipynb #ae9ba103
 from __future__ import annotations
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 import numpy as np
 import torch
 from ...core import check_name
 from ...models.conditioning import Conditioning, condition
+from ...pictures import column_pictures, square_picture
 from ...texts import captions_of, require_table
 
 # %% auto #0
-__all__ = ['TrainingSet', 'encode_dataset', 'diffusion_batch']
+__all__ = ['TrainingSet', 'pixel_batches', 'encode_dataset', 'diffusion_batch']
 
 # %% ../../../nbs/3a_diffusion/00_inputs.ipynb #33308511
 @dataclass
@@ -30,6 +33,18 @@ class TrainingSet:
             self.mean[index].shape, generator=generator
         ).to(self.mean)
 
+# %% ../../../nbs/3a_diffusion/00_inputs.ipynb #ba713308
+def pixel_batches(
+    dataset,  # datasets.Dataset with a column `image`
+    side: int,  # of the network's pictures, in pixels
+    batch_size: int,
+) -> Iterator[torch.Tensor]:  # (B,3,side,side) float32 in -1..1
+    "The pictures of a data set as the autoencoder reads them."
+    pictures = column_pictures(dataset)
+    while batch := list(islice(pictures, batch_size)):
+        squares = [np.asarray(square_picture(p.convert("RGB"), side)) for p in batch]
+        yield torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float()/127.5 - 1
+
 # %% ../../../nbs/3a_diffusion/00_inputs.ipynb #838e08de
 @torch.no_grad()
 def encode_dataset(
@@ -41,19 +56,11 @@ def encode_dataset(
 ) -> TrainingSet:
     "Encode one side of a split."
     require_table(dataset, columns=("image", "text"))
-    dataset, texts = dataset.with_format(None), captions_of(dataset)
+    texts = captions_of(dataset)
     if len(dataset) == 0: raise ValueError("the dataset is empty")
     side = pipe.unet.config.sample_size*pipe.vae_scale_factor
     means, stds, scale = [], [], pipe.vae.config.scaling_factor
-    for i in range(0, len(dataset), batch_size):
-        images = [
-            im.convert("RGB").resize((side, side)) if im.size != (side, side) else im.convert("RGB")
-            for im in dataset[i : i + batch_size]["image"]
-        ]
-        pixels = (
-            torch.from_numpy(np.stack([np.asarray(im) for im in images])).permute(0, 3, 1, 2).float() / 127.5
-            - 1
-        )
+    for pixels in pixel_batches(dataset, side, batch_size):
         posterior = pipe.vae.encode(pixels.to(pipe.vae.device, pipe.vae.dtype)).latent_dist
         means.append(posterior.mean*scale)
         stds.append(posterior.std*scale)

@@ -12,6 +12,7 @@ from pydantic import Field
 from ...core import ForeignFileError
 from ...store import current_settings
 from ...tasks import PROMPT_TEMPLATE
+from ...texts import Sentence
 from ..attached import Hook
 from ..base import HookEdit, Unlearner, concepts, require_pipeline
 from ...models.network import require_hooks
@@ -134,7 +135,7 @@ class FilterPrompts(Unlearner):
     # cosine from which an embedding is stopped; None: names only
     similarity_threshold: float | None = Field(None, gt=0, le=1)
     # the concept's prompt, to which the cosine is taken
-    prompt_template: str = Field(PROMPT_TEMPLATE, pattern=r"\{\}")
+    prompt_template: Sentence = Field(PROMPT_TEMPLATE)
 
     def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):
         "An edit that stops prompts about `forget`; `retain` is not read."

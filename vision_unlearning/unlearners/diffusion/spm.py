@@ -14,6 +14,7 @@ from ...models.conditioning import Conditioning, condition, empty_condition, pre
 from ...models.places import require_words
 from ...models.schedules import DiffusersSchedule
 from ...tasks import PROMPT_TEMPLATE
+from ...texts import Sentence
 from ..attached import Hook
 from ..base import HookEdit, concepts, denoiser, refuse_overlap
 from .esd import deal, rollout
@@ -108,7 +109,7 @@ class SPM(TrainedUnlearner):
     # lambda of the anchors; the published 1000 goes with random anchors, which hardly react
     retain_weight: float = Field(10., ge=0)
     anchor_exponent: float = Field(1., ge=0)  # alpha: how strongly far texts are preferred as anchors
-    prompt_template: str = Field(PROMPT_TEMPLATE, pattern=r"\{\}")  # the prompt in which a concept is met
+    prompt_template: Sentence = Field(PROMPT_TEMPLATE)  # the prompt in which a concept is met
     num_inference_steps: int = Field(20, ge=1)  # steps of a trajectory on which the points lie
     guidance_scale: float = Field(3., ge=0)  # of the walk
     rollout_batch_size: int = Field(8, ge=1)  # trajectories of a pool

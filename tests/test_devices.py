@@ -1,0 +1,160 @@
+"""Every stage computes where it is told: a pretended device gets all the work, and gives the same numbers."""
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from pretend import NAME, PretendDevice, work_done
+
+from vision_unlearning.core import UnknownNameError
+from vision_unlearning.data.splits import make_split
+from vision_unlearning.explore.attention import attention_fingerprints
+from vision_unlearning.explore.neighbours import near_neighbours
+from vision_unlearning.interference.generate import generate_off, task_prompts
+from vision_unlearning.interference.pair import Scorers, score_session
+from vision_unlearning.metrics.embedding import EmbeddingSimilarity
+from vision_unlearning.metrics.perceptual import LPIPS
+from vision_unlearning.models import load_clip, load_judge, load_pipeline
+from vision_unlearning.models.encoders import load_image_encoder
+from vision_unlearning.running.cli import main
+from vision_unlearning.running.session import (
+    embed_images,
+    finished,
+    generate_session,
+    load_evaluators,
+    plan_sessions,
+    score_images,
+    unlearn_session,
+    weights_fingerprint,
+)
+from vision_unlearning.running.stages import check_parameters, pipeline_path
+from vision_unlearning.running.testbeds import prepare_task
+from vision_unlearning.store import Store, write_json
+from vision_unlearning.unlearners.base import get_method
+
+COMPUTING = ("explore", "unlearn", "generate", "interference")
+STEPS = dict(num_inference_steps=1)
+
+
+def emptied(folder):
+    "A store of the emoji with two entities, and the session of the first."
+    store = Store(folder)
+    write_json(store.metadata("emoji"), prepare_task(store, "emoji")[:2])
+    return store, plan_sessions(store, "emoji", "uce", [0], "tiny")[0]
+
+
+def all_stages(folder, device):
+    "Scores of a session that was unlearned, drawn and scored on a device; and its work, stage by stage."
+    store, session = emptied(folder)
+    pipe = load_pipeline("tiny", device)
+    prompts = task_prompts("emoji", json.loads(store.metadata("emoji").read_text()))
+    unlearn_session(store, session, pipe, weights_fingerprint("tiny"))
+    work = {"unlearn": work_done()}
+    PretendDevice.counts.clear()
+    generate_off(pipe, store, "emoji", prompts, [42], model="tiny", **STEPS)
+    generate_session(store, session, pipe, [42], **STEPS)
+    work["generate"] = work_done()
+    PretendDevice.counts.clear()
+    evaluators = load_evaluators("emoji", "tiny", "", device)
+    scores = score_images(store, session, [42], device=device, **evaluators)
+    encoder = load_image_encoder("emoji", device=device)
+    more = score_session(store, session, [42], ["dino_diff"], encoder=encoder, device=device, **evaluators)
+    embed_images(store, "emoji", None, [42], encoder)
+    work["interference"] = work_done()
+    return [*scores["value"], *more["value"]], work
+
+
+@pytest.mark.global_rng  # networks are built before their weights are read
+def test_every_stage_works_on_the_device(tmp_path):
+    wanted, _ = all_stages(tmp_path/"cpu", "cpu")
+    with PretendDevice(): found, work = all_stages(tmp_path/"there", NAME)
+    np.testing.assert_allclose(found, wanted, atol=.02)  # a grey level here and there
+    assert all(counts[NAME] > 0 for counts in work.values())
+    # the closed form of UCE is solved in float64, which not every device has
+    assert work["generate"].keys() == work["interference"].keys() == {NAME}
+
+
+def test_explore_and_the_audit_work_on_the_device():
+    with PretendDevice():
+        pipe = load_pipeline("tiny", NAME)
+        attention_fingerprints(pipe, ["An image of fox"], [1], num_inference_steps=1)
+        near_neighbours(pipe, "fox", ["wolf", "key"], 1)
+        load_clip("emoji-clip", device=NAME).encode_texts(["fox"])
+        assert work_done().keys() == {NAME}
+
+
+def test_training_works_on_the_device():
+    forget, retain = make_split("emoji", "fox")
+    method = get_method("erasediff")(num_train_epochs=1, inner_steps=1)
+    with PretendDevice():
+        pipe = load_pipeline("tiny", NAME)
+        sides = forget.select(range(2)), retain.select(range(2))
+        edit = method.unlearn(pipe, *sides, generator=torch.Generator().manual_seed(0))
+        assert work_done().keys() == {NAME} and pipe.unet.device.type == NAME
+    assert {tensor.device.type for tensor in edit.tensors.values()} == {"cpu"}
+
+
+@pytest.mark.global_rng  # networks are built before their weights are read
+def test_networks_go_where_their_metric_goes():
+    images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    with PretendDevice():
+        for metric in (LPIPS("judge"), EmbeddingSimilarity(load_clip())):
+            metric.to(NAME).update(images, images)
+            assert work_done().keys() == {NAME}, metric
+            PretendDevice.counts.clear()
+
+
+LOADERS = {
+    "pipeline": lambda device: load_pipeline("tiny", device),
+    "clip": lambda device: load_clip("tiny", device=device),
+    "judge": lambda device: load_judge(device=device),
+    "encoder": lambda device: load_image_encoder("emoji", device=device),
+    "scorers": lambda device: Scorers("emoji", [], device=device),
+}
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("device", ["nope", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_named(loader, device):
+    with pytest.raises(ValueError, match=f"^device '{device}' cannot be used[^\n]*$"): LOADERS[loader](device)
+
+
+@pytest.mark.parametrize("stage", COMPUTING)
+def test_every_stage_refuses_a_wrong_device_before_it_starts(stage, tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["run", stage, "-p", "device=nope", "--base-folder", str(tmp_path)])
+    assert left.value.code == 2
+    assert re.fullmatch("error: device 'nope' cannot be used.*\n", capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("stage", COMPUTING)
+def test_every_notebook_hands_the_device_on(stage):
+    cells = json.loads(pipeline_path(stage).read_text())["cells"]
+    source = "".join("".join(cell["source"]) for cell in cells)
+    calls = re.findall(r"= (?:load_\w+)\(([^()]*(?:\([^()]*\)[^()]*)*)\)", source)
+    calls += re.findall(r"load_(?:clip|pipeline)\(([^()]*(?:\([^()]*\)[^()]*)*)\)", source)
+    assert calls and all("device" in call for call in calls)
+
+
+def test_number_formats_do_not_mix(tmp_path):
+    store, session = emptied(tmp_path)
+    weights = weights_fingerprint("tiny")
+    half, whole = load_pipeline("tiny", dtype="bfloat16"), load_pipeline("tiny")
+    unlearn_session(store, session, half, weights)
+    assert finished(store, session, weights)["base_model"]["dtype"] == "bfloat16"
+    with pytest.raises(ValueError, match="was made in bfloat16, now float32"):
+        unlearn_session(store, session, whole, weights)
+    assert generate_off(half, store, "emoji", ["An image of fox"], [42], model="tiny", **STEPS) == 1
+    with pytest.raises(ValueError, match="bfloat16"):
+        generate_off(whole, store, "emoji", ["An image of fox"], [42], model="tiny", **STEPS)
+    with pytest.raises(UnknownNameError, match="did you mean 'float16'"):
+        check_parameters("unlearn", {"dtype": "float1"})
+
+
+def test_defaults_leave_no_mark(tmp_path):
+    store, session = emptied(tmp_path)
+    assert not {"device", "dtype"} & set(session.settings)
+    generate_off(load_pipeline("tiny"), store, "emoji", ["An image of fox"], [42], model="tiny", **STEPS)
+    assert "dtype" not in json.loads((store.baseline("emoji")/"settings.json").read_text())
