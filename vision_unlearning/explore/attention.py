@@ -11,6 +11,7 @@ from ..core import ForeignFileError, MissingSessionError, config_hash, require_f
 from ..models.sampling import sample
 from ..tasks import get_prompt, get_task
 from .embeddings import image_similarity, plain_name
+from ..models.network import require_hooks
 from .similarity import Similarity, entity_names
 from ..store import Store, read_entities, read_json, write_json
 from ..texts import as_texts
@@ -47,6 +48,7 @@ def attention_fingerprints(
         raise ValueError(f"seeds must be one or more different integers, got {seeds}")
     layers = cross_attention(pipe.unet)
     if not layers: raise TypeError(f"{type(pipe.unet).__name__} has no cross-attention to read")
+    require_hooks(pipe.unet, "a reading of the attention")
     prompts = as_texts(prompts, "prompts")
     jobs = [(i, s) for i in range(len(prompts)) for s in seeds]
     sums = [[0.]*len(layers) for _ in prompts]

@@ -16,6 +16,7 @@ from .generate import generate_array
 from ..tasks import PROMPT_TEMPLATE
 from ..texts import Sentence, as_texts
 from ..unlearners.base import require_pipeline
+from ..models.network import require_hooks
 from ..models.conditioning import condition, predict
 from ..models.places import expanded_text
 from ..unlearners.diffusion.inputs import TrainingSet, diffusion_batch, encode_dataset
@@ -126,6 +127,7 @@ def replaced_tokens(
 ):
     "For the length of a block, the marks of this one prompt are read as `vectors`."
     handles = []
+    for _, encoder in text_encoders(pipe): require_hooks(encoder, "a replaced token")
     for (tokenizer, encoder), vector in zip(text_encoders(pipe), vectors, strict=True):
         ids, places = mark_places(pipe, tokenizer, prompt, len(vector))
         seats = torch.zeros(len(ids), dtype=torch.bool).index_fill(0, places, True)

@@ -37,11 +37,13 @@ def generate(
     "Yield pictures batch by batch; the pipeline comes back as it was."
     from tqdm.auto import tqdm
     from vision_unlearning.models.conditioning import condition, empty_condition
+    from vision_unlearning.unlearners.base import require_live
     prompts = as_texts(prompts, "prompts")
     if len(seeds) != len(prompts):
         raise ValueError(f"{len(seeds)} seeds but {len(prompts)} prompts; give one seed an image")
     if batch_size < 1: raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     check_drawing(pipe, num_inference_steps, guidance_scale)
+    require_live(pipe)
     distinct = list(dict.fromkeys(prompts))
     texts, nothing = condition(pipe, distinct or [""]), empty_condition(pipe)
     row = {p: i for i, p in enumerate(distinct)}

@@ -18,6 +18,7 @@ from ..unlearners.loop import cycle
 from ..unlearners.diffusion.lora import trainable_adapter
 from ..unlearners.callbacks import Callback
 from ..unlearners.loop import fit
+from ..models.network import require_unadapted
 from ..unlearners.trainable import trainable_weights
 
 # %% auto #0
@@ -80,6 +81,7 @@ def relearning_curve(
     "What a model says while it relearns a concept."
     settings = settings or Relearning()
     require_pipeline(settings, pipe)
+    require_unadapted(pipe.unet, settings.name)
     if not settings.at or min(settings.at) < 0:
         raise ValueError(f"at={settings.at} must name at least one step, none negative")
     with borrow(pipe), edited(pipe, edit), torch.enable_grad():

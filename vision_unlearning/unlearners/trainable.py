@@ -6,6 +6,7 @@
 from __future__ import annotations
 from contextlib import contextmanager
 import torch
+from .attached import stored_values
 from .base import WeightEdit
 
 # %% auto #0
@@ -63,4 +64,11 @@ def weight_edit(
     "The parameters that changed, as an edit."
     found = dict(module.named_parameters())
     changed = [n for n in names if not torch.equal(found[n], base[n])]
-    return WeightEdit({n: torch.lerp(base[n], found[n].detach(), scale) for n in changed}, info)
+    if not changed:
+        raise ValueError(
+            f"training changed none of {len(names)} tensors; raise learning_rate, num_train_epochs or the "
+            "share of "
+            "weights that may change"
+        )
+    after = {n: torch.lerp(base[n], found[n].detach(), scale) for n in changed}
+    return WeightEdit(stored_values(module, base, after), info)

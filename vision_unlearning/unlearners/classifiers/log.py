@@ -13,7 +13,9 @@ from ...core import ForeignFileError, check_name, config_hash
 from ...models.best_epoch import is_better
 from ...models.checkpoints import load_checkpoint, save_checkpoint
 from ...store import write_json
-from ..base import WeightEdit, all_tensors
+from ..attached import stored_values
+from ..base import WeightEdit
+from ...models.network import all_tensors
 from .base import Samples
 from ..callbacks import Callback
 
@@ -181,4 +183,5 @@ def checkpoint_edit(
     require_same_shapes(path, tree["model"], found)
     changed = {n: t for n, t in tree["model"].items() if not torch.equal(t, found[n].cpu())}
     method = about["identity"].split()[0]
-    return WeightEdit(changed, {"method": method, "checkpoint": name, "epoch": about["epoch"]})
+    tensors = stored_values(model, found, changed)
+    return WeightEdit(tensors, {"method": method, "checkpoint": name, "epoch": about["epoch"]})

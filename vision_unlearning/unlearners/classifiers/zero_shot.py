@@ -19,6 +19,7 @@ from vision_unlearning.models.cutting import (
 )
 from ...core import borrow, check_name
 from ...data.forgetting import class_indices
+from ..attached import forget_edits
 from ..base import WeightEdit
 from .base import TrainedClassifier
 from .impressions import num_outputs, place_of
@@ -194,7 +195,7 @@ class ZeroShot(TrainedClassifier):
     def prepare(self, run):
         run.memory["tail"] = run.student.tail
         run.original, run.student = run.original.model, run.student.model
-        run.student.__dict__.pop("_edits", None)
+        forget_edits(run.student)
     def record(self, run):
         return {s: getattr(run, s).classes() for s in self.sides} | {"layer": self.place(run.original)}
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from ...models.conditioning import predict
+from ..attached import stored_values
 from ..base import WeightEdit
 from .fade import FADE, FadeLosses
 from .inputs import diffusion_batch
@@ -186,8 +187,9 @@ def masked_edit(
     tensors = {f"{n}.weight": m.weight + scale*adapter.update(n, kept) for n, m in adapter.layers.items()}
     changed = sum(int((tensors[f"{n}.weight"] != m.weight).sum()) for n, m in adapter.layers.items())
     masked = sum(int(m.count_nonzero()) for m in adapter.masks.values())
+    before = {f"{n}.weight": m.weight for n, m in adapter.layers.items()}
     return WeightEdit(
-        tensors,
+        stored_values(adapter.unet, before, tensors),
         {
             **info,
             "sparsity": dict(

@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 import torch
 from ...store import atomic_path
+from ..attached import plain_values
 from ..base import Edit, WeightEdit, denoiser
 from .lora import SIDES, LoraEdit, lora_pairs
 
@@ -20,8 +21,9 @@ def effective_change(
     model,  # the pipeline or UNet that it belongs to; not changed
 ) -> dict[str, torch.Tensor]:  # parameter name -> change, float32 on the CPU
     "By how much an edit moves each weight."
-    weights = {n: p.detach().cpu().float() for n, p in denoiser(model).named_parameters()}
-    if isinstance(edit, WeightEdit): return {n: t.float() - weights[n] for n, t in edit.tensors.items()}
+    if isinstance(edit, WeightEdit):
+        plain = plain_values(denoiser(model))
+        return {n: t.float() - plain[n].detach().cpu().float() for n, t in edit.tensors.items()}
     edit = getattr(edit, "lora", edit)
     if not isinstance(edit, LoraEdit):
         raise TypeError(f"{type(edit).__name__} moves no weights, so there is no change of any size")
@@ -42,8 +44,8 @@ def merge_edit(
         raise ValueError(
             f"an edit of kind {edit.kind!r} changes no weights and cannot be merged; attach it instead"
         )
-    found = dict(denoiser(model).named_parameters())
-    def changed(name, change): return (found[name].detach().cpu().float() + change).to(found[name].dtype)
+    plain = plain_values(denoiser(model))
+    def changed(name, change): return (plain[name].detach().cpu().float() + change).to(plain[name].dtype)
     return WeightEdit({n: changed(n, x) for n, x in effective_change(edit, model).items()}, edit.info)
 
 # %% ../../../nbs/3a_diffusion/07_lora_formats.ipynb #605e800f

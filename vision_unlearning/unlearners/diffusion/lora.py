@@ -5,15 +5,20 @@
 # %% ../../../nbs/3a_diffusion/05_lora.ipynb #439a2df1
 from __future__ import annotations
 from contextlib import contextmanager
+from dataclasses import dataclass
+from math import isfinite
 from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from ...core import ForeignFileError
-from ..base import Edit, denoiser
+from ..attached import Hook
+from ..base import HookEdit, denoiser
+from ...models.network import all_layers, require_unadapted
 from ..trainable import require_float32
 
 # %% auto #0
-__all__ = ['TARGETS', 'SIDES', 'trainable_adapter', 'lora_hook', 'lora_pairs', 'LoraEdit', 'adapter_edit', 'save_lora_edit']
+__all__ = ['TARGETS', 'SIDES', 'VARIANTS', 'trainable_adapter', 'LowRank', 'lora_pairs', 'check_lora', 'adapted_pairs',
+           'LoraEdit', 'adapter_edit', 'save_lora_edit']
 
 # %% ../../../nbs/3a_diffusion/05_lora.ipynb #cb5ae1f2
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -30,6 +35,7 @@ def trainable_adapter(
     "A fresh LoRA on `unet`, removed when the block ends."
     from peft import LoraConfig
     require_float32(unet.parameters())
+    require_unadapted(unet, "an adapter in training")
     config = LoraConfig(
         r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(target_modules)
     )
@@ -43,13 +49,22 @@ def trainable_adapter(
     finally: unet.unload_lora()
 
 # %% ../../../nbs/3a_diffusion/05_lora.ipynb #f4dbda5b
-def lora_hook(
-    a: torch.Tensor,  # (r, in)
-    b: torch.Tensor,  # (out, r)
-    scaling: float,  # alpha/r times the scale of the edit
-):  # forward hook of a linear layer
-    "Adds the low-rank product to what the layer returns."
-    return lambda module, inputs, output: output + F.linear(F.linear(inputs[0], a), b)*scaling
+@dataclass(eq=False)
+class LowRank:
+    "The forward hook of a linear layer: adds the low-rank product to what the layer returns."
+    a: torch.Tensor  # (r, in)
+    b: torch.Tensor  # (out, r)
+    scaling: float  # alpha/r times the scale of the edit
+    moved: tuple = ()  # (a, b) on the device and of the dtype of the last output
+
+    def product(self, inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        "(..., out) what the adapter adds to `output`."
+        if not self.moved or (self.moved[0].device, self.moved[0].dtype) != (output.device, output.dtype):
+            self.moved = self.a.to(output), self.b.to(output)
+        a, b = self.moved
+        return F.linear(F.linear(inputs, a), b)*self.scaling
+
+    def __call__(self, module, inputs, output): return output + self.product(inputs[0], output)
 
 # %% ../../../nbs/3a_diffusion/05_lora.ipynb #07c74b89
 SIDES = {"down": "A", "up": "B", "lora_A": "A", "lora_B": "B"}  # diffusers' names and peft's
@@ -61,41 +76,82 @@ def lora_pairs(
     "The two factors of every adapted layer."
     pairs = {}
     for key, tensor in tensors.items():
-        name, side = key.removeprefix("unet.").removesuffix(".weight").rsplit(".", 1)[0], key.split(".")[-2]
-        if side not in SIDES:
+        name, _, side = key.removeprefix("unet.").removesuffix(".weight").rpartition(".")
+        if not name or side not in SIDES:
             raise ForeignFileError(
                 f"{key} is not part of a LoRA of linear layers; known are {', '.join(SIDES)}"
             )
         pairs.setdefault(name.removesuffix(".lora"), {})[SIDES[side]] = tensor
     return pairs
 
+# %% ../../../nbs/3a_diffusion/05_lora.ipynb #f112422f
+VARIANTS = ("use_dora", "alpha_pattern", "rank_pattern", "lora_bias")  # settings of peft that change the sum
+
+def check_lora(
+    tensors: dict[str, torch.Tensor],  # of a LoRA
+    info: dict,  # with the configuration as `adapter`
+):
+    "Refuse what is no plain LoRA of linear layers."
+    adapter = info.get("adapter")
+    alpha = adapter.get("lora_alpha") if isinstance(adapter, dict) else None
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not isfinite(alpha):
+        raise ForeignFileError(
+            f"a LoRA needs adapter['lora_alpha'], a number, in its edit.json; got {adapter!r:.60}"
+        )
+    variant = next((name for name in VARIANTS if adapter.get(name)), None)
+    if variant:
+        raise ForeignFileError(
+            f"{variant} is set: only plain LoRA is supported; merge it and load the result"
+        )
+    pairs = lora_pairs(tensors)
+    if not pairs: raise ForeignFileError("this edit holds no tensors and would change nothing")
+    for name, pair in pairs.items():
+        if len(pair) < 2: raise ForeignFileError(f"{name} has one factor of two")
+        a, b = pair["A"], pair["B"]
+        if not (a.ndim == b.ndim == 2 and a.shape[0] == b.shape[1] > 0):
+            raise ForeignFileError(
+                f"{name} has factors of {tuple(b.shape)} and {tuple(a.shape)}, which do not multiply"
+            )
+
+# %% ../../../nbs/3a_diffusion/05_lora.ipynb #a499268a
+def adapted_pairs(
+    model,  # a pipeline, or its denoiser
+    tensors: dict[str, torch.Tensor],  # of a LoRA
+    scale: float,  # of the edit
+    adapter: dict,  # configuration, with `lora_alpha`
+) -> list[tuple[torch.nn.Module, LowRank]]:
+    "Every layer with what is added to its output; another model is refused."
+    layers, pairs = all_layers(denoiser(model)), lora_pairs(tensors)
+    foreign = [n for n in pairs if not isinstance(layers.get(n), torch.nn.Linear)]
+    if foreign:
+        raise ForeignFileError(
+            f"this edit belongs to another model: there is no linear layer {foreign[0]} ({len(foreign)} of "
+            f"{len(pairs)})"
+        )
+    found = []
+    for n, pair in pairs.items():
+        layer, a, b = layers[n], pair["A"], pair["B"]
+        if (b.shape[0], a.shape[1]) != (layer.out_features, layer.in_features):
+            raise ForeignFileError(
+                f"this edit belongs to another model: {n} is {(layer.out_features, layer.in_features)} here"
+            )
+        found.append((layer, LowRank(a, b, adapter["lora_alpha"]/len(a)*scale)))
+    return found
+
 # %% ../../../nbs/3a_diffusion/05_lora.ipynb #9b3dcbe2
-class LoraEdit(Edit):
+class LoraEdit(HookEdit):
     "A LoRA of a UNet, in diffusers' own format."
     kind: ClassVar[str] = "lora"
     file: ClassVar[str] = "pytorch_lora_weights.safetensors"
-    def _apply(self, module, scale):
-        found = dict(module.named_modules())
-        adapter = self.info["adapter"]
-        pairs = lora_pairs(self.tensors)
-        foreign = [n for n, p in pairs.items() if n not in found or len(p) < 2]
-        if foreign or not pairs:
-            raise ForeignFileError(
-                f"this edit belongs to another model: there is no module {(foreign or ['at all'])[0]} "
-                f"({len(foreign)} of {len(pairs)})"
-            )
-        hooks = []
-        for n, pair in pairs.items():
-            a, b = pair["A"].to(found[n].weight), pair["B"].to(found[n].weight)
-            if (a.shape[1], b.shape[0]) != (found[n].weight.shape[1], found[n].weight.shape[0]):
-                raise ForeignFileError(
-                    f"this edit belongs to another model: {n} is {tuple(found[n].weight.shape)} here"
-                )
-            hooks.append((found[n], lora_hook(a, b, adapter["lora_alpha"]/len(a)*scale)))
-        return [m.register_forward_hook(h) for m, h in hooks]
+    acts_on: ClassVar[str] = "layers"
 
-    def _revert(self, module, memory):
-        for handle in memory: handle.remove()
+    def check(self):
+        super().check()
+        check_lora(self.tensors, self.info)
+
+    def _hooks(self, model, scale):
+        pairs = adapted_pairs(model, self.tensors, scale, self.info["adapter"])
+        return [Hook(layer, product) for layer, product in pairs]
 
     def save_pretrained(self,
         folder,  # written whole or not at all
@@ -132,11 +188,12 @@ def save_lora_edit(
 ):
     "Write the adapter as diffusers does, with its metadata, and `edit.json` beside it."
     from diffusers import StableDiffusionPipeline
-    from vision_unlearning.store import atomic_folder, write_json
+    from vision_unlearning.store import atomic_folder
+    from vision_unlearning.unlearners.base import write_info
     edit.check()
     with atomic_folder(folder) as temporary:
         tensors = {k.removeprefix("unet."): v for k, v in edit.tensors.items()}
         StableDiffusionPipeline.save_lora_weights(
             temporary, unet_lora_layers=tensors, unet_lora_adapter_metadata=dict(edit.info["adapter"])
         )
-        write_json(temporary/"edit.json", dict(kind=edit.kind, **edit.info))
+        write_info(edit, temporary)

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch.func import functional_call
 from ...models.conditioning import predict
 from ...models.schedules import DiffusersSchedule
+from ..attached import stored_values
 from ..base import WeightEdit, require_pictures
 from .inputs import diffusion_batch, encode_dataset
 from .lora import adapter_edit, trainable_adapter
@@ -64,8 +65,9 @@ def student_and_teacher(
         if "attn2" in n and n.endswith(("to_k.weight", "to_v.weight"))
     }
     def edit(info, scale=1.):
-        moved = {n: torch.lerp(unet.get_parameter(n).detach(), p.detach(), scale) for n, p in copies.items()}
-        return WeightEdit(moved, info)
+        before = {n: unet.get_parameter(n).detach() for n in copies}
+        moved = {n: torch.lerp(before[n], p.detach(), scale) for n, p in copies.items()}
+        return WeightEdit(stored_values(unet, before, moved), info)
     yield Pair(list(copies.values()), edit, None, partial(call, copies), unet)
 
 # %% ../../../nbs/3a_diffusion/55_munba.ipynb #ea097884

@@ -5,6 +5,7 @@
 # %% ../../../nbs/3a_diffusion/90_random_edit.ipynb #a11ce912
 from __future__ import annotations
 import torch
+from ..attached import plain_values
 from ..base import Edit, WeightEdit, denoiser
 from .formats import effective_change
 
@@ -20,7 +21,7 @@ def random_edit(
 ) -> WeightEdit:
     "A random change of the same Frobenius norm for each tensor that `edit` changes."
     generator = generator or torch.Generator().manual_seed(0)
-    weights = dict(denoiser(model).named_parameters())
+    weights = plain_values(denoiser(model))
     def other(change):
         noise = torch.randn(change.shape, generator=generator)
         return noise*(change.norm()/noise.norm())

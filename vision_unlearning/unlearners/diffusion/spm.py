@@ -4,7 +4,8 @@
 
 # %% ../../../nbs/3a_diffusion/70_spm.ipynb #634c6964
 from __future__ import annotations
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -14,15 +15,16 @@ from ...models.places import require_words
 from ...models.schedules import DiffusersSchedule
 from ...tasks import PROMPT_TEMPLATE
 from ...texts import Sentence
-from ..base import Edit, concepts, refuse_overlap
+from ..attached import Hook
+from ..base import HookEdit, concepts, denoiser, refuse_overlap
 from .esd import deal, rollout
-from .lora import TARGETS, LoraEdit, lora_pairs
+from .lora import TARGETS, LoraEdit, LowRank, adapted_pairs, check_lora
 from .training import TrainedUnlearner, as_adapter
 from ..loop import cycle
 
 # %% auto #0
 __all__ = ['SPM_TARGETS', 'adapter_share', 'text_cosine', 'anchor_probabilities', 'random_anchors', 'SPM', 'SpmLosses',
-           'TransportEdit', 'transport_edit']
+           'Permeability', 'Membrane', 'TransportEdit', 'transport_edit']
 
 # %% ../../../nbs/3a_diffusion/70_spm.ipynb #2d27f04d
 SPM_TARGETS = (*TARGETS, "ff.net.0.proj", "ff.net.2")  # all linear layers of a transformer block
@@ -200,49 +202,50 @@ class SpmLosses:
             "anchor": self.settings.retain_weight * F.mse_loss(student[n:].float(), held.float()),
         }
 
+# %% ../../../nbs/3a_diffusion/70_spm.ipynb #e3d2cde9
+@dataclass(eq=False)
+class Permeability:
+    "A hook before the UNet's forward: reads how near each row's text is to the concept."
+    concept: torch.Tensor  # (K,L,D)
+    centre: torch.Tensor  # (L,D)
+    rows: torch.Tensor | None = None  # (B,) 0..1, of the call in progress
+
+    def __call__(self, unet, args, kwargs):
+        text = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
+        near = text_cosine(text, self.concept.to(text), self.centre.to(text))
+        self.rows = near.clamp(0, 1).to(text.dtype)
+
+@dataclass(eq=False)
+class Membrane:
+    "The forward hook of a layer: lets the adapter through as far as each row's text allows."
+    adapter: LowRank
+    permeability: Permeability
+
+    def __call__(self, layer, inputs, output):
+        return output + self.adapter.product(inputs[0], output) * self.permeability.rows[:, None, None]
+
 # %% ../../../nbs/3a_diffusion/70_spm.ipynb #90735760
-class TransportEdit(Edit):
+class TransportEdit(HookEdit):
     "A LoRA whose strength on each row of a batch is the row's similarity to the concept."
     kind: ClassVar[str] = "transport"
     file: ClassVar[str] = "transport.safetensors"
+    acts_on: ClassVar[str] = "layers"
     @property
     def lora(self) -> LoraEdit:
         # without the dependence on the prompt
         return LoraEdit({k: v for k, v in self.tensors.items() if k.startswith("unet.")}, self.info)
 
-    def _apply(self, module, scale):
-        found = dict(module.named_modules())
-        row = {}
-        scaling = self.info["adapter"]["lora_alpha"] / self.info["adapter"]["r"] * scale
-        pairs = lora_pairs(self.lora.tensors)
-        foreign = [n for n in pairs if n not in found]
-        if foreign:
-            raise ForeignFileError(
-                f"this edit belongs to another model: there is no module {foreign[0]} ({len(foreign)} of "
-                f"{len(pairs)})"
-            )
-        def read(unet, args, kwargs):
-            text = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
-            row["gamma"] = (
-                text_cosine(text, self.tensors["concept"].to(text), self.tensors["centre"].to(text))
-                .clamp(0, 1)
-                .to(text.dtype)
-            )
-        def pass_through(a, b):
-            return lambda layer, inputs, output: (
-                output + F.linear(F.linear(inputs[0], a), b) * scaling * row["gamma"][:, None, None]
-            )
-        weight = {n: found[n].weight for n in pairs}
-        return [
-            module.register_forward_pre_hook(read, with_kwargs=True),
-            *(
-                found[n].register_forward_hook(pass_through(p["A"].to(weight[n]), p["B"].to(weight[n])))
-                for n, p in pairs.items()
-            ),
-        ]
+    def check(self):
+        super().check()
+        absent = [n for n in ("concept", "centre") if n not in self.tensors]
+        if absent: raise ForeignFileError(f"an edit of kind {self.kind!r} needs the tensor {absent[0]!r}")
+        check_lora(self.lora.tensors, self.info)
 
-    def _revert(self, module, memory):
-        for handle in memory: handle.remove()
+    def _hooks(self, model, scale):
+        read = Permeability(self.tensors["concept"], self.tensors["centre"])
+        pairs = adapted_pairs(model, self.lora.tensors, scale, self.info["adapter"])
+        layers = [Hook(layer, Membrane(product, read)) for layer, product in pairs]
+        return [Hook(denoiser(model), read, before=True, with_kwargs=True), *layers]
 
 # %% ../../../nbs/3a_diffusion/70_spm.ipynb #f93b9e9c
 def transport_edit(

@@ -10,10 +10,17 @@ from typing import Any, Callable, Literal
 import torch
 from pydantic import Field, model_serializer
 from ...core import borrow
-from ..base import Edit, Unlearner, require_pictures, require_pipeline
+from vision_unlearning.unlearners.base import (
+    Edit,
+    Unlearner,
+    require_pictures,
+    require_pipeline,
+    require_plain,
+)
 from .inputs import encode_dataset
 from .lora import adapter_edit, trainable_adapter
 from ..loop import fit
+from ...models.network import require_unadapted
 from ..trainable import trainable_weights, weight_edit
 
 # %% auto #0
@@ -119,6 +126,8 @@ class TrainedUnlearner(Unlearner):
     ) -> Edit:
         "Train on a borrowed pipeline and return what changed."
         require_pipeline(self, model)
+        require_plain(self, model)
+        require_unadapted(model.unet, self.name)
         self.check(forget, retain)
         run = Training(model, forget, retain, generator or torch.Generator().manual_seed(0))
         length = len(forget) if hasattr(forget, "column_names") else 0
