@@ -11,6 +11,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 import torch
+from fastcore.basics import patch
 from ..cards import edit_card, on_hub
 from vision_unlearning.core import (
     Config,
@@ -19,29 +20,49 @@ from vision_unlearning.core import (
     MissingSessionError,
     check_name,
     require_finite,
+    torch_modules,
 )
 from ..finding import find_classes
 from ..hub import pull, push_folder
 from ..store import atomic_folder, check_shape, read_json, write_json
 from ..tasks import prompt_subject
 from ..texts import as_names, captions_of, require_table, shared_names
+from vision_unlearning.unlearners.attached import (
+    LOCK,
+    Attachment,
+    Hook,
+    close_ledger,
+    expected_value,
+    open_ledger,
+    read_ledger,
+    write_values,
+)
 from .methods import DIFFUSION, UNLEARNERS, find_methods
+from ..models.network import all_tensors, fused, obstacle
 
 # %% auto #0
-__all__ = ['METHODS', 'denoiser', 'Edit', 'all_tensors', 'WeightEdit', 'save_edit', 'edit_kinds', 'fetch_edit', 'load_edit',
-           'push_edit', 'Unlearner', 'get_method', 'concepts', 'refuse_overlap', 'require_pictures', 'require_pipeline']
+__all__ = ['INFO_TYPES', 'METHODS', 'called_network', 'denoiser', 'Edit', 'attached', 'require_live', 'WeightEdit', 'HookEdit',
+           'write_info', 'save_edit', 'edit_kinds', 'fetch_edit', 'read_info', 'load_edit', 'push_edit', 'Unlearner',
+           'get_method', 'concepts', 'refuse_overlap', 'require_pictures', 'require_pipeline', 'require_plain']
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #11797cfc
-def denoiser(
+def called_network(
     model,  # a diffusers pipeline, or the module itself
 ) -> torch.nn.Module:
-    "The network that an edit changes: the UNet of a pipeline, or the module itself."
-    if isinstance(model, torch.nn.Module): return model
-    if getattr(model, "unet", None) is None:
+    "What is called when a picture is drawn: the UNet of a pipeline, or the module itself."
+    network = model if isinstance(model, torch.nn.Module) else getattr(model, "unet", None)
+    if network is None:
         raise TypeError(
             f"{type(model).__name__} has no UNet; Stable Diffusion 1.x, 2.x and XL pipelines are supported"
         )
-    return model.unet
+    return network
+
+def denoiser(
+    model,  # a diffusers pipeline, or the module itself
+) -> torch.nn.Module:
+    "The network that an edit changes; of a compiled one, what `torch.compile` wrapped."
+    network = called_network(model)
+    return network._modules.get("_orig_mod", network)
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #35b476b8
 class Edit(ABC):
@@ -49,6 +70,8 @@ class Edit(ABC):
     kind: ClassVar[str]  # "weights" or "lora"
     file: ClassVar[str]  # name of the safetensors file
     says: ClassVar[Any] = dict[str, Any]  # type of what `edit.json` must hold
+    # what it needs, see `network.obstacle`
+    acts_on: ClassVar[Literal["weights", "layers", "calls"]] = "calls"
     def __init__(self,
         tensors: dict[str, torch.Tensor],  # what is saved
         info: dict | None = None,  # method, settings, base model: written beside the tensors
@@ -58,45 +81,20 @@ class Edit(ABC):
         self.check()
 
     def check(self):
-        "Refuse an edit of numbers that are not finite."
+        "Refuse numbers that are not finite; a kind refuses besides what is no edit of its own."
         for name, tensor in self.tensors.items(): require_finite(tensor, f"{name} in this edit")
 
     @property
     def size(self) -> int: return sum(t.numel()*t.element_size() for t in self.tensors.values())  # bytes
 
     @abstractmethod
-    def _apply(self, module, scale): "Change `module`; return what `_revert` needs."
+    def _plan(self, model, scale): "What `_apply` will need, kept as `memory`; changes nothing, and refuses."
     @abstractmethod
-    def _revert(self, module, memory): "Undo `_apply`."
-
-    def attach(self, model, scale: float = 1.0):
-        "Switch the edit on, at `scale` times its strength."
-        if not abs(scale) <= torch.finfo(torch.float32).max:
-            raise ValueError(f"scale must be a finite number, got {scale}")
-        stack = denoiser(model).__dict__.setdefault("_edits", [])
-        if any(e is self for e, _ in stack):
-            raise ValueError("this edit is attached already; detach it first")
-        stack.append((self, self._apply(denoiser(model), float(scale))))
-        return self
-
-    def detach(self, model):
-        "Switch the edit off; the weights are then bit for bit what they were."
-        stack = denoiser(model).__dict__.get("_edits", [])
-        if not stack or stack[-1][0] is not self:
-            raise ValueError(
-                "edits come off in the reverse order; this one is not on top"
-                if stack
-                else "this edit is not attached"
-            )
-        _, memory = stack.pop()
-        self._revert(denoiser(model), memory)
-
-    @contextmanager
-    def on(self, model, scale: float = 1.0):
-        "Attach for the length of a `with` block."
-        self.attach(model, scale)
-        try: yield model
-        finally: self.detach(model)
+    def _apply(self, module, entry): "Change `module`."
+    @abstractmethod
+    def _revert(self, module, entry): "Undo `_apply`, however far it came."
+    @abstractmethod
+    def _holds(self, model, entry) -> bool: "Whether the change is still there."
 
     def save_pretrained(self,
         folder,  # written whole or not at all
@@ -120,37 +118,148 @@ class Edit(ABC):
         "Send the edit to the hub, with its card."
         return push_edit(self, repo_id, **options)
 
-# %% ../../nbs/3_unlearners/00_base.ipynb #3e02d8a9
-def all_tensors(
-    module: torch.nn.Module,
-) -> dict[str, torch.Tensor]:  # name -> parameter or buffer
-    "Every tensor that an edit can replace."
-    return dict(module.named_parameters()) | dict(module.named_buffers())
+# %% ../../nbs/3_unlearners/00_base.ipynb #c610009a
+@patch
+def attach(self: Edit,
+    model,  # a pipeline, or its denoiser
+    scale: float = 1.0,  # times its strength
+) -> Edit:  # itself
+    "Switch the edit on."
+    if not abs(scale) <= torch.finfo(torch.float32).max:
+        raise ValueError(f"scale must be a finite number, got {scale}")
+    module = denoiser(model)
+    with LOCK:
+        if read_ledger(module).find(self): raise ValueError("this edit is attached already; detach it first")
+        problem = obstacle(called_network(model), self.acts_on)
+        if problem: raise ValueError(f"an edit of kind {self.kind!r} would have no effect: {problem}")
+        entry = Attachment(self, float(scale), self._plan(model, float(scale)))
+        try:
+            open_ledger(module).entries.append(entry)
+            self._apply(module, entry)
+            close_ledger(module)
+            return self
+        except BaseException:
+            _take_off(module, entry)
+            raise
+
+# %% ../../nbs/3_unlearners/00_base.ipynb #e418c4ac
+def _take_off(module, entry):
+    "Undo what an entry did, then strike it out."
+    entry.edit._revert(module, entry)
+    ledger = read_ledger(module)
+    ledger.entries = [e for e in ledger.entries if e is not entry]
+    close_ledger(module)
+
+@patch
+def detach(self: Edit,
+    model,  # to which it was attached
+):
+    "Switch the edit off; without any other the weights are then bit for bit what they were."
+    module = denoiser(model)
+    with LOCK:
+        entry = read_ledger(module).find(self)
+        if entry is None: raise ValueError("this edit is not attached")
+        problem = obstacle(module, "weights") if self.acts_on == "weights" else None
+        if problem: raise ValueError(f"the edit stays attached until its weights can be put back: {problem}")
+        _take_off(module, entry)
+
+# %% ../../nbs/3_unlearners/00_base.ipynb #182cb35f
+@patch
+@contextmanager
+def on(self: Edit,
+    model,  # a pipeline, or its denoiser
+    scale: float = 1.0,  # times its strength
+):
+    "Attach for the length of a `with` block."
+    self.attach(model, scale)
+    try: yield model
+    finally: self.detach(model)
+
+# %% ../../nbs/3_unlearners/00_base.ipynb #18a99ed1
+def attached(
+    model,  # a pipeline, or its denoiser
+) -> list[Edit]:  # in the order in which they came
+    "The edits that are on."
+    return [entry.edit for entry in read_ledger(denoiser(model)).entries]
+
+@patch
+def is_live(self: Edit,
+    model,  # a pipeline, or its denoiser
+) -> bool:
+    "Whether the edit is attached, and still part of what the network computes."
+    entry = read_ledger(denoiser(model)).find(self)
+    return entry is not None and self._holds(model, entry)
+
+def require_live(
+    model,  # a pipeline, or its denoiser
+):
+    "Refuse to go on with an edit that is on and does nothing any more."
+    for edit in attached(model):
+        if edit.is_live(model): continue
+        raise ValueError(
+            f"an edit of kind {edit.kind!r} is attached but acts no more: weights or layers were replaced, "
+            "or "
+            "projections fused, since then; undo that, or detach the edit and attach it again"
+        )
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #8da77701
 class WeightEdit(Edit):
     "Replaced values of named parameters and buffers."
     kind: ClassVar[str] = "weights"
     file: ClassVar[str] = "uce_sd_weights.safetensors"  # the contract's name for weight files
-    def _apply(self, module, scale):
-        found = all_tensors(module)
+    acts_on: ClassVar[str] = "weights"
+
+    def check(self):
+        super().check()
+        if not self.tensors: raise ForeignFileError("this edit holds no tensors and would change nothing")
+
+    def _plan(self, model, scale):
+        found = all_tensors(denoiser(model))
         missing = [n for n, t in self.tensors.items() if n not in found or found[n].shape != t.shape]
         if missing:
             raise ForeignFileError(
                 f"this edit belongs to another model: {missing[0]} {tuple(self.tensors[missing[0]].shape)} "
                 f"does not fit ({len(missing)} of {len(self.tensors)} tensors)"
             )
-        memory = {n: found[n].detach().clone() for n in self.tensors}
-        with torch.no_grad():
-            for n, t in self.tensors.items():
-                new = t.to(found[n])
-                found[n].copy_(new if scale == 1 else memory[n] + scale*(new - memory[n]))
-        return memory
 
-    def _revert(self, module, memory):
-        found = all_tensors(module)
-        with torch.no_grad():
-            for n, t in memory.items(): found[n].copy_(t)
+    def _apply(self, module, entry):
+        found, plain = all_tensors(module), read_ledger(module).plain
+        for name in self.tensors:
+            if name not in plain: plain[name] = found[name].detach().clone()
+        write_values(module, self.tensors)
+
+    def _revert(self, module, entry): write_values(module, self.tensors, leaving=entry)
+
+    def _holds(self, model, entry):
+        found, ledger = all_tensors(denoiser(model)), read_ledger(denoiser(model))
+        if obstacle(denoiser(model), "weights"):
+            return True  # a copy of the values computes, made with the edit on
+        return all(torch.equal(found[n], expected_value(ledger, n).to(found[n])) for n in self.tensors)
+
+# %% ../../nbs/3_unlearners/00_base.ipynb #615ec1ea
+class HookEdit(Edit):
+    "An edit that layers, or whole networks, call."
+    @abstractmethod
+    def _hooks(self, model, scale) -> list[Hook]:
+        "Where it listens, with what; refuses a model it does not fit."
+
+    def _plan(self, model, scale): return self._hooks(model, scale)
+    def _apply(self, module, entry):
+        for hook in entry.memory: hook.put_on()
+    def _revert(self, module, entry):
+        for hook in entry.memory: hook.take_off()
+    def _holds(self, model, entry):
+        if self.acts_on == "layers" and fused(denoiser(model)): return False
+        there = {m for network in torch_modules(model) for m in network.modules()}
+        return all(hook.is_on() and hook.module in there for hook in entry.memory)
+
+# %% ../../nbs/3_unlearners/00_base.ipynb #a853906b
+def write_info(
+    edit: Edit,
+    folder: Path,  # where its tensors are
+):
+    "`edit.json`: what an edit is besides its tensors."
+    write_json(folder/"edit.json", dict(kind=edit.kind, num_tensors=len(edit.tensors), **edit.info))
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #06510b91
 def save_edit(
@@ -163,14 +272,15 @@ def save_edit(
     edit.check()
     with atomic_folder(folder) as temporary:
         save_file(edit.tensors, temporary/edit.file, metadata={"format": "pt"})
-        write_json(temporary/"edit.json", dict(kind=edit.kind, **edit.info))
+        write_info(edit, temporary)
         if card is not None: (temporary/"README.md").write_text(card, encoding="utf-8")
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #8f732213
 def edit_kinds() -> dict[str, type[Edit]]:
     "All kinds of edit, by name: those of this library, and every other subclass there is."
     ours = {kind: found.load() for kind, found in find_classes(UNLEARNERS, "kind", "file").items()}
-    return ours | {cls.kind: cls for cls in Edit.__subclasses__()}
+    imported = [*Edit.__subclasses__(), *HookEdit.__subclasses__()]
+    return ours | {cls.kind: cls for cls in imported if hasattr(cls, "kind")}
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #6f548d7c
 def fetch_edit(
@@ -187,6 +297,34 @@ def fetch_edit(
         raise FileNotFoundError(f"{repository} is no folder, and {error}") from error
     if "edit.json" not in files: raise ForeignFileError(f"{repository} holds no edit: there is no edit.json")
     return files["edit.json"].parent
+
+# %% ../../nbs/3_unlearners/00_base.ipynb #8b729d95
+INFO_TYPES = {
+    "method": str,
+    "settings": dict,
+    "adapter": dict,
+    "forget": list,
+    "retain": list,
+    "base_model": str,
+}
+
+def read_info(
+    folder: Path,  # of an edit
+    kinds: dict[str, type[Edit]],
+) -> dict:  # of a known kind
+    "The checked `edit.json` of a folder."
+    path = folder/"edit.json"
+    info = read_json(path)
+    kind = info.get("kind") if isinstance(info, dict) else None
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ForeignFileError(f"{path} names no kind of edit that is known ({', '.join(kinds)})")
+    for name, wanted in INFO_TYPES.items():
+        value = info.get(name)
+        listed = isinstance(value, list) and not all(isinstance(v, (str, int)) for v in value)
+        if value is not None and (not isinstance(value, wanted) or listed):
+            says = "a list of names" if wanted is list else f"a {wanted.__name__}"
+            raise ForeignFileError(f"{path}: {name} must be {says}, got {value!r:.60}")
+    return info
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #63b69af1
 def load_edit(
@@ -207,18 +345,22 @@ def load_edit(
                 "on the hub"
             )
         folder = fetch_edit(folder, kinds, token=token, revision=revision, endpoint=endpoint)
-    info = read_json(Path(folder)/"edit.json")
-    if not isinstance(info, dict) or info.get("kind") not in kinds:
-        raise ForeignFileError(f"{folder}/edit.json names no kind of edit that is known ({', '.join(kinds)})")
-    cls = kinds[info.pop("kind")]
+    info = read_info(Path(folder), kinds)
+    cls, count = kinds[info.pop("kind")], info.pop("num_tensors", None)
     check_shape(info, cls.says, f"{folder}/edit.json")
     try: tensors = load_file(Path(folder)/cls.file)
     except (SafetensorError, FileNotFoundError) as error:
         raise ForeignFileError(
             f"{folder}/{cls.file} is not a readable safetensors file ({error}); make the edit again"
         ) from error
+    if count not in (None, len(tensors)):
+        raise ForeignFileError(
+            f"{folder}/{cls.file} holds {len(tensors)} tensors of the {count} that edit.json counts; make "
+            "the "
+            "edit again"
+        )
     try: return cls(tensors, info)
-    except ValueError as error:
+    except (DivergedError, ForeignFileError, ValueError) as error:
         raise ForeignFileError(f"{folder}/{cls.file} cannot be used: {error}; make the edit again") from error
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #cacf09b1
@@ -356,3 +498,19 @@ def require_pipeline(
             f"{method.name} cannot edit {type(model).__name__}, which has no {lacks[0]}; Stable Diffusion "
             "1.x, 2.x and XL pipelines are supported"
         )
+
+# %% ../../nbs/3_unlearners/00_base.ipynb #b6387d9e
+def require_plain(
+    method,  # an `Unlearner`
+    model,  # the pipeline that it learns from
+):
+    "Refuse a network that does not compute with its own weights, and edits that change what is asked of it."
+    problem = obstacle(called_network(model), "weights", "layers")
+    if problem: raise ValueError(f"{method.name} cannot learn here: {problem}")
+    for edit in attached(model):
+        if edit.acts_on == "calls":
+            raise ValueError(
+                f"{method.name} cannot learn while an edit of kind {edit.kind!r} is on, which changes what "
+                "the model "
+                "is asked or answers; detach it first"
+            )

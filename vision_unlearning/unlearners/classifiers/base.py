@@ -19,7 +19,9 @@ from ...models.classifiers import plain_loader
 from ...core import DivergedError, borrow, check_name
 from ...data.classification import ImageSet
 from ...data.loaders import as_loader
-from ..base import Unlearner, WeightEdit, all_tensors
+from ..attached import forget_edits, stored_values
+from ..base import Unlearner, WeightEdit
+from ...models.network import all_tensors
 from ..methods import CLASSIFIERS, find_methods
 from .recipes import Minimizer, checked_recipe, make_minimizer
 from ..loop import cycle
@@ -165,7 +167,7 @@ class Run(State):
         self.method = method
         self.original = model  # also the teacher
         self.student = copy.deepcopy(model)
-        self.student.__dict__.pop("_edits", None)
+        forget_edits(self.student)
         self.generator = generator
         self.memory = {}  # what a method keeps between steps
         self.device = next(model.parameters()).device
@@ -254,9 +256,15 @@ def edit(self: Run) -> WeightEdit:
             f"{self.method.name} left weights that are not finite; lower the learning rate or set "
             "max_grad_norm"
         )
+    if not changed:
+        raise ValueError(
+            f"{self.method.name} changed no weight; raise its learning rate, its epochs, or the share that "
+            "may change"
+        )
     settings = self.method.model_dump(mode="json")
     about = {"method": self.method.name, "settings": settings, "classes": self.num_classes}
-    return WeightEdit(changed, {**about, **self.method.record(self)})
+    tensors = stored_values(self.original, before, changed)
+    return WeightEdit(tensors, {**about, **self.method.record(self)})
 
 # %% ../../../nbs/3b_classifiers/00_base.ipynb #690c528b
 @torch.no_grad()

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch.func import functional_call, grad, vmap
 from ...models.classifiers import accuracy, weight_layers
 from ...core import DivergedError, borrow, check_name
-from ..base import all_tensors
+from ...models.network import all_tensors
 from ..callbacks import attended
 from .base import ClassifierUnlearner
 

@@ -4,37 +4,33 @@
 
 # %% ../../../nbs/3a_diffusion/40_guidance.ipynb #e13057da
 from __future__ import annotations
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 import torch
 from pydantic import Field
-from ...core import borrow, check_name
+from ...core import ForeignFileError, borrow, check_name
 from ...models.noise_levels import noise_unit, signal_at, signal_levels
 from ...models.places import require_words
 from ...store import current_settings
 from ...texts import Sentence
-from ..base import Edit, Unlearner, concepts, require_pipeline
+from ..attached import Hook
+from ..base import Edit, Unlearner, concepts, denoiser, require_pipeline
 from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['SLD_PRESETS', 'OnPipeline', 'safety_guidance', 'OfMethod', 'GuidanceEdit', 'Steering', 'SafeLatentGuidance',
-           'stored_texts']
+__all__ = ['SLD_SETTINGS', 'SLD_PRESETS', 'OnPipeline', 'safety_guidance', 'Guide', 'Steering', 'OfMethod', 'GuidanceEdit',
+           'Guided', 'SafeLatentGuidance', 'stored_texts']
 
 # %% ../../../nbs/3a_diffusion/40_guidance.ipynb #86e3abf9
 class OnPipeline:
     "Mixin of edits that need the whole pipeline."
-    def attach(self, model, scale: float = 1.0):
-        "Switch the edit on, at `scale` times its strength."
+    def _plan(self, model, scale):
         if isinstance(model, torch.nn.Module):
             raise TypeError(
                 f"{type(self).__name__} acts on sampling and not on weights: attach it to the pipeline, not "
                 f"to {type(model).__name__}"
             )
-        self._pipe = model
-        try: return super().attach(model, scale)
-        finally: del self._pipe
-
-    def _revert(self, module, memory):
-        for handle in memory: handle.remove()
+        return super()._plan(model, scale)
 
 # %% ../../../nbs/3a_diffusion/40_guidance.ipynb #173158e2
 def safety_guidance(
@@ -54,7 +50,92 @@ def safety_guidance(
     gamma = mu*(unwanted - unconditional) + momentum_scale*momentum
     return gamma, mom_beta*momentum + (1 - mom_beta)*gamma
 
-# %% ../../../nbs/3a_diffusion/40_guidance.ipynb #b7e15f79
+# %% ../../../nbs/3a_diffusion/40_guidance.ipynb #e6bdd113
+@dataclass(eq=False)
+class Guide:
+    "One text that is guided away from, and the momentum of the pictures in progress."
+    tensors: dict[str, torch.Tensor]  # "concept", "empty", and with XL their ".pooled"
+    settings: dict  # of `safety_guidance`, and `sld_warmup_steps`
+    scale: float  # of the edit
+    momentum: torch.Tensor | None = None  # (B,C,h,w) nu
+
+    def push(self, conditional, unconditional, unwanted, first: bool):
+        "(B,C,h,w) gamma of this step; `first` begins new pictures."
+        if first or self.momentum is None or self.momentum.shape != conditional.shape:
+            self.momentum = torch.zeros_like(conditional)
+        options = {
+            k.removeprefix("sld_"): v
+            for k, v in self.settings.items()
+            if k.startswith("sld_") and k != "sld_warmup_steps"
+        }
+        gamma, self.momentum = safety_guidance(
+            conditional, unconditional, unwanted, self.momentum, **options
+        )
+        return gamma
+
+# %% ../../../nbs/3a_diffusion/40_guidance.ipynb #7030807b
+@dataclass(eq=False)
+class Steering:
+    "The forward hook of the `GuidanceEdit`s on a pipeline; remembers the step of the pictures in progress."
+    pipe: Any
+    guides: list[Guide] = field(default_factory=list)
+    last: float | None = None  # time of the last call
+    step: int = 0
+    asking: bool = False  # a question of this hook's own is under way
+
+    def ask(self, unet, text, pooled, latents, time, kwargs, rows):
+        "(B,C,h,w) prediction of the same UNet for a stored text."
+        def batch(tensor): return tensor.to(latents).expand(len(latents), *tensor.shape[1:])
+
+        others = {
+            k: v
+            for k, v in kwargs.items()
+            if k not in ("sample", "timestep", "encoder_hidden_states", "return_dict")
+        }
+        if others.get("added_cond_kwargs"):
+            others["added_cond_kwargs"] = {
+                k: batch(pooled) if k == "text_embeds" else v[rows]
+                for k, v in others["added_cond_kwargs"].items()
+            }
+        self.asking = True
+        try:
+            return unet(
+                latents, time, encoder_hidden_states=batch(text), return_dict=False, **others
+            )[0]
+        finally: self.asking = False
+
+    def __call__(self, unet, args, kwargs, output):
+        if self.asking: return None
+        latents, time = (
+            args[i] if len(args) > i else kwargs[k] for i, k in enumerate(("sample", "timestep"))
+        )
+        guided = bool(getattr(self.pipe, "do_classifier_free_guidance", False))
+        rows = slice(len(latents)//2, None) if guided else slice(None)
+        time = torch.as_tensor(time)
+        now = time.flatten()[0].item()
+        times = self.pipe.scheduler.timesteps
+        first = self.last is None or now > self.last or now == times[0].item()
+        self.step, self.last = 0 if first else self.step + 1, now
+        z, t = latents[rows], time[rows] if time.ndim and len(time) == len(latents) else time
+        with torch.no_grad():
+            answer = output[0]
+            unit = noise_unit(self.pipe.scheduler, signal_at(self.pipe.scheduler, now)).item()
+            conditional, corrected = answer[rows], answer[rows]
+            def said(guide, name):
+                text, pooled = guide.tensors[name], guide.tensors.get(f"{name}.pooled")
+                return self.ask(unet, text, pooled, z, t, kwargs, rows)
+            for guide in self.guides:
+                unwanted = said(guide, "concept")
+                empty = answer[:rows.start] if guided else said(guide, "empty")
+                gamma = guide.push(conditional * unit, empty * unit, unwanted * unit, first)
+                if self.step < guide.settings["sld_warmup_steps"] / 50 * len(times): continue
+                corrected = corrected - guide.scale * gamma / unit
+            answer = torch.cat([answer[: rows.start] if guided else answer[:0], corrected])
+        return (answer, *output[1:]) if isinstance(output, tuple) else type(output)(sample=answer)
+
+# %% ../../../nbs/3a_diffusion/40_guidance.ipynb #71d9e867
+SLD_SETTINGS = ("warmup_steps", "guidance_scale", "threshold", "momentum_scale", "mom_beta")  # after "sld_"
+
 class OfMethod(TypedDict):
     "What `edit.json` of an edit holds that is nothing but its settings."
     settings: dict[str, Any]  # of the method
@@ -65,80 +146,69 @@ class GuidanceEdit(OnPipeline, Edit):
     kind: ClassVar[str] = "guidance"
     file: ClassVar[str] = "guidance.safetensors"
     says: ClassVar[Any] = OfMethod
-    def check(self):
-        "Refuse settings that are not those of the method."
-        super().check()
-        self.settings()
 
     def settings(self) -> dict:  # all of them, under the names of today
         "The settings of the method, checked."
         return SafeLatentGuidance(**current_settings("sld", self.info.get("settings", {}))).model_dump()
 
-    def _apply(self, module, scale):
-        signal_levels(self._pipe.scheduler)  # refused here, and not in the middle of a picture
-        steering = Steering(self._pipe, self.tensors, self.settings(), scale)
-        return [module.register_forward_hook(steering, with_kwargs=True)]
+    def check(self):
+        super().check()
+        settings = self.info.get("settings", {})
+        for name in (f"sld_{n}" for n in SLD_SETTINGS):
+            if not isinstance(settings.get(name), (int, float)):
+                raise ForeignFileError(f"a guidance needs settings[{name!r}], a number, in its edit.json")
+        for name in ("concept", "empty"):
+            if name not in self.tensors or self.tensors[name].ndim != 3 or len(self.tensors[name]) != 1:
+                raise ForeignFileError(f"a guidance needs the tensor {name!r}, the embedding of one text")
+        self.settings()
 
-# %% ../../../nbs/3a_diffusion/40_guidance.ipynb #7030807b
-class Steering:
-    "The forward hook of a `GuidanceEdit`; remembers step and momentum of the pictures in progress."
-    def __init__(self, pipe, tensors, settings, scale):
-        self.pipe = pipe
-        self.tensors = tensors
-        self.settings = {k: v for k, v in settings.items() if k.startswith("sld_")}
-        self.scale = scale
-        self.warmup = self.settings.pop("sld_warmup_steps") / 50
-        self.last = None
-        self.step = 0
-        self.momentum = None
-
-    def ask(self, unet, name, latents, time, kwargs, rows):
-        "(B,C,h,w) prediction of the same UNet for a stored text, without the hooks on it."
-        def batch(tensor): return tensor.to(latents).expand(len(latents), *tensor.shape[1:])
-
-        others = {
-            k: v
-            for k, v in kwargs.items()
-            if k not in ("sample", "timestep", "encoder_hidden_states", "return_dict")
-        }
-        if others.get("added_cond_kwargs"):
-            others["added_cond_kwargs"] = {
-                k: batch(self.tensors[f"{name}.pooled"]) if k == "text_embeds" else v[rows]
-                for k, v in others["added_cond_kwargs"].items()
-            }
-        return unet.forward(latents, time, batch(self.tensors[name]), return_dict=False, **others)[0]
-
-    def __call__(self, unet, args, kwargs, output):
-        latents, time = (
-            args[i] if len(args) > i else kwargs[k] for i, k in enumerate(("sample", "timestep"))
-        )
-        guided = bool(getattr(self.pipe, "do_classifier_free_guidance", False))
-        rows = slice(len(latents)//2, None) if guided else slice(None)
-        time = torch.as_tensor(time)
-        now = time.flatten()[0].item()
-        times = self.pipe.scheduler.timesteps
-        z, t = latents[rows], time[rows] if time.ndim and len(time) == len(latents) else time
-        with torch.no_grad():
-            answer = output[0]
-            conditional = answer[rows]
-            unwanted = self.ask(unet, "concept", z, t, kwargs, rows)
-            empty = answer[:rows.start] if guided else self.ask(unet, "empty", z, t, kwargs, rows)
-            first = self.last is None or now > self.last or now == times[0].item()
-            self.step, self.last = 0 if first else self.step + 1, now
-            if first or self.momentum.shape != z.shape: self.momentum = torch.zeros_like(conditional)
-            unit = noise_unit(self.pipe.scheduler, signal_at(self.pipe.scheduler, now)).item()
-            gamma, self.momentum = safety_guidance(
-                conditional * unit,
-                empty * unit,
-                unwanted * unit,
-                self.momentum,
-                **{k.removeprefix("sld_"): v for k, v in self.settings.items()},
+    def _plan(self, model, scale):
+        super()._plan(model, scale)
+        signal_levels(model.scheduler)  # refused here, and not in the middle of a picture
+        width = denoiser(model).config.cross_attention_dim
+        if self.tensors["concept"].shape[-1] != width:
+            raise ForeignFileError(
+                f"this edit belongs to another model: its text has {self.tensors['concept'].shape[-1]} "
+                "numbers a "
+                f"token, and {width} are read here"
             )
-            if self.step >= self.warmup*len(times):
-                answer = torch.cat(
-                    [answer[: rows.start] if guided else answer[:0], conditional - self.scale * gamma / unit]
-                )
-        return (answer, *output[1:]) if isinstance(output, tuple) else type(output)(sample=answer)
+        pooled = denoiser(model).config.addition_embed_type == "text_time"
+        if pooled and not {"concept.pooled", "empty.pooled"} <= self.tensors.keys():
+            raise ForeignFileError(
+                "this edit belongs to another model: an XL pipeline needs pooled texts too"
+            )
+        return Guided(model, Guide(self.tensors, self.settings(), scale))
+
+    def _apply(self, module, entry): entry.memory.begin()
+    def _revert(self, module, entry): entry.memory.end()
+    def _holds(self, model, entry): return entry.memory.steering() is not None
+
+# %% ../../../nbs/3a_diffusion/40_guidance.ipynb #0e2b2fef
+@dataclass(eq=False)
+class Guided:
+    "A guide, and the pipeline that it is for."
+    pipe: Any
+    guide: Guide
+
+    def hooks(self) -> list[Hook]:
+        "The shared hook of the pipeline's guides, where there is one."
+        calls = self.pipe.unet._forward_hooks.values()
+        there = [c for c in calls if isinstance(c, Steering) and c.pipe is self.pipe]
+        return [Hook(self.pipe.unet, call, with_kwargs=True) for call in there]
+
+    def steering(self) -> Steering | None:
+        "The hook that asks this guide."
+        return next((h.call for h in self.hooks() if any(g is self.guide for g in h.call.guides)), None)
+
+    def begin(self):
+        hook = next(iter(self.hooks()), None)
+        if hook is not None: hook.call.guides.append(self.guide)
+        else: Hook(self.pipe.unet, Steering(self.pipe, [self.guide]), with_kwargs=True).put_on()
+
+    def end(self):
+        for hook in self.hooks():
+            hook.call.guides = [g for g in hook.call.guides if g is not self.guide]
+            if not hook.call.guides: hook.take_off()
 
 # %% ../../../nbs/3a_diffusion/40_guidance.ipynb #0eed0cf2
 SLD_PRESETS = {

@@ -9,10 +9,13 @@ import unicodedata
 from typing import Any, ClassVar
 import torch
 from pydantic import Field
+from ...core import ForeignFileError
 from ...store import current_settings
 from ...tasks import PROMPT_TEMPLATE
 from ...texts import Sentence
-from ..base import Edit, Unlearner, concepts, require_pipeline
+from ..attached import Hook
+from ..base import HookEdit, Unlearner, concepts, require_pipeline
+from ...models.network import require_hooks
 from .guidance import OfMethod, OnPipeline
 from .spm import text_cosine
 
@@ -53,32 +56,37 @@ def blend(
     return value
 
 # %% ../../../nbs/3a_diffusion/35_prompt_filter.ipynb #b94e63d9
-class PromptFilter(OnPipeline, Edit):
+class PromptFilter(OnPipeline, HookEdit):
     "Prompts about a concept reach the model as a neutral text."
     kind: ClassVar[str] = "prompt_filter"
     file: ClassVar[str] = "prompt_filter.safetensors"
     says: ClassVar[Any] = OfMethod
+
     def check(self):
-        "Refuse settings that are not those of the method."
         super().check()
+        names = self.info.get("forget")
+        if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+            raise ForeignFileError(f"a prompt filter needs forget, a list of names, got {names!r:.60}")
+        absent = set(FilterPrompts.model_fields) - set(self.stored())
+        if absent:
+            raise ForeignFileError(f"a prompt filter needs the setting {min(absent)!r} in its edit.json")
         self.settings()
 
     def settings(self) -> dict:  # all of them, under the names of today
         "The settings of the method, checked."
-        return FilterPrompts(**current_settings("prompt_filter", self.info.get("settings", {}))).model_dump()
+        return FilterPrompts(**self.stored()).model_dump()
 
-    def _apply(self, module, scale):
-        parts = [
-            (getattr(self._pipe, f"tokenizer{s}", None), getattr(self._pipe, f"text_encoder{s}", None))
-            for s in ("", "_2")
-        ]
-        settings, verdicts = self.settings(), {}
-        guards = [
-            Guard(tokenizer, encoder, self.info["forget"], settings, scale, verdicts)
-            for tokenizer, encoder in parts
-            if tokenizer is not None and encoder is not None
-        ]
-        return [guard.encoder.register_forward_hook(guard, with_kwargs=True) for guard in guards]
+    def stored(self) -> dict: return current_settings("prompt_filter", self.info.get("settings", {}))
+
+    def _hooks(self, model, scale):
+        ends = [e for e in ("", "_2") if getattr(model, f"text_encoder{e}", None) is not None]
+        verdicts, hooks = {}, []
+        for end in ends:
+            tokenizer, encoder = getattr(model, f"tokenizer{end}"), getattr(model, f"text_encoder{end}")
+            require_hooks(encoder, "a prompt filter")
+            guard = Guard(tokenizer, encoder, self.info["forget"], self.settings(), scale, verdicts)
+            hooks.append(Hook(encoder, guard, with_kwargs=True))
+        return hooks
 
 # %% ../../../nbs/3a_diffusion/35_prompt_filter.ipynb #e6fcca0c
 class Guard:
@@ -97,9 +105,11 @@ class Guard:
             truncation=True,
             max_length=tokenizer.model_max_length,
             return_tensors="pt",
-        ).input_ids.to(encoder.device)
-        with torch.no_grad():
-            self.stored = encoder.forward(self.ids).last_hidden_state if self.threshold is not None else None
+        ).input_ids
+        self.stored = None
+        if self.threshold is not None:
+            place = "cpu" if encoder.device.type == "meta" else encoder.device  # meta: brought layer by layer
+            with torch.no_grad(): self.stored = encoder.forward(self.ids.to(place)).last_hidden_state
 
     def __call__(self, encoder, args, kwargs, output):
         ids = args[0] if args else kwargs["input_ids"]
@@ -114,7 +124,8 @@ class Guard:
         rows = torch.tensor([self.verdicts[t] for t in texts], device=ids.device)
         if not rows.any(): return None
         others = {k: v for k, v in kwargs.items() if k not in ("input_ids", "attention_mask")}
-        with torch.no_grad(): return blend(output, encoder.forward(self.ids[:1], **others), rows, self.scale)
+        with torch.no_grad():
+            return blend(output, encoder.forward(self.ids[:1].to(ids.device), **others), rows, self.scale)
 
 # %% ../../../nbs/3a_diffusion/35_prompt_filter.ipynb #586307cd
 class FilterPrompts(Unlearner):

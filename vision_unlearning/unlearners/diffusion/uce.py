@@ -11,8 +11,9 @@ from pydantic import Field
 from ...core import DivergedError, borrow
 from ...tasks import PROMPT_TEMPLATE
 from ...texts import name_key
+from ..attached import stored_values
 from ..base import Unlearner, WeightEdit, concepts, denoiser
-from ..base import refuse_overlap, require_pipeline
+from ..base import refuse_overlap, require_pipeline, require_plain
 from ...models.conditioning import condition, embed_texts, predict
 from ...models.places import token_span
 
@@ -169,8 +170,10 @@ class UCE(Unlearner):
     def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):
         "Edit the key and value projections of every cross-attention; `retain` lists what to preserve."
         require_pipeline(self, model)
+        require_plain(self, model)
         with borrow(model), torch.no_grad():
-            tensors = apply_matrix(denoiser(model), self.matrix(model, forget, retain))
+            edited = apply_matrix(denoiser(model), self.matrix(model, forget, retain))
+            tensors = stored_values(denoiser(model), projections(denoiser(model)), edited)
         return WeightEdit(
             tensors,
             {"method": self.name, "settings": self.model_dump(mode="json"), "forget": concepts(forget)},
