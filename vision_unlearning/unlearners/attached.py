@@ -69,15 +69,18 @@ class Unsaved:
 # %% ../../nbs/3_unlearners/04_attached.ipynb #d7b218f6
 def close_ledger(
     module: torch.nn.Module,
+    leaving: Attachment | None = None,  # is struck out, as the last thing that is done
 ):
     "After every change: nothing stays behind that is not needed, and only what is whole can be saved."
     ledger = read_ledger(module)
-    ledger.forget()
-    unsaved = [e.edit.kind for e in ledger.entries if e.edit.acts_on != "weights"]
+    there = [e for e in ledger.entries if e is not leaving]
+    unsaved = [e.edit.kind for e in there if e.edit.acts_on != "weights"]
     if unsaved and hasattr(type(module), "save_pretrained"):
         vars(module)["save_pretrained"] = Unsaved(unsaved[-1])
     else: vars(module).pop("save_pretrained", None)
-    if not ledger.entries: vars(module).pop("_edits", None)
+    if not there: vars(module).pop("_edits", None)
+    ledger.entries = there
+    ledger.forget()
 
 # %% ../../nbs/3_unlearners/04_attached.ipynb #2788f38f
 def forget_edits(
