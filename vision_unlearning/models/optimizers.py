@@ -19,7 +19,8 @@ def parse_call(
 ) -> tuple[str, dict]:  # name and keyword arguments
     "Read a name with literal keyword arguments; nothing is evaluated."
     wrong = ValueError(
-        f'{str(text)[:80]!r} is not a name with literal keyword arguments, such as "SGD(lr=0.01, momentum=0.9)"'
+        f'{str(text)[:80]!r} is not a name with literal keyword arguments, such as "SGD(lr=0.01, '
+        'momentum=0.9)"'
     )
     if not isinstance(text, str) or len(text) > LONGEST_RECIPE: raise wrong
     try: node = ast.parse(text.strip(), mode="eval").body
