@@ -8,7 +8,7 @@ import functools, hashlib, re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, ClassVar
+from typing import Any, Callable, ClassVar, NotRequired
 from fastcore.basics import patch
 import numpy as np
 from ..core import Config, UnknownNameError, check_name, config_hash, versions
@@ -27,15 +27,14 @@ from vision_unlearning.store import (
     jsonable,
     read_entities,
     read_json,
-    read_record,
     write_json,
 )
 from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['MODELS', 'default_model', 'short_model', 'recorded_models', 'ResultTemplate', 'read_shared', 'fingerprint', 'Answer',
-           'pair_files', 'PairTable', 'read_pairs', 'read_similarity', 'similarity_files', 'simulate_harm',
-           'simulate_store']
+__all__ = ['MODELS', 'default_model', 'short_model', 'AnyRecord', 'recorded_models', 'ResultTemplate', 'read_shared',
+           'fingerprint', 'Answer', 'pair_files', 'PairTable', 'read_pairs', 'read_similarity', 'similarity_files',
+           'simulate_harm', 'simulate_store']
 
 # %% ../../nbs/6_results/00_base.ipynb #d279fdb0
 MODELS = {
@@ -67,8 +66,12 @@ def _signature(path: Path) -> tuple:  # path, inode, nanoseconds of the last cha
     return str(path), about.st_ino, about.st_mtime_ns, about.st_size
 
 # %% ../../nbs/6_results/00_base.ipynb #a430d1f9
+class AnyRecord(TypedDict):
+    "What is asked of a record of any version."
+    session: NotRequired[dict[str, Any]]
+
 @functools.lru_cache(maxsize=10_000)
-def _session_of(signature: tuple) -> dict: return read_record(signature[0])["session"]
+def _session_of(signature: tuple) -> dict: return read_json(signature[0], AnyRecord).get("session") or {}
 
 def recorded_models(
     store: Store,
