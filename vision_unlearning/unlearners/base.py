@@ -134,6 +134,7 @@ def attach(self: Edit,
         if problem: raise ValueError(f"an edit of kind {self.kind!r} would have no effect: {problem}")
         entry = Attachment(self, float(scale), self._plan(model, float(scale)))
         try:
+            open_ledger(module).forget()
             open_ledger(module).entries.append(entry)
             self._apply(module, entry)
             close_ledger(module)
@@ -146,9 +147,7 @@ def attach(self: Edit,
 def _take_off(module, entry):
     "Undo what an entry did, then strike it out."
     entry.edit._revert(module, entry)
-    ledger = read_ledger(module)
-    ledger.entries = [e for e in ledger.entries if e is not entry]
-    close_ledger(module)
+    close_ledger(module, leaving=entry)
 
 @patch
 def detach(self: Edit,
