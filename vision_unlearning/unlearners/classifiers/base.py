@@ -256,11 +256,6 @@ def edit(self: Run) -> WeightEdit:
             f"{self.method.name} left weights that are not finite; lower the learning rate or set "
             "max_grad_norm"
         )
-    if not changed:
-        raise ValueError(
-            f"{self.method.name} changed no weight; raise its learning rate, its epochs, or the share that "
-            "may change"
-        )
     settings = self.method.model_dump(mode="json")
     about = {"method": self.method.name, "settings": settings, "classes": self.num_classes}
     tensors = stored_values(self.original, before, changed)
