@@ -3,6 +3,7 @@ name."""
 import copy
 import json
 import pickle
+import linecache
 import sys
 import threading
 from contextlib import contextmanager
@@ -419,6 +420,8 @@ def interrupted(line):
     def trace(frame, event, arg):
         nonlocal count
         if "vision_unlearning" not in frame.f_code.co_filename: return None
+        # While a lock is being let go of nothing in Python can be interrupted and still be right.
+        if linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip() == "with LOCK:": return trace
         if event == "line":
             count += 1
             if count == line: raise KeyboardInterrupt
