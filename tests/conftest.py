@@ -33,6 +33,7 @@ def pytest_addoption(parser):
                     help="one thread for even seeds and two for odd ones, or both for each")
     group.addoption("--claims-record", type=Path, metavar="FILE",
                     help="and keep the results in this file, after every run; what it has is not run again")
+    parser.addoption("--fuzz", type=int, default=0, metavar="N", help="try N bad inputs instead of a few")
     parser.addoption("--kills", action="store_true", help="kill writers at every event and not at a few")
     parser.addoption("--quick", action="store_true", help="one notebook a band, and no test marked `long`")
 

@@ -30,6 +30,8 @@ SMALL = dict(
 TWO_STEPS = dict(num_train_epochs=2, num_train_steps=2)
 # the first point of a walk is noise, whatever leads it
 WALK = dict(num_inference_steps=2, train_batch_size=2)
+POOLS = dict(num_inference_steps=4)  # a pool of several points
+RETAIN = dict(retain_weight=1., num_train_steps=2, **POOLS)  # before the first step there is nothing to hold
 
 EVERYWHERE = dict(
     mixed_precision="bf16", gradient_checkpointing=True, edit_scale=2., num_train_epochs=2, num_train_steps=2,
@@ -57,15 +59,17 @@ OWN = {
     "lora_negation": dict(negation_scale=2., gradient_weighting="simple", retain_sign="trained"),
     "esd": dict(
         erase_from="dog",
+        train_batch_size=Case(2, POOLS),
         sampler=Case("edited", dict(num_train_steps=3, num_inference_steps=2, learning_rate=.01)),
         retain_weight=1.,
-        retain_rollouts=Case(3, dict(retain_weight=1.)),
-        retain_batch_size=Case(3, dict(retain_weight=1.)),
+        retain_rollouts=Case(3, RETAIN),
+        retain_batch_size=Case(3, RETAIN),
     ),
     "concept_ablation": dict(variant="noise", anchor_concept="dog", num_anchor_images=3, guidance_scale=9.),
     "spm": dict(
-        anchor_exponent=Case(300., dict(anchor_batch_size=16)),
+        anchor_exponent=Case(8., dict(anchor_batch_size=16, num_train_steps=2)),
         anchor_batch_size=3,
+        train_batch_size=Case(2, POOLS),
         facilitated_transport=True,
     ),
     "salun": dict(mask_fraction=.9, saliency_guidance=3., saliency_epochs=2),
@@ -108,7 +112,8 @@ def digest(*parts):
 def outcome(world, cls, settings):
     "What a method makes: its tensors, what it says of them, or the pictures where they are made later."
     pipe, forget, retain = world
-    if cls.reads == "names": forget, retain = "fox", ["wolf", "key", "red apple"]
+    if cls.reads == "names" or cls.name == "concept_ablation":
+        forget, retain = "fox", ["wolf", "key", "red apple"]
     watch = Recomputes(pipe.unet)
     given = dict(generator=torch.Generator().manual_seed(0), callbacks=[watch])
     edit = cls(**settings).unlearn(pipe, forget, retain, **given)

@@ -7,8 +7,12 @@ import torch
 
 from vision_unlearning.core import DivergedError, ForeignFileError
 from vision_unlearning.data.splits import image_dataset
+from vision_unlearning.interference.generate import fill_folder
 from vision_unlearning.interference.relearning import Relearning, relearning_curve
 from vision_unlearning.models import load_pipeline
+from vision_unlearning.models.clip import tiny_clip
+from vision_unlearning.models.judge import Judge
+from vision_unlearning.running.erase import erase
 from vision_unlearning.unlearners.base import METHODS, WeightEdit, get_method, load_edit
 
 COARSE = "too coarse to be fine-tuned"
@@ -92,3 +96,45 @@ def test_an_edit_that_lost_its_numbers_is_neither_saved_nor_read(tmp_path):
     from safetensors.torch import save_file
     save_file(edit.tensors, file)
     with pytest.raises(ForeignFileError, match="make the edit again"): load_edit(tmp_path/"edit")
+
+
+@pytest.mark.parametrize("settings", (dict(erase_scale=1e308), dict(retain_weight=1e308)))
+@pytest.mark.parametrize("name", ("uce", "rece"))
+def test_a_closed_form_without_a_solution_is_one_line(name, settings):
+    with pytest.raises(DivergedError, match="no finite solution"):
+        get_method(name)(**settings).unlearn(load_pipeline("tiny"), "fox", ["key"])
+
+
+@pytest.mark.parametrize("name", ("uce", "sld", "esd"))
+def test_a_text_encoder_that_lost_its_numbers_makes_no_edit(name):
+    pipe = load_pipeline("tiny")
+    for parameter in pipe.text_encoder.parameters(): parameter.data.fill_(math.nan)
+    with pytest.raises(DivergedError, match="not finite"): short(name).unlearn(pipe, "fox", ["key"])
+
+
+@pytest.mark.parametrize("how", (dict(guidance_scale=math.nan), dict(num_inference_steps=-5)))
+def test_a_folder_is_not_begun_with_what_cannot_be_drawn(how, tmp_path):
+    with pytest.raises(ValueError, match="must be a"):
+        fill_folder(load_pipeline("tiny"), tmp_path/"pictures", "off", [42], ["An image of fox"], **how)
+    assert not (tmp_path/"pictures").exists()
+
+
+def test_lost_pictures_are_no_files(tmp_path):
+    pipe = load_pipeline("tiny")
+    pipe.vae.decoder.conv_out.bias.data.fill_(math.nan)
+    with pytest.raises(DivergedError, match="seed 42 and prompt 'An image of fox'"):
+        fill_folder(pipe, tmp_path, "off", [42], ["An image of fox"], num_inference_steps=2)
+    assert not list(tmp_path.glob("*.png")) and not (tmp_path/"metadata.jsonl").exists()
+
+
+@pytest.mark.parametrize("how", (dict(guidance_scale=math.inf), dict(num_inference_steps=0)))
+def test_an_erasure_says_so_before_it_starts(how):
+    with pytest.raises(ValueError, match="must be a"): erase(load_pipeline("tiny"), "fox", clip="tiny", **how)
+
+
+def test_encoders_and_judges_refuse_what_is_no_number():
+    pixels = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    with torch.random.fork_rng(): judge = Judge({"name": ["fox"]}).eval()
+    for part, look in ((tiny_clip(), "encode_images"), (judge, "probabilities")):
+        for parameter in part.parameters(): parameter.data.fill_(math.nan)
+        with pytest.raises(DivergedError, match="not finite"): getattr(part, look)(pixels)

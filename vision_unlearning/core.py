@@ -47,8 +47,8 @@ def require_finite(
     remedy: str = "",  # what to do, for the message
 ) -> None:
     "Raise `DivergedError` where a number is NaN or infinite."
-    import torch
-    found = torch.as_tensor(numbers)
+    import numpy, torch
+    found = numbers if torch.is_tensor(numbers) else torch.from_numpy(numpy.array(numbers, float))
     if not found.is_floating_point(): return
     if found.dtype.itemsize == 1: found = found.float()
     bad = found.numel() - int(found.isfinite().sum())

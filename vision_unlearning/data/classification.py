@@ -22,9 +22,10 @@ from vision_unlearning.pictures import (
 )
 
 # %% auto #0
-__all__ = ['HUB_DATA', 'ImageSet', 'ClassificationData', 'resize_images', 'stack_images', 'digits_data', 'emoji_data',
-           'join_sets', 'read_idx', 'read_cifar', 'read_annotations', 'read_image_folder', 'array_set', 'one_idx_file',
-           'idx_data', 'cifar_data', 'folder_data', 'how_to_obtain', 'from_dataset', 'hub_data', 'load_classification']
+__all__ = ['HUB_DATA', 'HUB_REVISIONS', 'ImageSet', 'ClassificationData', 'resize_images', 'stack_images', 'digits_data',
+           'emoji_data', 'join_sets', 'read_idx', 'read_cifar', 'read_annotations', 'read_image_folder', 'array_set',
+           'one_idx_file', 'idx_data', 'cifar_data', 'folder_data', 'how_to_obtain', 'from_dataset', 'hub_data',
+           'load_classification']
 
 # %% ../../nbs/1_data/50_classification.ipynb #50fc7776
 @dataclass
@@ -403,6 +404,9 @@ HUB_DATA = {
 }
 
 # %% ../../nbs/1_data/50_classification.ipynb #7ec9e757
+# where the main branch is a script, which `datasets` no longer runs: the hub's own conversion
+HUB_REVISIONS = {"imagenette": "refs/convert/parquet"}
+
 def how_to_obtain(
     name: str,  # of a data set
 ) -> str:
@@ -452,11 +456,11 @@ def hub_data(
             f"{name} has no target {target!r}; leave it out{' or say coarse' if len(labels) > 1 else ''}"
         )
     pair = dict(label=labels[1], sublabel=labels[0]) if target == "coarse" else dict(label=labels[0])
-    try: found = load_dataset(source, config)
+    try: found = load_dataset(source, config, revision=HUB_REVISIONS.get(name))
     except (OSError, ValueError, RuntimeError) as error:
+        why = str(error).partition("\n")[0][:120] or type(error).__name__
         raise FileNotFoundError(
-            f"{name} is not on this machine and could not be fetched ({type(error).__name__}); "
-            f"{how_to_obtain(name)}"
+            f"{name} is not on this machine and could not be fetched ({why}); {how_to_obtain(name)}"
         ) from error
     return ClassificationData(
         name, *(from_dataset(found[s], image, channels=channels, size=size or side, **pair) for s in sides)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import torch
 from torch import nn
-from ..core import usable_device
+from ..core import require_finite, usable_device
 from .embedded import EMBEDDED_MODELS, embedded_path, foreign_model
 from ..texts import as_texts
 
@@ -16,7 +16,9 @@ __all__ = ['ClipEncoder', 'tiny_clip', 'load_clip']
 # %% ../../nbs/0_models/06_clip.ipynb #03b1ffa0
 def _unit(features):
     "Projected features, as unit float32 vectors on the CPU."
-    return nn.functional.normalize(getattr(features, "pooler_output", features).float(), dim=-1).cpu()
+    vectors = getattr(features, "pooler_output", features).float()
+    require_finite(vectors, "CLIP's embeddings", "load it in float32")
+    return nn.functional.normalize(vectors, dim=-1).cpu()
 
 # %% ../../nbs/0_models/06_clip.ipynb #7841cf35
 class ClipEncoder(nn.Module):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 from dataclasses import dataclass
 import torch
+from ..core import require_finite
 from ..texts import as_texts
 
 # %% auto #0
@@ -89,6 +90,8 @@ def condition(
             )
         found.append(parts[::2] if len(parts) == 4 else parts[:1])
     embeds, *pooled = (torch.cat(p) for p in zip(*found))
+    for part in (embeds, *pooled):
+        require_finite(part.detach(), "what the text encoder says", "load the pipeline in float32")
     side = pipe.unet.config.sample_size*pipe.vae_scale_factor
     row = [unique.index(t) for t in texts]
     if not pooled: return Conditioning(embeds)[row]

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from typing import Any
 import torch
-from ..core import usable_device
+from ..core import require_finite, usable_device
 from ..pictures import picture_array
 from ..tasks import get_task
 
@@ -84,7 +84,10 @@ class DinoEncoder(torch.nn.Module):
             self.model(self.transform.batch(part.to(self.device))).pooler_output
             for part in images.split(batch_size)
         ]
-        return torch.cat(parts).float().cpu() if parts else torch.zeros(0, self.model.config.hidden_size)
+        if not parts: return torch.zeros(0, self.model.config.hidden_size)
+        found = torch.cat(parts).float().cpu()
+        require_finite(found, "DINO's embeddings", "load it in float32")
+        return found
 
 # %% ../../nbs/0_models/30_encoders.ipynb #52a98ae1
 def load_image_encoder(

@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 import torch
 from torch import nn
-from ..core import ForeignFileError, check_name, usable_device
+from ..core import ForeignFileError, check_name, require_finite, usable_device
 from .embedded import EMBEDDED_MODELS, embedded_path
 from ..pictures import middle_square
 from ..store import atomic_folder, read_json, write_json
@@ -60,7 +60,9 @@ class Judge(nn.Module):
                 )
                 x = x.clamp(0, 255)
             found.append({h: logits.softmax(-1).cpu() for h, logits in self(x/127.5 - 1).items()})
-        return {h: torch.cat([f[h] for f in found]) for h in self.classes}
+        said = {h: torch.cat([f[h] for f in found]) for h in self.classes}
+        for head, rows in said.items(): require_finite(rows, f"the judge's probabilities of {head}")
+        return said
 
     def entity_probabilities(self, images, task, entities, batch_size=100):
         "(N,E) float32: probability of each of `entities` (dicts of the task's table); rows sum to 1."

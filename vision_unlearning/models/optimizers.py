@@ -9,23 +9,27 @@ import torch
 from ..core import check_name
 
 # %% auto #0
-__all__ = ['OPTIMIZERS', 'parse_call', 'make_optimizer']
+__all__ = ['LONGEST_RECIPE', 'OPTIMIZERS', 'parse_call', 'make_optimizer']
 
 # %% ../../nbs/0_models/46_optimizers.ipynb #207cb38d
+LONGEST_RECIPE = 1000  # characters; a deep nest of brackets can exhaust the parser
+
 def parse_call(
     text: str,  # "Name" or "Name(key=literal, ...)"
 ) -> tuple[str, dict]:  # name and keyword arguments
     "Read a name with literal keyword arguments; nothing is evaluated."
     wrong = ValueError(
-        f'{text!r} is not a name with literal keyword arguments, such as "SGD(lr=0.01, momentum=0.9)"'
+        f'{text[:80]!r} is not a name with literal keyword arguments, such as "SGD(lr=0.01, momentum=0.9)"'
     )
+    if len(text) > LONGEST_RECIPE: raise wrong
     try: node = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, AttributeError, RecursionError): raise wrong from None
+    except (SyntaxError, ValueError, RecursionError, MemoryError): raise wrong from None
     if isinstance(node, ast.Name): return node.id, {}
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name): raise wrong
-    if node.args or any(k.arg is None for k in node.keywords): raise wrong
+    names = [k.arg for k in node.keywords]
+    if node.args or None in names or len(set(names)) < len(names): raise wrong
     try: return node.func.id, {k.arg: ast.literal_eval(k.value) for k in node.keywords}
-    except ValueError: raise wrong from None
+    except (ValueError, TypeError, RecursionError, MemoryError): raise wrong from None
 
 # %% ../../nbs/0_models/46_optimizers.ipynb #e86912a6
 OPTIMIZERS = ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta", "NAdam", "RAdam", "Adamax")
@@ -40,4 +44,4 @@ def make_optimizer(
     if not isinstance(spec, str): return spec(list(parameters))
     name, settings = parse_call(spec)
     try: return getattr(torch.optim, check_name("optimizer", name, OPTIMIZERS))(list(parameters), **settings)
-    except TypeError as error: raise ValueError(f"{spec!r}: {error}") from None
+    except (TypeError, IndexError, OverflowError) as error: raise ValueError(f"{spec!r}: {error}") from None

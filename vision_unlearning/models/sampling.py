@@ -11,7 +11,7 @@ import torch
 from ..core import DivergedError, borrow, initial_latents, sampler_generators
 
 # %% auto #0
-__all__ = ['sampling_times', 'check_drawing', 'own_noise', 'unchecked', 'latent_shape', 'sample', 'draw']
+__all__ = ['sampling_times', 'check_text_to_image', 'check_drawing', 'own_noise', 'unchecked', 'latent_shape', 'sample', 'draw']
 
 # %% ../../nbs/0_models/14_sampling.ipynb #6a00ef10
 def sampling_times(
@@ -38,6 +38,25 @@ def sampling_times(
     return times
 
 # %% ../../nbs/0_models/14_sampling.ipynb #47f01527
+def check_text_to_image(
+    pipe,  # a pipeline
+):
+    "Refuse pipelines that want a picture beside the text: inpaint, image to image, edit by instruction."
+    name, asked = type(pipe).__name__, inspect.signature(type(pipe).__call__).parameters
+    wanted = [part for part in ("image", "mask_image") if part in asked]
+    takes, has = pipe.unet.config.in_channels, pipe.vae.config.latent_channels
+    if wanted:
+        raise ValueError(
+            f"{name} wants {' and '.join(wanted)} beside the text; make a text-to-image pipeline of it: "
+            "AutoPipelineForText2Image.from_pipe(pipe)"
+        )
+    if takes != has:
+        raise ValueError(
+            f"the UNet of this {name} takes {takes} channels and a latent has {has}, so it was trained to "
+            "see "
+            "more than a text; give the pipeline of a text-to-image model"
+        )
+
 def check_drawing(
     pipe,  # Stable Diffusion pipeline
     num_inference_steps: int = 12,
@@ -50,6 +69,7 @@ def check_drawing(
         raise ValueError(f"num_inference_steps must be a whole number of at least 1, got {steps!r}")
     if not math.isfinite(scale) or scale < 0:
         raise ValueError(f"guidance_scale must be a finite number of at least 0, got {scale!r}")
+    check_text_to_image(pipe)
     sampling_times(pipe.scheduler, steps)
 
 # %% ../../nbs/0_models/14_sampling.ipynb #e8734260

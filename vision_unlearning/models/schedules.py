@@ -7,10 +7,11 @@ from __future__ import annotations
 import inspect, math
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, get_type_hints
 import torch
 from ..core import check_name
 from .optimizers import parse_call
+from pydantic import TypeAdapter, ValidationError
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'DiffusersSchedule', 'Span', 'constant_rate', 'cosine_rate', 'step_rate', 'linear_rate', 'cyclic_rate',
@@ -49,7 +50,7 @@ def step_rate(
     step: int,  # updates done so far
     span: Span,
     *,
-    milestones: list[int],  # epochs
+    milestones: list[int] | tuple[int, ...],  # epochs
     gamma: float = .1,  # factor at each of them
 ) -> float:  # factor in 0..1
     "Falls by `gamma` at every milestone."
@@ -126,6 +127,12 @@ def make_schedule(
     for setting in settings: check_name(f"setting of the schedule {name}", setting, known)
     missing = [n for n, p in known.items() if p.default is p.empty and n not in settings]
     if missing: raise ValueError(f"the schedule {spec!r} needs {' and '.join(missing)}")
+    kinds = get_type_hints(rule)
+    for setting, value in settings.items():
+        try: TypeAdapter(kinds[setting]).validate_python(value, strict=True)
+        except ValidationError as error:
+            wrong = error.errors()[0]["msg"]
+            raise ValueError(f"{setting} of the schedule {spec!r} is {value!r}: {wrong}") from None
     return partial(rule, span=Span(num_epochs, steps_per_epoch, learning_rate), **settings)
 
 # %% ../../nbs/0_models/47_schedules.ipynb #cfa82be9

@@ -27,6 +27,7 @@ from vision_unlearning.store import (
     jsonable,
     read_entities,
     read_json,
+    read_record,
     write_json,
 )
 from typing_extensions import TypedDict
@@ -67,7 +68,7 @@ def _signature(path: Path) -> tuple:  # path, inode, nanoseconds of the last cha
 
 # %% ../../nbs/6_results/00_base.ipynb #a430d1f9
 @functools.lru_cache(maxsize=10_000)
-def _session_of(signature: tuple) -> dict: return read_json(signature[0]).get("session") or {}
+def _session_of(signature: tuple) -> dict: return read_record(signature[0])["session"]
 
 def recorded_models(
     store: Store,

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from ..core import require_finite
 from ..data.prompts import PARAPHRASES, wordings
 from ..models import embedded_path, load_clip
 from ..tasks import PROMPT_TEMPLATE
 
 # %% auto #0
-__all__ = ['plan_prompts', 'evaluating_clip', 'recognise', 'Limits', 'Criterion', 'criteria', 'verdict']
+__all__ = ['plan_prompts', 'evaluating_clip', 'recognise', 'Limits', 'Criterion', 'kept', 'criteria', 'verdict']
 
 # %% ../../nbs/8_running/33_check.ipynb #91083afa
 def plan_prompts(
@@ -60,6 +61,7 @@ def recognise(
     wanted = torch.tensor([names.index(n) for n in plan["name"]])
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     cosines = clip.encode_images(pixels) @ clip.encode_texts([template.format(n) for n in names]).T
+    require_finite(cosines, "the cosines of pictures and names", "load CLIP in float32")
     found = pd.DataFrame(
         {
             "clip": 100 * cosines[torch.arange(len(wanted)), wanted].clamp(min=0).numpy(),
@@ -70,6 +72,7 @@ def recognise(
         judge.reset()
         judge.update(pixels, list(plan["name"]))
         found["recognised"] = judge.per_item().numpy()
+        require_finite(found["recognised"].to_numpy(float), "the judge's answers")
     return found
 
 # %% ../../nbs/8_running/33_check.ipynb #683b1a56
@@ -81,6 +84,10 @@ class Limits:
     kept_near: float = .9  # of the accuracy before: neighbours, and what was to be preserved
     kept_far: float = .95  # of the accuracy before: others that were not preserved
 
+    def __post_init__(self):
+        for name, share in vars(self).items():
+            if not 0 <= share <= 1: raise ValueError(f"{name} is a share of 0 to 1, got {share}")
+
 # %% ../../nbs/8_running/33_check.ipynb #0f5f80e1
 @dataclass(frozen=True)
 class Criterion:
@@ -90,11 +97,27 @@ class Criterion:
 
     def __str__(self): return f"{'pass' if self.met else 'FAIL'}: {self.text}"
 
+def kept(
+    label: str,  # who: "neighbours"
+    before: float,  # share of their pictures in which they were recognised, 0..1
+    after: float,  # and with the edit, 0..1
+    limit: float,  # of what they had before, 0..1
+) -> Criterion:
+    "Whether receivers keep their accuracy; what they never had cannot be seen to stay."
+    if before == 0:
+        text = (
+            f"{label} were recognised in none of their pictures before, so nothing shows that they are kept"
+        )
+        return Criterion(False, f"{text}; measure with a clip or judge that knows them")
+    text = f"{label} keep {after / before:.0%} of their accuracy, {before:.0%} before and {after:.0%} after"
+    return Criterion(after / before >= limit, f"{text} (at least {limit:.0%})")
+
 def criteria(
     table: pd.DataFrame,  # group, recognised_before, recognised_after: one row a picture
     limits: Limits,
-) -> list[Criterion]:  # those about receivers only where there was an accuracy to keep
+) -> list[Criterion]:  # those about receivers for the groups that were drawn
     "What an erasure is judged by."
+    require_finite(table[["recognised_before", "recognised_after"]].to_numpy(float), "what was recognised")
     def share(groups, when):
         return float(table.loc[table["group"].isin(groups), f"recognised_{when}"].mean())
     concept = ["concept", "paraphrase"]
@@ -118,11 +141,11 @@ def criteria(
         "others": ("other", far),
     }
     for label, (group, limit) in receivers.items():
-        before, after = share([group], "before"), share([group], "after")
-        if not before > 0: continue
-        kept = after / before
-        text = f"{label} keep {kept:.0%} of their accuracy, {before:.0%} before and {after:.0%} after"
-        found.append(Criterion(kept >= limit, f"{text} (at least {limit:.0%})"))
+        if not table["group"].eq(group).any(): continue
+        found.append(kept(label, share([group], "before"), share([group], "after"), limit))
+    if len(found) == 2:
+        text = "nothing but the concept was drawn, so nothing shows that others are kept; check neighbours"
+        found.append(Criterion(False, text))
     return found
 
 def verdict(

@@ -18,6 +18,7 @@ from ..data.splits import image_dataset
 from ..hub import push_folder
 from ..interference.generate import generate_array
 from ..models import quiet_loading
+from ..models.sampling import check_drawing
 from ..plotting import image_grid
 from .check import Limits, evaluating_clip, plan_prompts, recognise, verdict
 from ..store import atomic_folder, read_json, write_json
@@ -148,6 +149,7 @@ def erase(
     concept, preserve = one_name(concept, "concept"), as_names(preserve, "preserve")
     clip, limits = evaluating_clip(pipe, clip), limits or Limits()
     unlearner = get_method(method)(**(settings or {}))
+    check_drawing(pipe, **generation)
     if shared_names(preserve, [concept]):
         raise ValueError(f"{concept!r} is to be erased and preserved at once")
     seeds = [seeds] if isinstance(seeds, int) else list(seeds)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import contextlib, hashlib, json, os, sys, time
 from pathlib import Path
-from ..core import ForeignFileError, MissingSessionError, UnknownNameError
+from ..core import DivergedError, ForeignFileError, MissingSessionError, UnknownNameError
 from ..core import config_hash, versions
 from .missing import chosen, missing_work
 from .stages import PAGE_STAGES, check_parameters, pipeline_path
@@ -77,9 +77,15 @@ COMES_BACK = (
     ForeignFileError,
     ValueError,
     TypeError,
+    DivergedError,
     FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
     ConnectionError,
     PermissionError,
+    TimeoutError,
+    OSError,
     ImportError,
 )
 
@@ -122,7 +128,11 @@ class SharedKernel:
     def _new_manager(self):
         "A manager that remembers the clients it hands out."
         from jupyter_client import KernelManager
+        from jupyter_client.kernelspec import KernelSpec
         manager = KernelManager()
+        # whatever is installed under the name "python3": a notebook runs where this library runs
+        launch = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        manager._kernel_spec = KernelSpec(argv=launch, display_name="this Python", language="python")
         make = manager.client
         def client(**options):
             self.clients.append(make(**options))
@@ -174,6 +184,8 @@ def execute(
 ):
     "Run the notebook of a stage; a failed one is kept under a name of its own."
     import papermill
+    if kernel is None:
+        with SharedKernel() as own: return execute(stage, parameters, target, own, progress, **facts)
     failed = target.with_name(f"{target.stem}-failed.ipynb")
     with atomic_path(target) as temporary, kernel_environment():
         start = time.perf_counter()
@@ -186,12 +198,18 @@ def execute(
                 request_save_on_cell_execute=False,
                 stderr_file=sys.stderr if progress else None,
                 extra_arguments=["--IPKernelApp.log_level=50"],
-                **({"km": kernel.ready()} if kernel else {}),
+                km=kernel.ready(),
             )
         except papermill.PapermillExecutionError as error:
             keep_notebook(temporary)
             os.replace(temporary, failed)
             raise notebook_error(error, failed) from None
+        except RuntimeError as error:  # of jupyter_client
+            why = str(error).strip().partition("\n")[0]
+            raise ChildProcessError(
+                f"the Python that runs {stage} died ({why}); the machine may be out of memory: try a smaller "
+                "batch_size; what was finished is kept"
+            ) from error
         keep_notebook(
             temporary, stage=stage, seconds=time.perf_counter() - start, versions=versions(), **facts
         )

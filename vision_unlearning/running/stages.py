@@ -106,10 +106,12 @@ def parse_parameter(
     kind = known[check_name(f"parameter of {stage}", name, known)].type
     bare = kind.startswith("list") and not value.lstrip().startswith("[")
     if kind == "str": return name, value
+    if bare and value and not value.strip(" ,"):
+        raise ValueError(f"parameter {name} of {stage} names nothing: {value!r}")
     if kind == "list[str]" and bare: return name, split_names(value)
     try: return name, json.loads(f"[{value}]" if bare else value)
-    except json.JSONDecodeError:
-        raise ValueError(f"parameter {name} of {stage} must be {kind}, got {value!r}") from None
+    except (ValueError, RecursionError):
+        raise ValueError(f"parameter {name} of {stage} must be {kind}, got {value[:60]!r}") from None
 
 # %% ../../nbs/8_running/00_stages.ipynb #e4ce79b2
 def as_declared(

@@ -24,7 +24,7 @@ from vision_unlearning.core import (
 )
 from ..finding import find_classes
 from ..hub import pull, push_folder
-from ..store import atomic_folder, read_json, write_json
+from ..store import atomic_folder, check_shape, read_json, write_json
 from ..tasks import prompt_subject
 from ..texts import as_names, captions_of, require_table, shared_names
 from vision_unlearning.unlearners.attached import (
@@ -71,6 +71,7 @@ class Edit(ABC):
     file: ClassVar[str]  # name of the safetensors file
     # what it needs, see `network.obstacle`
     acts_on: ClassVar[Literal["weights", "layers", "calls"]] = "calls"
+    says: ClassVar[Any] = dict[str, Any]  # type of what `edit.json` must hold
     def __init__(self,
         tensors: dict[str, torch.Tensor],  # what is saved
         info: dict | None = None,  # method, settings, base model: written beside the tensors
@@ -341,6 +342,7 @@ def load_edit(
         folder = fetch_edit(folder, kinds, token=token, revision=revision, endpoint=endpoint)
     info = read_info(Path(folder), kinds)
     cls, count = kinds[info.pop("kind")], info.pop("num_tensors", None)
+    check_shape(info, cls.says, f"{folder}/edit.json")
     try: tensors = load_file(Path(folder)/cls.file)
     except (SafetensorError, FileNotFoundError) as error:
         raise ForeignFileError(
@@ -355,7 +357,7 @@ def load_edit(
             "edit again"
         )
     try: return cls(tensors, info)
-    except (DivergedError, ForeignFileError) as error:
+    except ValueError as error:
         raise ForeignFileError(f"{folder}/{cls.file} cannot be used: {error}; make the edit again") from error
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #cacf09b1

@@ -392,7 +392,16 @@ def train_step(
 ):
     "One update of the student."
     run.optimizer.zero_grad(set_to_none=True)
-    found = run.minimizer.gradients(run, batch)
+    try: found = run.minimizer.gradients(run, batch)
+    except ValueError as error:
+        # torch's BatchNorm has no statistics of one value
+        if "more than 1 value per channel" not in str(error): raise
+        alone = ", ".join(side for side, (inputs, _) in batch.items() if len(inputs) == 1) or "a side"
+        raise ValueError(
+            f"{run.method.name}: {alone} has a batch of one row, of which BatchNorm has no statistics; give "
+            "more "
+            "data, or a batch size that leaves no row over"
+        ) from None
     run.losses = {k: float(v.detach()) for k, v in found.items()}
     run.loss = sum(run.losses.values())
     if not math.isfinite(run.loss):

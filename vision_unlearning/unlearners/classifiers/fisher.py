@@ -8,7 +8,7 @@ import math
 from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch.func import functional_call, grad, vmap
 from ...models.classifiers import accuracy, weight_layers
 from ...core import DivergedError, borrow, check_name
@@ -80,6 +80,14 @@ class GridClassifier(ClassifierUnlearner):
     # alphas; strengths that are tried
     strengths: tuple[float, ...] = Field((1e-9, 1e-8, 1e-7, 1e-6), min_length=1)
     repeat: int = Field(1, ge=1)  # candidates of each strength, for methods with noise
+
+    @model_validator(mode="after")
+    def _repeats(self):
+        if self.repeat == 1 or self.random: return self
+        raise ValueError(
+            f"repeat: {self.name} has no noise, so its candidates of one strength are equal; leave it at 1"
+        )
+
     def measure(self, run): return None  # what all strengths have in common, computed once
     def candidate(self, run, measured, strength: float):  # changes the student
         raise NotImplementedError(f"{self.name} has no candidates")

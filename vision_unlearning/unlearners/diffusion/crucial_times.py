@@ -5,8 +5,9 @@
 # %% ../../../nbs/3a_diffusion/20_crucial_times.ipynb #a11ce912
 from __future__ import annotations
 import torch
-from ...core import check_name
+from ...core import require_finite
 from ...models.conditioning import predict
+from ...models.noise_levels import noise_unit, training_levels
 
 # %% auto #0
 __all__ = ['crucial_times']
@@ -27,15 +28,10 @@ def crucial_times(
     total, n = pipe.scheduler.config.num_train_timesteps, len(data)
     if not 1 <= bins <= total or not 0 <= uniform <= 1:
         raise ValueError(f"bins must be 1 to {total} and uniform 0 to 1, got {bins} and {uniform}")
-    alphas = pipe.scheduler.alphas_cumprod.double()
+    # where nothing is left of the picture
+    alphas = training_levels(pipe.scheduler).double().clamp_min(2**-24)
     ratio = ((1 - alphas)/alphas).sqrt()
     speed = torch.diff(ratio, prepend=torch.zeros(1, dtype=ratio.dtype)).float()  # d(sigma/a) of each time
-    units = {
-        "epsilon": lambda a: torch.ones_like(a),
-        "v_prediction": lambda a: a,
-        "sample": lambda a: a / (1 - a**2).sqrt(),
-    }
-    unit = units[check_name("prediction type", pipe.scheduler.config.prediction_type, units)]
     latents = data.latents(torch.arange(n), generator)
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     edges = torch.linspace(0, total, bins + 1).round().long()
@@ -48,7 +44,9 @@ def crucial_times(
             predict(pipe.unet, noised, t, data.embeddings).float()
             - predict(pipe.unet, noised, t, data.overwrite).float()
         )
-        importance[b] = (gap*unit(a)*speed[times].to(latents)[:, None, None, None]).square().mean().cpu()
+        rate = speed[times].to(latents)[:, None, None, None]
+        importance[b] = (gap*noise_unit(pipe.scheduler, a)*rate).square().mean().cpu()
+    require_finite(importance, "the importance of the times", "load the pipeline in float32")
     share = importance/importance.sum() if importance.sum() > 0 else torch.full((bins,), 1/bins)
     widths = edges.diff()
     return torch.repeat_interleave((1 - uniform)*share/widths, widths) + uniform/total

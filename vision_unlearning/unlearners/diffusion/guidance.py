@@ -9,13 +9,16 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from ...core import ForeignFileError, borrow, check_name
+from ...models.noise_levels import noise_unit, signal_at, signal_levels
 from ...models.places import require_words
+from ...store import current_settings
 from ...texts import Sentence
 from ..attached import Hook
 from ..base import Edit, Unlearner, concepts, denoiser, require_pipeline
+from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['SLD_SETTINGS', 'SLD_PRESETS', 'OnPipeline', 'safety_guidance', 'Guide', 'Steering', 'GuidanceEdit', 'Guided',
+__all__ = ['SLD_PRESETS', 'OnPipeline', 'safety_guidance', 'Guide', 'Steering', 'OfMethod', 'GuidanceEdit', 'Guided',
            'SafeLatentGuidance', 'stored_texts']
 
 # %% ../../../nbs/3a_diffusion/40_guidance.ipynb #86e3abf9
@@ -101,11 +104,6 @@ class Steering:
             )[0]
         finally: self.asking = False
 
-    def unit(self, now: float) -> float:
-        "What differences of predictions are multiplied by, to be differences of noises."
-        if self.pipe.scheduler.config.prediction_type != "v_prediction": return 1.0
-        return self.pipe.scheduler.alphas_cumprod[int(now)].sqrt().clamp_min(1e-4).item()
-
     def __call__(self, unet, args, kwargs, output):
         if self.asking: return None
         latents, time = (
@@ -120,7 +118,8 @@ class Steering:
         self.step, self.last = 0 if first else self.step + 1, now
         z, t = latents[rows], time[rows] if time.ndim and len(time) == len(latents) else time
         with torch.no_grad():
-            answer, unit = output[0], self.unit(now)
+            answer = output[0]
+            unit = noise_unit(self.pipe.scheduler, signal_at(self.pipe.scheduler, now)).item()
             conditional, corrected = answer[rows], answer[rows]
             def said(guide, name):
                 text, pooled = guide.tensors[name], guide.tensors.get(f"{name}.pooled")
@@ -135,25 +134,33 @@ class Steering:
         return (answer, *output[1:]) if isinstance(output, tuple) else type(output)(sample=answer)
 
 # %% ../../../nbs/3a_diffusion/40_guidance.ipynb #71d9e867
-SLD_SETTINGS = ("warmup_steps", "guidance_scale", "threshold", "momentum_scale", "mom_beta")  # after "sld_"
+class OfMethod(TypedDict):
+    "What `edit.json` of an edit holds that is nothing but its settings."
+    settings: dict[str, Any]  # of the method
+    forget: list[str]  # names of concepts
 
 class GuidanceEdit(OnPipeline, Edit):
     "Guidance of the sampler away from a text."
     kind: ClassVar[str] = "guidance"
     file: ClassVar[str] = "guidance.safetensors"
 
+    says: ClassVar[Any] = OfMethod
+
     def check(self):
+        "Refuse settings that are not those of the method, and texts that are not there."
         super().check()
-        settings = self.info.get("settings", {})
-        for name in (f"sld_{n}" for n in SLD_SETTINGS):
-            if not isinstance(settings.get(name), (int, float)):
-                raise ForeignFileError(f"a guidance needs settings[{name!r}], a number, in its edit.json")
+        self.settings()
         for name in ("concept", "empty"):
             if name not in self.tensors or self.tensors[name].ndim != 3 or len(self.tensors[name]) != 1:
                 raise ForeignFileError(f"a guidance needs the tensor {name!r}, the embedding of one text")
 
+    def settings(self) -> dict:  # all of them, under the names of today
+        "The settings of the method, checked."
+        return SafeLatentGuidance(**current_settings("sld", self.info.get("settings", {}))).model_dump()
+
     def _plan(self, model, scale):
         super()._plan(model, scale)
+        signal_levels(model.scheduler)  # refused here, and not in the middle of a picture
         width = denoiser(model).config.cross_attention_dim
         if self.tensors["concept"].shape[-1] != width:
             raise ForeignFileError(
@@ -166,7 +173,7 @@ class GuidanceEdit(OnPipeline, Edit):
             raise ForeignFileError(
                 "this edit belongs to another model: an XL pipeline needs pooled texts too"
             )
-        return Guided(model, Guide(self.tensors, self.info["settings"], scale))
+        return Guided(model, Guide(self.tensors, self.settings(), scale))
 
     def _apply(self, module, entry): entry.memory.begin()
     def _revert(self, module, entry): entry.memory.end()

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 import numpy as np
 import torch
-from ...core import check_name
 from ...models.conditioning import Conditioning, condition
+from ...models.noise_levels import training_levels
 from ...pictures import column_pictures, square_picture
 from ...texts import captions_of, require_table
 
@@ -92,12 +92,11 @@ def diffusion_batch(
             latents.device
         )
     noise = torch.randn(latents.shape, generator=generator).to(latents)
-    alpha = scheduler.alphas_cumprod.to(latents)[times][:, None, None, None]
+    alpha = training_levels(scheduler).to(latents)[times][:, None, None, None]
     signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
     targets = {
         "epsilon": lambda: noise,
         "v_prediction": lambda: signal * noise - sigma * latents,
         "sample": lambda: latents,
     }
-    kind = check_name("prediction type", scheduler.config.prediction_type, targets)
-    return signal*latents + sigma*noise, times, targets[kind]()
+    return signal*latents + sigma*noise, times, targets[scheduler.config.prediction_type]()

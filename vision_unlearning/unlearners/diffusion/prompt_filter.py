@@ -6,7 +6,7 @@
 from __future__ import annotations
 import re
 import unicodedata
-from typing import ClassVar
+from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from ...core import ForeignFileError
@@ -16,7 +16,7 @@ from ...texts import Sentence
 from ..attached import Hook
 from ..base import HookEdit, Unlearner, concepts, require_pipeline
 from ...models.network import require_hooks
-from .guidance import OnPipeline
+from .guidance import OfMethod, OnPipeline
 from .spm import text_cosine
 
 # %% auto #0
@@ -60,17 +60,15 @@ class PromptFilter(OnPipeline, HookEdit):
     "Prompts about a concept reach the model as a neutral text."
     kind: ClassVar[str] = "prompt_filter"
     file: ClassVar[str] = "prompt_filter.safetensors"
-
+    says: ClassVar[Any] = OfMethod
     def check(self):
+        "Refuse settings that are not those of the method."
         super().check()
-        names = self.info.get("forget")
-        if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-            raise ForeignFileError(f"a prompt filter needs forget, a list of names, got {names!r:.60}")
-        absent = set(FilterPrompts.model_fields) - set(self.settings())
-        if absent:
-            raise ForeignFileError(f"a prompt filter needs the setting {min(absent)!r} in its edit.json")
+        self.settings()
 
-    def settings(self) -> dict: return current_settings("prompt_filter", self.info.get("settings", {}))
+    def settings(self) -> dict:  # all of them, under the names of today
+        "The settings of the method, checked."
+        return FilterPrompts(**current_settings("prompt_filter", self.info.get("settings", {}))).model_dump()
 
     def _hooks(self, model, scale):
         ends = [e for e in ("", "_2") if getattr(model, f"text_encoder{e}", None) is not None]

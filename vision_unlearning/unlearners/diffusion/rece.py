@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from ...core import borrow
 from ..base import denoiser
-from .uce import UCE, edit_matrix, projections
+from .uce import UCE, edit_matrix, projections, solve_system
 
 # %% auto #0
 __all__ = ['adversarial_vectors', 'RECE', 'relative_change']
@@ -24,9 +24,7 @@ def adversarial_vectors(
     "What one must say to the edited model so that it hears the concept."
     c, m, s = (x.double() for x in (vectors, matrix, gram))
     left = m.T @ s
-    return torch.cholesky_solve(
-        left @ c.T, torch.linalg.cholesky(left @ m + ridge * torch.eye(len(m), dtype=torch.float64))
-    ).T
+    return solve_system(left @ c.T, left @ m + ridge*torch.eye(len(m), dtype=torch.float64)).T
 
 # %% ../../../nbs/3a_diffusion/30_rece.ipynb #a8eeb719
 class RECE(UCE):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 import torch
 from pydantic import Field
-from ...core import borrow
+from ...core import DivergedError, borrow
 from ...tasks import PROMPT_TEMPLATE
 from ...texts import name_key
 from ..attached import stored_values
@@ -18,7 +18,22 @@ from ...models.conditioning import condition, embed_texts, predict
 from ...models.places import token_span
 
 # %% auto #0
-__all__ = ['TEMPLATES', 'edit_matrix', 'aligned_positions', 'projections', 'apply_matrix', 'UCE', 'PooledLeak', 'pooled_leak']
+__all__ = ['TEMPLATES', 'solve_system', 'edit_matrix', 'aligned_positions', 'projections', 'apply_matrix', 'UCE', 'PooledLeak',
+           'pooled_leak']
+
+# %% ../../../nbs/3a_diffusion/25_uce.ipynb #c346005d
+def solve_system(
+    right: torch.Tensor,  # (D,n) float64, b
+    matrix: torch.Tensor,  # (D,D) float64, A, positive definite
+) -> torch.Tensor:  # (D,n) float64, x with A x = b
+    "Solve a system by Cholesky factorisation; one without a finite solution is an error."
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    found = torch.cholesky_solve(right, factor)
+    if int(failed) or not bool(found.isfinite().all()):
+        raise DivergedError(
+            "the edit has no finite solution; weigh concepts less, or pull more to the original"
+        )
+    return found
 
 # %% ../../../nbs/3a_diffusion/25_uce.ipynb #46967fae
 def edit_matrix(
@@ -34,7 +49,7 @@ def edit_matrix(
     eye = torch.eye(c.shape[-1], dtype=torch.float64)
     keep = lamb*eye + retain_weight*p.T @ p
     left, right = keep + erase_scale*g.T @ c, keep + erase_scale*c.T @ c + 1e-6*eye
-    return torch.cholesky_solve(left.T, torch.linalg.cholesky(right)).T
+    return solve_system(left.T, right).T
 
 # %% ../../../nbs/3a_diffusion/25_uce.ipynb #c45fa013
 def aligned_positions(
