@@ -227,9 +227,11 @@ class WeightEdit(Edit):
 
     def _holds(self, model, entry):
         found, ledger = all_tensors(denoiser(model)), read_ledger(denoiser(model))
-        if obstacle(denoiser(model), "weights"):
-            return True  # a copy of the values computes, made with the edit on
-        return all(torch.equal(found[n], expected_value(ledger, n).to(found[n])) for n in self.tensors)
+        return not any(_gone(found[n], ledger.plain[n], expected_value(ledger, n)) for n in self.tensors)
+
+def _gone(now, plain, edited) -> bool:
+    "Whether a tensor is plain that should not be; one that is elsewhere, or trained further, is not."
+    return not now.is_meta and torch.equal(now, plain.to(now)) and not torch.equal(edited, plain)
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #615ec1ea
 class HookEdit(Edit):
