@@ -69,9 +69,9 @@ class Edit(ABC):
     "A small, reversible change of a model."
     kind: ClassVar[str]  # "weights" or "lora"
     file: ClassVar[str]  # name of the safetensors file
-    says: ClassVar[Any] = dict[str, Any]  # type of what `edit.json` must hold
     # what it needs, see `network.obstacle`
     acts_on: ClassVar[Literal["weights", "layers", "calls"]] = "calls"
+    says: ClassVar[Any] = dict[str, Any]  # type of what `edit.json` must hold
     def __init__(self,
         tensors: dict[str, torch.Tensor],  # what is saved
         info: dict | None = None,  # method, settings, base model: written beside the tensors
@@ -227,9 +227,11 @@ class WeightEdit(Edit):
 
     def _holds(self, model, entry):
         found, ledger = all_tensors(denoiser(model)), read_ledger(denoiser(model))
-        if obstacle(denoiser(model), "weights"):
-            return True  # a copy of the values computes, made with the edit on
-        return all(torch.equal(found[n], expected_value(ledger, n).to(found[n])) for n in self.tensors)
+        return not any(_gone(found[n], ledger.plain[n], expected_value(ledger, n)) for n in self.tensors)
+
+def _gone(now, plain, edited) -> bool:
+    "Whether a tensor is plain that should not be; one that is elsewhere, or trained further, is not."
+    return not now.is_meta and torch.equal(now, plain.to(now)) and not torch.equal(edited, plain)
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #615ec1ea
 class HookEdit(Edit):
@@ -357,7 +359,7 @@ def load_edit(
             "edit again"
         )
     try: return cls(tensors, info)
-    except (DivergedError, ForeignFileError, ValueError) as error:
+    except ValueError as error:
         raise ForeignFileError(f"{folder}/{cls.file} cannot be used: {error}; make the edit again") from error
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #cacf09b1
