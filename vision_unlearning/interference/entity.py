@@ -10,7 +10,7 @@ from ..core import Config, ForeignFileError, MissingSessionError, check_name
 from ..tasks import get_task
 from .names import SPECIFICITY, entity_column, entity_metrics, parse_column
 from .pair_metrics import PAIR_METRICS
-from .tables import measured, read_pair, read_per_entity
+from .tables import measured_numbers, read_pair, read_per_entity
 from vision_unlearning.store import (
     Session,
     Store,
@@ -293,7 +293,7 @@ class InterferencePerEntity(Config):
         entities = read_entities(store, self.task)
         names = [e["name"] for e in entities]
         before = {e["name"]: e for e in old or []}
-        table = [{**e, **measured(before.get(e["name"], {}))} for e in entities]
+        table = [{**e, **measured_numbers(before.get(e["name"], {}))} for e in entities]
         for (method, epochs), files in sessions.items():
             numbers = entity_table(read_emitters(files, names, self.task), names)
             ratios = specificity_ratios(store, self.task, method, epochs, entities)
