@@ -157,7 +157,7 @@ def damaged(path, data, rng):
 
 class Commands:
     "Words of a shell; what would begin to work is stopped there."
-    NAMES = ["fox", "foxx", "", " ", ",", "fox,fox", "../x", "🦊", "a" * 300, "\0", "-1", "0", "fox,red apple"]
+    NAMES = ["fox", "foxx", "", " ", ",", "fox,fox", "../x", "🦊", "a" * 300, "\0", "-1", "fox,red apple"]
     NUMBERS = ["-5", "0", "1", "nan", "inf", "1e308", "x", "", "9" * 20]
     JSONS = ["{}", "[1]", "null", "5", "{", "[" * 999, '{"lamb": 0.5}', '{"lamb": NaN}', '{"x": 1}']
     MODELS = ["tiny", "nowhere", "", "cwd", "file.bin", "a/b", "emoji-clip", "\0"]

@@ -290,7 +290,9 @@ def defined_names(path):
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         made |= {t.id for t in targets if isinstance(t, ast.Name)}
         is_list = any(isinstance(t, ast.Name) and t.id == "__all__" for t in targets)
-        if is_list and isinstance(node.value, ast.List): public = set(ast.literal_eval(node.value))
+        if is_list and isinstance(node.value, ast.List):
+            # what is starred is passed on
+            public = {n.value for n in node.value.elts if isinstance(n, ast.Constant)}
     return public & made
 
 

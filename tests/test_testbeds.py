@@ -323,4 +323,4 @@ def test_a_stopped_preparation_goes_on(module, task, per_entity, tmp_path):
     assert not [p for p in tmp_path.rglob(".partial-*")] and not [
         p for p in tmp_path.rglob("*") if p.is_symlink()
     ]
-    assert set(table.columns[4:]) <= set(published_attributes(task))
+    assert set(table.columns[4:]) <= {*published_attributes(task), "description", "name_pantheon"}

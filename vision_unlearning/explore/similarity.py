@@ -46,7 +46,16 @@ def clip_similarity(
 
 # %% ../../nbs/2_explore/00_similarity.ipynb #9c4c8a6c
 BOOKKEEPING = frozenset(
-    {"name", "index", "is_unlearned", "dataset_n_original", "glyph", "description", "name_akc", "name_pantheon"}
+    {
+        "name",
+        "index",
+        "is_unlearned",
+        "dataset_n_original",
+        "glyph",
+        "description",
+        "name_akc",
+        "name_pantheon",
+    }
 )
 
 # %% ../../nbs/2_explore/00_similarity.ipynb #ea3c147f

@@ -10,7 +10,7 @@ from ..core import ForeignFileError
 from ..store import Named, check_shape, read_json
 
 # %% auto #0
-__all__ = ['pair_rows', 'read_pair', 'measured', 'read_per_entity']
+__all__ = ['pair_rows', 'read_pair', 'measured_numbers', 'read_per_entity']
 
 # %% ../../nbs/5_interference/03_tables.ipynb #3b96a53a
 def pair_rows(
@@ -32,7 +32,7 @@ def read_pair(
     return {r: {m: number(value) for m, value in row.items()} for r, row in pair_rows(path).items()}
 
 # %% ../../nbs/5_interference/03_tables.ipynb #133201a7
-def measured(
+def measured_numbers(
     row: dict,  # of the table
 ) -> dict:  # column -> number
     "What was measured of an entity, without its metadata."
@@ -43,5 +43,5 @@ def read_per_entity(
 ) -> list[dict[str, Any]]:  # a row an entity: metadata and metrics, undefined ones None
     "The table of a task as it is written; one of another shape is named."
     rows = read_json(path, list[Named])
-    for row in rows: check_shape(measured(row), dict[str, float | None], f"{path} ({row['name']})")
+    for row in rows: check_shape(measured_numbers(row), dict[str, float | None], f"{path} ({row['name']})")
     return rows

@@ -19,9 +19,10 @@ def parse_call(
 ) -> tuple[str, dict]:  # name and keyword arguments
     "Read a name with literal keyword arguments; nothing is evaluated."
     wrong = ValueError(
-        f'{text[:80]!r} is not a name with literal keyword arguments, such as "SGD(lr=0.01, momentum=0.9)"'
+        f'{str(text)[:80]!r} is not a name with literal keyword arguments, such as "SGD(lr=0.01, '
+        'momentum=0.9)"'
     )
-    if len(text) > LONGEST_RECIPE: raise wrong
+    if not isinstance(text, str) or len(text) > LONGEST_RECIPE: raise wrong
     try: node = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError): raise wrong from None
     if isinstance(node, ast.Name): return node.id, {}

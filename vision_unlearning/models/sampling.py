@@ -21,7 +21,7 @@ def sampling_times(
     "The times that a scheduler walks through; one that cannot be used is refused by name."
     name = type(scheduler).__name__
     advice = "give the pipeline another scheduler, such as DDIMScheduler"
-    parts = ("init_noise_sigma", "scale_model_input", "set_timesteps", "step")
+    parts = ("init_noise_sigma", "order", "scale_model_input", "set_timesteps", "step")
     lacks = [part for part in parts if not hasattr(scheduler, part)]
     if lacks: raise ValueError(f"{name} does not fit Stable Diffusion, it has no {lacks[0]}; {advice}")
     asked = inspect.signature(scheduler.step).parameters.values()

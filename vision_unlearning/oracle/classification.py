@@ -39,8 +39,8 @@ from typing_extensions import TypedDict
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'KINDS', 'GAP', 'REFERENCES', 'Protocol', 'benchmark_names', 'plain_protocol', 'find_protocol',
-           'training_of', 'scenario_split', 'trained', 'moved_pictures', 'Comparison', 'about_run', 'run_path', 'Run',
-           'stored_run', 'measured_run', 'run_method', 'comparison_table']
+           'training_of', 'scenario_split', 'trained', 'moved_pictures', 'Comparison', 'about_run', 'run_path',
+           'WrittenRun', 'stored_run', 'measured_run', 'run_method', 'comparison_table']
 
 # %% ../../nbs/7a_oracle/00_classification.ipynb #32be4772
 class Protocol(Config):
@@ -306,7 +306,7 @@ def run_path(
     return earlier if earlier.is_file() else place(about["settings"])
 
 # %% ../../nbs/7a_oracle/00_classification.ipynb #3b1201f0
-class Run(TypedDict):
+class WrittenRun(TypedDict):
     "What the file of a run holds, beside what it cost."
     protocol: str
     kind: str
@@ -322,7 +322,7 @@ def stored_run(
     path: Path,
 ) -> dict:  # of `run_method`
     "A run from its file, with its settings under the names of today."
-    row = read_json(path, Run)
+    row = read_json(path, WrittenRun)
     return {**row, "settings": settings_of_today(row["method"], row["settings"])}
 
 # %% ../../nbs/7a_oracle/00_classification.ipynb #597f1170

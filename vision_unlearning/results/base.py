@@ -8,7 +8,7 @@ import functools, hashlib, re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, ClassVar
+from typing import Any, Callable, ClassVar, NotRequired
 from fastcore.basics import patch
 import numpy as np
 from ..core import Config, UnknownNameError, check_name, config_hash, versions
@@ -27,15 +27,14 @@ from vision_unlearning.store import (
     jsonable,
     read_entities,
     read_json,
-    read_record,
     write_json,
 )
 from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['MODELS', 'default_model', 'short_model', 'recorded_models', 'ResultTemplate', 'read_shared', 'fingerprint', 'Answer',
-           'pair_files', 'PairTable', 'read_pairs', 'read_similarity', 'similarity_files', 'simulate_harm',
-           'simulate_store']
+__all__ = ['MODELS', 'default_model', 'short_model', 'AnyRecord', 'recorded_models', 'methods_of', 'model_of',
+           'check_entity_metrics', 'ResultTemplate', 'read_shared', 'fingerprint', 'WrittenAnswer', 'pair_files',
+           'PairTable', 'read_pairs', 'read_similarity', 'similarity_files', 'simulate_harm', 'simulate_store']
 
 # %% ../../nbs/6_results/00_base.ipynb #d279fdb0
 MODELS = {
@@ -67,8 +66,12 @@ def _signature(path: Path) -> tuple:  # path, inode, nanoseconds of the last cha
     return str(path), about.st_ino, about.st_mtime_ns, about.st_size
 
 # %% ../../nbs/6_results/00_base.ipynb #a430d1f9
+class AnyRecord(TypedDict):
+    "What is asked of a record of any version."
+    session: NotRequired[dict[str, Any]]
+
 @functools.lru_cache(maxsize=10_000)
-def _session_of(signature: tuple) -> dict: return read_record(signature[0])["session"]
+def _session_of(signature: tuple) -> dict: return read_json(signature[0], AnyRecord).get("session") or {}
 
 def recorded_models(
     store: Store,
@@ -82,6 +85,43 @@ def recorded_models(
         wanted = session.get("task") == task and (not methods or session.get("method") in methods)
         if wanted: found.add(short_model(session["model"]))
     return sorted(found)
+
+# %% ../../nbs/6_results/00_base.ipynb #d893f842
+def methods_of(question) -> list[str]:
+    "The methods that a question is about."
+    one = [question.unlearning_algorithm] if hasattr(question, "unlearning_algorithm") else []
+    return getattr(question, "unlearning_algorithm_list", one)
+
+def model_of(
+    question,  # `ResultTemplate` with a task and a model
+    given: bool,  # whether the model was asked for
+) -> str:
+    "The model that was asked for, or the one that the tables are about; they must be the same."
+    recorded = recorded_models(question.store, question.task, methods_of(question))
+    asked = question.model
+    if not given: asked = recorded[0] if recorded else default_model(question.task)
+    if recorded and recorded != [asked]:
+        raise ValueError(
+            f"the sessions of {question.task!r} in {question.store.base} edited {' and '.join(recorded)}, "
+            f"not {asked}; leave model out, or keep models in folders of their own"
+        )
+    if not recorded and "/" not in asked: check_name("model", asked, MODELS)
+    return asked
+
+# %% ../../nbs/6_results/00_base.ipynb #96ce82bf
+def check_entity_metrics(
+    question,  # `ResultTemplate`
+):
+    "Entity metrics are those of this library, and those that a table of others has."
+    fields = [name for name in type(question).model_fields if name.startswith("interference_entity")]
+    given = [v for name in fields for v in np.atleast_1d(getattr(question, name)).tolist()]
+    known = entity_metric_table()
+    foreign = [name for name in given if name not in known]
+    if not foreign: return
+    path = question.store.per_entity(question.task)
+    columns = {k for row in read_shared(path) for k in row} if path.is_file() else ()
+    held = {parts[2] for column in columns if (parts := parse_column(column))}
+    for name in foreign: check_name("entity metric", name, [*known, *sorted(held - set(known))])
 
 # %% ../../nbs/6_results/00_base.ipynb #2aa0db99
 class ResultTemplate(Config):
@@ -106,23 +146,8 @@ class ResultTemplate(Config):
             if field.startswith("interference_entity") and field in settings:
                 settings[field] = entity_metric_name(settings[field])
         super().__init__(**settings)
-        if {"model", "task"} <= set(fields): self.__dict__["model"] = self._model("model" in settings)
+        if {"model", "task"} <= set(fields): self.__dict__["model"] = model_of(self, "model" in settings)
         self._check()
-
-    def _model(self, given: bool) -> str:
-        "The model that was asked for, or the one that the tables are about; they must be the same."
-        one = [self.unlearning_algorithm] if hasattr(self, "unlearning_algorithm") else []
-        methods = getattr(self, "unlearning_algorithm_list", one)
-        recorded = recorded_models(self.store, self.task, methods)
-        asked = self.model
-        if not given: asked = recorded[0] if recorded else default_model(self.task)
-        if recorded and recorded != [asked]:
-            raise ValueError(
-                f"the sessions of task {self.task!r} in {self.store.base} edited {' and '.join(recorded)}, "
-                f"not {asked}; leave model out, or keep models in folders of their own"
-            )
-        if not recorded and "/" not in asked: check_name("model", asked, MODELS)
-        return asked
 
     def _check(self):
         "Names are checked when the question is asked, not when it is answered."
@@ -131,24 +156,11 @@ class ResultTemplate(Config):
             raise ValueError(
                 f"significance_threshold must be between 0 and 1, got {self.significance_threshold}"
             )
-        one = [self.unlearning_algorithm] if hasattr(self, "unlearning_algorithm") else []
-        for method in getattr(self, "unlearning_algorithm_list", one):
+        for method in methods_of(self):
             check_name("method", method, known_methods())
         if hasattr(self, "interference_pair"):
             check_name("pair metric", self.interference_pair, PAIR_METRICS)
-        self._check_entity_metrics()
-
-    def _check_entity_metrics(self):
-        "Entity metrics are those of this library, and those that a table of others has."
-        fields = [name for name in type(self).model_fields if name.startswith("interference_entity")]
-        given = [v for name in fields for v in np.atleast_1d(getattr(self, name)).tolist()]
-        known = entity_metric_table()
-        foreign = [name for name in given if name not in known]
-        if not foreign: return
-        path = self.store.per_entity(self.task)
-        columns = {k for row in read_shared(path) for k in row} if path.is_file() else ()
-        held = {parts[2] for column in columns if (parts := parse_column(column))}
-        for name in foreign: check_name("entity metric", name, [*known, *sorted(held - set(known))])
+        check_entity_metrics(self)
 
     @classmethod
     def question(cls) -> str:
@@ -230,7 +242,7 @@ def _describe(self: ResultTemplate) -> dict:
     "Further metadata of a subclass."
     return {}
 
-class Answer(TypedDict):
+class WrittenAnswer(TypedDict):
     "What the file of an answer holds."
     metadata: dict[str, Any]  # the question and its arguments
     result: dict[str, Any] | list[Any]  # its answer
@@ -239,7 +251,7 @@ class Answer(TypedDict):
 def compute(self: ResultTemplate) -> dict:  # {"metadata": ..., "result": ...}
     "The answer, from disk when nothing that it depends on has changed."
     path = Path(self._get_data_path_local())
-    if path.exists() and not self.recompute_if_exists: return read_json(path, Answer)
+    if path.exists() and not self.recompute_if_exists: return read_json(path, WrittenAnswer)
     inputs = self.inputs()
     about = {
         "template": self.question(),

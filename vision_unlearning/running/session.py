@@ -34,7 +34,7 @@ from vision_unlearning.store import (
 from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['SCORES', 'task_entities', 'as_recorded', 'plan_sessions', 'weights_fingerprint', 'session_data', 'finished',
+__all__ = ['SCORE_COLUMNS', 'task_entities', 'as_recorded', 'plan_sessions', 'weights_fingerprint', 'session_data', 'finished',
            'BaselineMark', 'claim_baseline', 'require_edits', 'unlearn_session', 'note_stage', 'generate_session',
            'default_clip', 'load_evaluators', 'score_images', 'embed_images', 'read_scores', 'recorded_sessions',
            'chosen_sessions', 'check_methods']
@@ -357,7 +357,7 @@ def embed_images(
 
 # %% ../../nbs/8_running/05_session.ipynb #5df9e04e
 # column of `scores.parquet` -> kinds of numpy types that it may hold: text, integers, floats
-SCORES = {"receiver": "OUST", "seed": "iu", "metric": "OUST", "off": "f", "on": "f", "value": "f"}
+SCORE_COLUMNS = {"receiver": "OUST", "seed": "iu", "metric": "OUST", "off": "f", "on": "f", "value": "f"}
 
 def read_scores(
     store: Store,
@@ -368,13 +368,13 @@ def read_scores(
     path = store.scores(session)
     if not path.exists():
         raise MissingSessionError(f"{path} does not exist; run `vu run interference` for {session.entity!r}")
-    try: scores = pd.read_parquet(path, columns=list(SCORES))
+    try: scores = pd.read_parquet(path, columns=list(SCORE_COLUMNS))
     except (OSError, ValueError) as error:
         why = str(error).partition("\n")[0]
         raise ForeignFileError(
             f"{path} is not a readable table of scores ({why}); delete it and run `vu run interference` again"
         ) from error
-    odd = [name for name, kind in SCORES.items() if scores[name].dtype.kind not in kind]
+    odd = [name for name, kind in SCORE_COLUMNS.items() if scores[name].dtype.kind not in kind]
     if len(scores) and not odd: return scores
     what = f"its column {odd[0]!r} holds {scores[odd[0]].dtype}" if odd else "it is empty"
     raise ForeignFileError(
