@@ -2,8 +2,8 @@
 name."""
 import copy
 import json
-import linecache
 import pickle
+import linecache
 import sys
 import threading
 from contextlib import contextmanager
@@ -420,9 +420,9 @@ def interrupted(line):
     def trace(frame, event, arg):
         nonlocal count
         if "vision_unlearning" not in frame.f_code.co_filename: return None
-        # before the exit of a `with` a trace can interrupt, but no signal can
-        held = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip().startswith("with LOCK")
-        if event == "line" and not held:
+        # While a lock is being let go of nothing in Python can be interrupted and still be right.
+        if linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip() == "with LOCK:": return trace
+        if event == "line":
             count += 1
             if count == line: raise KeyboardInterrupt
         return trace
@@ -486,10 +486,10 @@ BROKEN = {
     "no tensors, not counted": ("weights", dict(drop=0, num_tensors=None), "holds no tensors"),
     "half a pair": ("lora", dict(drop=1, num_tensors=None), "one factor of two"),
     "kind": ("weights", dict(kind=[]), "no kind of edit"),
-    "forget": ("prompt_filter", dict(forget="fox"), "forget"),
-    "forget, absent": ("prompt_filter", dict(forget=None), "forget"),
-    "settings": ("prompt_filter", dict(settings=[]), "settings"),
-    "settings, empty": ("guidance", dict(settings={"sld_threshold": "high"}), "sld_threshold"),
+    "forget": ("prompt_filter", dict(forget="fox"), "forget must be a list of names"),
+    "forget, absent": ("prompt_filter", dict(forget=None), "needs forget"),
+    "settings": ("prompt_filter", dict(settings=[]), "settings must be"),
+    "settings, empty": ("guidance", dict(settings={}), "sld_"),
     "text": ("guidance", dict(drop=1, num_tensors=None), "needs the tensor"),
     "concept": ("transport", dict(drop=1, num_tensors=None), "needs the tensor"),
     "adapter": ("lora", dict(adapter=None), "lora_alpha"),

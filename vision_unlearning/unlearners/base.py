@@ -69,9 +69,9 @@ class Edit(ABC):
     "A small, reversible change of a model."
     kind: ClassVar[str]  # "weights" or "lora"
     file: ClassVar[str]  # name of the safetensors file
+    says: ClassVar[Any] = dict[str, Any]  # type of what `edit.json` must hold
     # what it needs, see `network.obstacle`
     acts_on: ClassVar[Literal["weights", "layers", "calls"]] = "calls"
-    says: ClassVar[Any] = dict[str, Any]  # type of what `edit.json` must hold
     def __init__(self,
         tensors: dict[str, torch.Tensor],  # what is saved
         info: dict | None = None,  # method, settings, base model: written beside the tensors
@@ -359,7 +359,7 @@ def load_edit(
             "edit again"
         )
     try: return cls(tensors, info)
-    except ValueError as error:
+    except (DivergedError, ForeignFileError, ValueError) as error:
         raise ForeignFileError(f"{folder}/{cls.file} cannot be used: {error}; make the edit again") from error
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #cacf09b1

@@ -18,8 +18,8 @@ from ..base import Edit, Unlearner, concepts, denoiser, require_pipeline
 from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['SLD_PRESETS', 'OnPipeline', 'safety_guidance', 'Guide', 'Steering', 'OfMethod', 'GuidanceEdit', 'Guided',
-           'SafeLatentGuidance', 'stored_texts']
+__all__ = ['SLD_SETTINGS', 'SLD_PRESETS', 'OnPipeline', 'safety_guidance', 'Guide', 'Steering', 'OfMethod', 'GuidanceEdit',
+           'Guided', 'SafeLatentGuidance', 'stored_texts']
 
 # %% ../../../nbs/3a_diffusion/40_guidance.ipynb #86e3abf9
 class OnPipeline:
@@ -134,10 +134,7 @@ class Steering:
         return (answer, *output[1:]) if isinstance(output, tuple) else type(output)(sample=answer)
 
 # %% ../../../nbs/3a_diffusion/40_guidance.ipynb #71d9e867
-class OfMethod(TypedDict):
-    "What `edit.json` of an edit holds that is nothing but its settings."
-    settings: dict[str, Any]  # of the method
-    forget: list[str]  # names of concepts
+SLD_SETTINGS = ("warmup_steps", "guidance_scale", "threshold", "momentum_scale", "mom_beta")  # after "sld_"
 
 class OfMethod(TypedDict):
     "What `edit.json` of an edit holds that is nothing but its settings."
@@ -154,20 +151,16 @@ class GuidanceEdit(OnPipeline, Edit):
         "The settings of the method, checked."
         return SafeLatentGuidance(**current_settings("sld", self.info.get("settings", {}))).model_dump()
 
-    says: ClassVar[Any] = OfMethod
-
     def check(self):
-        "Refuse settings that are not those of the method, and texts that are not there."
         super().check()
-        self.settings()
+        settings = self.info.get("settings", {})
+        for name in (f"sld_{n}" for n in SLD_SETTINGS):
+            if not isinstance(settings.get(name), (int, float)):
+                raise ForeignFileError(f"a guidance needs settings[{name!r}], a number, in its edit.json")
         for name in ("concept", "empty"):
             if name not in self.tensors or self.tensors[name].ndim != 3 or len(self.tensors[name]) != 1:
                 raise ForeignFileError(f"a guidance needs the tensor {name!r}, the embedding of one text")
         self.settings()
-
-    def settings(self) -> dict:  # all of them, under the names of today
-        "The settings of the method, checked."
-        return SafeLatentGuidance(**current_settings("sld", self.info.get("settings", {}))).model_dump()
 
     def _plan(self, model, scale):
         super()._plan(model, scale)

@@ -61,14 +61,22 @@ class PromptFilter(OnPipeline, HookEdit):
     kind: ClassVar[str] = "prompt_filter"
     file: ClassVar[str] = "prompt_filter.safetensors"
     says: ClassVar[Any] = OfMethod
+
     def check(self):
-        "Refuse settings that are not those of the method."
         super().check()
+        names = self.info.get("forget")
+        if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+            raise ForeignFileError(f"a prompt filter needs forget, a list of names, got {names!r:.60}")
+        absent = set(FilterPrompts.model_fields) - set(self.stored())
+        if absent:
+            raise ForeignFileError(f"a prompt filter needs the setting {min(absent)!r} in its edit.json")
         self.settings()
 
     def settings(self) -> dict:  # all of them, under the names of today
         "The settings of the method, checked."
-        return FilterPrompts(**current_settings("prompt_filter", self.info.get("settings", {}))).model_dump()
+        return FilterPrompts(**self.stored()).model_dump()
+
+    def stored(self) -> dict: return current_settings("prompt_filter", self.info.get("settings", {}))
 
     def _hooks(self, model, scale):
         ends = [e for e in ("", "_2") if getattr(model, f"text_encoder{e}", None) is not None]
