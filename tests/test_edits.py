@@ -2,8 +2,8 @@
 name."""
 import copy
 import json
-import pickle
 import linecache
+import pickle
 import sys
 import threading
 from contextlib import contextmanager
