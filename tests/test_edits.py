@@ -487,7 +487,7 @@ BROKEN = {
     "half a pair": ("lora", dict(drop=1, num_tensors=None), "one factor of two"),
     "kind": ("weights", dict(kind=[]), "no kind of edit"),
     "forget": ("prompt_filter", dict(forget="fox"), "forget must be a list of names"),
-    "forget, absent": ("prompt_filter", dict(forget=None), "needs forget"),
+    "forget, absent": ("prompt_filter", dict(forget=None), "forget"),
     "settings": ("prompt_filter", dict(settings=[]), "settings must be"),
     "settings, empty": ("guidance", dict(settings={}), "sld_"),
     "text": ("guidance", dict(drop=1, num_tensors=None), "needs the tensor"),
