@@ -384,7 +384,11 @@ class Edits(Files):
             get_method(name)().unlearn(self.pipe, ["fox"], ["key"]).save_pretrained(self.folder/name)
 
     def attach(self, folder):
-        with load_edit(folder).on(self.pipe): pass
+        edit = load_edit(folder)
+        try:
+            with edit.on(self.pipe): pass
+        # what is read is no file any more, and cannot name one
+        except ValueError as error: raise ValueError(f"{folder.name}: {error}") from error
         if not all(torch.equal(p, self.weights[n]) for n, p in self.pipe.unet.named_parameters()):
             raise RuntimeError("the weights did not come back")
 

@@ -4,7 +4,7 @@
 
 # %% ../nbs/0_base/30_download.ipynb #b5590917
 from __future__ import annotations
-import contextlib, hashlib, lzma, shutil, stat, tarfile, time, zipfile, zlib
+import contextlib, errno, hashlib, lzma, shutil, stat, tarfile, time, zipfile, zlib
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
@@ -342,6 +342,7 @@ def unpack_archive(
             f"{archive.name} is no complete zip or tar archive ({error}); fetch it again"
         ) from error
     except OSError as error:
-        if error.errno is not None or isinstance(error, FileNotFoundError): raise
+        # EINVAL: a damaged table of contents pointed before the beginning
+        if error.errno not in (None, errno.EINVAL) or isinstance(error, FileNotFoundError): raise
         raise ForeignFileError(f"{archive.name} is damaged ({error}); fetch it again") from error
     return folder

@@ -246,8 +246,7 @@ class Repository:
             except PermissionError as error:
                 raise PermissionError(
                     f"the hub does not give {path} of {self.name} to this token; accept the terms on its "
-                    "page, "
-                    "and give the token of that account"
+                    "page, and give the token of that account"
                 ) from error
         if matches(blob, said.checksum): return pointer if pointer.is_file() else point_to(blob, pointer)
         blob.unlink()

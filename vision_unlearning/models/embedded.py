@@ -60,6 +60,5 @@ def foreign_model(
         if not isinstance(error, (OSError, ValueError)): raise
         raise FileNotFoundError(
             f"no {kind} {str(name)!r}: it is not embedded ({', '.join(EMBEDDED_MODELS)}), not a folder, and "
-            "the "
-            f"hub gave none ({type(error).__name__})"
+            f"the hub gave none ({type(error).__name__})"
         ) from error

@@ -101,8 +101,7 @@ def compiled(
         if traced or wrapped or layer._compiled_call_impl is not None:
             return (
                 f"{name or type(layer).__name__} is compiled and calls no hooks that come later; do this "
-                "before "
-                "compiling (a LoRA can also be attached as weights: merge_edit)"
+                "before compiling (a LoRA can also be attached as weights: merge_edit)"
             )
     return None
 

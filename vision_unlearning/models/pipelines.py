@@ -48,8 +48,7 @@ def check_folder(
         holds = ", ".join(inside[:5]) or "nothing"
         raise ForeignFileError(
             f"{source} has no model_index.json, so it is no pipeline (it holds {holds}); give the folder "
-            "that "
-            "save_pretrained of a whole pipeline wrote"
+            "that save_pretrained of a whole pipeline wrote"
         )
     index = read_json(source/"model_index.json", ModelIndex)
     kinds = {name: kind for name, kind in index.items() if isinstance(kind, list)}

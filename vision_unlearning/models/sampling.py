@@ -53,8 +53,7 @@ def check_text_to_image(
     if takes != has:
         raise ValueError(
             f"the UNet of this {name} takes {takes} channels and a latent has {has}, so it was trained to "
-            "see "
-            "more than a text; give the pipeline of a text-to-image model"
+            "see more than a text; give the pipeline of a text-to-image model"
         )
 
 def check_drawing(
@@ -149,7 +148,6 @@ def draw(
         first = int(lost.argmax())
         raise DivergedError(
             f"{lost.sum()} of {len(images)} pictures are not finite, the first of seed {seeds[first]} and "
-            "prompt "
-            f"{prompts[first]!r}; draw in float32, with less guidance, or without the edit"
+            f"prompt {prompts[first]!r}; draw in float32, with less guidance, or without the edit"
         )
     return (images*255).round().astype(np.uint8)

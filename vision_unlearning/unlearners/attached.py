@@ -62,8 +62,7 @@ class Unsaved:
     def __call__(self, *args, **kwargs):
         raise ValueError(
             f"an edit of kind {self.kind!r} is attached, which no file of weights holds; save the edit "
-            "itself, "
-            "or detach it (a LoRA can be merged: attach merge_edit(edit, pipe) instead)"
+            "itself, or detach it (a LoRA can be merged: attach merge_edit(edit, pipe) instead)"
         )
 
 # %% ../../nbs/3_unlearners/04_attached.ipynb #d7b218f6

@@ -197,8 +197,7 @@ def require_live(
         if edit.is_live(model): continue
         raise ValueError(
             f"an edit of kind {edit.kind!r} is attached but acts no more: weights or layers were replaced, "
-            "or "
-            "projections fused, since then; undo that, or detach the edit and attach it again"
+            "or projections fused, since then; undo that, or detach the edit and attach it again"
         )
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #8da77701
@@ -355,8 +354,7 @@ def load_edit(
     if count not in (None, len(tensors)):
         raise ForeignFileError(
             f"{folder}/{cls.file} holds {len(tensors)} tensors of the {count} that edit.json counts; make "
-            "the "
-            "edit again"
+            "the edit again"
         )
     try: return cls(tensors, info)
     except (DivergedError, ForeignFileError, ValueError) as error:
@@ -510,6 +508,5 @@ def require_plain(
         if edit.acts_on == "calls":
             raise ValueError(
                 f"{method.name} cannot learn while an edit of kind {edit.kind!r} is on, which changes what "
-                "the model "
-                "is asked or answers; detach it first"
+                "the model is asked or answers; detach it first"
             )

@@ -67,8 +67,7 @@ def weight_edit(
     if not changed:
         raise ValueError(
             f"training changed none of {len(names)} tensors; raise learning_rate, num_train_epochs or the "
-            "share of "
-            "weights that may change"
+            "share of weights that may change"
         )
     after = {n: torch.lerp(base[n], found[n].detach(), scale) for n in changed}
     return WeightEdit(stored_values(module, base, after), info)

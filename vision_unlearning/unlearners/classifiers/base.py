@@ -292,8 +292,7 @@ def retained(self: Run,
     if after < before/2:
         warnings.warn(
             f"{method.name} destroyed what was to stay: of {len(labels)} retained samples {before:.0%} were "
-            "right "
-            f"before and {after:.0%} are now; lower the learning rate or set max_grad_norm",
+            f"right before and {after:.0%} are now; lower the learning rate or set max_grad_norm",
             stacklevel=3,
         )
     return {"retained": {"before": before, "after": after}}
@@ -399,8 +398,7 @@ def train_step(
         alone = ", ".join(side for side, (inputs, _) in batch.items() if len(inputs) == 1) or "a side"
         raise ValueError(
             f"{run.method.name}: {alone} has a batch of one row, of which BatchNorm has no statistics; give "
-            "more "
-            "data, or a batch size that leaves no row over"
+            "more data, or a batch size that leaves no row over"
         ) from None
     run.losses = {k: float(v.detach()) for k, v in found.items()}
     run.loss = sum(run.losses.values())

@@ -169,8 +169,7 @@ class GuidanceEdit(OnPipeline, Edit):
         if self.tensors["concept"].shape[-1] != width:
             raise ForeignFileError(
                 f"this edit belongs to another model: its text has {self.tensors['concept'].shape[-1]} "
-                "numbers a "
-                f"token, and {width} are read here"
+                f"numbers a token, and {width} are read here"
             )
         pooled = denoiser(model).config.addition_embed_type == "text_time"
         if pooled and not {"concept.pooled", "empty.pooled"} <= self.tensors.keys():
