@@ -39,9 +39,10 @@ from vision_unlearning.unlearners.attached import (
 )
 from .methods import DIFFUSION, UNLEARNERS, find_methods
 from ..models.network import all_tensors, fused, obstacle
+from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['INFO_TYPES', 'METHODS', 'called_network', 'denoiser', 'Edit', 'attached', 'require_live', 'WeightEdit', 'HookEdit',
+__all__ = ['METHODS', 'called_network', 'denoiser', 'EditRecord', 'Edit', 'attached', 'require_live', 'WeightEdit', 'HookEdit',
            'write_info', 'save_edit', 'edit_kinds', 'fetch_edit', 'read_info', 'load_edit', 'push_edit', 'Unlearner',
            'get_method', 'concepts', 'refuse_overlap', 'require_pictures', 'require_pipeline', 'require_plain']
 
@@ -64,12 +65,22 @@ def denoiser(
     network = called_network(model)
     return network._modules.get("_orig_mod", network)
 
+# %% ../../nbs/3_unlearners/00_base.ipynb #95324d59
+class EditRecord(TypedDict, total=False):
+    "What `edit.json` says of an edit, besides its kind."
+    method: str | None
+    settings: dict[str, Any] | None  # of the method
+    adapter: dict[str, Any] | None  # of a LoRA
+    forget: list[str | int] | None  # names of concepts, or numbers of classes
+    retain: list[str | int] | None
+    base_model: str | None
+
 # %% ../../nbs/3_unlearners/00_base.ipynb #35b476b8
 class Edit(ABC):
     "A small, reversible change of a model."
     kind: ClassVar[str]  # "weights" or "lora"
     file: ClassVar[str]  # name of the safetensors file
-    says: ClassVar[Any] = dict[str, Any]  # type of what `edit.json` must hold
+    says: ClassVar[Any] = EditRecord  # type of what `edit.json` must hold
     # what it needs, see `network.obstacle`
     acts_on: ClassVar[Literal["weights", "layers", "calls"]] = "calls"
     def __init__(self,
@@ -295,15 +306,6 @@ def fetch_edit(
     return files["edit.json"].parent
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #8b729d95
-INFO_TYPES = {
-    "method": str,
-    "settings": dict,
-    "adapter": dict,
-    "forget": list,
-    "retain": list,
-    "base_model": str,
-}
-
 def read_info(
     folder: Path,  # of an edit
     kinds: dict[str, type[Edit]],
@@ -314,13 +316,7 @@ def read_info(
     kind = info.get("kind") if isinstance(info, dict) else None
     if not isinstance(kind, str) or kind not in kinds:
         raise ForeignFileError(f"{path} names no kind of edit that is known ({', '.join(kinds)})")
-    for name, wanted in INFO_TYPES.items():
-        value = info.get(name)
-        listed = isinstance(value, list) and not all(isinstance(v, (str, int)) for v in value)
-        if value is not None and (not isinstance(value, wanted) or listed):
-            says = "a list of names" if wanted is list else f"a {wanted.__name__}"
-            raise ForeignFileError(f"{path}: {name} must be {says}, got {value!r:.60}")
-    return info
+    return check_shape(info, kinds[kind].says, path)
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #63b69af1
 def load_edit(
@@ -343,7 +339,6 @@ def load_edit(
         folder = fetch_edit(folder, kinds, token=token, revision=revision, endpoint=endpoint)
     info = read_info(Path(folder), kinds)
     cls, count = kinds[info.pop("kind")], info.pop("num_tensors", None)
-    check_shape(info, cls.says, f"{folder}/edit.json")
     try: tensors = load_file(Path(folder)/cls.file)
     except (SafetensorError, FileNotFoundError) as error:
         raise ForeignFileError(
