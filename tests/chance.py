@@ -379,7 +379,6 @@ def write_record(
         record = read_record(path)
         for row in rows:
             record[row["notebook"]] = merged(record.get(row["notebook"]), row, made)
-            record.get("not yet run", {}).pop(row["notebook"], None)
         text = json.dumps(dict(sorted(record.items())), indent=1, ensure_ascii=False)
         # A run is a line.
         text = re.sub(r"\[\s[^\[\]{}]+\]", lambda run: " ".join(run[0].split()), text)
