@@ -21,6 +21,7 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
+from unittest import mock
 
 from vision_unlearning import files
 from vision_unlearning.files import LEFTOVERS, clear_leftovers
@@ -143,8 +144,10 @@ def left(folder) -> list[str]:
 
 # A batch
 
+@contextlib.contextmanager
 def in_this_process():
-    "Let papermill run notebooks here and not in a kernel, which would have to import everything again."
+    """Papermill runs notebooks here and not in a kernel, which would have to import everything again.
+    Afterwards it runs them in kernels, as before."""
     import papermill
     from papermill.engines import Engine, papermill_engines
 
@@ -159,21 +162,21 @@ def in_this_process():
                 manager.cell_complete(cell, number)
 
     papermill_engines.register("here", Here)
-    papermill.execute_notebook = functools.partial(papermill.execute_notebook, engine_name="here")
+    execute = functools.partial(papermill.execute_notebook, engine_name="here")
+    with mock.patch.object(papermill, "execute_notebook", execute): yield
 
 
 def batch(folder, methods=("distil",), entities=1, **options):
     "A whole batch of people: stand-ins, the tiny model."
     from vision_unlearning.running.smoke import run_smoke
-    in_this_process()
-    run_smoke("people", list(methods), folder, entities, progress=False, **options)
+    with in_this_process(): run_smoke("people", list(methods), folder, entities, progress=False, **options)
 
 
 def imported():
     "Import what a batch imports, and load what it keeps, before the first fork."
     import torch
     torch.set_num_threads(1)
-    in_this_process()
+    with in_this_process(): pass
     from vision_unlearning.interference import pair  # noqa: F401
     from vision_unlearning.results import asking  # noqa: F401
     from vision_unlearning.running import answers, report, smoke  # noqa: F401

@@ -195,6 +195,7 @@ def test_a_writer_that_is_killed(writer, tmp_path, request):
         shutil.rmtree(folder)
 
 
+@in_this_process()
 def drawn(folder):
     "People up to their pictures."
     run_batch(
@@ -216,7 +217,7 @@ def drawn(folder):
 def test_a_batch_that_is_killed_and_two_workers(tmp_path):
     "`python tests/kills.py --kills 100` does it with all stages, at a hundred moments."
     pipe()
-    in_this_process()
+    with in_this_process(): pass  # imports papermill
     undisturbed = Run(drawn, tmp_path / "undisturbed")
     assert undisturbed.end()
     wanted, draw = held(tmp_path / "undisturbed"), random.Random(0)
