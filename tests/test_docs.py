@@ -3,6 +3,8 @@ import importlib
 import inspect
 import pkgutil
 
+from docs import Renderer
+
 import vision_unlearning
 from vision_unlearning.core import Config
 from vision_unlearning.settings import settings_of
@@ -32,3 +34,17 @@ def test_help_and_completion_show_every_setting():
         for setting in settings_of(cls):
             assert f"\n{setting.name} : " in inspect.getdoc(cls), (cls, setting.name)
             assert setting.comment.split()[0] in inspect.getdoc(cls), (cls, setting.name)
+
+
+def exported():
+    "Every symbol that a page shows."
+    for module in pkgutil.walk_packages(vision_unlearning.__path__, "vision_unlearning."):
+        module = importlib.import_module(module.name)
+        for name in getattr(module, "__all__", []):
+            symbol = getattr(module, name)
+            if inspect.isclass(symbol) or inspect.isfunction(symbol): yield symbol
+
+
+def test_every_symbol_has_its_place_on_a_page():
+    "nbdev parses the source of what it shows, and of a class the constructor, whoever wrote it."
+    for symbol in exported(): assert symbol.__name__ in Renderer(symbol)._repr_markdown_()
