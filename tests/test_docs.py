@@ -1,4 +1,6 @@
 """What a reader finds: settings that explain themselves."""
+from __future__ import annotations
+
 import importlib
 import inspect
 import pkgutil
@@ -47,4 +49,16 @@ def exported():
 
 def test_every_symbol_has_its_place_on_a_page():
     "nbdev parses the source of what it shows, and of a class the constructor, whoever wrote it."
-    for symbol in exported(): assert symbol.__name__ in Renderer(symbol)._repr_markdown_()
+    for symbol in exported():
+        shown = Renderer(symbol)
+        assert symbol.__name__ in shown._repr_markdown_() and symbol.__name__ in repr(shown), symbol
+
+
+def of_a_later_type(
+    thing: LaterOnThePage,  # noqa: F821
+    more: list[LaterOnThePage] | None = None,  # noqa: F821
+): "A function above the class that it takes."
+
+
+def test_a_type_that_is_defined_later_is_shown_by_its_name():
+    assert "thing:LaterOnThePage" in Renderer(of_a_later_type)._repr_markdown_()

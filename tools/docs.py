@@ -19,15 +19,29 @@ def borrows_its_constructor(cls: type) -> bool:
     return inspect.isfunction(maker) and not maker.__module__.startswith("vision_unlearning")
 
 
+def settle_annotations(symbol) -> None:
+    """Types that are defined further down the page stand for their names.
+    nbdev runs a page from its top and shows each symbol where it is written."""
+    function = symbol.__init__ if inspect.isclass(symbol) else inspect.unwrap(symbol)
+    if not inspect.isfunction(function): return
+    for name, kind in function.__annotations__.items():
+        if not isinstance(kind, str): continue
+        try: eval(kind, function.__globals__)
+        except NameError: function.__annotations__[name] = type(kind, (), {})
+
+
 class Renderer(BasicMarkdownRenderer):
     """A class with settings shows them as a table: its constructor would be `UCE(**settings)`.
     Of a constructor that another library wrote nothing is shown: it is explained there, and fastcore cannot
     always read it."""
     def __init__(self, sym, name=None, title_level=3, maxline=110):
         self.plain = inspect.isclass(sym) and (issubclass(sym, BaseModel) or borrows_its_constructor(sym))
-        if not self.plain: return super().__init__(sym, name, title_level, maxline)
+        if not self.plain:
+            settle_annotations(sym)
+            return super().__init__(sym, name, title_level, maxline)
         self.sym, self.nm, self.title_level = sym, name or sym.__name__, title_level
         self.docs, self.fn = sym.__doc__, f"{sym.__module__}.{sym.__qualname__}"
+        self.dm = f"class {self.nm}"  # what is printed where there is no markdown
 
     def _repr_markdown_(self):
         if not self.plain: return super()._repr_markdown_()
