@@ -12,10 +12,11 @@ from types import ModuleType
 from .core import check_name
 
 # %% auto #0
-__all__ = ['PROMPT_TEMPLATE', 'Task', 'find_tasks', 'task_module', 'get_task', 'indefinite_article', 'entity_text',
+__all__ = ['SCALES', 'PROMPT_TEMPLATE', 'Task', 'find_tasks', 'task_module', 'get_task', 'indefinite_article', 'entity_text',
            'overwrite_concept', 'get_prompt', 'prompt_subject']
 
 # %% ../nbs/0_base/05_tasks.ipynb #7f05631f
+SCALES = ("full", "smoke")  # how a task is prepared: from its sources, or from a dozen stand-ins
 PROMPT_TEMPLATE = "An image of {}"  # how a picture of anything is asked for, unless a task says otherwise
 
 # %% ../nbs/0_base/05_tasks.ipynb #9fffce84

@@ -153,7 +153,7 @@ def batch_command(
 ):
     "Run all stages for several methods and emitters, or a classifier benchmark; what is there stays."
     from vision_unlearning.core import check_name
-    from vision_unlearning.running.stages import SCALES
+    from vision_unlearning.tasks import SCALES
     smoke = check_name("scale", scale, SCALES) == "smoke"
     if is_benchmark(task):
         if entities or force or smoke:

@@ -242,7 +242,9 @@ def run_pipeline(
     kernel: SharedKernel | None = None,  # None starts one for this notebook
 ) -> Path:  # the executed notebook
     "Check everything, then run the notebook of a stage if anything is missing."
-    parameters = check_parameters(stage, parameters or {})
+    parameters = dict(parameters or {})
+    if store: parameters["base_folder"] = str(store.base.resolve())
+    parameters = check_parameters(stage, parameters)
     store = store or Store(parameters["base_folder"])
     parameters["base_folder"] = str(store.base.resolve())
     todo = missing_work(stage, parameters, store)

@@ -19,6 +19,7 @@ from vision_unlearning.core import (
 )
 from ..dtypes import dtype_name
 from ..files import alone, atomic_folder
+from .values import check_methods
 from ..tasks import entity_text, get_prompt, get_task, overwrite_concept
 from vision_unlearning.store import (
     Session,
@@ -37,7 +38,7 @@ from typing_extensions import TypedDict
 __all__ = ['SCORE_COLUMNS', 'task_entities', 'as_recorded', 'plan_sessions', 'weights_fingerprint', 'session_data', 'finished',
            'BaselineMark', 'claim_baseline', 'require_edits', 'unlearn_session', 'note_stage', 'generate_session',
            'default_clip', 'load_evaluators', 'score_images', 'embed_images', 'read_scores', 'recorded_sessions',
-           'chosen_sessions', 'check_methods']
+           'chosen_sessions']
 
 # %% ../../nbs/8_running/05_session.ipynb #4f81696c
 def task_entities(
@@ -412,11 +413,3 @@ def chosen_sessions(
         and (not methods or s.method in methods)
     ]
     return sorted(found, key=lambda s: methods.index(s.method)) if methods else found
-
-def check_methods(
-    methods: list[str],  # backend names
-):
-    "Refuse names of methods that there are not."
-    from vision_unlearning.unlearners.methods import DIFFUSION, find_methods
-    known = find_methods(DIFFUSION)
-    for method in methods: check_name("method", method, known)
