@@ -8,6 +8,7 @@ import os, sys
 from pathlib import Path
 from typing import Annotated
 import typer
+from ..memory import MEMORY_FULL, is_out_of_memory
 from ..texts import split_names
 
 # %% auto #0
@@ -352,6 +353,7 @@ def error_line(
         command = error.ctx.command_path if error.ctx else "vu"
         return f"{' '.join(error.format_message().split())} (see `{command} --help`)"
     line = str(error).strip().partition("\n")[0] or type(error).__name__
+    if is_out_of_memory(error): return f"{MEMORY_FULL} ({line})"
     extra = isinstance(error, ImportError) and "unlearning[" in str(error)
     if extra or isinstance(error, (ValueError, OSError)): return line
     return f"{type(error).__name__}: {line} (not foreseen; --traceback shows where it came from)"
