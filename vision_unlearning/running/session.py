@@ -37,8 +37,8 @@ from typing_extensions import TypedDict
 # %% auto #0
 __all__ = ['SCORE_COLUMNS', 'task_entities', 'as_recorded', 'plan_sessions', 'weights_fingerprint', 'session_data', 'finished',
            'BaselineMark', 'claim_baseline', 'require_edits', 'unlearn_session', 'note_stage', 'generate_session',
-           'default_clip', 'load_evaluators', 'score_images', 'embed_images', 'read_scores', 'recorded_sessions',
-           'chosen_sessions']
+           'default_clip', 'load_evaluators', 'evaluator_name', 'score_images', 'embed_images', 'read_scores',
+           'recorded_sessions', 'chosen_sessions']
 
 # %% ../../nbs/8_running/05_session.ipynb #4f81696c
 def task_entities(
@@ -312,6 +312,12 @@ def load_evaluators(
     )
 
 # %% ../../nbs/8_running/05_session.ipynb #e91208a9
+def evaluator_name(
+    network,  # an evaluating model, or None
+) -> str:  # its name, as a record keeps it; empty for none
+    "Who looked at the pictures."
+    return "" if network is None else getattr(network, "name", type(network).__name__)
+
 def score_images(
     store: Store,
     session: Session,  # with its images
@@ -321,16 +327,24 @@ def score_images(
     metrics: list[str] = (),  # names of pair metrics; empty means all
     batch_size: int = 100,  # changes speed and memory only
     device="cpu",  # where what needs no model is computed: BRISQUE, RMSE, SSIM
+    encoder=None,  # image encoder, which `dino_diff` asks; None for the task's own
 ):  # DataFrame: receiver, seed, metric, off, on, value
     "Score a session once for these seeds, and note that it is complete."
     from vision_unlearning.interference.pair import score_session
-    asked = dict(seeds=list(seeds), metrics=list(metrics), clip=getattr(clip, "name", type(clip).__name__))
+    from vision_unlearning.models.encoders import EMBEDDING_MODEL
+    own = get_task(session.task)
+    # what an older record does not say was the task's own
+    usual = dict(judge=own.judge, encoder=own.encoder or EMBEDDING_MODEL)
+    asked = dict(
+        seeds=list(seeds), metrics=list(metrics), clip=evaluator_name(clip), judge=evaluator_name(judge)
+    )
+    if "dino_diff" in metrics: asked["encoder"] = evaluator_name(encoder) or usual["encoder"]
     start = time.perf_counter()
     with alone(store.scores(session), f"another worker scores {session.slug}; waiting"):
         done = read_record(store.record(session))["stages"].get("interference", {})
-        if store.scores(session).exists() and {k: done.get(k) for k in asked} == asked:
-            return read_scores(store, session)
-        how = dict(clip=clip, judge=judge, batch_size=batch_size, device=device)
+        same = all(done.get(k, usual.get(k)) == value for k, value in asked.items())
+        if same and store.scores(session).exists(): return read_scores(store, session)
+        how = dict(clip=clip, judge=judge, batch_size=batch_size, device=device, encoder=encoder)
         scores = score_session(store, session, list(seeds), list(metrics) or None, **how)
         note_stage(store, session, "interference", seconds=time.perf_counter() - start, **asked)
         return scores
