@@ -133,6 +133,17 @@ def listing(page: Path) -> str:
     return "\n".join(rows)
 
 
+def as_written(text: str | bytes) -> str: return text.decode() if isinstance(text, bytes) else text
+
+
+def page_exporter() -> HTMLExporter:
+    "From notebooks to pages; code that pygments has escaped is not parsed and cleaned a second time."
+    exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True,
+                            exclude_anchor_links=True)
+    exporter.register_filter("clean_html", as_written)
+    return exporter
+
+
 def body_of(source: Path, exporter: HTMLExporter) -> str:
     "The inside of a page."
     if source.suffix == ".ipynb": text, _ = exporter.from_notebook_node(plain(nbformat.read(source, 4)))
@@ -205,8 +216,7 @@ def build(target: Path) -> list[Path]:
             text = f"{entry['text']} {item['text']}" if "menu" in entry else item["text"]
             link = item["href"] if ":" in item["href"] else f"/{item['href']}"
             links.append(f'<a href="{link}">{text}</a>')
-    exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True,
-                            exclude_anchor_links=True)
+    exporter = page_exporter()
     done = []
     for name, source in zip(names, texts):
         page = pages[name]
