@@ -112,7 +112,8 @@ def test_without_pictures_a_method_that_reads_them_is_refused(tmp_path):
 
 
 def test_pictures_of_a_dataset(tmp_path, drawn):
-    from datasets import Dataset, Features, Image as Picture, Value
+    from datasets import Dataset, Features, Value
+    from datasets import Image as Picture
     paths = sorted(str(path) for path in (drawn/"drawn").rglob("*.png"))
     names = [path.split("/")[-2] for path in paths]
     features = Features({"picture": Picture(), "shape": Value("string")})

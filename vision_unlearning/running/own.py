@@ -19,11 +19,11 @@ from ..store import Store, image_name, read_json, write_json
 from ..tasks import OWN_NAME, PROMPT_TEMPLATE, Task, find_tasks, get_prompt
 
 # %% auto #0
-__all__ = ['read_table', 'check_prompts', 'attribute_notes', 'own_pictures', 'judge_heads', 'Brought', 'described_task',
+__all__ = ['brought_table', 'check_prompts', 'attribute_notes', 'matched_pictures', 'judge_heads', 'Brought', 'described_task',
            'new_task']
 
 # %% ../../nbs/8_running/11_own_task.ipynb #b93a908c
-def read_table(
+def brought_table(
     table,  # a CSV, JSON or Parquet file, a DataFrame, or a list of dictionaries
 ) -> pd.DataFrame:  # with a column `name` of texts
     "An entity table as somebody has it."
@@ -90,7 +90,7 @@ def attribute_notes(
 
 # %% ../../nbs/8_running/11_own_task.ipynb #ea9c396a
 @contextmanager
-def own_pictures(
+def matched_pictures(
     pictures: str | Path,  # a folder, a Parquet file, or the hub id of a dataset
     names: list[str],  # of the entities
     picture_column: str = "image",  # of a dataset
@@ -222,7 +222,7 @@ def new_task(
     "Bring a task: check everything, then write its table, its pictures and what it is."
     file = store.task(safe_name(name))
     if file.exists(): raise ValueError(f"{file} exists; choose another name or delete it")
-    rows = read_table(table)
+    rows = brought_table(table)
     names = rows["name"].tolist()
     clip = clip or ("emoji-clip" if model in known_networks("model") else "")
     encoder = encoder or ("emoji-clip" if clip == "emoji-clip" else "")
@@ -234,7 +234,7 @@ def new_task(
     check_prompts(task, names)
     found = {}
     if pictures:
-        with own_pictures(pictures, names, picture_column, name_column) as found:
+        with matched_pictures(pictures, names, picture_column, name_column) as found:
             store_pictures(store, name, found)
     counts = [len(found.get(n, ())) for n in names]
     written = write_entities(store, name, rows.assign(dataset_n_original=counts))
