@@ -82,7 +82,8 @@ def process(workers: int) -> None:
         stand_in.chmod(0o755)
         path = os.pathsep.join([folder, str(Path(sys.executable).parent), os.environ["PATH"]])
         tools = os.pathsep.join([str(root / "tools"), str(root)])
-        options = f"n_workers={workers}, skip_folder_re={skip_folders!r}"
+        # A page that was made before shows what the library was then.
+        options = f"n_workers={workers}, force=True, skip_folder_re={skip_folders!r}"
         command = f"from nbdev.quarto import nbdev_proc_nbs; nbdev_proc_nbs({options})"
         environment = {"HF_HUB_OFFLINE": "1", **os.environ, "PATH": path, "PYTHONPATH": tools}
         subprocess.run([sys.executable, "-c", command], cwd=root, check=True, env=environment)
