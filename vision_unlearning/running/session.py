@@ -20,7 +20,7 @@ from vision_unlearning.core import (
 from ..dtypes import dtype_name
 from ..files import alone, atomic_folder
 from .values import check_methods
-from ..tasks import entity_text, get_prompt, get_task, overwrite_concept
+from ..tasks import entity_text, get_prompt, get_task, overwrite_concept, own_task
 from vision_unlearning.store import (
     Session,
     Store,
@@ -79,6 +79,11 @@ def plan_sessions(
     from vision_unlearning.unlearners.tuned import tuned_settings
     table, model = task_entities(store, task), model or get_task(task).base_model
     unlearner = get_method(method)(**{**tuned_settings(task, method), **(overrides or {})})
+    if unlearner.reads == "pictures" and own_task(task) and not store.pictures(task).is_dir():
+        raise ValueError(
+            f"{method} reads pictures, and the task {task!r} was brought without; give `vu task new` "
+            "--pictures"
+        )
     found = [find_entity(table, e) for e in entities] or table
     twice = {e["name"] for e in found if found.count(e) > 1}
     if twice: raise ValueError(f"entities are given twice: {', '.join(sorted(twice))}")
@@ -299,17 +304,16 @@ def default_clip(
 def load_evaluators(
     task: str,  # task name
     clip: str = "",  # embedded name, folder or hub id; empty takes the task's own
-    judge: str = "",  # embedded name or folder; empty takes the task's own, if it has one
+    judge: str = "",  # embedded name, folder, or "clip"; empty takes the task's own, if it has one
     device="cpu",  # where they look
 ) -> dict:  # {"clip": ClipEncoder, "judge": Judge | None}
     "The models that look at the pictures of a task."
-    from vision_unlearning.models import load_clip, load_judge
+    from vision_unlearning.models import load_clip
+    from vision_unlearning.models.naming import load_namer
 
-    judge = judge or get_task(task).judge
-    return dict(
-        clip=load_clip(clip or get_task(task).clip, device=device),
-        judge=load_judge(judge, device) if judge else None,
-    )
+    looks = load_clip(clip or get_task(task).clip, device=device)
+    asked = judge or get_task(task).judge
+    return dict(clip=looks, judge=load_namer(task, asked, looks, device) if asked else None)
 
 # %% ../../nbs/8_running/05_session.ipynb #e91208a9
 def evaluator_name(
@@ -346,7 +350,10 @@ def score_images(
         if same and store.scores(session).exists(): return read_scores(store, session)
         how = dict(clip=clip, judge=judge, batch_size=batch_size, device=device, encoder=encoder)
         scores = score_session(store, session, list(seeds), list(metrics) or None, **how)
-        note_stage(store, session, "interference", seconds=time.perf_counter() - start, **asked)
+        right = scores.loc[scores["metric"] == "judge_diff", "off"].mean()
+        stand_in = dict(named_by=judge.name, named_right_off=right) if hasattr(judge, "clip") else {}
+        seconds = time.perf_counter() - start
+        note_stage(store, session, "interference", seconds=seconds, **stand_in, **asked)
         return scores
 
 # %% ../../nbs/8_running/05_session.ipynb #ab69cd88
