@@ -95,3 +95,44 @@ def test_nothing_is_written_for_a_wrong_value(words, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert (stop.value.code, out, err.count("\n")) == (2, "", 1) and err.startswith("error: ")
     assert "not foreseen" not in err and not list(tmp_path.iterdir())
+
+
+def test_another_judge_scores_again(tmp_path):
+    "And another encoder; what an older record does not say was the task's own."
+    from types import SimpleNamespace
+    from unittest import mock
+
+    from vision_unlearning.running.session import score_images
+    from vision_unlearning.store import Session, Store, read_record, write_json
+    store, session, scored = Store(tmp_path), Session("emoji", "fox", 0, "uce"), []
+    write_json(
+        store.record(session),
+        dict(
+            key=session.key,
+            status="unlearned",
+            session=vars(session),
+            stages={
+                "unlearn": dict(seconds=0.0, peak_memory=0, edit_bytes=0, generator_seed=0),
+                "generate": dict(seeds=[42]),
+            },
+        ),
+    )
+    def score(*args, **given):
+        scored.append((given["judge"].name, getattr(given["encoder"], "name", "")))
+        store.scores(session).touch()
+    one, other = SimpleNamespace(name="emoji-judge"), SimpleNamespace(name="mine")
+    how = dict(clip=SimpleNamespace(name="emoji-clip"))
+    with (
+        mock.patch("vision_unlearning.interference.pair.score_session", score),
+        mock.patch("vision_unlearning.running.session.read_scores"),
+    ):
+        for judge in (one, one, other, other): score_images(store, session, [42], judge=judge, **how)
+        assert [name for name, _ in scored] == ["emoji-judge", "mine"]
+        record = read_record(store.record(session))
+        del record["stages"]["interference"]["judge"]  # as older versions wrote it
+        write_json(store.record(session), record)
+        score_images(store, session, [42], judge=one, **how)
+        assert len(scored) == 2
+        for encoder in (None, other, other):
+            score_images(store, session, [42], judge=one, metrics=["dino_diff"], encoder=encoder, **how)
+        assert [name for _, name in scored[2:]] == ["", "mine"]

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from execnb.nbio import mk_cell, write_nb
+from fastcore.docments import _fullname
 from nbdev.doclinks import NbdevLookup
 from nbdev.process import NBProcessor, Processor
 from nbdev.showdoc import BasicMarkdownRenderer, _ext_link
@@ -40,7 +41,7 @@ class Renderer(BasicMarkdownRenderer):
             settle_annotations(sym)
             return super().__init__(sym, name, title_level, maxline)
         self.sym, self.nm, self.title_level = sym, name or sym.__name__, title_level
-        self.docs, self.fn = sym.__doc__, f"{sym.__module__}.{sym.__qualname__}"
+        self.docs, self.fn = sym.__doc__, _fullname(sym)
         self.dm = f"class {self.nm}"  # what is printed where there is no markdown
 
     def _repr_markdown_(self):

@@ -118,4 +118,5 @@ def load_judge(
         raise ForeignFileError(
             f"{folder}/model.safetensors does not hold the weights of a judge: {error}"
         ) from error
+    judge.name = name  # of who judged, for the record of a session
     return judge.eval().requires_grad_(False).to(device)

@@ -11,6 +11,7 @@ from typing import Any
 from ..core import check_name
 from .values import check_values
 from ..store import read_json
+from ..tasks import look_for_tasks, own_task
 from ..texts import split_names
 
 # %% auto #0
@@ -63,6 +64,14 @@ def pipeline_parameters(
         found[statement[0].target.id] = Parameter(ast.unparse(statement[0].annotation), default, comment)
     return found
 
+# %% ../../nbs/8_running/00_stages.ipynb #bbc1f4be
+def _of_task(known: dict[str, Parameter], parameters: dict) -> dict:
+    "What a task says about parameters that were not given; those of the library say what the notebooks say."
+    names = [name for name in ("num_inference_steps", "guidance_scale") if name in known]
+    if not names or not isinstance(parameters.get("task"), str): return {}
+    task = own_task(parameters["task"])
+    return {name: getattr(task, name) for name in names} if task else {}
+
 # %% ../../nbs/8_running/00_stages.ipynb #3dbb957c
 def fits(
     value: Any,  # a parameter
@@ -88,7 +97,8 @@ def check_parameters(
         kind = known[check_name(f"parameter of {stage}", name, known)].type
         if not fits(value, kind):
             raise ValueError(f"parameter {name} of {stage} must be {kind}, got {value!r}")
-    whole = {**{n: p.default for n, p in known.items()}, **parameters}
+    if parameters.get("base_folder"): look_for_tasks(parameters["base_folder"])
+    whole = {**{n: p.default for n, p in known.items()}, **_of_task(known, parameters), **parameters}
     check_values(stage, whole, {name: parameter.default for name, parameter in known.items()})
     return whole
 

@@ -67,7 +67,7 @@ def known_networks(
         from vision_unlearning.models.tiny import TINY_FAMILIES
         return [*embedded("-sd"), *TINY_FAMILIES]
     if parameter == "clip": return [*embedded("-clip"), "tiny"]
-    if parameter == "judge": return embedded("-judge")
+    if parameter == "judge": return [*embedded("-judge"), "clip"]
     from vision_unlearning.models.encoders import DINO_MODELS
     return [*embedded("-clip"), *DINO_MODELS]
 
