@@ -172,6 +172,26 @@ def test_every_picture_is_described(nb):
     assert not silent, f"no description of what is seen: {silent}"
 
 
+def shown(source: str) -> bool:
+    "Whether a cell has something to show for certain: it draws, or ends in an expression that is no call."
+    if re.search(r"^#\|\s*(export|hide|default_exp|slow|notest|eval: false)", source, re.M): return False
+    if re.search(r"^#\|\s*fig-alt:", source, re.M): return True
+    try: last = ast.parse(source).body[-1:]
+    except SyntaxError: return False  # a command of the shell
+    calls = (ast.Call, ast.Constant)  # which may give None
+    is_value = bool(last) and isinstance(last[0], ast.Expr) and not isinstance(last[0].value, calls)
+    return is_value and not source.rstrip().endswith(";")
+
+
+@each
+def test_lessons_show_what_they_end_in(nb):
+    "A page whose values are missing promises and does not show."
+    if nb.path.parent.name in ("pipelines", "training"): return
+    silent = [c["source"].splitlines()[-1] for c in nb.cells
+              if c["cell_type"] == "code" and not c["outputs"] and shown(c["source"])]
+    assert not silent, f"make outputs NB=nbs/{nb.name}: {silent}"
+
+
 @pytest.mark.parametrize("nb", of_folder("tutorials"), ids=lambda nb: nb.name)
 def test_imports_of_tutorials_are_visible(nb):
     imports = [c for c in nb.code if re.search(r"^(import|from) ", c, re.M)]

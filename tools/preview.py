@@ -10,6 +10,7 @@ import html
 import os
 import posixpath
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -83,7 +84,8 @@ def process(workers: int) -> None:
         path = os.pathsep.join([folder, str(Path(sys.executable).parent), os.environ["PATH"]])
         tools = os.pathsep.join([str(root / "tools"), str(root)])
         # A page that was made before shows what the library was then.
-        options = f"n_workers={workers}, force=True, skip_folder_re={skip_folders!r}"
+        shutil.rmtree(root / "_proc", ignore_errors=True)
+        options = f"n_workers={workers}, skip_folder_re={skip_folders!r}"
         command = f"from nbdev.quarto import nbdev_proc_nbs; nbdev_proc_nbs({options})"
         environment = {"HF_HUB_OFFLINE": "1", **os.environ, "PATH": path, "PYTHONPATH": tools}
         subprocess.run([sys.executable, "-c", command], cwd=root, check=True, env=environment)
