@@ -1,4 +1,5 @@
 """What every test runs under: no network, no display, and nobody's global state moved."""
+import functools
 import gc
 import os
 import sys
@@ -22,6 +23,9 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 # downloaded.
 _hf_home = tempfile.TemporaryDirectory(prefix="vu-hf-")
 os.environ["HF_HOME"] = _hf_home.name
+
+# jsonschema, which reads notebooks, would compile forty grammars that no notebook's schema asks for.
+sys.modules.setdefault("rfc3987_syntax", None)
 
 import pytest
 
@@ -124,6 +128,24 @@ def global_state() -> dict:
         return {"grad mode": True, "default dtype": "torch.float32", "deterministic mode": False, "rng": None}
     return {"grad mode": torch.is_grad_enabled(), "default dtype": str(torch.get_default_dtype()),
             "deterministic mode": torch.are_deterministic_algorithms_enabled(), "rng": torch.get_rng_state()}
+
+
+def lent() -> list:
+    "What a test may change for itself: how to put back papermill's function, the folder and torch's threads."
+    papermill, torch, folder = sys.modules.get("papermill"), sys.modules.get("torch"), os.getcwd()
+    back = [functools.partial(os.chdir, folder)]
+    if papermill is not None:
+        back.append(functools.partial(setattr, papermill, "execute_notebook", papermill.execute_notebook))
+    if torch is not None: back.append(functools.partial(torch.set_num_threads, torch.get_num_threads()))
+    return back
+
+
+@pytest.fixture(autouse=True)
+def lent_state():
+    "The next test does not depend on what this one changed in the process."
+    back = lent()
+    yield
+    for put in back: put()
 
 
 @pytest.fixture(autouse=True)

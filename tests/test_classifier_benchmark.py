@@ -36,6 +36,7 @@ def test_runs_are_read_the_second_time(rows, place):
     assert again == rows and [r["method"] for r in rows] == ["original", "other_oracle", "finetune"]
 
 
+@pytest.mark.long
 def test_the_page_names_what_failed(rows, place):
     page, table = write_classifier_report("digits", [*rows, FAILED], place, SHORT)
     text = page.read_text(encoding="utf-8")

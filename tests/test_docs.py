@@ -1,7 +1,11 @@
 """What a reader finds: settings that explain themselves."""
+from __future__ import annotations
+
 import importlib
 import inspect
 import pkgutil
+
+from docs import Renderer
 
 import vision_unlearning
 from vision_unlearning.core import Config
@@ -32,3 +36,29 @@ def test_help_and_completion_show_every_setting():
         for setting in settings_of(cls):
             assert f"\n{setting.name} : " in inspect.getdoc(cls), (cls, setting.name)
             assert setting.comment.split()[0] in inspect.getdoc(cls), (cls, setting.name)
+
+
+def exported():
+    "Every symbol that a page shows."
+    for module in pkgutil.walk_packages(vision_unlearning.__path__, "vision_unlearning."):
+        module = importlib.import_module(module.name)
+        for name in getattr(module, "__all__", []):
+            symbol = getattr(module, name)
+            if inspect.isclass(symbol) or inspect.isfunction(symbol): yield symbol
+
+
+def test_every_symbol_has_its_place_on_a_page():
+    "nbdev parses the source of what it shows, and of a class the constructor, whoever wrote it."
+    for symbol in exported():
+        shown = Renderer(symbol)
+        assert symbol.__name__ in shown._repr_markdown_() and symbol.__name__ in repr(shown), symbol
+
+
+def of_a_later_type(
+    thing: LaterOnThePage,  # noqa: F821
+    more: list[LaterOnThePage] | None = None,  # noqa: F821
+): "A function above the class that it takes."
+
+
+def test_a_type_that_is_defined_later_is_shown_by_its_name():
+    assert "thing:LaterOnThePage" in Renderer(of_a_later_type)._repr_markdown_()

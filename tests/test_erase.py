@@ -75,3 +75,15 @@ def test_attached_and_merged(kind, tiny, erasure, tmp_path):
 def test_merging_needs_the_pipeline(erasure, tmp_path):
     with pytest.raises(ValueError, match="needs the pipeline"):
         save_erasure(erasure, tmp_path / "x", merge=True)
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_nothing_else_is_merged(kind, tiny, erasure, tmp_path):
+    "An edit that is on would be in the weights of the folder, which speaks of one concept."
+    other = UCE().unlearn(tiny, "yellow")
+    one = dataclasses.replace(erasure, edit=EDITS[kind](tiny))
+    with other.on(tiny):
+        with pytest.raises(ValueError, match="would be merged too; detach it first"):
+            save_erasure(one, tmp_path / kind, tiny, merge=True)
+        save_erasure(one, tmp_path / f"{kind} alone", tiny)
+    assert not (tmp_path / kind).exists()

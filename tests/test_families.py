@@ -228,6 +228,7 @@ def test_a_scale_in_the_file_is_the_scale_of_attaching(families, split, method):
 
 
 @pytest.mark.long
+@pytest.mark.long
 @everywhere
 @each
 def test_fresh_process_draws_the_same(families, fresh, family, method):

@@ -214,6 +214,7 @@ def drawn(folder):
     )
 
 
+@pytest.mark.long
 def test_a_batch_that_is_killed_and_two_workers(tmp_path):
     "`python tests/kills.py --kills 100` does it with all stages, at a hundred moments."
     pipe()

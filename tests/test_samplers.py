@@ -100,6 +100,7 @@ def test_every_scheduler_follows_or_is_refused(pipe, config, name):
     check(pipe, 2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ("EulerAncestralDiscreteScheduler", "PNDMScheduler"))
 def test_many_steps(pipe, config, name):
     use(pipe, config, name)

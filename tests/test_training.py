@@ -57,6 +57,7 @@ def train(world, case, callbacks=(), **settings):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", METHODS)
 def test_an_interrupted_training_gives_the_same_bits(world, case, tmp_path):
     "Killed after three steps with a checkpoint after two, so that one step is made again."

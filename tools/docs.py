@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from execnb.nbio import mk_cell, write_nb
+from fastcore.docments import _fullname
 from nbdev.doclinks import NbdevLookup
 from nbdev.process import NBProcessor, Processor
 from nbdev.showdoc import BasicMarkdownRenderer, _ext_link
@@ -13,15 +14,43 @@ from pydantic import BaseModel
 from vision_unlearning.settings import settings_of, settings_table
 
 
+def borrows_its_constructor(cls: type) -> bool:
+    "Whether another library says how an object is made, as matplotlib does of a figure."
+    maker = cls.__init__
+    return inspect.isfunction(maker) and not maker.__module__.startswith("vision_unlearning")
+
+
+def settle_annotations(symbol) -> None:
+    """Types that are defined further down the page stand for their names.
+    nbdev runs a page from its top and shows each symbol where it is written."""
+    function = symbol.__init__ if inspect.isclass(symbol) else inspect.unwrap(symbol)
+    if not inspect.isfunction(function): return
+    for name, kind in function.__annotations__.items():
+        if not isinstance(kind, str): continue
+        try: eval(kind, function.__globals__)
+        except NameError: function.__annotations__[name] = type(kind, (), {})
+
+
 class Renderer(BasicMarkdownRenderer):
-    "A class with settings shows them as a table: its constructor would be `UCE(**settings)`."
+    """A class with settings shows them as a table: its constructor would be `UCE(**settings)`.
+    Of a constructor that another library wrote nothing is shown: it is explained there, and fastcore cannot
+    always read it."""
+    def __init__(self, sym, name=None, title_level=3, maxline=110):
+        self.plain = inspect.isclass(sym) and (issubclass(sym, BaseModel) or borrows_its_constructor(sym))
+        if not self.plain:
+            settle_annotations(sym)
+            return super().__init__(sym, name, title_level, maxline)
+        self.sym, self.nm, self.title_level = sym, name or sym.__name__, title_level
+        self.docs, self.fn = sym.__doc__, _fullname(sym)
+        self.dm = f"class {self.nm}"  # what is printed where there is no markdown
+
     def _repr_markdown_(self):
-        told = inspect.isclass(self.sym) and issubclass(self.sym, BaseModel)
-        if not told: return super()._repr_markdown_()
+        if not self.plain: return super()._repr_markdown_()
         source = NbdevLookup().code(self.fn)
         link = _ext_link(source, "source", 'style="float:right; font-size:smaller"') if source else ""
         bases = ", ".join(base.__name__ for base in self.sym.__bases__)
-        table = settings_table(self.sym) if settings_of(self.sym) else ""
+        has_settings = issubclass(self.sym, BaseModel) and settings_of(self.sym)
+        table = settings_table(self.sym) if has_settings else ""
         head = f"{'#' * self.title_level} {self.nm}"
         promise = f"*{self.docs}*" if self.docs else ""
         return "\n\n".join(["---", link, head, f"```python\nclass {self.nm}({bases})\n```", promise, table])

@@ -82,7 +82,8 @@ def process(workers: int) -> None:
         stand_in.chmod(0o755)
         path = os.pathsep.join([folder, str(Path(sys.executable).parent), os.environ["PATH"]])
         tools = os.pathsep.join([str(root / "tools"), str(root)])
-        options = f"n_workers={workers}, skip_folder_re={skip_folders!r}"
+        # A page that was made before shows what the library was then.
+        options = f"n_workers={workers}, force=True, skip_folder_re={skip_folders!r}"
         command = f"from nbdev.quarto import nbdev_proc_nbs; nbdev_proc_nbs({options})"
         environment = {"HF_HUB_OFFLINE": "1", **os.environ, "PATH": path, "PYTHONPATH": tools}
         subprocess.run([sys.executable, "-c", command], cwd=root, check=True, env=environment)
@@ -131,6 +132,17 @@ def listing(page: Path) -> str:
         fields, _ = front_matter(nbformat.read(path, 4).cells[0].source)
         rows.append(f"| [{fields['title']}]({path.name}) | {fields.get('description', '')} |")
     return "\n".join(rows)
+
+
+def as_written(text: str | bytes) -> str: return text.decode() if isinstance(text, bytes) else text
+
+
+def page_exporter() -> HTMLExporter:
+    "From notebooks to pages; code that pygments has escaped is not parsed and cleaned a second time."
+    exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True,
+                            exclude_anchor_links=True)
+    exporter.register_filter("clean_html", as_written)
+    return exporter
 
 
 def body_of(source: Path, exporter: HTMLExporter) -> str:
@@ -205,8 +217,7 @@ def build(target: Path) -> list[Path]:
             text = f"{entry['text']} {item['text']}" if "menu" in entry else item["text"]
             link = item["href"] if ":" in item["href"] else f"/{item['href']}"
             links.append(f'<a href="{link}">{text}</a>')
-    exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True,
-                            exclude_anchor_links=True)
+    exporter = page_exporter()
     done = []
     for name, source in zip(names, texts):
         page = pages[name]

@@ -25,6 +25,7 @@ from .running.erase import Erasure, erase, save_erasure
 # Batches of sessions, and what they found
 from .interference.entity import InterferencePerEntity
 from .running.batch import batch_status, run_batch
+from .running.own import new_task
 from .running.demo import demo
 from .running.tuning.search import tune
 

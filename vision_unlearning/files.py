@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 
 # %% auto #0
 __all__ = ['RESERVED', 'DEVICES', 'WRITABLE', 'LEFTOVERS', 'safe_name', 'file_key', 'inside', 'settle', 'being_written',
-           'atomic_path', 'exchange', 'remove', 'recover', 'put_in_place', 'atomic_folder', 'remove_abandoned',
-           'clear_leftovers', 'alone']
+           'disk_errors', 'atomic_path', 'exchange', 'remove', 'recover', 'put_in_place', 'atomic_folder',
+           'remove_abandoned', 'clear_leftovers', 'alone']
 
 # %% ../nbs/0_base/08_files.ipynb #d08356b5
 try: import fcntl
@@ -91,6 +91,19 @@ def being_written(
         yield
     finally: os.close(handle)
 
+# %% ../nbs/0_base/08_files.ipynb #1d4fac95
+@contextlib.contextmanager
+def disk_errors(
+    path,  # what is being written
+):
+    "Errors of the disk inside of the block are `OSError`, whichever library met them."
+    try: yield
+    except OSError: raise
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if not number: raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
 # %% ../nbs/0_base/08_files.ipynb #8a511209
 @contextlib.contextmanager
 def atomic_path(
@@ -103,7 +116,7 @@ def atomic_path(
     os.close(handle)
     temporary = Path(name)
     try:
-        with being_written(temporary):
+        with being_written(temporary), disk_errors(path):
             yield temporary
             os.chmod(temporary, 0o644)
             settle(temporary)
@@ -169,7 +182,7 @@ def atomic_folder(
     recover(path)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".partial-"))
     try:
-        with being_written(temporary):
+        with being_written(temporary), disk_errors(path):
             yield temporary
             os.chmod(temporary, 0o755)
             settle(temporary)

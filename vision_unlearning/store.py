@@ -12,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 from .core import ForeignFileError, MissingSessionError, check_name, config_hash
 from .files import RESERVED, atomic_folder, atomic_path, file_key, recover, safe_name
-from .tasks import get_task
+from .tasks import get_task, look_for_tasks
 
 # %% auto #0
 __all__ = ['FADE_NAMES', 'UCE_NAMES', 'RENAMED_SETTINGS', 'RENAMED_VALUES', 'NEEDED', 'jsonable', 'write_json', 'check_shape',
@@ -186,6 +186,7 @@ class Store:
     ):
         if not str(base_folder): raise ValueError("base_folder is empty; the working folder is '.'")
         self.base = Path(os.path.expanduser(base_folder))
+        look_for_tasks(self.base)
     def __repr__(self): return f"Store({str(self.base)!r})"
     def at(self,
         *names: str,  # folders and a file, below the base folder; a dot in front hides what is ours
@@ -193,6 +194,7 @@ class Store:
         "A path under the base folder; each name is checked whole, whatever it was made of."
         for name in names: safe_name(name.removeprefix("."))
         return self.base.joinpath(*names)
+    def task(self, task): return self.at(f"task_{task}.json")
     def metadata(self, task): return self.at(f"metadata_{task}_2_enriched_filtered.json")
     def enriched(self, task): return self.at(f"metadata_{task}_1_enriched_but_not_filtered.json")
     def pictures(self, task): return self.at("datasets", task, ".pictures")

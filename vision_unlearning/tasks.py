@@ -8,14 +8,18 @@ import importlib, pkgutil, re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
-from .core import check_name
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from .core import ForeignFileError, UnknownNameError, check_name
 
 # %% auto #0
-__all__ = ['PROMPT_TEMPLATE', 'Task', 'find_tasks', 'task_module', 'get_task', 'indefinite_article', 'entity_text',
-           'overwrite_concept', 'get_prompt', 'prompt_subject']
+__all__ = ['SCALES', 'PROMPT_TEMPLATE', 'OWN_NAME', 'Task', 'find_tasks', 'task_module', 'look_for_tasks', 'read_task',
+           'own_tasks', 'own_task', 'get_task', 'indefinite_article', 'entity_text', 'overwrite_concept', 'get_prompt',
+           'prompt_subject']
 
 # %% ../nbs/0_base/05_tasks.ipynb #7f05631f
+SCALES = ("full", "smoke")  # how a task is prepared: from its sources, or from a dozen stand-ins
 PROMPT_TEMPLATE = "An image of {}"  # how a picture of anything is asked for, unless a task says otherwise
 
 # %% ../nbs/0_base/05_tasks.ipynb #9fffce84
@@ -32,9 +36,13 @@ class Task:
     base_model: str = "CompVis/stable-diffusion-v1-4"  # the model that the task was made for
     clip: str = "openai/clip-vit-base-patch16"  # the CLIP that measures its pictures
     encoder: str = ""  # what embeds its pictures; empty: DINOv2
-    judge: str = ""  # the classifier that knows its entities; empty: there is none
+    judge: str = ""  # the classifier that knows its entities, or "clip": its CLIP names them; empty: none
     judge_heads: tuple[str, ...] = ()  # the judge's questions; their answers together name an entity
+    num_inference_steps: int = 12  # of its pictures, unless asked otherwise
+    guidance_scale: float = 3.  # the same
     embedded: bool = False  # whether its entities and pictures ship with the package
+    # not a field: a task that somebody brings is read with unknown names refused
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     def __post_init__(self):
         wanted = set(re.findall(r"\{(\w+)\}", self.template))
@@ -83,14 +91,67 @@ def task_module(
     for name in nearest:
         module = importlib.import_module(name)
         if task in _declared(module): return module
-    check_name("task", task, find_tasks())
+    try: check_name("task", task, [*find_tasks(), *own_tasks()])
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{error}; `vu task new` brings one of your own") from None
+    raise ValueError(f"{task} was brought from outside: no module of the library makes it")
+
+# %% ../nbs/0_base/05_tasks.ipynb #9aa8686f
+OWN_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")  # what a task of one's own may be called
+_opened: dict[Path, None] = {}  # base folders, in the order in which they were opened
+
+def look_for_tasks(
+    folder: Path,  # a base folder
+):
+    "From now on, find the tasks that were brought to this folder."
+    _opened.setdefault(Path(folder).expanduser().absolute())
+
+# %% ../nbs/0_base/05_tasks.ipynb #a6b2cb38
+def read_task(
+    path: Path,  # task_logos.json
+) -> Task:
+    "A task that was brought, checked against everything that a task may say."
+    stat = Path(path).stat()
+    return _read_task(Path(path), stat.st_mtime_ns, stat.st_size)
+
+@lru_cache(256)
+def _read_task(path: Path, changed: int, size: int) -> Task:
+    "As `read_task`, once for each state of the file."
+    try: task = TypeAdapter(Task).validate_json(path.read_bytes(), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = " > ".join(map(str, first["loc"])) or "the whole of it"
+        raise ForeignFileError(f"{path} is not a task: {where}: {first['msg']}") from None
+    if path.name != f"task_{task.name}.json": raise ForeignFileError(f"{path} is about {task.name!r}")
+    if task.name in find_tasks() or task.embedded:
+        raise ForeignFileError(f"{path}: {task.name!r} is a task of the library; choose another name")
+    return task
+
+# %% ../nbs/0_base/05_tasks.ipynb #90e7a53d
+def own_tasks() -> dict[str, Path]:  # task name -> its file, of the folders that were opened
+    "The tasks that somebody brought."
+    paths = [path for folder in _opened for path in sorted(folder.glob("task_*.json"))]
+    return {path.stem.removeprefix("task_"): path for path in paths}
+
+def own_task(
+    task: str,  # task name
+) -> Task | None:  # None where nobody brought it
+    "The task of that name, of the folders that were opened."
+    if not OWN_NAME.fullmatch(str(task)): return None
+    paths = [path for folder in _opened if (path := folder/f"task_{task}.json").is_file()]
+    found = [read_task(path) for path in paths]
+    for path, other in zip(paths, found):
+        if other != found[0]:
+            raise ValueError(f"{paths[0]} and {path} are two tasks of one name; work on one in each process")
+    return found[0] if found else None
 
 # %% ../nbs/0_base/05_tasks.ipynb #a1206649
 def get_task(
-    task: str,  # task name
+    task: str | Task,  # task name; a task is its own
 ) -> Task:
-    "The task of that name."
-    return _declared(task_module(task))[task]
+    "The task of that name, of the library or brought by somebody."
+    if isinstance(task, Task): return task
+    return own_task(task) or _declared(task_module(task))[task]
 
 # %% ../nbs/0_base/05_tasks.ipynb #020c2bd8
 _CONSONANT_SOUND = re.compile(
@@ -113,7 +174,7 @@ def indefinite_article(
 
 # %% ../nbs/0_base/05_tasks.ipynb #0a883551
 def entity_text(
-    task: str,  # task name
+    task: str | Task,  # task, or its name
     name: str,  # entity, as the table has it or already as a text
     legacy: bool = False,  # article by the first letter, as published
 ) -> str:  # "an abbey scene"
@@ -141,7 +202,7 @@ def overwrite_concept(
 
 # %% ../nbs/0_base/05_tasks.ipynb #fe803919
 def get_prompt(
-    task: str,  # task name
+    task: str | Task,  # task, or its name
     name: str,  # entity, raw or as a text; a prompt of the same task comes back as it is
     legacy: bool = False,  # article by the first letter, as published
     **fields,  # other fields of the template, such as `style`; the task's own where not given

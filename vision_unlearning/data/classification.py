@@ -475,6 +475,8 @@ def load_classification(
 ) -> ClassificationData:
     "A data set by its name."
     check_name("data set", name, ("digits", "emoji", *HUB_DATA, "folder"))
+    if folder is not None and name in ("digits", "emoji"):
+        raise ValueError(f"{name} ship with the package; leave folder out, or ask for the data set 'folder'")
     if name == "digits" and target: raise ValueError("digits have one set of labels; leave target out")
     if name == "digits": return digits_data(size or 32)
     if name == "emoji": return emoji_data(target or "name", size or 32)

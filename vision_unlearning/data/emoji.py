@@ -7,13 +7,11 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 import numpy as np
 from ..core import check_name
 from ..pictures import picture_array
 from ..store import Store, read_entities, write_json
 from ..tasks import Task
-if TYPE_CHECKING: import pandas as pd
 
 # %% auto #0
 __all__ = ['EMOJI', 'EMOJI_PEOPLE', 'EMOJI_CANVAS', 'EMOJI_CLASSES', 'emoji_tasks', 'emoji_drawings', 'emoji_entities',
@@ -67,8 +65,8 @@ def _pack(task, sharealike):
 def emoji_drawings(
     task: str = "emoji",  # "emoji", "emoji_people" or "emoji_canvas"
     sharealike: bool = False,  # the drawings under CC BY-SA instead of the permissive ones
-    # (N,64,64,3) uint8, read-only; columns entity, style, name, family, license
-) -> tuple[np.ndarray, pd.DataFrame]:
+    # (N,64,64,3) uint8, read-only; a table of columns entity, style, name, family, license
+) -> tuple:
     "All drawings of a task and what each of them is."
     import pandas as pd
     index, tiles = _pack(task, sharealike)
@@ -87,7 +85,7 @@ def emoji_entities(
 
 # %% ../../nbs/1_data/00_emoji.ipynb #355dafc6
 def split_families(
-    rows: pd.DataFrame,  # as `emoji_drawings` returns it
+    rows,  # a table, as `emoji_drawings` returns it
     held_out: str | list[str],  # families that go to the test side
 ) -> tuple[np.ndarray, np.ndarray]:  # indices of the training and of the test drawings
     "Split drawings by whole artist families."

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NotRequired
 import numpy as np
 import torch
 from ..core import ForeignFileError, MissingSessionError, config_hash, require_finite
+from ..memory import in_batches
 from ..models.sampling import sample
 from ..tasks import get_prompt, get_task
 from .embeddings import image_similarity, plain_name
@@ -52,19 +53,19 @@ def attention_fingerprints(
     prompts = as_texts(prompts, "prompts")
     jobs = [(i, s) for i in range(len(prompts)) for s in seeds]
     sums = [[0.]*len(layers) for _ in prompts]
-    for start in range(0, len(jobs), batch_size):
-        part = jobs[start:start+batch_size]
-        asked = [prompts[i] for i, _ in part]
-        seen = [0.]*len(layers)
+    how = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+    def watched(part):
+        asked, seen = [prompts[i] for i, _ in jobs[part]], [0.]*len(layers)
         handles = [
-            layer.register_forward_hook(_adder(seen, k, len(part))) for k, layer in enumerate(layers.values())
+            layer.register_forward_hook(_adder(seen, k, len(asked)))
+            for k, layer in enumerate(layers.values())
         ]
-        try:
-            how = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
-            sample(pipe, [s for _, s in part], asked, prompt=asked, output_type="latent", **how)
+        try: sample(pipe, [s for _, s in jobs[part]], asked, prompt=asked, output_type="latent", **how)
         finally:
             for handle in handles: handle.remove()
-        for row, (i, _) in enumerate(part):
+        return seen
+    for part, seen in in_batches(len(jobs), batch_size, "watching attention", watched):
+        for row, (i, _) in enumerate(jobs[part]):
             sums[i] = [total + one[row].numpy() for total, one in zip(sums[i], seen)]
     found = np.stack([np.concatenate(s) for s in sums])
     require_finite(found, "the fingerprints", "draw in float32")

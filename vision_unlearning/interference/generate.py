@@ -14,6 +14,7 @@ import torch
 from ..core import MissingSessionError, config_hash
 from ..models.sampling import check_drawing, draw, latent_shape
 from ..dtypes import dtype_name
+from ..memory import in_batches
 from ..pictures import read_pictures
 from ..tasks import get_prompt
 from ..texts import as_texts
@@ -47,15 +48,15 @@ def generate(
     distinct = list(dict.fromkeys(prompts))
     texts, nothing = condition(pipe, distinct or [""]), empty_condition(pipe)
     row = {p: i for i, p in enumerate(distinct)}
+    how = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+    def drawn(part):
+        asked = prompts[part]
+        wanted = texts[[row[t] for t in asked]].pipeline_kwargs()
+        unwanted = nothing.expand(len(asked)).pipeline_kwargs("negative_")
+        return draw(pipe, seeds[part], asked, **wanted, **unwanted, **how)
     with tqdm(total=len(prompts), disable=not progress, desc="images") as bar:
-        for start in range(0, len(prompts), batch_size):
-            part = slice(start, start + batch_size)
-            asked = prompts[part]
-            wanted = texts[[row[t] for t in asked]].pipeline_kwargs()
-            unwanted = nothing.expand(len(asked)).pipeline_kwargs("negative_")
-            how = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
-            images = draw(pipe, seeds[part], asked, **wanted, **unwanted, **how)
-            bar.update(len(asked))
+        for part, images in in_batches(len(prompts), batch_size, "drawing", drawn):
+            bar.update(len(images))
             yield part, images
 
 # %% ../../nbs/5_interference/00_generate.ipynb #cb39e080

@@ -71,8 +71,10 @@ class Scorers:
 
     @functools.cached_property
     def judge(self):
-        from vision_unlearning.models import load_judge
-        return self._judge or load_judge(device=self.device)
+        from vision_unlearning.models.naming import ClipNamer, load_judge
+        if self._judge: return self._judge
+        by_clip = get_task(self.task).judge == "clip"
+        return ClipNamer(self.clip) if by_clip else load_judge(device=self.device)
 
     @functools.cached_property
     def encoder(self):

@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 import torch, torchmetrics
+from ..memory import in_batches
 from ..pictures import one_size, picture_array
 
 # %% auto #0
@@ -71,9 +72,8 @@ class Metric(torchmetrics.Metric):
                 raise ValueError(f"{self.name}: {len(images)} images but {len(other)} {kind} to go with them")
         pixels = self.cpu_pixels if self.device.type == "cpu" else 2**22
         step = max(1, min(self.batch_size, pixels//max(1, images.shape[-1]*images.shape[-2])))
-        for i in range(0, len(images), step):
-            batch = images[i:i + step].to(self.device)
-            scores = self.score(batch, *[o[i:i + step] for o in others])
+        def scored(part): return self.score(images[part].to(self.device), *[other[part] for other in others])
+        for _, scores in in_batches(len(images), step, self.name, scored):
             self.scores.append(scores.to(self.device).double())
 
     def per_item(self) -> torch.Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from ..core import require_finite, usable_device
+from ..memory import in_batches
 from .embedded import EMBEDDED_MODELS, embedded_path, foreign_model
 from ..texts import as_texts
 
@@ -54,11 +55,11 @@ class ClipEncoder(nn.Module):
         """(N,D) float32 unit vectors of (N,3,H,W) uint8 images; None is what stays in the cache of a CPU, and
         more on a GPU."""
         batch_size = batch_size or (16 if self.mean.device.type == "cpu" else 100)
-        found = []
-        for part in images.split(batch_size):
-            pixels = self.pixels(part).to(self.model.dtype)
-            found.append(_unit(self.model.get_image_features(pixel_values=pixels)))
-        return torch.cat(found)
+        def looked(part):
+            pixels = self.pixels(images[part]).to(self.model.dtype)
+            return _unit(self.model.get_image_features(pixel_values=pixels))
+        rows = max(1, len(images))  # of no picture there are no vectors, of the right length
+        return torch.cat([found for _, found in in_batches(rows, batch_size, "looking with CLIP", looked)])
 
     @torch.no_grad()
     def encode_texts(self, texts, batch_size=256):
@@ -67,9 +68,9 @@ class ClipEncoder(nn.Module):
         ids = self.tokenizer(
             as_texts(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         ).input_ids.to(self.mean.device)
-        return torch.cat(
-            [_unit(self.model.get_text_features(input_ids=part)) for part in ids.split(batch_size)]
-        )
+        def read(part): return _unit(self.model.get_text_features(input_ids=ids[part]))
+        rows = max(1, len(ids))
+        return torch.cat([found for _, found in in_batches(rows, batch_size, "reading with CLIP", read)])
 
 # %% ../../nbs/0_models/06_clip.ipynb #800e2d04
 def tiny_clip(

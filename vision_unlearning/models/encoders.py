@@ -8,6 +8,7 @@ import re
 from typing import Any
 import torch
 from ..core import require_finite, usable_device
+from ..memory import in_batches
 from ..pictures import picture_array
 from ..tasks import get_task
 
@@ -80,10 +81,9 @@ class DinoEncoder(torch.nn.Module):
     @torch.no_grad()
     def encode_images(self, images, batch_size: int = 32) -> torch.Tensor:
         "(N,D) float32 class tokens of (N,3,H,W) uint8."
-        parts = [
-            self.model(self.transform.batch(part.to(self.device))).pooler_output
-            for part in images.split(batch_size)
-        ]
+        def looked(part):
+            return self.model(self.transform.batch(images[part].to(self.device))).pooler_output
+        parts = [rows for _, rows in in_batches(len(images), batch_size, "looking with DINO", looked)]
         if not parts: return torch.zeros(0, self.model.config.hidden_size)
         found = torch.cat(parts).float().cpu()
         require_finite(found, "DINO's embeddings", "load it in float32")

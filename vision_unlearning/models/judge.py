@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from ..core import ForeignFileError, check_name, require_finite, usable_device
+from ..memory import in_batches
 from .embedded import EMBEDDED_MODELS, embedded_path
 from ..pictures import middle_square
 from ..store import atomic_folder, read_json, write_json
@@ -51,15 +52,16 @@ class Judge(nn.Module):
         "head -> (N,K) float32 probabilities of (N,3,H,W) uint8; the middle square at 64x64."
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be (N,3,H,W) uint8, got {tuple(images.shape)} {images.dtype}")
-        device, found = next(self.parameters()).device, []
-        for part in images.split(batch_size):
-            x = middle_square(part).to(device).float()
+        device = next(self.parameters()).device
+        def judged(part):
+            x = middle_square(images[part]).to(device).float()
             if x.shape[-2:] != (64, 64):
                 x = nn.functional.interpolate(
                     x, (64, 64), mode="bicubic", antialias=True, align_corners=False
                 )
                 x = x.clamp(0, 255)
-            found.append({h: logits.softmax(-1).cpu() for h, logits in self(x/127.5 - 1).items()})
+            return {h: logits.softmax(-1).cpu() for h, logits in self(x/127.5 - 1).items()}
+        found = [answers for _, answers in in_batches(max(1, len(images)), batch_size, "judging", judged)]
         said = {h: torch.cat([f[h] for f in found]) for h in self.classes}
         for head, rows in said.items(): require_finite(rows, f"the judge's probabilities of {head}")
         return said
@@ -116,4 +118,5 @@ def load_judge(
         raise ForeignFileError(
             f"{folder}/model.safetensors does not hold the weights of a judge: {error}"
         ) from error
+    judge.name = name  # of who judged, for the record of a session
     return judge.eval().requires_grad_(False).to(device)

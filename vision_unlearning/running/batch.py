@@ -17,8 +17,10 @@ from vision_unlearning.running.stages import (
     SESSION_STAGES,
     STAGES,
     TASK_STAGES,
+    check_parameters,
     pipeline_parameters,
 )
+from .values import check_distinct, check_unprepared
 from ..store import Store, find_entity
 from ..tasks import get_task
 
@@ -36,14 +38,27 @@ class Batch:
     stages: tuple[str, ...]  # which to run
     parameters: dict  # of the stages: seeds, model, num_inference_steps, ...
 
-    def check(self):
-        "Refuse unknown names of stages and parameters, and settings that a method does not have."
+    def check(self, store: Store):
+        "Refuse unknown names, values that mean nothing, and settings that a method does not have."
         from vision_unlearning.unlearners.base import get_method
         for stage in self.stages: check_name("stage", stage, STAGES)
         known = {name for stage in self.stages for name in pipeline_parameters(stage)}
         for name in self.parameters: check_name("parameter", name, known)
         for method in self.overrides: check_name("method in overrides", method, self.methods)
         for method in self.methods: get_method(method)(**self.overrides.get(method, {}))
+        check_distinct("methods", list(self.methods))
+        for stage, method in self.steps():
+            if stage not in self.stages: continue
+            asked = self.asked(stage, method) | {"base_folder": str(store.base)}
+            # emitters may be indices yet, and are checked when they are planned
+            check_parameters(stage, {name: value for name, value in asked.items() if name != "entities"})
+
+    def known(self, store: Store) -> Batch:
+        "The same batch, planned where the entities of its task are known; else no name may be a slip."
+        if get_task(self.task).embedded or store.metadata(self.task).exists() or "prepare" not in self.stages:
+            return self.planned(store)
+        check_unprepared(self.task, self.entities)
+        return self
 
     def planned(self, store: Store) -> Batch:
         "The same batch after every session of every method was planned, with emitters by name."
@@ -89,9 +104,8 @@ def run_batch(
 ) -> dict[str, Path]:  # stage, or stage and method -> executed notebook
     "Run the stages of a batch, one after another."
     batch = Batch(task, tuple(methods), tuple(entities), overrides or {}, tuple(stages), parameters)
-    batch.check()
-    prepared = get_task(task).embedded or store.metadata(task).exists()
-    if prepared or "prepare" not in stages: batch = batch.planned(store)
+    batch.check(store)
+    batch = batch.known(store)
     clear_leftovers(store.base)
     executed = {}
     with SharedKernel() as kernel:

@@ -8,14 +8,15 @@ import os, sys
 from pathlib import Path
 from typing import Annotated
 import typer
+from ..memory import MEMORY_FULL, is_out_of_memory
 from ..texts import split_names
 
 # %% auto #0
-__all__ = ['app', 'BaseFolder', 'Quiet', 'Force', 'TaskName', 'Parameters', 'Stage', 'BatchMethods', 'BatchScale', 'Quick',
-           'Permutations', 'DemoFolder', 'Candidates', 'Clip', 'Merge', 'Push', 'KEPT', 'STOPPED', 'INTERRUPTED',
-           'at_home', 'split', 'is_benchmark', 'run_command', 'run_benchmark_stage', 'batch_parameters',
-           'batch_command', 'smoke_batch', 'status_command', 'report_command', 'demo_command', 'json_settings',
-           'embedded_judge', 'erase_command', 'error_line', 'main']
+__all__ = ['app', 'BaseFolder', 'Quiet', 'Force', 'TaskName', 'Parameters', 'task_app', 'Stage', 'BatchMethods', 'BatchScale',
+           'Quick', 'Permutations', 'DemoFolder', 'Candidates', 'Clip', 'Merge', 'Push', 'KEPT', 'STOPPED',
+           'INTERRUPTED', 'at_home', 'split', 'task_new_command', 'is_benchmark', 'run_command', 'run_benchmark_stage',
+           'batch_parameters', 'batch_command', 'smoke_batch', 'status_command', 'report_command', 'demo_command',
+           'json_settings', 'embedded_judge', 'erase_command', 'error_line', 'main']
 
 # %% ../../nbs/8_running/60_cli.ipynb #ebe4d688
 app = typer.Typer(
@@ -51,6 +52,40 @@ def split(
     if text and not names:
         raise ValueError(f"{text!r} holds no name; leave the option out to mean all of them")
     return names
+
+# %% ../../nbs/8_running/60_cli.ipynb #bafc512d
+task_app = typer.Typer(help="Bring a task of your own.", rich_markup_mode=None)
+app.add_typer(task_app, name="task")
+
+@task_app.command("new")
+def task_new_command(
+    name: Annotated[str, typer.Argument(help="Small letters, digits and underscores.")],
+    table: Annotated[str, typer.Option(help="CSV, JSON or Parquet: a column name, and attributes.")],
+    template: Annotated[str, typer.Option(help="How a picture is asked for.")] = "An image of {name}",
+    pictures: Annotated[
+        str, typer.Option(help="A folder an entity, a Parquet file, or a hub dataset.", callback=at_home)
+    ] = "",
+    model: Annotated[str, typer.Option(help="That forgets: embedded name, folder or hub id.")] = "emoji-sd",
+    clip: Annotated[str, typer.Option(help="CLIP that measures; empty goes with the model.")] = "",
+    judge: Annotated[
+        str, typer.Option(help="That names pictures: a folder; clip is zero-shot, empty is nobody.")
+    ] = "clip",
+    noun: Annotated[str, typer.Option(help="What an entity is; empty is the task's name.")] = "",
+    substitute: Annotated[str, typer.Option(help="What takes the place of an erased entity.")] = "",
+    article: Annotated[bool, typer.Option("--article", help="Say a or an before names.")] = False,
+    picture_column: Annotated[str, typer.Option(help="Of a dataset.")] = "image",
+    name_column: Annotated[str, typer.Option(help="Of a dataset: whom a picture shows.")] = "name",
+    base_folder: BaseFolder = "assets",
+):
+    "Check a table, a prompt and pictures, and write them as a task that every stage works on."
+    from vision_unlearning.running.own import new_task
+    from vision_unlearning.store import Store
+    columns = dict(picture_column=picture_column, name_column=name_column)
+    words = dict(noun=noun, substitute=substitute, article=article)
+    networks = dict(model=model, clip=clip, judge=judge)
+    typer.echo(
+        new_task(Store(base_folder), name, at_home(table), template, pictures, **networks, **words, **columns)
+    )
 
 # %% ../../nbs/8_running/60_cli.ipynb #b1042ab1
 def is_benchmark(
@@ -153,7 +188,7 @@ def batch_command(
 ):
     "Run all stages for several methods and emitters, or a classifier benchmark; what is there stays."
     from vision_unlearning.core import check_name
-    from vision_unlearning.running.stages import SCALES
+    from vision_unlearning.tasks import SCALES
     smoke = check_name("scale", scale, SCALES) == "smoke"
     if is_benchmark(task):
         if entities or force or smoke:
@@ -352,6 +387,7 @@ def error_line(
         command = error.ctx.command_path if error.ctx else "vu"
         return f"{' '.join(error.format_message().split())} (see `{command} --help`)"
     line = str(error).strip().partition("\n")[0] or type(error).__name__
+    if is_out_of_memory(error): return f"{MEMORY_FULL} ({line})"
     extra = isinstance(error, ImportError) and "unlearning[" in str(error)
     if extra or isinstance(error, (ValueError, OSError)): return line
     return f"{type(error).__name__}: {line} (not foreseen; --traceback shows where it came from)"

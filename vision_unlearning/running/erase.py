@@ -24,7 +24,7 @@ from .check import Limits, evaluating_clip, plan_prompts, recognise, verdict
 from ..store import atomic_folder, read_json, write_json
 from ..tasks import PROMPT_TEMPLATE
 from ..texts import as_names, one_name, shared_names
-from ..unlearners.base import Edit, get_method
+from ..unlearners.base import Edit, attached, get_method
 from ..explore.neighbours import near_neighbours
 from ..unlearners.diffusion.formats import export_kohya, merge_edit
 from typing_extensions import TypedDict
@@ -273,6 +273,10 @@ def save_erasure(
     "Write edit, model card and numbers, and optionally a merged pipeline."
     if merge and pipe is None:
         raise ValueError("merging needs the pipeline: save_erasure(result, folder, pipe, merge=True)")
+    if merge and (others := attached(pipe)):
+        raise ValueError(
+            f"an edit of kind {others[-1].kind!r} is attached, and would be merged too; detach it first"
+        )
     result.edit.info.setdefault("base_model", result.base_model)
     with atomic_folder(folder) as temporary:
         result.edit.save_pretrained(temporary)

@@ -8,6 +8,7 @@ import contextlib, hashlib, json, os, sys, time
 from pathlib import Path
 from ..core import DivergedError, ForeignFileError, MissingSessionError, UnknownNameError
 from ..core import config_hash, versions
+from ..memory import MEMORY_FULL, is_out_of_memory
 from .missing import chosen, missing_work
 from .stages import PAGE_STAGES, check_parameters, pipeline_path
 from ..store import Store, atomic_path, read_json
@@ -95,6 +96,7 @@ def notebook_error(
 ) -> Exception:
     "The exception that a notebook ended with, with one line of message."
     line = (error.evalue or "").strip().partition("\n")[0]
+    if is_out_of_memory(RuntimeError(line)): return ValueError(f"{MEMORY_FULL} ({line}; see {where})")
     for kind in COMES_BACK:
         if kind.__name__ == error.ename: return kind(f"{line} (see {where})")
     return RuntimeError(f"{error.ename}: {line} (see {where})")
@@ -242,7 +244,9 @@ def run_pipeline(
     kernel: SharedKernel | None = None,  # None starts one for this notebook
 ) -> Path:  # the executed notebook
     "Check everything, then run the notebook of a stage if anything is missing."
-    parameters = check_parameters(stage, parameters or {})
+    parameters = dict(parameters or {})
+    if store: parameters["base_folder"] = str(store.base.resolve())
+    parameters = check_parameters(stage, parameters)
     store = store or Store(parameters["base_folder"])
     parameters["base_folder"] = str(store.base.resolve())
     todo = missing_work(stage, parameters, store)

@@ -21,8 +21,8 @@ from ..unlearners.methods import method_label
 
 # %% auto #0
 __all__ = ['NOT_SHOWN', 'shown_entities', 'caption', 'session_grid', 'grid_table', 'interference_rows', 'matrix_axes',
-           'matrix_blocks', 'report_head', 'numbers_blocks', 'picture_blocks', 'origin_blocks', 'report_blocks',
-           'write_report']
+           'matrix_blocks', 'namer_words', 'report_head', 'numbers_blocks', 'picture_blocks', 'origin_blocks',
+           'report_blocks', 'write_report']
 
 # %% ../../nbs/8_running/20_report.ipynb #f6e39a4c
 def shown_entities(
@@ -113,11 +113,13 @@ def matrix_blocks(
 ) -> list[str]:  # HTML blocks, one a method and metric
     "Heat maps of the interference that was run."
     blocks, entities = [], task_entities(store, task)
+    namer = namer_words([read_record(store.record(s)) for s in sessions], len(entities))
     for method in dict.fromkeys(s.method for s in sessions):
         scores = {s.entity: read_scores(store, s) for s in sessions if s.method == method}
         for metric in metrics:
             if not all((table["metric"] == metric).any() for table in scores.values()): continue
             title = f"{method_label(method)}: {metric_label(metric)}"
+            if namer and metric == "judge_diff": title += f" ({namer})"
             figure = figure_html(matrix_axes(interference_rows(scores, metric, entities), metric), title)
             blocks.append(f"<h3>{html.escape(title)}</h3>{wide(figure)}")
     return blocks
@@ -132,6 +134,18 @@ A mean over few seeds moves by chance: with two seeds the accuracy of one receiv
 100 %.</p>"""
 
 # %% ../../nbs/8_running/20_report.ipynb #10df29ae
+def namer_words(
+    records: list[dict],  # of the sessions
+    n_entities: int,  # names to choose among
+) -> str:  # empty where a judge named the pictures
+    "Who stood in for a judge, and how often it is right where nothing was edited."
+    scored = [r["stages"]["interference"] for r in records]
+    right = {s["named_by"]: s["named_right_off"] for s in scored if s.get("named_right_off") is not None}
+    return "; ".join(
+        f"{name}, right about {share:.0%} of the pictures without an edit (chance: {1/n_entities:.0%})"
+        for name, share in right.items()
+    )
+
 def report_head(
     task: str,
     n_entities: int,  # receivers and emitters together
@@ -150,6 +164,7 @@ def report_head(
     ]
     for name in ("num_inference_steps", "guidance_scale"):
         if name in drawn: facts.append(f"{name.replace('_', ' ')} {drawn[name]}")
+    if words := namer_words(records, n_entities): facts.append(f"no judge: pictures are named {words}")
     return [f"<p>{html.escape('; '.join(facts))}.</p>", *([note(*notes)] if notes else [])]
 
 # %% ../../nbs/8_running/20_report.ipynb #ebe6cd2a
@@ -158,9 +173,12 @@ def numbers_blocks(
     sessions: list[Session],
 ) -> list[str]:  # HTML blocks
     "The line of each session, and what such lines do not show."
+    n_entities = len(task_entities(store, sessions[0].task))
+    namer = namer_words([read_record(store.record(s)) for s in sessions], n_entities)
     return [
         "<h2>Is it gone, and who else was harmed?</h2>",
         wide(numbers(printed(summary_table(store, sessions)))),
+        *([note(f"No judge: pictures are named {namer}.")] if namer else []),
         "<p>Accuracy of the judge before → after the edit. The emitter is not among the receivers. Seconds "
         "are those of unlearning, megabytes those of the edit.</p>",
         "<h2>What this does not show</h2>",

@@ -19,7 +19,8 @@ from vision_unlearning.core import (
 )
 from ..dtypes import dtype_name
 from ..files import alone, atomic_folder
-from ..tasks import entity_text, get_prompt, get_task, overwrite_concept
+from .values import check_methods
+from ..tasks import entity_text, get_prompt, get_task, overwrite_concept, own_task
 from vision_unlearning.store import (
     Session,
     Store,
@@ -36,8 +37,8 @@ from typing_extensions import TypedDict
 # %% auto #0
 __all__ = ['SCORE_COLUMNS', 'task_entities', 'as_recorded', 'plan_sessions', 'weights_fingerprint', 'session_data', 'finished',
            'BaselineMark', 'claim_baseline', 'require_edits', 'unlearn_session', 'note_stage', 'generate_session',
-           'default_clip', 'load_evaluators', 'score_images', 'embed_images', 'read_scores', 'recorded_sessions',
-           'chosen_sessions', 'check_methods']
+           'default_clip', 'load_evaluators', 'evaluator_name', 'score_images', 'embed_images', 'read_scores',
+           'recorded_sessions', 'chosen_sessions']
 
 # %% ../../nbs/8_running/05_session.ipynb #4f81696c
 def task_entities(
@@ -78,6 +79,11 @@ def plan_sessions(
     from vision_unlearning.unlearners.tuned import tuned_settings
     table, model = task_entities(store, task), model or get_task(task).base_model
     unlearner = get_method(method)(**{**tuned_settings(task, method), **(overrides or {})})
+    if unlearner.reads == "pictures" and own_task(task) and not store.pictures(task).is_dir():
+        raise ValueError(
+            f"{method} reads pictures, and the task {task!r} was brought without; give `vu task new` "
+            "--pictures"
+        )
     found = [find_entity(table, e) for e in entities] or table
     twice = {e["name"] for e in found if found.count(e) > 1}
     if twice: raise ValueError(f"entities are given twice: {', '.join(sorted(twice))}")
@@ -298,19 +304,24 @@ def default_clip(
 def load_evaluators(
     task: str,  # task name
     clip: str = "",  # embedded name, folder or hub id; empty takes the task's own
-    judge: str = "",  # embedded name or folder; empty takes the task's own, if it has one
+    judge: str = "",  # embedded name, folder, or "clip"; empty takes the task's own, if it has one
     device="cpu",  # where they look
 ) -> dict:  # {"clip": ClipEncoder, "judge": Judge | None}
     "The models that look at the pictures of a task."
-    from vision_unlearning.models import load_clip, load_judge
+    from vision_unlearning.models import load_clip
+    from vision_unlearning.models.naming import load_namer
 
-    judge = judge or get_task(task).judge
-    return dict(
-        clip=load_clip(clip or get_task(task).clip, device=device),
-        judge=load_judge(judge, device) if judge else None,
-    )
+    looks = load_clip(clip or get_task(task).clip, device=device)
+    asked = judge or get_task(task).judge
+    return dict(clip=looks, judge=load_namer(task, asked, looks, device) if asked else None)
 
 # %% ../../nbs/8_running/05_session.ipynb #e91208a9
+def evaluator_name(
+    network,  # an evaluating model, or None
+) -> str:  # its name, as a record keeps it; empty for none
+    "Who looked at the pictures."
+    return "" if network is None else getattr(network, "name", type(network).__name__)
+
 def score_images(
     store: Store,
     session: Session,  # with its images
@@ -320,18 +331,29 @@ def score_images(
     metrics: list[str] = (),  # names of pair metrics; empty means all
     batch_size: int = 100,  # changes speed and memory only
     device="cpu",  # where what needs no model is computed: BRISQUE, RMSE, SSIM
+    encoder=None,  # image encoder, which `dino_diff` asks; None for the task's own
 ):  # DataFrame: receiver, seed, metric, off, on, value
     "Score a session once for these seeds, and note that it is complete."
     from vision_unlearning.interference.pair import score_session
-    asked = dict(seeds=list(seeds), metrics=list(metrics), clip=getattr(clip, "name", type(clip).__name__))
+    from vision_unlearning.models.encoders import EMBEDDING_MODEL
+    own = get_task(session.task)
+    # what an older record does not say was the task's own
+    usual = dict(judge=own.judge, encoder=own.encoder or EMBEDDING_MODEL)
+    asked = dict(
+        seeds=list(seeds), metrics=list(metrics), clip=evaluator_name(clip), judge=evaluator_name(judge)
+    )
+    if "dino_diff" in metrics: asked["encoder"] = evaluator_name(encoder) or usual["encoder"]
     start = time.perf_counter()
     with alone(store.scores(session), f"another worker scores {session.slug}; waiting"):
         done = read_record(store.record(session))["stages"].get("interference", {})
-        if store.scores(session).exists() and {k: done.get(k) for k in asked} == asked:
-            return read_scores(store, session)
-        how = dict(clip=clip, judge=judge, batch_size=batch_size, device=device)
+        same = all(done.get(k, usual.get(k)) == value for k, value in asked.items())
+        if same and store.scores(session).exists(): return read_scores(store, session)
+        how = dict(clip=clip, judge=judge, batch_size=batch_size, device=device, encoder=encoder)
         scores = score_session(store, session, list(seeds), list(metrics) or None, **how)
-        note_stage(store, session, "interference", seconds=time.perf_counter() - start, **asked)
+        right = scores.loc[scores["metric"] == "judge_diff", "off"].mean()
+        stand_in = dict(named_by=judge.name, named_right_off=right) if hasattr(judge, "clip") else {}
+        seconds = time.perf_counter() - start
+        note_stage(store, session, "interference", seconds=seconds, **stand_in, **asked)
         return scores
 
 # %% ../../nbs/8_running/05_session.ipynb #ab69cd88
@@ -412,11 +434,3 @@ def chosen_sessions(
         and (not methods or s.method in methods)
     ]
     return sorted(found, key=lambda s: methods.index(s.method)) if methods else found
-
-def check_methods(
-    methods: list[str],  # backend names
-):
-    "Refuse names of methods that there are not."
-    from vision_unlearning.unlearners.methods import DIFFUSION, find_methods
-    known = find_methods(DIFFUSION)
-    for method in methods: check_name("method", method, known)

@@ -8,13 +8,14 @@ import ast, json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from ..core import check_name, usable_device
-from ..dtypes import DTYPES
+from ..core import check_name
+from .values import check_values
 from ..store import read_json
+from ..tasks import look_for_tasks, own_task
 from ..texts import split_names
 
 # %% auto #0
-__all__ = ['STAGES', 'PIPELINES', 'TASK_STAGES', 'SESSION_STAGES', 'PAGE_STAGES', 'SCALES', 'pipeline_path', 'Parameter',
+__all__ = ['STAGES', 'PIPELINES', 'TASK_STAGES', 'SESSION_STAGES', 'PAGE_STAGES', 'pipeline_path', 'Parameter',
            'pipeline_parameters', 'fits', 'check_parameters', 'parse_parameter', 'as_declared']
 
 # %% ../../nbs/8_running/00_stages.ipynb #9a5a909a
@@ -24,7 +25,6 @@ PIPELINES = (*STAGES, "classifiers")
 TASK_STAGES = STAGES[:2]  # once a task
 SESSION_STAGES = STAGES[2:5]  # once a method
 PAGE_STAGES = STAGES[5:]  # once for all complete sessions
-SCALES = ("full", "smoke")  # how a real task is prepared: from its sources, or from a dozen stand-ins
 
 # %% ../../nbs/8_running/00_stages.ipynb #0bf3367f
 def pipeline_path(
@@ -64,6 +64,14 @@ def pipeline_parameters(
         found[statement[0].target.id] = Parameter(ast.unparse(statement[0].annotation), default, comment)
     return found
 
+# %% ../../nbs/8_running/00_stages.ipynb #bbc1f4be
+def _of_task(known: dict[str, Parameter], parameters: dict) -> dict:
+    "What a task says about parameters that were not given; those of the library say what the notebooks say."
+    names = [name for name in ("num_inference_steps", "guidance_scale") if name in known]
+    if not names or not isinstance(parameters.get("task"), str): return {}
+    task = own_task(parameters["task"])
+    return {name: getattr(task, name) for name in names} if task else {}
+
 # %% ../../nbs/8_running/00_stages.ipynb #3dbb957c
 def fits(
     value: Any,  # a parameter
@@ -83,15 +91,15 @@ def check_parameters(
     stage: str,  # one of `STAGES`
     parameters: dict,  # what was asked
 ) -> dict:  # all parameters of the stage: those given, and defaults for the others
-    "Refuse unknown names and wrong types, and fill in the defaults."
+    "Refuse unknown names, wrong types and values that mean nothing; fill in the defaults."
     known = pipeline_parameters(stage)
     for name, value in parameters.items():
         kind = known[check_name(f"parameter of {stage}", name, known)].type
         if not fits(value, kind):
             raise ValueError(f"parameter {name} of {stage} must be {kind}, got {value!r}")
-    whole = {**{n: p.default for n, p in known.items()}, **parameters}
-    if whole.get("device", "cpu") != "cpu": usable_device(whole["device"])
-    if "dtype" in whole: check_name("dtype", whole["dtype"], DTYPES)
+    if parameters.get("base_folder"): look_for_tasks(parameters["base_folder"])
+    whole = {**{n: p.default for n, p in known.items()}, **_of_task(known, parameters), **parameters}
+    check_values(stage, whole, {name: parameter.default for name, parameter in known.items()})
     return whole
 
 # %% ../../nbs/8_running/00_stages.ipynb #d5dd6116

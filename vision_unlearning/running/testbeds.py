@@ -12,9 +12,8 @@ from ..core import check_name
 from ..data.emoji import prepare_emoji
 from ..data.preparation import fetch_sources
 from ..download import Source
-from .stages import SCALES
 from ..store import Store, read_entities
-from ..tasks import find_tasks, get_task, task_module
+from ..tasks import SCALES, find_tasks, get_task, task_module
 
 # %% auto #0
 __all__ = ['Testbed', 'find_testbeds', 'get_testbed', 'prepare_task']

@@ -6,7 +6,7 @@
 from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Callable, Literal
+from typing import Any, Literal
 import torch
 from pydantic import Field, model_serializer
 from ...core import borrow
@@ -31,7 +31,7 @@ __all__ = ['Trained', 'Training', 'as_adapter', 'as_weights', 'TrainedUnlearner'
 class Trained:
     "What a method trains, and how it becomes an edit."
     parameters: list[torch.Tensor]  # what the optimiser moves
-    edit: Callable[[dict, float], Edit]  # (info, scale) -> edit
+    edit: Any  # (info, scale) -> Edit
     base: dict[str, torch.Tensor] | None = None  # name -> remembered tensor, where weights themselves train
     network: Any = None  # what is called in training, where it is not the UNet
 

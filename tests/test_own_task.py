@@ -1,0 +1,147 @@
+"A task that the library has never heard of, through a shell to the report; what is wrong with one is a line."
+import json
+
+import pandas as pd
+import pytest
+from PIL import Image, ImageDraw
+
+from vision_unlearning import tasks
+from vision_unlearning.core import ForeignFileError, UnknownNameError
+from vision_unlearning.running.cli import main
+from vision_unlearning.running.own import new_task
+from vision_unlearning.running.session import plan_sessions, read_record
+from vision_unlearning.running.stages import check_parameters
+from vision_unlearning.store import Store, read_entities
+from vision_unlearning.tasks import get_task
+
+CORNERS = {"triangle": 3, "square": 4, "hexagon": 6}
+COLOURS = ("red", "green", "blue", "orange")
+SHAPES = [
+    {"name": f"{colour} {shape}", "colour": colour, "corners": corners}
+    for colour in COLOURS
+    for shape, corners in CORNERS.items()
+]
+
+
+@pytest.fixture(autouse=True)
+def nobody_else(monkeypatch):
+    "Each test opens its own base folders."
+    monkeypatch.setattr(tasks, "_opened", {})
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    "A folder of pictures, one folder an entity, and a table beside it."
+    for shape in SHAPES:
+        picture = Image.new("RGB", (64, 64), "white")
+        ImageDraw.Draw(picture).regular_polygon((32, 32, 24), shape["corners"], fill=shape["colour"])
+        place = tmp_path/"drawn"/shape["name"]
+        place.mkdir(parents=True)
+        picture.save(place/"1.png")
+    pd.DataFrame(SHAPES).to_csv(tmp_path/"shapes.csv", index=False)
+    return tmp_path
+
+
+def bring(drawn, *more):
+    table, pictures, base = (str(drawn/name) for name in ("shapes.csv", "drawn", "results"))
+    main(["task", "new", "shapes", "--table", table, "--pictures", pictures, "--base-folder", base, *more])
+    return Store(base)
+
+
+def test_a_task_is_brought_by_one_command(drawn, capsys):
+    store = bring(drawn, "--template", "A drawing of {name}")
+    said = capsys.readouterr().out
+    assert "shapes: 12 entities, 12 pictures" in said
+    assert "corners: numerical, 3 to 6" in said and "colour: categorical" in said
+    assert get_task("shapes").template == "A drawing of {name}"
+    assert [e["name"] for e in read_entities(store, "shapes")] == [s["name"] for s in SHAPES]
+    (session,) = plan_sessions(store, "shapes", "uce", ["red square"])
+    assert session.slug == "shapes_red square_uce_000"
+
+
+@pytest.mark.parametrize(
+    "asked, error",
+    [
+        (dict(name="../up"), "cannot be a file name"),
+        (dict(name="Shapes"), "cannot name a task"),
+        (dict(name="emoji"), "is a task of the library"),
+        (dict(template="A shape"), "has no {name}"),
+        (dict(template="A {size} {name}"), "asks for ['size']"),
+        (dict(template="What is {name}?"), "cannot be a file name"),
+        (dict(table=[*SHAPES, {"name": "Red_Square"}]), "same words"),
+        (dict(table=[{"shape": "square"}]), "no column 'name'"),
+        (dict(table=[{"name": "square"}]), "two entities or more"),
+        (dict(clip="emoji-klip"), "unknown CLIP 'emoji-klip'"),
+        (dict(judge="emoji-judge"), "does not know 'red triangle'"),
+        (dict(substitute="red square"), "would also take the place"),
+        (dict(pictures="nowhere"), "no folder, no .parquet file and no hub id"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_nothing_is_written(tmp_path, asked, error):
+    store = Store(tmp_path/"results")
+    with pytest.raises((ValueError, FileNotFoundError)) as refused:
+        new_task(store, **{"name": "shapes", "table": SHAPES, **asked})
+    assert error in str(refused.value) and "\n" not in str(refused.value)
+    assert not store.base.exists()
+
+
+def test_a_task_file_is_refused_for_what_it_may_not_say(drawn):
+    store = bring(drawn)
+    about = json.loads(store.task("shapes").read_text())
+    for change in ({"colour": "red"}, {"article": "yes"}, {"name": "forms"}, {"embedded": True}):
+        store.task("shapes").write_text(json.dumps({**about, **change}))
+        with pytest.raises(ForeignFileError, match="task_shapes.json"): get_task("shapes")
+
+
+def test_two_tasks_of_one_name_are_not_mixed(tmp_path):
+    for folder, noun in (("one", "shape"), ("two", "shape"), ("three", "form")):
+        new_task(Store(tmp_path/folder), "mixed", SHAPES, noun=noun)
+        if folder != "three": assert get_task("mixed").noun == "shape"
+    with pytest.raises(ValueError, match="two tasks of one name"): get_task("mixed")
+
+
+def test_an_unknown_task_says_how_to_bring_one():
+    with pytest.raises(UnknownNameError, match="vu task new"): get_task("logos")
+
+
+def test_without_pictures_a_method_that_reads_them_is_refused(tmp_path):
+    store = Store(tmp_path)
+    new_task(store, "bare", SHAPES)
+    assert len(plan_sessions(store, "bare", "uce")) == 12
+    with pytest.raises(ValueError, match="--pictures"): plan_sessions(store, "bare", "munba")
+
+
+def test_pictures_of_a_dataset(tmp_path, drawn):
+    from datasets import Dataset, Features, Value
+    from datasets import Image as Picture
+    paths = sorted(str(path) for path in (drawn/"drawn").rglob("*.png"))
+    names = [path.split("/")[-2] for path in paths]
+    features = Features({"picture": Picture(), "shape": Value("string")})
+    data = Dataset.from_dict({"picture": paths, "shape": names}, features=features)
+    data.to_parquet(str(tmp_path/"shapes.parquet"))
+    columns = dict(picture_column="picture", name_column="shape")
+    brought = new_task(Store(tmp_path/"x"), "parquet", SHAPES, pictures=tmp_path/"shapes.parquet", **columns)
+    assert (brought.pictures, brought.without) == (12, ())
+
+
+def test_sampling_is_the_tasks_own(tmp_path):
+    store = Store(tmp_path)
+    new_task(store, "steps", SHAPES, num_inference_steps=7, guidance_scale=2.)
+    asked = {"task": "steps", "base_folder": str(tmp_path)}
+    found = check_parameters("generate", asked)
+    assert (found["num_inference_steps"], found["guidance_scale"]) == (7, 2.)
+    assert check_parameters("generate", {**asked, "num_inference_steps": 3})["num_inference_steps"] == 3
+    assert check_parameters("generate", {})["num_inference_steps"] == 12
+
+
+@pytest.mark.long(60)
+def test_to_the_report_and_the_answers(drawn, capsys):
+    store = bring(drawn)
+    base = ["--base-folder", str(store.base)]
+    drawing = ["-p", "seeds=42", "-p", "num_inference_steps=2"]
+    main(["batch", "--task", "shapes", "--methods", "uce", "--entities", "red square", *drawing, *base, "-q"])
+    (session,) = plan_sessions(store, "shapes", "uce", ["red square"])
+    scored = read_record(store.record(session))["stages"]["interference"]
+    assert scored["named_by"] == "zero-shot by emoji-clip" and 0 <= scored["named_right_off"] <= 1
+    pages = [path.read_text() for path in store.base.rglob("*.html")]
+    assert any("zero-shot by emoji-clip" in page and "chance: 8%" in page for page in pages)
