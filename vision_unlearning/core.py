@@ -13,9 +13,9 @@ from .settings import computed, settings_docstring, settings_signature, settings
 
 # %% auto #0
 __all__ = ['UnknownNameError', 'MissingSessionError', 'ForeignFileError', 'DivergedError', 'check_name', 'require_finite',
-           'Config', 'config_hash', 'image_generator', 'initial_latents', 'sampler_generators', 'usable_device',
-           'torch_modules', 'borrow', 'installed_version', 'versions', 'give_back_freed_memory', 'reset_peak_memory',
-           'peak_memory']
+           'Config', 'config_hash', 'image_generator', 'initial_latents', 'sampler_generators', 'fastest_device',
+           'usable_device', 'torch_modules', 'borrow', 'installed_version', 'versions', 'give_back_freed_memory',
+           'reset_peak_memory', 'peak_memory']
 
 # %% ../nbs/0_base/00_core.ipynb #aeb495f2
 class UnknownNameError(ValueError): "A task, method, entity, metric or parameter that does not exist."
@@ -133,13 +133,19 @@ def sampler_generators(
     return [image_generator(s, f"{p} (sampler)") for s, p in zip(seeds, prompts, strict=True)]
 
 # %% ../nbs/0_base/00_core.ipynb #dda356e6
+def fastest_device():  # `torch.device`
+    "CUDA where there is a card, else MPS, else the CPU."
+    import torch
+    if torch.cuda.is_available(): return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
 def usable_device(
-    device,  # "cpu", "cuda:0", a `torch.device`
+    device,  # "cpu", "cuda:0", a `torch.device`; "auto" takes the fastest that is there
 ):  # `torch.device`
     "A device that this machine computes on; another one is refused by name."
     import torch
     try:
-        place = torch.device(device)
+        place = fastest_device() if device == "auto" else torch.device(device)
         torch.zeros(1, device=place).item()
     except (RuntimeError, AssertionError, TypeError) as error:
         why = str(error).partition("\n")[0].split(". ")[0][:100]
