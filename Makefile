@@ -17,7 +17,7 @@ SLOW ?=
 WORKERS ?= 2
 THREADS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); t=$$((n / $(WORKERS))); echo $$((t > 0 ? t : 1)))
 
-.PHONY: help test quick claims kills demo outputs prepare sidebar face readme docs docs-preview lint install
+.PHONY: help test quick claims kills fuzz demo outputs prepare sidebar face readme docs docs-preview lint install
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -47,7 +47,13 @@ claims: $(STAMP) ## what lessons assert of chance, under six seeds, one and two 
 # Long; `make test` kills a few.
 kills: $(STAMP) ## kill batches at a hundred moments, every writer at every event; stores must not differ
 	$(PY) -m pytest tests/test_kills.py -q --kills
-	PYTHONPATH=. MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) tests/kills.py --kills 100
+	PYTHONPATH=. MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) tests/kills.py --kills 100 --pairs 10
+	PYTHONPATH=. MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) tests/kills.py --kills 100 --chain 25 --embedded
+
+# Others than last time: make fuzz SEED=1.
+SEED ?= 0
+fuzz: $(STAMP) ## two thousand bad inputs: no traceback, no file outside, no hang
+	$(PY) -m pytest tests/test_fuzz.py -q --fuzz 2000 --fuzz-seed $(SEED)
 
 demo: $(STAMP) ## forget one emoji, measure what else was forgotten
 	$(BIN)/vu demo

@@ -38,6 +38,7 @@ def pytest_addoption(parser):
     group.addoption("--claims-record", type=Path, metavar="FILE",
                     help="and keep the results in this file, after every run; what it has is not run again")
     parser.addoption("--fuzz", type=int, default=0, metavar="N", help="try N bad inputs instead of a few")
+    parser.addoption("--fuzz-seed", type=int, default=0, metavar="N", help="and which ones")
     parser.addoption("--kills", action="store_true", help="kill writers at every event and not at a few")
     parser.addoption("--quick", action="store_true", help="one notebook a band, and no test marked `long`")
 
@@ -94,14 +95,30 @@ class Record:
         if report.when == "call" and rows: write_record(self.path, rows, self.command)
 
 
+def reported(terminalreporter, wanted):
+    "What tests said of themselves under a name."
+    reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, [])]
+    return [value for r in reports for name, value in r.user_properties if name == wanted]
+
+
 def pytest_terminal_summary(terminalreporter, config):
-    "With --claims: what each claim found."
+    "With --claims: what each claim found; with --fuzz: how many inputs of each kind ended wrong."
+    if config.getoption("--fuzz"): fuzz_summary(terminalreporter, reported(terminalreporter, "fuzz"))
     if not config.getoption("--claims"): return
     from chance import table
-    reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, [])]
-    rows = [value for r in reports for name, value in r.user_properties if name == "chance"]
+    rows = reported(terminalreporter, "chance")
     terminalreporter.section("claims about chance")
     for line in table(rows): terminalreporter.line(line)
+
+
+def fuzz_summary(terminalreporter, counts):
+    "The counts of every kind and their sums."
+    terminalreporter.section("bad inputs")
+    for c in counts:
+        line = f"{c['kind']:10} seed {c['seed']}: {c['inputs']:5} inputs, {c['wrong']} wrong"
+        terminalreporter.line(line)
+    inputs, wrong = (sum(c[name] for c in counts) for name in ("inputs", "wrong"))
+    terminalreporter.line(f"together: {inputs} inputs, {wrong} wrong")
 
 
 def global_state() -> dict:

@@ -1,9 +1,11 @@
 """Bad inputs by the hundred: each ends well, or in one line that names the thing, and writes nowhere else.
 
-`pytest tests/test_fuzz.py --fuzz 2000` tries as many, shared among the kinds; without it a few."""
+`pytest tests/test_fuzz.py --fuzz 2000` tries as many, shared among the kinds; without it a few.
+`--fuzz-seed 1` tries others."""
 import contextlib
 import io
 import json
+import math
 import random
 import shlex
 import signal
@@ -86,6 +88,7 @@ WHOLE = [
     b"[null]",
     b'{"a": 1}',
     b"[" * 3000,
+    b'{"a":' * 3000,
     b"\xff\xfe\0",
     b"NaN",
     b"\xef\xbb\xbf{}",
@@ -159,7 +162,7 @@ class Commands:
     "Words of a shell; what would begin to work is stopped there."
     NAMES = ["fox", "foxx", "", " ", ",", "fox,fox", "../x", "🦊", "a" * 300, "\0", "-1", "fox,red apple"]
     NUMBERS = ["-5", "0", "1", "nan", "inf", "1e308", "x", "", "9" * 20]
-    JSONS = ["{}", "[1]", "null", "5", "{", "[" * 999, '{"lamb": 0.5}', '{"lamb": NaN}', '{"x": 1}']
+    JSONS = ["{}", "[1]", "null", "5", "{", "[" * 3000, '{"lamb": 0.5}', '{"lamb": NaN}', '{"x": 1}']
     MODELS = ["tiny", "nowhere", "", "cwd", "file.bin", "a/b", "emoji-clip", "\0"]
     TASKS = ["emoji", "emojis", "", "people", "digits", "../x", "unlearn_canvas"]
     METHODS = ["uce", "ucee", "", " ", "uce,uce", "scrub", "prompt_filter"]
@@ -226,6 +229,7 @@ class Commands:
         (folder/"cwd").mkdir()
         (folder/"cwd"/"file.bin").write_bytes(b"x")
         monkeypatch.chdir(folder/"cwd")
+        monkeypatch.setenv("HOME", str(folder/"base"))
         def ran(*_, **__): raise Ran()
         for place in ("notebooks.execute", "erase.erase", "demo.demo", "classifiers.batch_classifiers",
                       "classifiers.run_classifier_stage"):
@@ -248,6 +252,7 @@ class Commands:
                 else [option, *rng.sample(values, bool(values))]
             )
         bases = ["../base", "../base/x", "/dev/null", "/proc/x", "../base/" + "a" * 300]
+        bases += ["", " ", "~", "~nobody/x"]
         return words + (["--base-folder", rng.choice(bases)] if command != "erase" else [])
 
     def try_one(self, rng):
@@ -490,13 +495,14 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bad_inputs_end_in_one_line(kind, tmp_path, monkeypatch, request):
+def test_bad_inputs_end_in_one_line(kind, tmp_path, monkeypatch, request, record_property):
     total = request.config.getoption("--fuzz")
-    n = total*FEW[kind]//sum(FEW.values()) if total else FEW[kind]
+    n = math.ceil(total * FEW[kind] / sum(FEW.values())) if total else FEW[kind]
+    seed = request.config.getoption("--fuzz-seed")
     place = tmp_path/"world"
     place.mkdir()
     world = KINDS[kind](place, monkeypatch)
-    found = [wrong for i in range(n) if (wrong := world.try_one(random.Random(f"{kind} {i}")))]
-    print(f"{kind}: {n} inputs, {len(found)} wrong")
+    found = [wrong for i in range(n) if (wrong := world.try_one(random.Random(f"{kind} {seed} {i}")))]
+    record_property("fuzz", {"kind": kind, "seed": seed, "inputs": n, "wrong": len(found)})
     for line in found: print(" ", line)
     assert not found, f"{len(found)} of {n} inputs; the first: {found[0]}"

@@ -102,6 +102,8 @@ def test_another_judge_scores_again(tmp_path):
     from types import SimpleNamespace
     from unittest import mock
 
+    import pandas as pd
+
     from vision_unlearning.running.session import score_images
     from vision_unlearning.store import Session, Store, read_record, write_json
     store, session, scored = Store(tmp_path), Session("emoji", "fox", 0, "uce"), []
@@ -120,6 +122,7 @@ def test_another_judge_scores_again(tmp_path):
     def score(*args, **given):
         scored.append((given["judge"].name, getattr(given["encoder"], "name", "")))
         store.scores(session).touch()
+        return pd.DataFrame({"metric": ["judge_diff"], "off": [1.]})
     one, other = SimpleNamespace(name="emoji-judge"), SimpleNamespace(name="mine")
     how = dict(clip=SimpleNamespace(name="emoji-clip"))
     with (

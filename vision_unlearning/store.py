@@ -16,9 +16,9 @@ from .tasks import get_task, look_for_tasks
 
 # %% auto #0
 __all__ = ['FADE_NAMES', 'UCE_NAMES', 'RENAMED_SETTINGS', 'RENAMED_VALUES', 'NEEDED', 'jsonable', 'write_json', 'check_shape',
-           'read_json', 'rename_settings', 'current_settings', 'first_settings', 'Session', 'Store', 'image_name',
-           'Named', 'Entity', 'check_entities', 'read_entities', 'find_entity', 'SessionFields', 'Unlearning',
-           'Pictures', 'Stages', 'Record', 'read_record', 'claim']
+           'parse_json', 'read_json', 'read_json_lines', 'rename_settings', 'current_settings', 'first_settings',
+           'Session', 'Store', 'image_name', 'Named', 'Entity', 'check_entities', 'read_entities', 'find_entity',
+           'SessionFields', 'Unlearning', 'Pictures', 'Stages', 'Record', 'read_record', 'claim']
 
 # %% ../nbs/0_base/10_store.ipynb #0eb6d5c1
 def jsonable(
@@ -63,6 +63,17 @@ def check_shape(
         ) from None
     return value
 
+# %% ../nbs/0_base/10_store.ipynb #da7060f5
+def parse_json(
+    data: bytes,  # JSON, in UTF-8
+    where,  # what they came from, for the message
+) -> Any:
+    "What is written in JSON; bytes that are none are refused by where they came from."
+    # not JSON, not text, an integer of thousands of digits, or lists within lists within lists
+    try: return json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ForeignFileError(f"{where} is not JSON ({error}); delete it and rerun") from error
+
 # %% ../nbs/0_base/10_store.ipynb #391d1975
 def read_json(
     path,  # file to read
@@ -73,11 +84,21 @@ def read_json(
     if not path.is_file(): recover(path.parent)
     if not path.is_file():
         raise MissingSessionError(f"{path} does not exist; run the step that makes it first")
-    # not JSON, not text, an integer of thousands of digits, or lists within lists within lists
-    try: value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ForeignFileError(f"{path} is not JSON ({error}); delete it and rerun") from error
-    return check_shape(value, shape, path)
+    return check_shape(parse_json(path.read_bytes(), path), shape, path)
+
+# %% ../nbs/0_base/10_store.ipynb #1207b9c3
+def read_json_lines(
+    path,  # file to read
+    shape: Any = dict,  # the type of every line
+) -> dict[int, Any]:  # number of the line -> what it says, without blank lines
+    "Read a file of one JSON object a line; a line that is none is named."
+    numbered = enumerate(Path(path).read_bytes().splitlines(), 1)
+    found = {}
+    for number, line in numbered:
+        if not line.strip(): continue
+        where = f"{path}, line {number},"
+        found[number] = check_shape(parse_json(line, where), shape, where)
+    return found
 
 # %% ../nbs/0_base/10_store.ipynb #ec741ea9
 FADE_NAMES = {"overwriting_concept": "anchor_concept"}

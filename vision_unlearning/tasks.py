@@ -8,6 +8,7 @@ import importlib, pkgutil, re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
+from os.path import isfile  # says no where a folder's name is too long
 from pathlib import Path
 from types import ModuleType
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -138,7 +139,7 @@ def own_task(
 ) -> Task | None:  # None where nobody brought it
     "The task of that name, of the folders that were opened."
     if not OWN_NAME.fullmatch(str(task)): return None
-    paths = [path for folder in _opened if (path := folder/f"task_{task}.json").is_file()]
+    paths = [path for folder in _opened if isfile(path := folder/f"task_{task}.json")]
     found = [read_task(path) for path in paths]
     for path, other in zip(paths, found):
         if other != found[0]:

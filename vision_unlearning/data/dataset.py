@@ -24,7 +24,7 @@ from vision_unlearning.pictures import (
     open_picture,
     opened_picture,
 )
-from ..store import atomic_folder, jsonable, read_json, write_json
+from ..store import atomic_folder, jsonable, read_json, read_json_lines, write_json
 from typing_extensions import TypedDict
 
 # %% auto #0
@@ -171,13 +171,8 @@ def list_pictures(
             )
         return [path for path, _ in pairs], [{"label": label} for _, label in pairs]
     paths, rows = [], []
-    for number, line in enumerate(said.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip(): continue
-        try: row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ForeignFileError(f"{said}, line {number}, is not JSON ({error})") from error
-        if not isinstance(row, dict) or "file_name" not in row:
-            raise ForeignFileError(f"{said}, line {number}, has no file_name")
+    for number, row in read_json_lines(said).items():
+        if "file_name" not in row: raise ForeignFileError(f"{said}, line {number}, has no file_name")
         paths.append(listed_picture(folder, row.pop("file_name"), f"{said}, line {number}"))
         rows.append(row)
     return paths, rows

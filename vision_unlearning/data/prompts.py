@@ -4,7 +4,6 @@
 
 # %% ../../nbs/1_data/75_prompts.ipynb #ec096a83
 from __future__ import annotations
-import json
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -13,6 +12,7 @@ import pandas as pd
 from ..core import ForeignFileError, check_name
 from .emoji import emoji_entities
 from ..download import Source, obtain
+from ..store import parse_json
 from ..tasks import PROMPT_TEMPLATE, entity_text, find_tasks, get_prompt, get_task
 
 # %% auto #0
@@ -451,11 +451,11 @@ def read_prompt_file(
             return pd.DataFrame({"prompt": path.read_text(encoding="utf-8").splitlines()})
         if path.suffix == ".jsonl": return pd.read_json(path, lines=True)
         if path.suffix == ".json":
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = parse_json(path.read_bytes(), path.name)
             return pd.DataFrame(
                 found["annotations"] if isinstance(found, dict) and "annotations" in found else found
             )
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, RecursionError) as error:
         raise ForeignFileError(
             f"{path.name} is not a readable {path.suffix[1:]} file "
             f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); get it again"

@@ -11,11 +11,12 @@ from ..core import ForeignFileError, MissingSessionError, check_name
 from ..pictures import opened_picture, plain_picture
 from ..tasks import get_prompt
 from ..files import atomic_folder, safe_name
-from ..store import Store, check_entities, read_entities, write_json
+from ..store import Store, check_entities, read_entities, read_json_lines, write_json
+from typing_extensions import TypedDict
 
 # %% auto #0
 __all__ = ['read_table', 'to_numbers', 'add_attributes', 'picture_folders', 'sound_pictures', 'write_entities', 'link_or_copy',
-           'store_pictures', 'stored_pictures', 'write_splits', 'read_split', 'split_fingerprint']
+           'store_pictures', 'stored_pictures', 'write_splits', 'SplitRow', 'read_split', 'split_fingerprint']
 
 # %% ../../nbs/1_data/25_testbed.ipynb #b40084d5
 def read_table(
@@ -273,6 +274,11 @@ def write_splits(
     return tuple(_write_split(store.split(task, emitter, part), found) for part, found in parts.items())
 
 # %% ../../nbs/1_data/25_testbed.ipynb #65155cdb
+class SplitRow(TypedDict):
+    "A line of `metadata.jsonl`, as far as it is read."
+    file_name: str  # in the same folder
+    text: str  # what the picture shows
+
 def _read_split(folder):
     "One training folder as a `datasets.Dataset`."
     from datasets import Dataset, Features, Image as ImageFeature, Value
@@ -281,14 +287,8 @@ def _read_split(folder):
         raise MissingSessionError(
             f"{folder} has no metadata.jsonl; write the training folders of this entity first"
         )
-    try: rows = [json.loads(line) for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ForeignFileError(
-            f"{listed} is not one JSON object a line ({error}); delete the folder and rerun"
-        ) from error
-    for i, row in enumerate(rows):
-        if not isinstance(row, dict) or not {"file_name", "text"} <= set(row):
-            raise ForeignFileError(f"{listed}: line {i + 1} lacks file_name or text")
+    rows = list(read_json_lines(listed, SplitRow).values())
+    for row in rows:
         if not (Path(folder)/safe_name(row["file_name"])).is_file():
             raise ForeignFileError(
                 f"{listed}: {row['file_name']!r} is not in the folder; delete the folder and rerun"
@@ -316,8 +316,8 @@ def split_fingerprint(
     "What tells one pair of training folders from another: the listed words and the bytes of the pictures."
     digest = hashlib.sha256()
     for folder in map(Path, folders):
-        lines = (folder/"metadata.jsonl").read_text(encoding="utf-8")
-        digest.update(lines.encode())
-        for line in lines.splitlines():
-            digest.update(hashlib.sha256((folder/json.loads(line)["file_name"]).read_bytes()).digest())
+        listed = folder/"metadata.jsonl"
+        digest.update(listed.read_bytes())
+        for row in read_json_lines(listed, SplitRow).values():
+            digest.update(hashlib.sha256((folder/safe_name(row["file_name"])).read_bytes()).digest())
     return digest.hexdigest()[:8]

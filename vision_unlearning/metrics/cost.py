@@ -10,7 +10,7 @@ import torch
 from ..core import ForeignFileError, peak_memory, reset_peak_memory
 
 # %% auto #0
-__all__ = ['COST_UNITS', 'Cost', 'Phases', 'latency', 'tensor_bytes', 'trainable_parameters', 'cost_table']
+__all__ = ['COST_UNITS', 'BROKEN_HEADER', 'Cost', 'Phases', 'latency', 'tensor_bytes', 'trainable_parameters', 'cost_table']
 
 # %% ../../nbs/4_metrics/90_cost.ipynb #f6be6f4a
 COST_UNITS = {
@@ -105,14 +105,16 @@ def latency(
     )
 
 # %% ../../nbs/4_metrics/90_cost.ipynb #03c4ecd1
+BROKEN_HEADER = (struct.error, ValueError, LookupError, TypeError, AttributeError, OverflowError)
+
 def _header_bytes(path) -> int:
     "Bytes of the tensors of one safetensors file, from its header."
     try:
         with open(path, "rb") as file: header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
         ends = [t["data_offsets"] for name, t in header.items() if name != "__metadata__"]
-    except (struct.error, ValueError, KeyError, AttributeError, OverflowError, MemoryError) as error:
+        return sum(end - start for start, end in ends)
+    except (*BROKEN_HEADER, MemoryError, RecursionError) as error:
         raise ForeignFileError(f"{path} is not a safetensors file") from error
-    return sum(end - start for start, end in ends)
 
 # %% ../../nbs/4_metrics/90_cost.ipynb #7622a3d2
 def tensor_bytes(

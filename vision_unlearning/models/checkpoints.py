@@ -8,7 +8,7 @@ import json
 from typing import Any
 import torch
 from ..core import ForeignFileError
-from ..store import atomic_path
+from ..store import atomic_path, parse_json
 
 # %% auto #0
 __all__ = ['pack', 'unpack', 'save_checkpoint', 'load_checkpoint']
@@ -68,5 +68,7 @@ def load_checkpoint(
         raise ForeignFileError(f"{path} is not a readable checkpoint ({error}); delete it") from error
     if text is None:
         raise ForeignFileError(f"{path} was not written as a checkpoint of a training; use another folder")
-    saved = json.loads(text)
-    return unpack(saved["tree"], tensors, device), saved["about"]
+    saved = parse_json(text.encode(), f"what {path} says of its training")
+    try: return unpack(saved["tree"], tensors, device), saved["about"]
+    except (KeyError, TypeError, RecursionError) as error:
+        raise ForeignFileError(f"{path} does not hold all of a training ({error!r}); delete it") from error
