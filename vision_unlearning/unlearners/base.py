@@ -43,9 +43,9 @@ from typing_extensions import TypedDict
 
 # %% auto #0
 __all__ = ['TEXT_ENCODERS', 'METHODS', 'called_network', 'denoiser', 'EditRecord', 'Edit', 'attached', 'require_live',
-           'encoder_tensors', 'text_encoders', 'editable_tensors', 'base_tensors', 'WeightEdit', 'HookEdit',
-           'write_info', 'save_edit', 'edit_kinds', 'fetch_edit', 'read_info', 'load_edit', 'push_edit', 'Unlearner',
-           'get_method', 'concepts', 'refuse_overlap', 'require_pictures', 'require_pipeline', 'require_plain']
+           'encoder_tensors', 'encoders_of', 'editable_tensors', 'base_tensors', 'WeightEdit', 'HookEdit', 'write_info',
+           'save_edit', 'edit_kinds', 'fetch_edit', 'read_info', 'load_edit', 'push_edit', 'Unlearner', 'get_method',
+           'concepts', 'refuse_overlap', 'require_pictures', 'require_pipeline', 'require_plain']
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #11797cfc
 def called_network(
@@ -122,24 +122,6 @@ class Edit(ABC):
     ) -> Edit:
         "Read an edit of any kind."
         return load_edit(folder, **options)
-
-    @staticmethod
-    def between(
-        original,  # a pipeline, or a UNet
-        edited,  # the same model after somebody changed it
-    ) -> WeightEdit:
-        "What somebody changed, as an edit of the original."
-        from vision_unlearning.unlearners.between import edit_between
-        return edit_between(original, edited)
-
-    def export(self,
-        form: str,  # "esd", "uce", "kohya" or "diffusers"
-        path,  # .safetensors file
-        model=None,  # pipeline that it belongs to; needed where the form is of another kind than the edit
-    ) -> Path:
-        "Write the edit as others publish theirs."
-        from vision_unlearning.unlearners.diffusion.foreign import export_edit
-        return export_edit(self, form, path, model)
 
     def push_to_hub(self,
         repo_id: str,  # "owner/name"; made if it does not exist
@@ -239,7 +221,7 @@ def encoder_tensors(
     "The tensors of text encoders, by the names that an edit gives them."
     return {f"{part}.{n}": t for part, m in encoders.items() for n, t in all_tensors(m).items()}
 
-def text_encoders(
+def encoders_of(
     model,  # a pipeline; a UNet alone has none
 ) -> dict[str, torch.nn.Module]:  # component -> text encoder
     "The text encoders of a pipeline."
@@ -250,7 +232,7 @@ def editable_tensors(
     model,  # a pipeline, or its denoiser
 ) -> dict[str, torch.Tensor]:  # value now, with what is attached
     "Every tensor that an edit can replace, in the denoiser and in the text encoders."
-    return all_tensors(denoiser(model)) | encoder_tensors(text_encoders(model))
+    return all_tensors(denoiser(model)) | encoder_tensors(encoders_of(model))
 
 def base_tensors(
     model,  # a pipeline, or its denoiser
@@ -276,7 +258,7 @@ class WeightEdit(Edit):
                 f"does not fit ({len(missing)} of {len(self.tensors)} tensors)"
             )
         used = {n.split(".")[0] for n in self.tensors}
-        encoders = {part: m for part, m in text_encoders(model).items() if part in used}
+        encoders = {part: m for part, m in encoders_of(model).items() if part in used}
         for part, encoder in encoders.items():
             self._require_same(denoiser(model), part, encoder)
         return encoders

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import pandas as pd
 import torch
+from fastcore.basics import patch
 from ..core import ForeignFileError
 from vision_unlearning.unlearners.base import (
     TEXT_ENCODERS,
@@ -17,7 +18,8 @@ from vision_unlearning.unlearners.base import (
 )
 
 # %% auto #0
-__all__ = ['KINDS', 'require_same_architecture', 'differs', 'require_same_rest', 'edit_between', 'layer_kind', 'what_changed']
+__all__ = ['LAYER_KINDS', 'require_same_architecture', 'differs', 'require_same_rest', 'edit_between', 'layer_kind',
+           'what_changed']
 
 # %% ../../nbs/3_unlearners/06_between.ipynb #629719b0
 def require_same_architecture(
@@ -71,8 +73,16 @@ def edit_between(
     if not changed: raise ValueError(f"nothing differs: all {len(mine)} tensors of the two models are equal")
     return WeightEdit({n: t.detach().to(mine[n].dtype) for n, t in changed.items()}, {"method": "foreign"})
 
+@patch(cls_method=True)
+def between(cls: Edit,
+    original,  # a pipeline, or a UNet
+    edited,  # the same model after somebody changed it
+) -> WeightEdit:  # the tensors that differ
+    "What somebody changed, as an edit of the original."
+    return edit_between(original, edited)
+
 # %% ../../nbs/3_unlearners/06_between.ipynb #4dd01b55
-KINDS = {  # kind of layer -> what its names contain
+LAYER_KINDS = {  # kind of layer -> what its names contain
     "cross-attention": r"\.attn2\.",
     "self-attention": r"\.attn1\.|\.self_attn\.",
     "feed-forward": r"\.ff\.|\.mlp\.",
@@ -84,9 +94,9 @@ KINDS = {  # kind of layer -> what its names contain
 
 def layer_kind(
     name: str,  # of a tensor
-) -> str:  # one of `KINDS`, or "other"
+) -> str:  # one of `LAYER_KINDS`, or "other"
     "What kind of layer a tensor is of."
-    return next((kind for kind, pattern in KINDS.items() if re.search(pattern, f".{name}")), "other")
+    return next((kind for kind, pattern in LAYER_KINDS.items() if re.search(pattern, f".{name}")), "other")
 
 def what_changed(
     edit: WeightEdit,

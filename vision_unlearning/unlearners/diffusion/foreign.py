@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 import torch
+from fastcore.basics import patch
 from ...core import ForeignFileError, check_name
 from ...models.embedded import foreign_model
 from ...models.network import all_layers
@@ -20,14 +21,14 @@ from vision_unlearning.unlearners.base import (
     denoiser,
     editable_tensors,
     load_edit,
-    text_encoders,
+    encoders_of,
 )
-from ..between import differs
+from ..between import differs, edit_between
 from .formats import effective_change, export_kohya, merge_edit
 from .lora import LoraEdit
 
 # %% auto #0
-__all__ = ['SPELLINGS', 'KNOWN', 'FORMS', 'weights_edit', 'Factors', 'split_key', 'layer_names', 'read_factors', 'complete',
+__all__ = ['FACTOR_NAMES', 'KNOWN', 'FORMS', 'weights_edit', 'Factors', 'split_key', 'layer_names', 'read_factors', 'complete',
            'lora_edit', 'read_tensors', 'import_file', 'import_folder', 'import_edit', 'as_lora', 'export_edit',
            'published_weights']
 
@@ -71,7 +72,7 @@ class Factors:
         product = self.up.float().reshape(-1, rank) @ self.down.float().reshape(rank, -1)
         return (product*(self.alpha/rank)).reshape(shape)
 
-SPELLINGS = {  # ending of a key -> which factor
+FACTOR_NAMES = {  # ending of a key -> which factor
     ".lora_down.weight": "down",
     ".lora_up.weight": "up",
     ".lora.down.weight": "down",
@@ -86,10 +87,10 @@ def split_key(
     source,  # for the message
 ) -> tuple[str, str]:  # layer, as the file calls it; "down", "up" or "alpha"
     "Layer and factor of a key; the spellings of other adapters are refused."
-    for ending, side in SPELLINGS.items():
+    for ending, side in FACTOR_NAMES.items():
         if key.endswith(ending): return key.removesuffix(ending), side
     raise ForeignFileError(
-        f"{source} is no plain LoRA: {key} is no factor that is known ({', '.join(SPELLINGS)}); merge it "
+        f"{source} is no plain LoRA: {key} is no factor that is known ({', '.join(FACTOR_NAMES)}); merge it "
         "where "
         "it was made, and give the pipeline"
     )
@@ -102,7 +103,7 @@ def layer_names(
     names = {}
     for layer in all_layers(denoiser(model)):
         names |= {f"unet.{layer}": layer, f"lora_unet_{layer.replace('.', '_')}": layer}
-    for part, encoder in text_encoders(model).items():
+    for part, encoder in encoders_of(model).items():
         short = {"text_encoder": ("lora_te", "lora_te1"), "text_encoder_2": ("lora_te2",)}[part]
         for layer in all_layers(encoder):
             ours, plain = f"{part}.{layer}", layer.removeprefix("text_model.")
@@ -213,7 +214,7 @@ def import_file(
         )
     names = {n.removeprefix("unet.") for n in tensors}
     if tensors and not names & editable_tensors(model).keys():
-        known = all_layers(model.text_encoder) if "text_encoder" in text_encoders(model) else {}
+        known = all_layers(model.text_encoder) if "text_encoder" in encoders_of(model) else {}
         if any(n.rpartition(".")[0] in known for n in names):
             return weights_edit(tensors, model, path, "text_encoder.")
         raise ForeignFileError(f"{path} is nothing known: it holds {min(names)}; known are {KNOWN}")
@@ -226,7 +227,7 @@ def import_folder(
 ) -> Edit:
     "An edit from a folder, which its index tells apart."
     if (folder/"edit.json").is_file(): return load_edit(folder)
-    if (folder/"model_index.json").is_file(): return Edit.between(model, load_pipeline(folder))
+    if (folder/"model_index.json").is_file(): return edit_between(model, load_pipeline(folder))
     if (folder/"pytorch_lora_weights.safetensors").is_file():
         return import_file(folder/"pytorch_lora_weights.safetensors", model)
     config = read_json(folder/"config.json") if (folder/"config.json").is_file() else {}
@@ -237,7 +238,7 @@ def import_folder(
         return weights_edit(unet.state_dict(), model, folder)
     kind = (config.get("architectures") or [""])[0]
     part = {"CLIPTextModel": "text_encoder", "CLIPTextModelWithProjection": "text_encoder_2"}.get(kind)
-    if part in text_encoders(model):
+    if part in encoders_of(model):
         with foreign_model("text encoder", folder):
             encoder = type(getattr(model, part)).from_pretrained(folder, use_safetensors=True)
         return weights_edit(encoder.state_dict(), model, folder, f"{part}.")
@@ -300,6 +301,15 @@ def export_edit(
     else: tensors = published_weights(edit, form, model)
     with atomic_path(path) as temporary: save_file(tensors, temporary, metadata=metadata)
     return path
+
+@patch
+def export(self: Edit,
+    form: str,  # one of `FORMS`
+    path,  # .safetensors file
+    model=None,  # pipeline that it belongs to; needed where the form is of another kind than the edit
+) -> Path:
+    "Write the edit as others publish theirs."
+    return export_edit(self, form, path, model)
 
 def published_weights(
     edit: Edit,
