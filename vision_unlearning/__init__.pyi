@@ -16,6 +16,8 @@ from .plotting import heatmap, image_grid
 # Unlearning: settings in, an edit out
 from .explore.neighbours import near_neighbours
 from .unlearners.base import Edit, Unlearner, get_method, load_edit, push_edit
+from .unlearners.between import edit_between, what_changed
+from .unlearners.diffusion.foreign import export_edit, import_edit
 from .unlearners.classifiers.base import get_classifier_method
 from .unlearners.tuned import tuned_settings
 

@@ -110,9 +110,10 @@ def write_values(
     module: torch.nn.Module,
     names,  # of tensors, plain names
     leaving: Attachment | None = None,  # counts no more
+    beside: dict[str, torch.Tensor] | None = None,  # tensors of other networks, which this ledger keeps too
 ):
     "Give tensors the values that all edits on the network make together."
-    found, ledger = all_tensors(module), read_ledger(module)
+    found, ledger = all_tensors(module) | (beside or {}), read_ledger(module)
     for name in names:
         if name in ledger.plain: found[name].copy_(expected_value(ledger, name, leaving))
 

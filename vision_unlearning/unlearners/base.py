@@ -42,9 +42,10 @@ from ..models.network import all_tensors, fused, obstacle
 from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['METHODS', 'called_network', 'denoiser', 'EditRecord', 'Edit', 'attached', 'require_live', 'WeightEdit', 'HookEdit',
-           'write_info', 'save_edit', 'edit_kinds', 'fetch_edit', 'read_info', 'load_edit', 'push_edit', 'Unlearner',
-           'get_method', 'concepts', 'refuse_overlap', 'require_pictures', 'require_pipeline', 'require_plain']
+__all__ = ['TEXT_ENCODERS', 'METHODS', 'called_network', 'denoiser', 'EditRecord', 'Edit', 'attached', 'require_live',
+           'encoder_tensors', 'encoders_of', 'editable_tensors', 'base_tensors', 'WeightEdit', 'HookEdit', 'write_info',
+           'save_edit', 'edit_kinds', 'fetch_edit', 'read_info', 'load_edit', 'push_edit', 'Unlearner', 'get_method',
+           'concepts', 'refuse_overlap', 'require_pictures', 'require_pipeline', 'require_plain']
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #11797cfc
 def called_network(
@@ -211,6 +212,34 @@ def require_live(
             "or projections fused, since then; undo that, or detach the edit and attach it again"
         )
 
+# %% ../../nbs/3_unlearners/00_base.ipynb #ff730a4e
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+
+def encoder_tensors(
+    encoders: dict[str, torch.nn.Module],  # component of a pipeline -> text encoder
+) -> dict[str, torch.Tensor]:  # "text_encoder.<name>" -> tensor
+    "The tensors of text encoders, by the names that an edit gives them."
+    return {f"{part}.{n}": t for part, m in encoders.items() for n, t in all_tensors(m).items()}
+
+def encoders_of(
+    model,  # a pipeline; a UNet alone has none
+) -> dict[str, torch.nn.Module]:  # component -> text encoder
+    "The text encoders of a pipeline."
+    found = {part: getattr(model, part, None) for part in TEXT_ENCODERS}
+    return {part: m for part, m in found.items() if isinstance(m, torch.nn.Module)}
+
+def editable_tensors(
+    model,  # a pipeline, or its denoiser
+) -> dict[str, torch.Tensor]:  # value now, with what is attached
+    "Every tensor that an edit can replace, in the denoiser and in the text encoders."
+    return all_tensors(denoiser(model)) | encoder_tensors(encoders_of(model))
+
+def base_tensors(
+    model,  # a pipeline, or its denoiser
+) -> dict[str, torch.Tensor]:  # value without any edit
+    "The same tensors as they are without edits."
+    return editable_tensors(model) | read_ledger(denoiser(model)).plain
+
 # %% ../../nbs/3_unlearners/00_base.ipynb #8da77701
 class WeightEdit(Edit):
     "Replaced values of named parameters and buffers."
@@ -219,24 +248,44 @@ class WeightEdit(Edit):
     acts_on: ClassVar[str] = "weights"
 
     def _plan(self, model, scale):
-        found = all_tensors(denoiser(model))
+        found = editable_tensors(model)
         missing = [n for n, t in self.tensors.items() if n not in found or found[n].shape != t.shape]
+        if missing and isinstance(model, torch.nn.Module) and missing[0].startswith(TEXT_ENCODERS):
+            raise TypeError(f"{missing[0]} is in a text encoder: give the whole pipeline, not its UNet")
         if missing:
             raise ForeignFileError(
                 f"this edit belongs to another model: {missing[0]} {tuple(self.tensors[missing[0]].shape)} "
                 f"does not fit ({len(missing)} of {len(self.tensors)} tensors)"
             )
+        used = {n.split(".")[0] for n in self.tensors}
+        encoders = {part: m for part, m in encoders_of(model).items() if part in used}
+        for part, encoder in encoders.items():
+            self._require_same(denoiser(model), part, encoder)
+        return encoders
+
+    def _require_same(self, module, part, encoder):
+        "Refuse a text encoder that is offloaded, or another one than that of the edits that are on."
+        problem = obstacle(encoder, "weights")
+        if problem: raise ValueError(f"an edit of the {part} would have no effect: {problem}")
+        for entry in read_ledger(module).entries:
+            if isinstance(entry.memory, dict) and entry.memory.get(part, encoder) is not encoder:
+                raise ValueError(
+                    f"an edit is on that changes another {part} beside this UNet; detach it first"
+                )
 
     def _apply(self, module, entry):
-        found, plain = all_tensors(module), read_ledger(module).plain
+        beside, plain = encoder_tensors(entry.memory), read_ledger(module).plain
+        found = all_tensors(module) | beside
         for name in self.tensors:
             if name not in plain: plain[name] = found[name].detach().clone()
-        write_values(module, self.tensors)
+        write_values(module, self.tensors, beside=beside)
 
-    def _revert(self, module, entry): write_values(module, self.tensors, leaving=entry)
+    def _revert(self, module, entry):
+        write_values(module, self.tensors, leaving=entry, beside=encoder_tensors(entry.memory))
 
     def _holds(self, model, entry):
-        found, ledger = all_tensors(denoiser(model)), read_ledger(denoiser(model))
+        ledger = read_ledger(denoiser(model))
+        found = all_tensors(denoiser(model)) | encoder_tensors(entry.memory)
         return not any(_gone(found[n], ledger.plain[n], expected_value(ledger, n)) for n in self.tensors)
 
 def _gone(now, plain, edited) -> bool:

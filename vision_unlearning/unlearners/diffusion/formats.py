@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from ...store import atomic_path
 from ..attached import plain_values
-from ..base import Edit, WeightEdit, denoiser
+from ..base import Edit, WeightEdit, base_tensors, denoiser
 from .lora import SIDES, LoraEdit, lora_pairs
 
 # %% auto #0
@@ -22,7 +22,7 @@ def effective_change(
 ) -> dict[str, torch.Tensor]:  # parameter name -> change, float32 on the CPU
     "By how much an edit moves each weight."
     if isinstance(edit, WeightEdit):
-        plain = plain_values(denoiser(model))
+        plain = base_tensors(model)
         return {n: t.float() - plain[n].detach().cpu().float() for n, t in edit.tensors.items()}
     edit = getattr(edit, "lora", edit)
     if not isinstance(edit, LoraEdit):
