@@ -32,7 +32,7 @@ from vision_unlearning.store import (
 from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['MODELS', 'default_model', 'short_model', 'AnyRecord', 'recorded_models', 'methods_of', 'model_of',
+__all__ = ['MODELS', 'default_model', 'short_model', 'AnySession', 'AnyRecord', 'recorded_models', 'methods_of', 'model_of',
            'check_entity_metrics', 'ResultTemplate', 'read_shared', 'fingerprint', 'WrittenAnswer', 'pair_files',
            'PairTable', 'read_pairs', 'read_similarity', 'similarity_files', 'simulate_harm', 'simulate_store']
 
@@ -66,9 +66,15 @@ def _signature(path: Path) -> tuple:  # path, inode, nanoseconds of the last cha
     return str(path), about.st_ino, about.st_mtime_ns, about.st_size
 
 # %% ../../nbs/6_results/00_base.ipynb #a430d1f9
+class AnySession(TypedDict, total=False):
+    "Of a session, what the results ask."
+    task: str
+    method: str
+    model: str
+
 class AnyRecord(TypedDict):
     "What is asked of a record of any version."
-    session: NotRequired[dict[str, Any]]
+    session: NotRequired[AnySession]
 
 @functools.lru_cache(maxsize=10_000)
 def _session_of(signature: tuple) -> dict: return read_json(signature[0], AnyRecord).get("session") or {}
