@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +20,7 @@ from PIL import Image
 from vision_unlearning.benchmarks import rt_name_to_class
 from vision_unlearning.core import ForeignFileError
 from vision_unlearning.models import tiny_pipeline
+from vision_unlearning.running import notebooks
 from vision_unlearning.running.batch import batch_status, run_batch
 from vision_unlearning.running.missing import missing_work
 from vision_unlearning.running.notebooks import run_pipeline
@@ -254,6 +257,24 @@ unlearn_session(store, session, pipe, "tiny", [Tell()])
 print("unlearned", flush=True)
 generate_session(store, session, pipe, [42, 43, 44], num_inference_steps=4, batch_size=10)
 """
+
+
+def test_a_kernel_that_is_killed_while_it_computes_is_noticed(tmp_path, monkeypatch):
+    "As the machine does where memory is out: no message is left behind, and nobody answers any more."
+    computing, notebook = tmp_path/"computing", nbformat.v4.new_notebook()
+    source = f"import pathlib, time\npathlib.Path({str(computing)!r}).touch()\ntime.sleep(600)"
+    notebook.cells = [nbformat.v4.new_code_cell(source)]
+    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python"}
+    nbformat.write(notebook, tmp_path/"long.ipynb")
+    monkeypatch.setattr(notebooks, "pipeline_path", lambda stage: tmp_path/"long.ipynb")
+    with notebooks.SharedKernel() as kernel:
+        def kill():
+            while not computing.exists(): time.sleep(.05)
+            os.kill(kernel.manager.provisioner.pid, signal.SIGKILL)
+        threading.Thread(target=kill, daemon=True).start()
+        with pytest.raises(ChildProcessError, match="the Python that runs explore died"):
+            notebooks.execute("explore", {}, tmp_path/"kept.ipynb", kernel, progress=False)
+    assert not (tmp_path/"kept.ipynb").exists()
 
 
 @pytest.mark.long(15)

@@ -129,9 +129,10 @@ class SharedKernel:
 
     def _new_manager(self):
         "A manager that remembers the clients it hands out."
-        from jupyter_client import KernelManager
+        from jupyter_client import AsyncKernelManager
         from jupyter_client.kernelspec import KernelSpec
-        manager = KernelManager()
+        # waits without blocking, so that a kernel that dies while it computes is noticed
+        manager = AsyncKernelManager()
         # whatever is installed under the name "python3": a notebook runs where this library runs
         launch = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         manager._kernel_spec = KernelSpec(argv=launch, display_name="this Python", language="python")
@@ -166,8 +167,9 @@ class SharedKernel:
 
     def __enter__(self): return self
     def __exit__(self, *error):
+        from jupyter_core.utils import run_sync
         self.let_go()
-        if self.running(): self.manager.shutdown_kernel(now=True)
+        if self.running(): run_sync(self.manager.shutdown_kernel)(now=True)
 
 # %% ../../nbs/8_running/14_notebooks.ipynb #46983f03
 def literal(
