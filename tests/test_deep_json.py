@@ -14,7 +14,8 @@ from vision_unlearning.store import Store, read_entities, read_json
 from vision_unlearning.unlearners.base import load_edit
 
 BAD = {"deep list": b"[" * 3000, "deep object": b'{"a":' * 3000, "long number": b"1" * 5000,
-       "no text": b"\xff\xfe\0", "cut": b'{"a": 1'}
+       "no text": b"\xff\xfe\0", "half a character": b'{"a": "\\ud800"}',
+       "cut": b'{"a": 1'}
 
 
 def said_by_tensors(path, text):

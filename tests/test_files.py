@@ -72,7 +72,8 @@ def test_two_names_are_two_files_on_every_system(store, names):
 def test_the_base_folder_is_taken_as_a_shell_would(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Store("~/runs").base == tmp_path / "runs"
-    with pytest.raises(ValueError, match="base_folder is empty"): Store("")
+    for empty in ("", " "):
+        with pytest.raises(ValueError, match="base_folder is empty"): Store(empty)
 
 
 @pytest.mark.parametrize("name", ["runs_{task}", "{x}", "a{}b", "a}b"])

@@ -70,7 +70,11 @@ def parse_json(
 ) -> Any:
     "What is written in JSON; bytes that are none are refused by where they came from."
     # not JSON, not text, an integer of thousands of digits, or lists within lists within lists
-    try: return json.loads(data.decode("utf-8"))
+    try:
+        value = json.loads(data.decode("utf-8"))
+        # half of a character, which JSON can spell and no text can hold: it would fail in a tokenizer
+        if b"\\u" in data: json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
     except (ValueError, RecursionError) as error:
         raise ForeignFileError(f"{where} is not JSON ({error}); delete it and rerun") from error
 
@@ -184,7 +188,7 @@ class Store:
     def __init__(self,
         base_folder="assets",  # root of everything that is written; "~" is the home folder
     ):
-        if not str(base_folder): raise ValueError("base_folder is empty; the working folder is '.'")
+        if not str(base_folder).strip(): raise ValueError("base_folder is empty; the working folder is '.'")
         self.base = Path(os.path.expanduser(base_folder))
         look_for_tasks(self.base)
     def __repr__(self): return f"Store({str(self.base)!r})"

@@ -12,7 +12,7 @@ import pandas as pd
 from ..core import ForeignFileError, check_name
 from .emoji import emoji_entities
 from ..download import Source, obtain
-from ..store import parse_json
+from ..store import parse_json, read_json_lines
 from ..tasks import PROMPT_TEMPLATE, entity_text, find_tasks, get_prompt, get_task
 
 # %% auto #0
@@ -449,7 +449,7 @@ def read_prompt_file(
         if path.suffix == ".parquet": return pd.read_parquet(path)
         if path.suffix == ".txt":
             return pd.DataFrame({"prompt": path.read_text(encoding="utf-8").splitlines()})
-        if path.suffix == ".jsonl": return pd.read_json(path, lines=True)
+        if path.suffix == ".jsonl": return pd.DataFrame(list(read_json_lines(path).values()))
         if path.suffix == ".json":
             found = parse_json(path.read_bytes(), path.name)
             return pd.DataFrame(
