@@ -14,9 +14,8 @@ __all__ = ['MEMORY_FULL', 'OUT_OF_MEMORY', 'FITTED', 'is_out_of_memory', 'releas
 # %% ../nbs/0_base/06_memory.ipynb #3415416b
 # what is said where nothing can be halved
 MEMORY_FULL = (
-    "memory does not hold this run; a smaller batch_size or train_batch_size helps, gradient_checkpointing, "
-    "or "
-    "another device"
+    "memory does not hold this run; a smaller batch_size or train_batch_size helps, "
+    "gradient_checkpointing, or another device"
 )
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -77,6 +76,5 @@ def too_large(
     FITTED.pop(what, None)
     return (
         f"{what}: memory does not hold even one ({why.partition('. ')[0]}); a smaller model or picture "
-        "helps, another "
-        "device, dtype='float16', or pipe.enable_model_cpu_offload()"
+        "helps, another device, dtype='float16', or pipe.enable_model_cpu_offload()"
     )
