@@ -170,10 +170,8 @@ def load_single_file(
     kind, options = "StableDiffusionPipeline", {}
     if config is not None:
         folder = config_folder(config)
-        kind, options = (
-            read_json(folder / "model_index.json", ModelIndex)["_class_name"],
-            {"config": str(folder)},
-        )
+        kind = read_json(folder / "model_index.json", ModelIndex)["_class_name"]
+        options["config"] = str(folder)
     try:
         with quiet_loading():
             return getattr(diffusers, kind).from_single_file(str(source), torch_dtype=dtype, **options)
