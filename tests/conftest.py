@@ -40,6 +40,8 @@ def pytest_addoption(parser):
     parser.addoption("--fuzz", type=int, default=0, metavar="N", help="try N bad inputs instead of a few")
     parser.addoption("--fuzz-seed", type=int, default=0, metavar="N", help="and which ones")
     parser.addoption("--kills", action="store_true", help="kill writers at every event and not at a few")
+    parser.addoption("--in-place", action="store_true",
+                     help="run notebooks where they lie, in a copy of the tree, and those that write twice")
     parser.addoption("--quick", action="store_true", help="one notebook a band, and no test marked `long`")
 
 
@@ -71,8 +73,9 @@ def pytest_collection_finish():
 
 
 def pytest_ignore_collect(collection_path, config):
-    "Claims run alone, and only when asked for."
+    "Claims run alone, and only when asked for; notebooks in place when asked for."
     if collection_path.suffix != ".py": return None
+    if collection_path.name == "test_in_place.py" and not config.getoption("--in-place"): return True
     return True if (collection_path.name == "test_claims.py") != bool(config.getoption("--claims")) else None
 
 

@@ -88,6 +88,15 @@ class ConceptAblation(TrainedUnlearner):
         twice = sorted(shared_names(names, [*keep, *anchors]))
         if twice: raise ValueError(f"{twice} are to be forgotten and anchors at once; choose another anchor")
 
+    def idle(self, forget, retain):
+        if retain != "pictures": return {}
+        drawing = ("num_anchor_images", "num_inference_steps", "guidance_scale")
+        found = dict.fromkeys(drawing, "the pictures of retain are the anchors, and none are drawn")
+        if self.variant == "noise": found["anchor_concept"] = "variant='noise' asks no caption of a picture"
+        if forget == "pictures" and self.anchor_concept is None:
+            found["prompt_template"] = "both sides have captions of their own"
+        return found
+
     def anchors(self, run) -> list[str]:
         "What appears instead."
         return concepts(run.retain, "retain") if self.anchor_concept is None else [self.anchor_concept]
