@@ -68,7 +68,9 @@ def require_prepared(
     now = dict(scale=scale, legacy=legacy, sources=source_settings(sources or {}))
     for name, value in now.items():
         if value == was[name]: continue
-        raise ValueError(f"{path} was made with {name}={was[name]!r}, and {name}={value!r} is asked; {remedy}")
+        raise ValueError(
+            f"{path} was made with {name}={was[name]!r}, and {name}={value!r} is asked; {remedy}"
+        )
 
 # %% ../../nbs/8_running/10_testbeds.ipynb #30da1539
 def prepare_task(

@@ -15,7 +15,7 @@ from ..dtypes import DTYPES
 __all__ = ['LEAST', 'HUB_ID', 'DISTINCT', 'NETWORKS', 'NAMES', 'TOGETHER', 'check_number', 'check_distinct', 'check_network',
            'known_networks', 'check_pair_metrics', 'check_similarities', 'check_methods', 'check_method',
            'check_tracker', 'check_unprepared', 'check_preparation', 'check_revision', 'check_precision',
-           'check_encoder', 'check_entity_metric', 'check_values']
+           'check_encoder', 'check_metrics', 'check_entity_metric', 'check_values']
 
 # %% ../../nbs/8_running/02_values.ipynb #3a7e4abf
 LEAST = dict(  # parameter -> the smallest value that means something
@@ -153,6 +153,11 @@ def check_encoder(asked: dict):  # parameters of `interference`
     if asked["encoder"] and not asked["embed"] and "dino_diff" not in asked["metrics"]:
         raise ValueError("encoder is for embed and dino_diff, and neither is asked; leave it out")
 
+def check_metrics(asked: dict):  # parameters of `interference`
+    "Refuse metrics of which none says what became of the emitter, which the summary of a session is about."
+    if asked["metrics"] and not {"judge_diff", "clip_diff"} & set(asked["metrics"]):
+        raise ValueError("metrics need judge_diff or clip_diff among them, which the summary is made of")
+
 def check_entity_metric(asked: dict):  # parameters of `results`
     "Refuse a metric that this library has not, where no table of others may have it."
     from vision_unlearning.interference.names import entity_metric_table
@@ -180,6 +185,7 @@ TOGETHER: dict[tuple[str, ...], Callable] = {  # what a check reads -> the check
     ("task", "model", "revision"): check_revision,
     ("method", "dtype"): check_precision,
     ("encoder", "embed", "metrics"): check_encoder,
+    ("metrics",): check_metrics,
     ("task", "entity_metric", "base_folder"): check_entity_metric,
 }
 
