@@ -98,9 +98,10 @@ def recognise(
     clip,  # `ClipEncoder`
     judge=None,  # metric with reset, update(images, names) and per_item, such as `JudgeAccuracy`
     template: str = PROMPT_TEMPLATE,
+    names: list[str] | None = None,  # to choose among; None takes those of the plan
 ) -> pd.DataFrame:  # clip 0..100, recognised 0 or 1, one row a picture
     "How well each picture fits its name, and whether it is recognised among all names."
-    names = list(dict.fromkeys(plan["name"]))
+    names = names or list(dict.fromkeys(plan["name"]))
     wanted = torch.tensor([names.index(n) for n in plan["name"]])
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     cosines = clip.encode_images(pixels) @ clip.encode_texts([template.format(n) for n in names]).T
