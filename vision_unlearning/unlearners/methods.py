@@ -9,8 +9,8 @@ from functools import cache
 from ..finding import Found, find_classes
 
 # %% auto #0
-__all__ = ['UNLEARNERS', 'DIFFUSION', 'CLASSIFIERS', 'BASELINES', 'find_methods', 'Look', 'known_methods', 'method_label',
-           'method_color']
+__all__ = ['UNLEARNERS', 'DIFFUSION', 'CLASSIFIERS', 'FOREIGN', 'BASELINES', 'find_methods', 'Look', 'known_methods',
+           'method_label', 'method_color']
 
 # %% ../../nbs/3_unlearners/02_methods.ipynb #77364293
 def find_methods(
@@ -31,6 +31,7 @@ class Look:
     label: str  # the name a paper would print
     color: str = "#333333"  # hex
 
+FOREIGN = "foreign"  # begins the name under which an edit of somebody else is kept
 BASELINES = {"none": Look("no edit", "#999999"), "random": Look("random edit", "#666666")}
 
 # %% ../../nbs/3_unlearners/02_methods.ipynb #5f3e1e87
