@@ -7,7 +7,7 @@ from __future__ import annotations
 from .core import check_name
 
 # %% auto #0
-__all__ = ['DTYPES', 'check_dtype', 'dtype_name']
+__all__ = ['DTYPES', 'check_dtype', 'dtype_name', 'learning_dtype']
 
 # %% ../nbs/0_base/04_dtypes.ipynb #54c7ac37
 DTYPES = ("float32", "bfloat16", "float16")
@@ -26,3 +26,9 @@ def dtype_name(
 ) -> str:  # "float32"
     "The number format that a model computes in, as a word."
     return str(model.dtype).removeprefix("torch.")
+
+def learning_dtype(
+    dtype: str,  # one of `DTYPES`, or "auto"
+) -> str:  # "float32" for "auto"
+    "In what a model is when something is unlearned."
+    return "float32" if dtype == "auto" else dtype

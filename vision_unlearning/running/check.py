@@ -12,6 +12,7 @@ import torch
 from ..core import require_finite
 from ..data.prompts import PARAPHRASES, wordings
 from ..models import embedded_path, load_clip
+from ..models.machine import compute_device
 from ..tasks import PROMPT_TEMPLATE
 
 # %% auto #0
@@ -46,7 +47,7 @@ def evaluating_clip(
             "photographs, clip='emoji-clip' for drawings of emoji"
         )
     is_name = clip is None or isinstance(clip, str)
-    return load_clip(clip or "emoji-clip", device=pipe.device) if is_name else clip
+    return load_clip(clip or "emoji-clip", device=compute_device(pipe)) if is_name else clip
 
 # %% ../../nbs/8_running/33_check.ipynb #04d0f3c2
 def recognise(

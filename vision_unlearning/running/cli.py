@@ -4,7 +4,7 @@
 
 # %% ../../nbs/8_running/60_cli.ipynb #2c954578
 from __future__ import annotations
-import os, sys
+import functools, inspect, os, sys
 from pathlib import Path
 from typing import Annotated
 import typer
@@ -12,11 +12,13 @@ from ..memory import MEMORY_FULL, is_out_of_memory
 from ..texts import split_names
 
 # %% auto #0
-__all__ = ['app', 'BaseFolder', 'Quiet', 'Force', 'TaskName', 'Parameters', 'task_app', 'Stage', 'BatchMethods', 'BatchScale',
-           'Quick', 'Permutations', 'DemoFolder', 'Candidates', 'Clip', 'Merge', 'Push', 'KEPT', 'STOPPED',
-           'INTERRUPTED', 'at_home', 'split', 'task_new_command', 'is_benchmark', 'run_command', 'run_benchmark_stage',
-           'batch_parameters', 'batch_command', 'smoke_batch', 'status_command', 'report_command', 'demo_command',
-           'json_settings', 'embedded_judge', 'erase_command', 'error_line', 'main']
+__all__ = ['app', 'BaseFolder', 'Quiet', 'Force', 'TaskName', 'Parameters', 'Device', 'Dtype', 'Variant', 'Offload',
+           'AttentionSlicing', 'BatchSize', 'Compiled', 'task_app', 'Stage', 'BatchMethods', 'BatchScale', 'Quick',
+           'Permutations', 'DemoFolder', 'Candidates', 'Clip', 'Merge', 'Config', 'Push', 'KEPT', 'STOPPED',
+           'INTERRUPTED', 'at_home', 'split', 'rows', 'machine_options', 'on_machine', 'beside', 'task_new_command',
+           'is_benchmark', 'run_command', 'run_benchmark_stage', 'batch_parameters', 'batch_command', 'smoke_batch',
+           'status_command', 'report_command', 'demo_command', 'json_settings', 'embedded_judge', 'erase_command',
+           'error_line', 'main']
 
 # %% ../../nbs/8_running/60_cli.ipynb #ebe4d688
 app = typer.Typer(
@@ -52,6 +54,65 @@ def split(
     if text and not names:
         raise ValueError(f"{text!r} holds no name; leave the option out to mean all of them")
     return names
+
+# %% ../../nbs/8_running/60_cli.ipynb #5a1c0e22
+def rows(
+    text: str,  # "auto", or a number
+) -> int | str:
+    "How many pictures at once."
+    return int(text) if text.isdigit() else text
+
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto takes the fastest that is there.")]
+Dtype = Annotated[
+    str, typer.Option(help="float32, bfloat16, float16; auto: float32 to unlearn, the fast one to draw.")
+]
+Variant = Annotated[str, typer.Option(help="Of the model's files: fp16; empty takes the plain ones.")]
+Offload = Annotated[str, typer.Option(help="What waits on the CPU: none, model, sequential.")]
+AttentionSlicing = Annotated[
+    bool, typer.Option("--attention-slicing", help="Attention head by head: less memory, more time.")
+]
+BatchSize = Annotated[str, typer.Option(help="Pictures at once; auto: what fits.", callback=rows)]
+Compiled = Annotated[bool, typer.Option("--compile", help="On CUDA: channels last and torch.compile.")]
+
+def machine_options(
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    variant: Variant = "",
+    offload: Offload = "none",
+    attention_slicing: AttentionSlicing = False,
+    batch_size: BatchSize = "auto",
+    compiled: Compiled = False,
+):
+    "The options of a machine, which several commands have."
+
+# %% ../../nbs/8_running/60_cli.ipynb #5a1c0e23
+def on_machine(
+    command,  # with a parameter `machine`: a dict of what was said, fields of `models.machine.Machine`
+):
+    "A command that has the options of a machine."
+    shared = inspect.signature(machine_options, eval_str=True).parameters
+    own = inspect.signature(command, eval_str=True).parameters
+
+    @functools.wraps(command)
+    def asked(**given):
+        said = {name: given.pop(name) for name in shared}
+        machine = {name: value for name, value in said.items() if value != shared[name].default}
+        return command(**given, machine=machine)
+
+    options = [*(p for p in own.values() if p.name != "machine"), *shared.values()]
+    asked.__signature__ = inspect.Signature(options)
+    asked.__annotations__ = {p.name: p.annotation for p in options}
+    return asked
+
+# %% ../../nbs/8_running/60_cli.ipynb #5a1c0e25
+def beside(
+    given: dict,  # parameters that were said with -p
+    machine: dict,  # of `on_machine`
+) -> dict:
+    "Both together; a thing is said once."
+    twice = given.keys() & machine.keys()
+    if twice: raise ValueError(f"{', '.join(sorted(twice))}: say it once, as an option or with -p")
+    return given | machine
 
 # %% ../../nbs/8_running/60_cli.ipynb #bafc512d
 task_app = typer.Typer(help="Bring a task of your own.", rich_markup_mode=None)
@@ -107,6 +168,7 @@ Stage = Annotated[
 ]
 
 @app.command("run")
+@on_machine
 def run_command(
     stage: Stage,
     parameter: Parameters = None,
@@ -115,6 +177,7 @@ def run_command(
     show: Annotated[bool, typer.Option("--list", help="Show the parameters of the stage and stop.")] = False,
     force: Force = False,
     quiet: Quiet = False,
+    machine: dict | None = None,
 ):
     "Run the notebook of one stage, or one stage of a classifier benchmark."
     from vision_unlearning.running.notebooks import run_pipeline
@@ -125,10 +188,11 @@ def run_command(
             typer.echo(f"{name}: {p.type} = {p.default!r}  # {p.help}")
         return
     if task and is_benchmark(task):
-        run_benchmark_stage(stage, task, parameter or [], base_folder, quiet)
+        texts = [*(parameter or []), *(f"{name}={value}" for name, value in machine.items())]
+        run_benchmark_stage(stage, task, texts, base_folder, quiet)
         return
     texts = ([f"task={task}"] if task else []) + (parameter or [])
-    given = dict(parse_parameter(stage, text) for text in texts)
+    given = beside(dict(parse_parameter(stage, text) for text in texts), machine)
     store = Store(given.pop("base_folder", base_folder))
     typer.echo(run_pipeline(stage, given, store, force, not quiet))
 
@@ -176,6 +240,7 @@ BatchScale = Annotated[
 ]
 
 @app.command("batch")
+@on_machine
 def batch_command(
     task: TaskName = "emoji",
     methods: BatchMethods = "",
@@ -185,6 +250,7 @@ def batch_command(
     base_folder: BaseFolder = "assets",
     force: Force = False,
     quiet: Quiet = False,
+    machine: dict | None = None,
 ):
     "Run all stages for several methods and emitters, or a classifier benchmark; what is there stays."
     from vision_unlearning.core import check_name
@@ -197,9 +263,11 @@ def batch_command(
                 f"(vu run classifiers --list); delete {base_folder}/classification to run it again"
             )
         from vision_unlearning.running.classifiers import batch_classifiers
-        paths = batch_classifiers(task, split(methods), parameter or [], base_folder, not quiet)
+        texts = [*(parameter or []), *(f"{name}={value}" for name, value in machine.items())]
+        paths = batch_classifiers(task, split(methods), texts, base_folder, not quiet)
     else:
-        chosen, given = split(methods or "uce,distil"), batch_parameters(parameter or [])
+        chosen = split(methods or "uce,distil")
+        given = beside(batch_parameters(parameter or []), machine)
         options = dict(progress=not quiet, force=force, **given)
         if smoke: paths = smoke_batch(task, chosen, split(entities), base_folder, options)
         else:
@@ -326,13 +394,18 @@ Clip = Annotated[str, typer.Option(help="CLIP that measures, a hub id or folder;
 Merge = Annotated[
     bool, typer.Option("--merge", help="Also write a full pipeline with the edit in its weights.")
 ]
+Config = Annotated[
+    str, typer.Option(help="For a single file: folder of a pipeline of the same architecture.")
+]
 Push = Annotated[str, typer.Option(help="Hub repository to upload to, private; a no-go is not uploaded.")]
 
 @app.command("erase")
+@on_machine
 def erase_command(
     concept: Annotated[str, typer.Option(help="What has to go.")],
     out: Annotated[str, typer.Option(help="Folder to write; must not exist.", callback=at_home)],
-    model: Annotated[str, typer.Option(help="Embedded name, a folder, or a hub id.")] = "emoji-sd",
+    model: Annotated[str, typer.Option(help="Embedded name, a folder, a file, or a hub id.")] = "emoji-sd",
+    config: Config = "",
     preserve: Annotated[
         str, typer.Option(help="Names that must not suffer, with commas; quote one that has a comma.")
     ] = "",
@@ -342,13 +415,13 @@ def erase_command(
     clip: Clip = "",
     num_inference_steps: Annotated[int, typer.Option(min=1, help="Steps of the check's pictures.")] = 12,
     guidance_scale: Annotated[float, typer.Option(help="Guidance of the pictures of the check.")] = 3.0,
-    device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
     merge: Merge = False,
     kohya: Annotated[bool, typer.Option("--kohya", help="Also write a LoRA under kohya's names.")] = False,
     push: Push = "",
+    machine: dict | None = None,
 ):
     "Erase a concept from a pipeline, check it and its neighbours before and after, and say go or no-go."
-    from vision_unlearning.models import load_pipeline
+    from vision_unlearning.models.machine import Machine, compute_device
     from vision_unlearning.running.erase import erase, push_to_hub, save_erasure
     from vision_unlearning.unlearners.base import get_method
     if Path(out).exists(): raise ValueError(f"{out} exists; give a folder that does not")
@@ -358,7 +431,8 @@ def erase_command(
         raise ValueError(
             f"{method} makes no LoRA, which is what --kohya writes; leave it out, or try --merge"
         )
-    pipe = load_pipeline(model, device=device)
+    runs = Machine(**machine)
+    pipe = runs.load(model, config=config or None, learns=True)
     result = erase(
         pipe,
         concept,
@@ -367,9 +441,10 @@ def erase_command(
         settings=options,
         candidates=split(candidates) or None,
         clip=clip or None,
-        judge=embedded_judge(model, [concept, *split(preserve), *split(candidates)], device),
+        judge=embedded_judge(model, [concept, *split(preserve), *split(candidates)], compute_device(pipe)),
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
+        batch_size=runs.batch_size,
     )
     save_erasure(result, out, pipe, merge, kohya)
     typer.echo(str(result))

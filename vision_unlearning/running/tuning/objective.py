@@ -76,7 +76,7 @@ class JudgeObjective:
         self.task, self.entities, self.generation = task, emoji_entities(task), generation
         names = [e["name"] for e in self.entities]
         self.emitters = [check_name("entity", e, names) for e in emitters or tuning_emitters(task)]
-        self.pipe = pipe or load_pipeline(get_task(task).base_model)
+        self.pipe = pipe or load_pipeline(get_task(task).base_model, "auto")
         self.judge = judge or load_judge(device=self.pipe.device)
         self.seeds = tuple(seeds)
         self.receiver_seeds = tuple(receiver_seeds)
