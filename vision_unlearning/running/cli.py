@@ -13,10 +13,11 @@ from ..texts import split_names
 
 # %% auto #0
 __all__ = ['app', 'BaseFolder', 'Quiet', 'Force', 'TaskName', 'Parameters', 'task_app', 'Stage', 'BatchMethods', 'BatchScale',
-           'Quick', 'Permutations', 'DemoFolder', 'Candidates', 'Clip', 'Merge', 'Push', 'KEPT', 'STOPPED',
-           'INTERRUPTED', 'at_home', 'split', 'task_new_command', 'is_benchmark', 'run_command', 'run_benchmark_stage',
-           'batch_parameters', 'batch_command', 'smoke_batch', 'status_command', 'report_command', 'demo_command',
-           'json_settings', 'embedded_judge', 'erase_command', 'error_line', 'main']
+           'Quick', 'Permutations', 'DemoFolder', 'EXIT_CODES', 'Candidates', 'Clip', 'Merge', 'Push', 'KEPT',
+           'STOPPED', 'INTERRUPTED', 'at_home', 'split', 'task_new_command', 'is_benchmark', 'run_command',
+           'run_benchmark_stage', 'batch_parameters', 'batch_command', 'smoke_batch', 'status_command',
+           'report_command', 'demo_command', 'json_settings', 'embedded_judge', 'leave_with', 'erase_command',
+           'error_line', 'main']
 
 # %% ../../nbs/8_running/60_cli.ipynb #ebe4d688
 app = typer.Typer(
@@ -317,6 +318,14 @@ def embedded_judge(
     if model != "emoji-sd" or not set(names) <= known: return None
     return JudgeAccuracy("emoji", entities).to(device)
 
+EXIT_CODES = {"GO": 0, "NO-GO": 1, "NO-VERDICT": 3}  # 2 is an error
+
+def leave_with(
+    verdict,  # `Verdict`
+):
+    "End a command with the code of its answer."
+    if code := EXIT_CODES[verdict.answer]: raise typer.Exit(code)
+
 # %% ../../nbs/8_running/60_cli.ipynb #1ac2c463
 Candidates = Annotated[
     str,
@@ -326,7 +335,9 @@ Clip = Annotated[str, typer.Option(help="CLIP that measures, a hub id or folder;
 Merge = Annotated[
     bool, typer.Option("--merge", help="Also write a full pipeline with the edit in its weights.")
 ]
-Push = Annotated[str, typer.Option(help="Hub repository to upload to, private; a no-go is not uploaded.")]
+Push = Annotated[
+    str, typer.Option(help="Hub repository to upload to, private; nothing but a go is uploaded.")
+]
 
 @app.command("erase")
 def erase_command(
@@ -376,7 +387,7 @@ def erase_command(
     typer.echo(result.summary().round(3).to_string())
     typer.echo(Path(out).resolve())
     if push: typer.echo(push_to_hub(out, push))
-    if not result.go: raise typer.Exit(1)
+    leave_with(result.verdict)
 
 # %% ../../nbs/8_running/60_cli.ipynb #7318b39e
 def error_line(
