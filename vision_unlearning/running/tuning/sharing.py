@@ -39,7 +39,8 @@ class Place:
     endpoint: str | None = None  # address of a hub; None takes HF_ENDPOINT, or the public one
 
     def __post_init__(self):
-        if not on_hub(self.repository): raise ValueError(f"{self.repository!r} is no repository; give owner/name")
+        if on_hub(self.repository): return
+        raise ValueError(f"{self.repository!r} is no repository; give owner/name")
 
     def send(self, folder, title: str, what: str) -> str:
         "Send a folder as a dataset, with a card; the address of the commit."
@@ -99,7 +100,8 @@ def fetch_task(
     "Fetch a task into a store that has none of that name."
     files = place.files()
     said = [path for path in files if path.startswith("task_") and "/" not in path]
-    if len(said) != 1: raise ForeignFileError(f"{place.repository} holds {len(said)} tasks at its top; one is needed")
+    if len(said) != 1:
+        raise ForeignFileError(f"{place.repository} holds {len(said)} tasks at its top; one is needed")
     with tempfile.TemporaryDirectory() as folder:
         copied = Path(shutil.copy(files[said[0]], Path(folder)/safe_name(said[0])))
         task = read_task(copied)
@@ -115,7 +117,8 @@ def fetch_task(
         parts = Path(path).parts
         if parts[0] == "pictures" and len(parts) == 3 and parts[1] in known:
             pictures.setdefault(parts[1], []).append(cached)
-    if pictures: store_pictures(place.store, task.name, {n: sound_pictures(p) for n, p in pictures.items()})
+    sound = {name: sound_pictures(name, files, len(files)) for name, files in pictures.items()}
+    if sound: store_pictures(place.store, task.name, sound)
     for source, target in ((files[table.name], table), (files[said[0]], file)):
         with atomic_path(target) as temporary: shutil.copyfile(source, temporary)
     return [table, file]

@@ -157,7 +157,7 @@ def recompute(
     check_name("method", record["method"], METHODS)
     for part, here in hashes_here(record["task"]).items():
         if submission["hashes"][part] == here: continue
-        raise ValueError(f"the {part} of this submission are not those of this installation; compare versions")
+        raise ValueError(f"its {part} are not those of this installation; compare the versions of both")
     rows = {row["emitter"]: row for row in record["rows"]}
     if isinstance(emitters, int):
         order = np.random.default_rng(seed).permutation(list(rows))
