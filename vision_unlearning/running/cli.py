@@ -387,6 +387,7 @@ INTERRUPTED = 130  # exit code of a process that Ctrl-C ended
 
 def main(
     arguments: list[str] | None = None,  # None reads them from the process
+    listener=None,  # of `start`, which has heard Ctrl-C even where nobody told the command
 ):
     "Run a command; whatever stops it becomes one line, and exit code 2, or 130 for Ctrl-C."
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -396,7 +397,8 @@ def main(
     except BrokenPipeError: code = 1  # whoever read the output has seen enough
     except Exception as error:
         if "--traceback" in arguments: raise
-        typer.echo(f"error: {error_line(error)}", err=True)
-        code = 2
+        code = INTERRUPTED if listener and listener.thrown else 2
+        if code == 2: typer.echo(f"error: {error_line(error)}", err=True)
+    if listener: listener.arrived = True
     if code == INTERRUPTED: typer.echo(STOPPED.get(words[0], KEPT), err=True)
     if code: sys.exit(code)
