@@ -23,8 +23,8 @@ from ..files import alone, atomic_path
 from ..store import Session, Store, image_name, read_json, write_json
 
 # %% auto #0
-__all__ = ['generate', 'generate_array', 'claim_pictures', 'list_generated', 'fill_folder', 'stored_dtype', 'remembered',
-           'task_prompts', 'generate_off', 'generate_on', 'read_images']
+__all__ = ['generate', 'generate_array', 'claim_pictures', 'list_generated', 'fill_folder', 'stored_dtype', 'batch_held',
+           'remembered', 'task_prompts', 'generate_off', 'generate_on', 'read_images']
 
 # %% ../../nbs/5_interference/00_generate.ipynb #2aab72d7
 def generate(
@@ -145,6 +145,14 @@ def stored_dtype(
     return read_json(mark, dict[str, Any]).get("dtype", "float32") if mark.is_file() else None
 
 # %% ../../nbs/5_interference/00_generate.ipynb #5a1c0e14
+def batch_held(
+    pipe,  # that has drawn
+    batch_size: int | str = "auto",  # as it was asked for
+) -> int:  # pictures at once
+    "How many pictures were drawn at once."
+    wanted = fitting_batch(pipe, batch_size)
+    return min(wanted, FITTED.get("drawing", wanted))
+
 @contextmanager
 def remembered(
     store: Store,

@@ -278,7 +278,7 @@ def generate_session(
     **options,  # num_inference_steps, guidance_scale, batch_size, progress
 ) -> int:  # how many images were made
     "Make the `on` images that a session lacks."
-    from vision_unlearning.interference.generate import generate_on, task_prompts
+    from vision_unlearning.interference.generate import batch_held, generate_on, task_prompts
     from vision_unlearning.models.machine import compute_device, running_on
     from vision_unlearning.unlearners.base import load_edit
 
@@ -293,7 +293,7 @@ def generate_session(
         seconds=time.perf_counter() - start,
         peak_memory=peak_memory(compute_device(pipe), reset),
         machine=running_on(pipe),
-        **options,
+        **options | {"batch_size": batch_held(pipe, options.get("batch_size", "auto"))},
     )
     if made or record["stages"].get("generate", {}).get("seeds") != list(seeds):
         note_stage(store, session, "generate", **facts)
