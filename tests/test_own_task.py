@@ -3,6 +3,7 @@ import json
 
 import pandas as pd
 import pytest
+from kills import in_this_process
 from PIL import Image, ImageDraw
 
 from vision_unlearning import tasks
@@ -134,11 +135,13 @@ def test_sampling_is_the_tasks_own(tmp_path):
     assert check_parameters("generate", {})["num_inference_steps"] == 12
 
 
-@pytest.mark.long(60)
-def test_to_the_report_and_the_answers(drawn, capsys):
+@pytest.mark.long(15)
+@in_this_process()
+def test_to_the_report_and_the_answers(drawn):
     store = bring(drawn)
     base = ["--base-folder", str(store.base)]
-    drawing = ["-p", "seeds=42", "-p", "num_inference_steps=2"]
+    quick = dict(seeds=42, num_inference_steps=2, n_permutations=99, max_figures=1)
+    drawing = [word for name, value in quick.items() for word in ("-p", f"{name}={value}")]
     main(["batch", "--task", "shapes", "--methods", "uce", "--entities", "red square", *drawing, *base, "-q"])
     (session,) = plan_sessions(store, "shapes", "uce", ["red square"])
     scored = read_record(store.record(session))["stages"]["interference"]
