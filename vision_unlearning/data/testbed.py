@@ -184,7 +184,7 @@ def link_or_copy(
     target,  # where it shall be too
 ) -> None:
     "A hard link where the file system allows it, else a copy."
-    try: os.link(source, target)
+    try: os.link(os.path.realpath(source), target)  # of the file, where `source` is only a link to it
     except OSError: shutil.copyfile(source, target)
 
 # %% ../../nbs/1_data/25_testbed.ipynb #ac03dcf5
