@@ -4,19 +4,27 @@
 
 # %% ../../nbs/8_running/60_cli.ipynb #2c954578
 from __future__ import annotations
-import os, sys
+import sys
 from pathlib import Path
 from typing import Annotated
 import typer
 from ..memory import MEMORY_FULL, is_out_of_memory
-from ..texts import split_names
+from vision_unlearning.running.options import (
+    BaseFolder,
+    Force,
+    Parameters,
+    Quiet,
+    TaskName,
+    at_home,
+    json_settings,
+    split,
+)
 
 # %% auto #0
-__all__ = ['app', 'BaseFolder', 'Quiet', 'Force', 'TaskName', 'Parameters', 'task_app', 'Stage', 'BatchMethods', 'BatchScale',
-           'Quick', 'Permutations', 'DemoFolder', 'Candidates', 'Clip', 'Merge', 'Push', 'KEPT', 'STOPPED',
-           'INTERRUPTED', 'at_home', 'split', 'task_new_command', 'is_benchmark', 'run_command', 'run_benchmark_stage',
-           'batch_parameters', 'batch_command', 'smoke_batch', 'status_command', 'report_command', 'demo_command',
-           'json_settings', 'embedded_judge', 'erase_command', 'error_line', 'main']
+__all__ = ['app', 'task_app', 'Stage', 'BatchMethods', 'BatchScale', 'Quick', 'Permutations', 'DemoFolder', 'EXIT_CODES',
+           'Candidates', 'Clip', 'Merge', 'Push', 'KEPT', 'STOPPED', 'INTERRUPTED', 'task_new_command', 'is_benchmark',
+           'run_command', 'run_benchmark_stage', 'batch_parameters', 'batch_command', 'smoke_batch', 'status_command',
+           'report_command', 'demo_command', 'embedded_judge', 'leave_with', 'erase_command', 'error_line', 'main']
 
 # %% ../../nbs/8_running/60_cli.ipynb #ebe4d688
 app = typer.Typer(
@@ -26,32 +34,6 @@ app = typer.Typer(
     help="Make an image model forget, and measure what else it forgot. --traceback anywhere shows where an "
          "error came from.",
 )
-
-# %% ../../nbs/8_running/60_cli.ipynb #46223199
-def at_home(
-    path: str,  # "~/runs": a shell expands it, unless it stands in quotes or after `=`
-) -> str:
-    "A path with the home folder in place of its `~`."
-    return os.path.expanduser(path)
-
-BaseFolder = Annotated[str, typer.Option(help="Root of everything that is written.", callback=at_home)]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on the way.")]
-Force = Annotated[bool, typer.Option("--force", help="Run notebooks again even when nothing is missing.")]
-TaskName = Annotated[str, typer.Option(help="Name of a task, or of a classifier benchmark.")]
-Parameters = Annotated[
-    list[str] | None,
-    typer.Option("--parameter", "-p", help="name=value; lists with commas or as JSON."),
-]
-
-# %% ../../nbs/8_running/60_cli.ipynb #31e518ea
-def split(
-    text: str,  # "fox, red apple"
-) -> list[str]:  # without empty parts
-    "Names separated by commas; a name that has a comma stands in double quotes."
-    names = split_names(text)
-    if text and not names:
-        raise ValueError(f"{text!r} holds no name; leave the option out to mean all of them")
-    return names
 
 # %% ../../nbs/8_running/60_cli.ipynb #bafc512d
 task_app = typer.Typer(help="Bring a task of your own.", rich_markup_mode=None)
@@ -294,16 +276,6 @@ def demo_command(
     demo(full=full, base_folder=base_folder or None, progress=not quiet)
 
 # %% ../../nbs/8_running/60_cli.ipynb #c9ddd14d
-def json_settings(
-    text: str,  # JSON
-) -> dict:
-    "Settings of a method, as they are written in a shell."
-    import json
-    try: settings = json.loads(text)
-    except (ValueError, RecursionError): settings = None
-    if isinstance(settings, dict): return settings
-    raise ValueError(f"--settings must be a JSON object such as '{{\"lamb\": 0.5}}', got {text[:60]!r}")
-
 def embedded_judge(
     model: str,  # as `load_pipeline` takes it
     names: list[str],  # that the pictures will show
@@ -317,6 +289,14 @@ def embedded_judge(
     if model != "emoji-sd" or not set(names) <= known: return None
     return JudgeAccuracy("emoji", entities).to(device)
 
+EXIT_CODES = {"GO": 0, "NO-GO": 1, "NO-VERDICT": 3}  # 2 is an error
+
+def leave_with(
+    verdict,  # `Verdict`
+):
+    "End a command with the code of its answer."
+    if code := EXIT_CODES[verdict.answer]: raise typer.Exit(code)
+
 # %% ../../nbs/8_running/60_cli.ipynb #1ac2c463
 Candidates = Annotated[
     str,
@@ -326,7 +306,9 @@ Clip = Annotated[str, typer.Option(help="CLIP that measures, a hub id or folder;
 Merge = Annotated[
     bool, typer.Option("--merge", help="Also write a full pipeline with the edit in its weights.")
 ]
-Push = Annotated[str, typer.Option(help="Hub repository to upload to, private; a no-go is not uploaded.")]
+Push = Annotated[
+    str, typer.Option(help="Hub repository to upload to, private; nothing but a go is uploaded.")
+]
 
 @app.command("erase")
 def erase_command(
@@ -376,7 +358,7 @@ def erase_command(
     typer.echo(result.summary().round(3).to_string())
     typer.echo(Path(out).resolve())
     if push: typer.echo(push_to_hub(out, push))
-    if not result.go: raise typer.Exit(1)
+    leave_with(result.verdict)
 
 # %% ../../nbs/8_running/60_cli.ipynb #7318b39e
 def error_line(
@@ -405,6 +387,7 @@ INTERRUPTED = 130  # exit code of a process that Ctrl-C ended
 
 def main(
     arguments: list[str] | None = None,  # None reads them from the process
+    listener=None,  # of `start`, which has heard Ctrl-C even where nobody told the command
 ):
     "Run a command; whatever stops it becomes one line, and exit code 2, or 130 for Ctrl-C."
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -414,7 +397,8 @@ def main(
     except BrokenPipeError: code = 1  # whoever read the output has seen enough
     except Exception as error:
         if "--traceback" in arguments: raise
-        typer.echo(f"error: {error_line(error)}", err=True)
-        code = 2
+        code = INTERRUPTED if listener and listener.thrown else 2
+        if code == 2: typer.echo(f"error: {error_line(error)}", err=True)
+    if listener: listener.arrived = True
     if code == INTERRUPTED: typer.echo(STOPPED.get(words[0], KEPT), err=True)
     if code: sys.exit(code)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from ...core import check_name
+from ...dtypes import in_float64
 from ...data.emoji import emoji_entities, emoji_tasks
 from ...data.splits import make_split
 from ...explore.neighbours import near_neighbours
@@ -38,8 +39,8 @@ def part_means(
     "Mean probability of the right answer and accuracy, of the emitter and of its receivers."
     right = torch.tensor(truth)
     numbers = {
-        "probability": found[torch.arange(len(right)), right].double(),
-        "accuracy": (found.argmax(1) == right).double(),
+        "probability": in_float64(found[torch.arange(len(right)), right]),
+        "accuracy": in_float64(found.argmax(1) == right),
     }
     means = {}
     for part, where in (("emitter", slice(None, of_emitter)), ("receiver", slice(of_emitter, None))):
