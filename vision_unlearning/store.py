@@ -12,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 from .core import ForeignFileError, MissingSessionError, check_name, config_hash
 from .files import RESERVED, atomic_folder, atomic_path, file_key, recover, safe_name
-from .tasks import get_task, look_for_tasks
+from .tasks import get_task, how_to_bring, look_for_tasks
 
 # %% auto #0
 __all__ = ['FADE_NAMES', 'UCE_NAMES', 'RENAMED_SETTINGS', 'RENAMED_VALUES', 'NEEDED', 'jsonable', 'write_json', 'check_shape',
@@ -271,7 +271,7 @@ def read_entities(
     path = store.metadata(get_task(task).name)
     if not path.is_file():
         raise MissingSessionError(
-            f"task {task!r} is not prepared in {store.base}; run `vu run prepare --task {task}`"
+            f"task {task!r} is not prepared in {store.base}; {how_to_bring(task)}"
         )
     return check_entities(read_json(path, list[Entity]), path)
 

@@ -8,7 +8,7 @@ import functools, importlib
 from dataclasses import dataclass
 from typing import Callable
 from ..core import check_name
-from ..dtypes import wide
+from ..dtypes import in_float64
 
 # %% auto #0
 __all__ = ['PAIR_METRICS', 'PairMetric', 'add_pair_metric', 'get_pair_metric', 'look_clip', 'look_brisque', 'compare_rmse',
@@ -120,7 +120,7 @@ add_pair_metric(PairMetric("ssim", "SSIM", higher_is_better=True, unchanged=1., 
 # %% ../../nbs/5_interference/02_pair_metrics.ipynb #69274fe5
 def look_dino(scorers, images, receivers, prompts) -> dict:  # {"dino_0": (N,), "dino_1": ...}
     "Embedding of each picture, one feature a dimension."
-    columns = wide(scorers.encoder.encode_images(images)).unbind(1)
+    columns = in_float64(scorers.encoder.encode_images(images)).unbind(1)
     return {f"dino_{i}": column for i, column in enumerate(columns)}
 
 def compare_dino(scorers, on: dict, off: dict):  # (N,) float64

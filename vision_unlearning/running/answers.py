@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from ..benchmarks import rt_name_to_class
-from ..core import MissingSessionError, check_name
+from ..core import MissingSessionError, check_name, computing_on
 from ..interference.entity import InterferencePerEntity
 from ..interference.stats import benjamini_hochberg
 from ..results.relationship import InsufficientSamplesError
@@ -231,9 +231,10 @@ def write_answers(
     notes: list[str] = (),  # what a reader must know first
     model: str = "",  # base model; empty is the task's own
     progress: bool = False,  # show a bar
+    device="auto",  # where a similarity that is not there yet is computed
 ) -> tuple[Path, Path]:  # the page and the table
     "Ask every question about a task, and write a page and a table of the answers."
-    table, answers = ask_all(store, task, methods, n_permutations, progress)
+    with computing_on(device): table, answers = ask_all(store, task, methods, n_permutations, progress)
     left_out = subjects(store, task, methods).left_out
     notes = [*notes, *(f"{p} is left out: not all methods were scored with it." for p in left_out)]
     n_done = int(table["skipped"].isna().sum())
