@@ -4,21 +4,31 @@
 
 # %% ../../nbs/8_running/60_cli.ipynb #2c954578
 from __future__ import annotations
-import os, sys
+import sys
 from pathlib import Path
 from typing import Annotated
 import typer
 from ..memory import MEMORY_FULL, is_out_of_memory
-from ..texts import split_names
+from vision_unlearning.running.options import (
+    BaseFolder,
+    Force,
+    Parameters,
+    Quiet,
+    TaskName,
+    at_home,
+    beside,
+    json_settings,
+    on_machine,
+    split,
+)
 
 # %% auto #0
-__all__ = ['app', 'BaseFolder', 'Quiet', 'Force', 'TaskName', 'Parameters', 'task_app', 'Stage', 'BatchMethods', 'BatchScale',
-           'Quick', 'Permutations', 'DemoFolder', 'EXIT_CODES', 'Candidates', 'Clip', 'Merge', 'Push', 'Original',
-           'Edited', 'AuditTask', 'EditName', 'AttackSteps', 'RelearningSteps', 'KEPT', 'STOPPED', 'INTERRUPTED',
-           'at_home', 'split', 'task_new_command', 'is_benchmark', 'run_command', 'run_benchmark_stage',
-           'batch_parameters', 'batch_command', 'smoke_batch', 'status_command', 'report_command', 'demo_command',
-           'json_settings', 'embedded_judge', 'leave_with', 'erase_command', 'audit_command', 'require_entity',
-           'report_audit', 'error_line', 'main']
+__all__ = ['app', 'task_app', 'Stage', 'BatchMethods', 'BatchScale', 'Quick', 'Permutations', 'DemoFolder', 'EXIT_CODES',
+           'Candidates', 'Clip', 'Merge', 'Config', 'Push', 'Original', 'Edited', 'AuditTask', 'EditName',
+           'AttackSteps', 'RelearningSteps', 'KEPT', 'STOPPED', 'INTERRUPTED', 'task_new_command', 'is_benchmark',
+           'run_command', 'run_benchmark_stage', 'batch_parameters', 'batch_command', 'smoke_batch', 'status_command',
+           'report_command', 'demo_command', 'embedded_judge', 'leave_with', 'erase_command', 'audit_command',
+           'require_entity', 'report_audit', 'error_line', 'main']
 
 # %% ../../nbs/8_running/60_cli.ipynb #ebe4d688
 app = typer.Typer(
@@ -28,32 +38,6 @@ app = typer.Typer(
     help="Make an image model forget, and measure what else it forgot. --traceback anywhere shows where an "
          "error came from.",
 )
-
-# %% ../../nbs/8_running/60_cli.ipynb #46223199
-def at_home(
-    path: str,  # "~/runs": a shell expands it, unless it stands in quotes or after `=`
-) -> str:
-    "A path with the home folder in place of its `~`."
-    return os.path.expanduser(path)
-
-BaseFolder = Annotated[str, typer.Option(help="Root of everything that is written.", callback=at_home)]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on the way.")]
-Force = Annotated[bool, typer.Option("--force", help="Run notebooks again even when nothing is missing.")]
-TaskName = Annotated[str, typer.Option(help="Name of a task, or of a classifier benchmark.")]
-Parameters = Annotated[
-    list[str] | None,
-    typer.Option("--parameter", "-p", help="name=value; lists with commas or as JSON."),
-]
-
-# %% ../../nbs/8_running/60_cli.ipynb #31e518ea
-def split(
-    text: str,  # "fox, red apple"
-) -> list[str]:  # without empty parts
-    "Names separated by commas; a name that has a comma stands in double quotes."
-    names = split_names(text)
-    if text and not names:
-        raise ValueError(f"{text!r} holds no name; leave the option out to mean all of them")
-    return names
 
 # %% ../../nbs/8_running/60_cli.ipynb #bafc512d
 task_app = typer.Typer(help="Bring a task of your own.", rich_markup_mode=None)
@@ -109,6 +93,7 @@ Stage = Annotated[
 ]
 
 @app.command("run")
+@on_machine
 def run_command(
     stage: Stage,
     parameter: Parameters = None,
@@ -117,6 +102,7 @@ def run_command(
     show: Annotated[bool, typer.Option("--list", help="Show the parameters of the stage and stop.")] = False,
     force: Force = False,
     quiet: Quiet = False,
+    machine: dict | None = None,
 ):
     "Run the notebook of one stage, or one stage of a classifier benchmark."
     from vision_unlearning.running.notebooks import run_pipeline
@@ -127,10 +113,11 @@ def run_command(
             typer.echo(f"{name}: {p.type} = {p.default!r}  # {p.help}")
         return
     if task and is_benchmark(task):
-        run_benchmark_stage(stage, task, parameter or [], base_folder, quiet)
+        texts = [*(parameter or []), *(f"{name}={value}" for name, value in machine.items())]
+        run_benchmark_stage(stage, task, texts, base_folder, quiet)
         return
     texts = ([f"task={task}"] if task else []) + (parameter or [])
-    given = dict(parse_parameter(stage, text) for text in texts)
+    given = beside(dict(parse_parameter(stage, text) for text in texts), machine)
     store = Store(given.pop("base_folder", base_folder))
     typer.echo(run_pipeline(stage, given, store, force, not quiet))
 
@@ -178,6 +165,7 @@ BatchScale = Annotated[
 ]
 
 @app.command("batch")
+@on_machine
 def batch_command(
     task: TaskName = "emoji",
     methods: BatchMethods = "",
@@ -187,6 +175,7 @@ def batch_command(
     base_folder: BaseFolder = "assets",
     force: Force = False,
     quiet: Quiet = False,
+    machine: dict | None = None,
 ):
     "Run all stages for several methods and emitters, or a classifier benchmark; what is there stays."
     from vision_unlearning.core import check_name
@@ -199,9 +188,11 @@ def batch_command(
                 f"(vu run classifiers --list); delete {base_folder}/classification to run it again"
             )
         from vision_unlearning.running.classifiers import batch_classifiers
-        paths = batch_classifiers(task, split(methods), parameter or [], base_folder, not quiet)
+        texts = [*(parameter or []), *(f"{name}={value}" for name, value in machine.items())]
+        paths = batch_classifiers(task, split(methods), texts, base_folder, not quiet)
     else:
-        chosen, given = split(methods or "uce,distil"), batch_parameters(parameter or [])
+        chosen = split(methods or "uce,distil")
+        given = beside(batch_parameters(parameter or []), machine)
         options = dict(progress=not quiet, force=force, **given)
         if smoke: paths = smoke_batch(task, chosen, split(entities), base_folder, options)
         else:
@@ -296,16 +287,6 @@ def demo_command(
     demo(full=full, base_folder=base_folder or None, progress=not quiet)
 
 # %% ../../nbs/8_running/60_cli.ipynb #c9ddd14d
-def json_settings(
-    text: str,  # JSON
-) -> dict:
-    "Settings of a method, as they are written in a shell."
-    import json
-    try: settings = json.loads(text)
-    except (ValueError, RecursionError): settings = None
-    if isinstance(settings, dict): return settings
-    raise ValueError(f"--settings must be a JSON object such as '{{\"lamb\": 0.5}}', got {text[:60]!r}")
-
 def embedded_judge(
     model: str,  # as `load_pipeline` takes it
     names: list[str],  # that the pictures will show
@@ -336,15 +317,20 @@ Clip = Annotated[str, typer.Option(help="CLIP that measures, a hub id or folder;
 Merge = Annotated[
     bool, typer.Option("--merge", help="Also write a full pipeline with the edit in its weights.")
 ]
+Config = Annotated[
+    str, typer.Option(help="For a single file: folder of a pipeline of the same architecture.")
+]
 Push = Annotated[
     str, typer.Option(help="Hub repository to upload to, private; nothing but a go is uploaded.")
 ]
 
 @app.command("erase")
+@on_machine
 def erase_command(
     concept: Annotated[str, typer.Option(help="What has to go.")],
     out: Annotated[str, typer.Option(help="Folder to write; must not exist.", callback=at_home)],
-    model: Annotated[str, typer.Option(help="Embedded name, a folder, or a hub id.")] = "emoji-sd",
+    model: Annotated[str, typer.Option(help="Embedded name, a folder, a file, or a hub id.")] = "emoji-sd",
+    config: Config = "",
     preserve: Annotated[
         str, typer.Option(help="Names that must not suffer, with commas; quote one that has a comma.")
     ] = "",
@@ -354,13 +340,13 @@ def erase_command(
     clip: Clip = "",
     num_inference_steps: Annotated[int, typer.Option(min=1, help="Steps of the check's pictures.")] = 12,
     guidance_scale: Annotated[float, typer.Option(help="Guidance of the pictures of the check.")] = 3.0,
-    device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
     merge: Merge = False,
     kohya: Annotated[bool, typer.Option("--kohya", help="Also write a LoRA under kohya's names.")] = False,
     push: Push = "",
+    machine: dict | None = None,
 ):
     "Erase a concept from a pipeline, check it and its neighbours before and after, and say go or no-go."
-    from vision_unlearning.models import load_pipeline
+    from vision_unlearning.models.machine import Machine, compute_device
     from vision_unlearning.running.erase import erase, push_to_hub, save_erasure
     from vision_unlearning.unlearners.base import get_method
     if Path(out).exists(): raise ValueError(f"{out} exists; give a folder that does not")
@@ -370,7 +356,8 @@ def erase_command(
         raise ValueError(
             f"{method} makes no LoRA, which is what --kohya writes; leave it out, or try --merge"
         )
-    pipe = load_pipeline(model, device=device)
+    runs = Machine(**machine)
+    pipe = runs.load(model, config=config or None, learns=True)
     result = erase(
         pipe,
         concept,
@@ -379,9 +366,10 @@ def erase_command(
         settings=options,
         candidates=split(candidates) or None,
         clip=clip or None,
-        judge=embedded_judge(model, [concept, *split(preserve), *split(candidates)], device),
+        judge=embedded_judge(model, [concept, *split(preserve), *split(candidates)], compute_device(pipe)),
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
+        batch_size=runs.batch_size,
     )
     save_erasure(result, out, pipe, merge, kohya)
     typer.echo(str(result))
@@ -506,6 +494,7 @@ INTERRUPTED = 130  # exit code of a process that Ctrl-C ended
 
 def main(
     arguments: list[str] | None = None,  # None reads them from the process
+    listener=None,  # of `start`, which has heard Ctrl-C even where nobody told the command
 ):
     "Run a command; whatever stops it becomes one line, and exit code 2, or 130 for Ctrl-C."
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -515,7 +504,8 @@ def main(
     except BrokenPipeError: code = 1  # whoever read the output has seen enough
     except Exception as error:
         if "--traceback" in arguments: raise
-        typer.echo(f"error: {error_line(error)}", err=True)
-        code = 2
+        code = INTERRUPTED if listener and listener.thrown else 2
+        if code == 2: typer.echo(f"error: {error_line(error)}", err=True)
+    if listener: listener.arrived = True
     if code == INTERRUPTED: typer.echo(STOPPED.get(words[0], KEPT), err=True)
     if code: sys.exit(code)
