@@ -10,7 +10,7 @@ import torch
 from vision_unlearning.data.splits import make_split
 from vision_unlearning.interference.generate import generate_array
 from vision_unlearning.models.tiny import tiny_pipeline
-from vision_unlearning.unlearners.base import METHODS
+from vision_unlearning.unlearners.methods import METHODS
 from vision_unlearning.unlearners.callbacks import Callback
 
 

@@ -15,9 +15,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from .core import ForeignFileError, UnknownNameError, check_name
 
 # %% auto #0
-__all__ = ['SCALES', 'PROMPT_TEMPLATE', 'OWN_NAME', 'Task', 'find_tasks', 'task_module', 'look_for_tasks', 'read_task',
-           'own_tasks', 'own_task', 'get_task', 'indefinite_article', 'entity_text', 'overwrite_concept', 'get_prompt',
-           'prompt_subject']
+__all__ = ['SCALES', 'PROMPT_TEMPLATE', 'OWN_NAME', 'Task', 'find_tasks', 'task_module', 'look_for_tasks', 'opened_folders',
+           'read_task', 'own_tasks', 'own_task', 'get_task', 'indefinite_article', 'entity_text', 'overwrite_concept',
+           'get_prompt', 'prompt_subject']
 
 # %% ../nbs/0_base/05_tasks.ipynb #7f05631f
 SCALES = ("full", "smoke")  # how a task is prepared: from its sources, or from a dozen stand-ins
@@ -106,6 +106,10 @@ def look_for_tasks(
 ):
     "From now on, find the tasks that were brought to this folder."
     _opened.setdefault(Path(folder).expanduser().absolute())
+
+def opened_folders() -> list[Path]:
+    "The base folders of this process, in the order in which they were opened."
+    return list(_opened)
 
 # %% ../nbs/0_base/05_tasks.ipynb #a6b2cb38
 def read_task(

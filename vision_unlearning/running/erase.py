@@ -24,7 +24,7 @@ from .check import Limits, evaluating_clip, plan_prompts, recognise, verdict
 from ..store import atomic_folder, read_json, write_json
 from ..tasks import PROMPT_TEMPLATE
 from ..texts import as_names, one_name, shared_names
-from ..unlearners.base import Edit, attached, get_method
+from ..unlearners.base import Edit, attached, configured
 from ..explore.neighbours import near_neighbours
 from ..unlearners.diffusion.formats import export_kohya, merge_edit
 from typing_extensions import TypedDict
@@ -125,7 +125,7 @@ def erase(
     pipe,  # Stable Diffusion pipeline; comes back as it went in
     concept: str,  # what has to go
     preserve: tuple[str, ...] = (),  # what must not suffer, besides the neighbours; one name is a list of one
-    method: str = "uce",  # backend name
+    method="uce",  # backend name; of your own a reference, the class, or an instance
     *,
     settings: dict | None = None,  # of the method; None takes its defaults
     # names to find neighbours and others among; None takes the hundred embedded ones
@@ -148,7 +148,7 @@ def erase(
     "Erase one concept and check it, its wordings, its neighbours and others before and after."
     concept, preserve = one_name(concept, "concept"), as_names(preserve, "preserve")
     clip, limits = evaluating_clip(pipe, clip), limits or Limits()
-    unlearner = get_method(method)(**(settings or {}))
+    unlearner = configured(method, settings)
     check_drawing(pipe, **generation)
     if shared_names(preserve, [concept]):
         raise ValueError(f"{concept!r} is to be erased and preserved at once")
@@ -183,7 +183,7 @@ def erase(
     )
     return Erasure(
         concept=concept,
-        method=method,
+        method=unlearner.name,
         edit=edit,
         table=table,
         go=go,

@@ -19,7 +19,7 @@ from vision_unlearning.core import (
 )
 from ..dtypes import dtype_name
 from ..files import alone, atomic_folder
-from .values import check_methods
+from ..interference.pair_metrics import PAIR_METRICS
 from ..tasks import entity_text, get_prompt, get_task, overwrite_concept, own_task
 from vision_unlearning.store import (
     Session,
@@ -32,6 +32,7 @@ from vision_unlearning.store import (
     read_record,
     write_json,
 )
+from ..unlearners.methods import METHODS
 from typing_extensions import TypedDict
 
 # %% auto #0
@@ -69,14 +70,17 @@ def as_recorded(
 def plan_sessions(
     store: Store,
     task: str,  # task name
-    method: str,  # backend name
+    method: str,  # backend name; of your own a reference, the class, or an instance with its settings
     entities: list[str | int] = (),  # names or indices of emitters; empty means all of the task
     model: str | None = None,  # base model; None takes the task's own
     overrides: dict | None = None,  # hyper-parameters that differ from the tuned ones
 ) -> list[Session]:  # one an emitter, in the order given
     "Check every name and setting and return the sessions; nothing is written."
-    from vision_unlearning.unlearners.base import get_method
+    from vision_unlearning.unlearners.base import Unlearner, get_method
     from vision_unlearning.unlearners.tuned import tuned_settings
+    if isinstance(method, Unlearner): method, overrides = type(method), method.model_dump(mode="json")
+    method = METHODS.take(method)
+    METHODS.require_same(store, method)
     table, model = task_entities(store, task), model or get_task(task).base_model
     unlearner = get_method(method)(**{**tuned_settings(task, method), **(overrides or {})})
     if unlearner.reads == "pictures" and own_task(task) and not store.pictures(task).is_dir():
@@ -149,6 +153,12 @@ def finished(
     "The record of a session whose edit is there; one of other settings or weights raises `ValueError`."
     record = claim(store, session)
     if record is None: return None
+    origin, made_by = METHODS.origin(session.method), record.get("method_from")
+    if origin is not None and made_by != dataclasses.asdict(origin):
+        raise ValueError(
+            f"{store.model(session)} was made by another version of {origin.reference}; use another "
+            "base_folder, another name, or delete it"
+        )
     base = record.get("base_model", {})
     made, made_in = base.get("weights"), base.get("dtype", "float32")
     if dtype not in (None, made_in):
@@ -217,7 +227,7 @@ def unlearn_session(
 def _unlearn(store, session, pipe, weights, callbacks) -> dict:
     "As `unlearn_session`, by the worker that is alone with it."
     import torch
-    from vision_unlearning.unlearners.base import get_method
+    from vision_unlearning.unlearners.base import Edit, get_method
     if store.model(session).exists():
         raise ValueError(
             f"{store.model(session)} has no record.json, so this library did not make it; use another "
@@ -228,12 +238,16 @@ def _unlearn(store, session, pipe, weights, callbacks) -> dict:
     edit = get_method(session.method)(**session.settings).unlearn(
         pipe, forget, retain, generator=torch.Generator().manual_seed(seed), callbacks=callbacks
     )
+    if not isinstance(edit, Edit):
+        raise TypeError(f"unlearn of {session.method} must return an Edit, got {type(edit).__name__}")
     stage = dict(
         seconds=time.perf_counter() - start,
         peak_memory=peak_memory(pipe.device, reset),
         edit_bytes=edit.size,
         generator_seed=seed,
     )
+    origin = METHODS.origin(session.method)
+    came_from = {} if origin is None else dict(method_from=dataclasses.asdict(origin))
     record = dict(
         key=session.key,
         session=dataclasses.asdict(session),
@@ -243,7 +257,9 @@ def _unlearn(store, session, pipe, weights, callbacks) -> dict:
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions=versions(),
         stages=dict(unlearn=stage),
+        **came_from,
     )
+    METHODS.keep_card(store, session.method)
     with atomic_folder(store.model(session)) as temporary:
         edit.save_pretrained(temporary)
         write_json(temporary/"record.json", record)
@@ -328,7 +344,7 @@ def score_images(
     seeds: list[int],
     clip,  # `ClipEncoder`
     judge=None,  # `Judge`, or None for a task that has none
-    metrics: list[str] = (),  # names of pair metrics; empty means all
+    metrics: list = (),  # names of pair metrics, or those of your own; empty means all that ship
     batch_size: int = 100,  # changes speed and memory only
     device="cpu",  # where what needs no model is computed: BRISQUE, RMSE, SSIM
     encoder=None,  # image encoder, which `dino_diff` asks; None for the task's own
@@ -336,12 +352,15 @@ def score_images(
     "Score a session once for these seeds, and note that it is complete."
     from vision_unlearning.interference.pair import score_session
     from vision_unlearning.models.encoders import EMBEDDING_MODEL
-    own = get_task(session.task)
+    own, metrics = get_task(session.task), [PAIR_METRICS.take(metric) for metric in metrics]
+    for metric in metrics: PAIR_METRICS.require_same(store, metric)
     # what an older record does not say was the task's own
     usual = dict(judge=own.judge, encoder=own.encoder or EMBEDDING_MODEL)
     asked = dict(
         seeds=list(seeds), metrics=list(metrics), clip=evaluator_name(clip), judge=evaluator_name(judge)
     )
+    brought = {m: dataclasses.asdict(origin) for m in metrics if (origin := PAIR_METRICS.origin(m))}
+    if brought: asked["metrics_from"] = brought
     if "dino_diff" in metrics: asked["encoder"] = evaluator_name(encoder) or usual["encoder"]
     start = time.perf_counter()
     with alone(store.scores(session), f"another worker scores {session.slug}; waiting"):
@@ -349,7 +368,8 @@ def score_images(
         same = all(done.get(k, usual.get(k)) == value for k, value in asked.items())
         if same and store.scores(session).exists(): return read_scores(store, session)
         how = dict(clip=clip, judge=judge, batch_size=batch_size, device=device, encoder=encoder)
-        scores = score_session(store, session, list(seeds), list(metrics) or None, **how)
+        scores = score_session(store, session, list(seeds), metrics or None, **how)
+        for metric in metrics: PAIR_METRICS.keep_card(store, metric)
         right = scores.loc[scores["metric"] == "judge_diff", "off"].mean()
         stand_in = dict(named_by=judge.name, named_right_off=right) if hasattr(judge, "clip") else {}
         seconds = time.perf_counter() - start
@@ -425,7 +445,7 @@ def chosen_sessions(
     "The complete sessions that a page is about; names are checked."
     table = task_entities(store, task) if entities else []
     names = {find_entity(table, e)["name"] for e in entities}
-    if methods: check_methods(methods)
+    for method in methods: check_name("method", method, METHODS)
     complete = [s for s, r in recorded_sessions(store, task).items() if r["status"] == "complete"]
     found = [
         s for s in complete

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from ..core import check_name
-from .values import check_values
+from .values import check_values, take_names
 from ..store import read_json
 from ..tasks import look_for_tasks, own_task
 from ..texts import split_names
@@ -93,11 +93,13 @@ def check_parameters(
 ) -> dict:  # all parameters of the stage: those given, and defaults for the others
     "Refuse unknown names, wrong types and values that mean nothing; fill in the defaults."
     known = pipeline_parameters(stage)
+    for name in parameters: check_name(f"parameter of {stage}", name, known)
+    if parameters.get("base_folder"): look_for_tasks(parameters["base_folder"])
+    if stage != "classifiers": parameters = take_names(parameters)
     for name, value in parameters.items():
-        kind = known[check_name(f"parameter of {stage}", name, known)].type
+        kind = known[name].type
         if not fits(value, kind):
             raise ValueError(f"parameter {name} of {stage} must be {kind}, got {value!r}")
-    if parameters.get("base_folder"): look_for_tasks(parameters["base_folder"])
     whole = {**{n: p.default for n, p in known.items()}, **_of_task(known, parameters), **parameters}
     check_values(stage, whole, {name: parameter.default for name, parameter in known.items()})
     return whole

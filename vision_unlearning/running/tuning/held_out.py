@@ -5,6 +5,7 @@
 # %% ../../../nbs/8a_tuning/30_held_out.ipynb #1d39d91b
 from __future__ import annotations
 from collections.abc import Callable
+from dataclasses import asdict
 import numpy as np
 import pandas as pd
 from ...core import MissingSessionError, check_name, versions
@@ -17,7 +18,8 @@ from ..session import chosen_sessions
 from ..summary import before_after
 from ..session import read_scores
 from ...store import Session, Store, read_record
-from ...unlearners.base import METHODS, load_edit
+from ...unlearners.base import load_edit
+from ...unlearners.methods import METHODS
 
 # %% auto #0
 __all__ = ['shuffled_entities', 'tuning_emitters', 'held_out_emitters', 'trained_parameters', 'held_out_row', 'held_out',
@@ -91,7 +93,7 @@ def held_out_row(
 
 # %% ../../../nbs/8a_tuning/30_held_out.ipynb #5b15d956
 def held_out(
-    method: str,  # backend name
+    method: str,  # backend name; of your own a reference, or the class
     task: str,  # an embedded task
     store: Store,  # where sessions are kept and continued
     emitters: list[str] | None = None,  # default: `held_out_emitters`
@@ -102,7 +104,7 @@ def held_out(
     group: str = "domain",  # attribute that tells an emitter's own kind from the others
 ) -> dict:  # task, method, settings, seeds, num_inference_steps, rows, cpu, versions
     "Test a method on emitters that no search has seen."
-    check_name("method", method, METHODS)
+    method = METHODS.take(method)
     kind = {e["name"]: e.get(group) for e in emoji_entities(task)}
     check_name("attribute", group, emoji_entities(task)[0])
     emitters = list(emitters or held_out_emitters(task))
@@ -136,6 +138,7 @@ def held_out(
         seeds=list(seeds),
         num_inference_steps=num_inference_steps,
         rows=[held_out_row(store, s, kind) for s in chosen],
+        **({"method_from": asdict(origin)} if (origin := METHODS.origin(method)) else {}),
         cpu=processor(),
         versions=versions(),
     )
