@@ -106,8 +106,8 @@ def load_reference(
     if not place or not name.isidentifier():
         raise ValueError(f"{reference!r} names no class; write package.module:Class or path/to/file.py:Class")
     module = load_file(Path(place)) if place.endswith(".py") else load_module(place)
-    public = [n for n in vars(module) if not n.startswith("_")]
-    check_name(f"name in {Path(place).name}", name, [*public, *vars(module)])
+    public = [n for n in vars(module) if not n.startswith("_") or n == name]
+    check_name(f"name in {Path(place).name}", name, public)
     return getattr(module, name), module, name
 
 # %% ../nbs/0_base/11_brought.ipynb #3df02a2a
