@@ -13,9 +13,9 @@ from vision_unlearning import brought, tasks
 from vision_unlearning.core import UnknownNameError
 from vision_unlearning.interference.pair_metrics import PAIR_METRICS, PairMetric
 from vision_unlearning.running.cli import main
-from vision_unlearning.running.session import finished, plan_sessions, read_scores, weights_fingerprint
+from vision_unlearning.running.session import finished, plan_sessions, read_scores
 from vision_unlearning.running.stages import check_parameters
-from vision_unlearning.running.templates import TEMPLATES
+from vision_unlearning.running.templates import RESULT_TEMPLATES
 from vision_unlearning.running.values import as_typed
 from vision_unlearning.store import Store, read_record
 from vision_unlearning.unlearners.base import Unlearner, configured, get_method
@@ -91,7 +91,7 @@ SHAPES = [
 def nobody_else(monkeypatch):
     "Each test opens its own base folders, and nothing was brought before."
     monkeypatch.setattr(tasks, "_opened", {})
-    for door in (METHODS, PAIR_METRICS, TEMPLATES): monkeypatch.setattr(door, "brought", {})
+    for door in (METHODS, PAIR_METRICS, RESULT_TEMPLATES): monkeypatch.setattr(door, "brought", {})
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 
@@ -118,8 +118,9 @@ def refused(words, capsys):
     return err
 
 
-BATCH = "batch --task shapes --methods mine.py:Fade --metrics clip_diff,mine.py:BRIGHT --templates "
-BATCH += "mine.py:ResultTemplateDarkest -p seeds=42 -p num_inference_steps=1 -p embed=false -p n_permutations=19 -q"
+BATCH = """batch --task shapes -q --methods mine.py:Fade --metrics clip_diff,mine.py:BRIGHT
+    --templates mine.py:ResultTemplateDarkest
+    -p seeds=42 -p num_inference_steps=1 -p embed=false -p n_permutations=19"""
 
 
 @pytest.mark.long(35)
@@ -140,7 +141,7 @@ def test_through_a_shell_to_the_report_and_the_answers(mine, capsys):
     about = json.loads(answer.read_text())["metadata"]
     assert about["brought"]["reference"] == "mine.py:ResultTemplateDarkest"
     # another process knows names, labels and directions by the cards, and imports nothing
-    for door in (METHODS, PAIR_METRICS, TEMPLATES): door.brought.clear()
+    for door in (METHODS, PAIR_METRICS, RESULT_TEMPLATES): door.brought.clear()
     mine.unlink()
     assert (method_label("fading"), method_color("fading")) == ("Fading", "#AA00AA")
     assert "fading" in known_methods() and PAIR_METRICS["brightness"].higher_is_better
@@ -192,11 +193,12 @@ def test_another_version_of_a_file_is_not_mixed_with_the_first(mine, tmp_path):
         lambda: check_parameters("unlearn", {"method": "mine.py:Fade", "base_folder": str(store.base)}),
         lambda: plan_sessions(store, "emoji", "mine.py:Fade"),
     ):
-        with pytest.raises(ValueError, match="has results of the method 'fading' from mine.py:Fade") as refusal:
+        with pytest.raises(ValueError, match="has results of the method 'fading' from mine.py") as refusal:
             ask()
         assert "\n" not in str(refusal.value)
     assert get_method("fading")().strength == .6
-    assert finished(Store(tmp_path/"new"), plan_sessions(Store(tmp_path/"new"), "emoji", "fading")[0], "x") is None
+    new = Store(tmp_path/"new")
+    assert finished(new, plan_sessions(new, "emoji", "fading")[0], "x") is None
 
 
 def test_a_kernel_is_told_where_it_is(mine):
@@ -205,8 +207,10 @@ def test_a_kernel_is_told_where_it_is(mine):
     assert asked["method"] == "fading"
     typed = as_typed(asked)
     assert typed["method"] == f"{mine}:Fade" and typed["base_folder"] == asked["base_folder"]
-    code = "import sys; from vision_unlearning.unlearners.methods import METHODS; print(METHODS.take(sys.argv[1]))"
-    done = subprocess.run([sys.executable, "-c", code, typed["method"]], cwd="/", capture_output=True, text=True)
+    code = ("import sys; from vision_unlearning.unlearners.methods import METHODS; "
+            "print(METHODS.take(sys.argv[1]))")
+    python = [sys.executable, "-c", code.replace("; ", "\n"), typed["method"]]
+    done = subprocess.run(python, cwd="/", capture_output=True, text=True)
     assert done.stdout.strip() == "fading", done.stderr
 
 
@@ -225,7 +229,8 @@ def test_a_class_and_an_instance_in_python(tmp_path):
     session = plan_sessions(Store(tmp_path), "emoji", Here(strength=2.), ["fox"])[0]
     assert (session.method, session.settings) == ("here", {"strength": 2.})
     assert configured(Here).strength == 1. and get_method("here") is Here
-    assert METHODS.take(get_method("uce")) == "uce" and not METHODS.command("here")
+    assert METHODS.take(get_method("uce")) == "uce"
+    with pytest.raises(ValueError, match="%%writefile here.py"): METHODS.command("here")
 
 
 def test_an_entry_point_of_a_package(mine, tmp_path, monkeypatch):
@@ -242,7 +247,7 @@ def test_an_entry_point_of_a_package(mine, tmp_path, monkeypatch):
     brought._installed_by.cache_clear()
     assert METHODS.take("fading") == "fading"
     origin = METHODS.origin("fading")
-    assert (origin.reference, origin.distribution, origin.version) == ("fading_package:Fade", "fading-package", "1.2")
+    assert str(origin) == "fading_package:Fade (fading-package 1.2)"
     assert METHODS.command("fading") == "fading_package:Fade"
     METHODS.brought.clear()
     with pytest.raises(ValueError, match="calls itself 'fading'; they must agree"): METHODS.take("other")

@@ -21,6 +21,7 @@ WRONG = {
     "methods": {("uce", "uce"): "given twice"},
     "metrics": {("nope",): "unknown pair metric", ("rmse", "rmse"): "given twice"},
     "pair_metrics": {("nope",): "unknown pair metric"},
+    "templates": {("Nope",): "unknown result template"},
     "similarities": {("nope",): "unknown similarity"},
     "entity_metric": {"nope": "unknown entity metric"},
     "clip": {"nope": "unknown CLIP", "emoji-sd": "unknown CLIP", "/nope": "no such folder"},

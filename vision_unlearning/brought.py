@@ -22,8 +22,8 @@ from .store import Store, check_shape, read_json, write_json
 from .tasks import opened_folders
 
 # %% auto #0
-__all__ = ['BROUGHT', 'Origin', 'importable', 'load_file', 'load_module', 'load_reference', 'source_hash', 'origin_of', 'Brought',
-           'OriginWords', 'Card', 'names_of_files', 'Door']
+__all__ = ['BROUGHT', 'Origin', 'importable', 'load_file', 'load_module', 'load_reference', 'source_hash', 'origin_of', 'Guest',
+           'OriginWords', 'Card', 'names_of_files', 'Door', 'command_of']
 
 # %% ../nbs/0_base/11_brought.ipynb #62a2835f
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def origin_of(
 
 # %% ../nbs/0_base/11_brought.ipynb #d924113e
 @dataclass(frozen=True)
-class Brought:
+class Guest:
     "What came in by a door."
     value: Any  # what its name stands for
     origin: Origin
@@ -186,7 +186,7 @@ class Door(Mapping):
     spelling: ClassVar[str] = "small letters, digits and underscores"  # the same in words
     words: ClassVar[Any] = dict[str, Any]  # the type of what a card says
 
-    def __init__(self): self.brought: dict[str, Brought] = {}
+    def __init__(self): self.brought: dict[str, Guest] = {}
     def shipped(self) -> Mapping[str, Any]:
         "Name -> what comes with the library."
         raise NotImplementedError
@@ -239,10 +239,18 @@ def _bring(door: Door, thing: Any, origin: Origin, command: str, said: str) -> s
     other = door.brought.get(name)
     if other and other.origin.reference != origin.reference:
         raise ValueError(f"{said} and {other.origin} are both called {name!r}; rename one")
-    door.brought[name] = Brought(value, origin, command)
+    door.brought[name] = Guest(value, origin, command)
     return name
 
 # %% ../nbs/0_base/11_brought.ipynb #cc5df0a7
+def command_of(
+    module: ModuleType,
+    name: str,  # in the module
+) -> str:  # a reference with the whole path of a file
+    "What names a thing of a module in another process."
+    of_file = module.__name__.startswith(BROUGHT)
+    return f"{module.__file__ if of_file else module.__name__}:{name}"
+
 def _name_in(module: ModuleType, thing: Any) -> str:
     "What a thing is called in a module; empty where it has no name there."
     return next((name for name, value in vars(module).items() if value is thing), "")
@@ -250,20 +258,22 @@ def _name_in(module: ModuleType, thing: Any) -> str:
 def _bring_object(door: Door, thing: Any) -> str:
     "Let in a class or an object of this process."
     home = getattr(thing, "__module__", None) if isinstance(thing, type) else None
-    candidates = [home] if home else [n for n in list(sys.modules) if n == "__main__" or n.startswith(BROUGHT)]
-    modules = [sys.modules[n] for n in candidates if n in sys.modules]
-    here = next((m for m in modules if _name_in(m, thing)), modules[0] if modules else sys.modules["__main__"])
-    name = _name_in(here, thing) or getattr(thing, "__name__", "") or type(thing).__name__
-    of_file = here.__name__.startswith(BROUGHT)
-    place = here.__file__ if of_file else here.__name__
-    command = f"{place}:{name}" if _name_in(here, thing) and place != "__main__" else ""
-    return _bring(door, thing, origin_of(thing, here, name), command, name)
+    places = [home] if home else ["__main__", *(n for n in list(sys.modules) if n.startswith(BROUGHT))]
+    modules = [sys.modules[place] for place in places if place in sys.modules]
+    module = next((m for m in modules if _name_in(m, thing)), sys.modules["__main__"])
+    own = _name_in(module, thing)
+    name = own or getattr(thing, "__name__", "") or type(thing).__name__
+    elsewhere = own and module.__name__ != "__main__"
+    return _bring(
+        door, thing, origin_of(thing, module, name), command_of(module, own) if elsewhere else "", name
+    )
 
 # %% ../nbs/0_base/11_brought.ipynb #a3aba1c2
 def _bring_entry(door: Door, name: str, entries: list) -> str:
     "Let in what an installed package offers under a name."
     places = sorted({entry.value for entry in entries})
-    if len(places) > 1: raise ValueError(f"{' and '.join(places)} both offer a {door.kind} {name!r}; remove one")
+    if len(places) > 1:
+        raise ValueError(f"{' and '.join(places)} both offer a {door.kind} {name!r}; remove one")
     said = f"entry point {name} of {door.group}"
     thing, module, attribute = load_reference(places[0])
     own = _bring(door, thing, origin_of(thing, module, attribute), places[0], said)
@@ -287,8 +297,7 @@ def take(
     if not isinstance(asked, str): return _bring_object(self, asked)
     if ":" in asked:
         thing, module, name = load_reference(asked)
-        place = module.__file__ if module.__name__.startswith(BROUGHT) else module.__name__
-        return _bring(self, thing, origin_of(thing, module, name), f"{place}:{name}", asked)
+        return _bring(self, thing, origin_of(thing, module, name), command_of(module, name), asked)
     if asked in self.shipped() or asked in self.brought: return asked
     entries = list(metadata.entry_points(group=self.group, name=asked))
     return _bring_entry(self, asked, entries) if entries else _check_known(self, asked)
@@ -360,8 +369,8 @@ def require_same(
     known = Origin(**self.read_card(path, name)["origin"])
     if known == origin: return
     raise ValueError(
-        f"{store.base} has results of the {self.kind} {name!r} from {known}, and this is {origin}; use another "
-        f"base folder, another name, or delete {path.name} and the results"
+        f"{store.base} has results of the {self.kind} {name!r} from {known}, and this is {origin}; use "
+        f"another base folder, another name, or delete {path.name} and the results"
     )
 
 @patch

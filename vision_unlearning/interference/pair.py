@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Callable
 import torch
 from ..core import ForeignFileError, config_hash, usable_device
-from .pair_metrics import PAIR_METRICS, PairMetric, as_pair_metric, get_pair_metric
+from vision_unlearning.interference.pair_metrics import (
+    PAIR_METRICS,
+    PairMetric,
+    as_pair_metric,
+    get_pair_metric,
+)
 from .tables import read_pair
 from ..metrics.image_image import PairOfImages
 from ..tasks import get_task

@@ -16,7 +16,7 @@ from ..interference.stats import benjamini_hochberg
 from ..results.relationship import InsufficientSamplesError
 from .page import answers_path, figure_html, note, numbers, wide, write_page
 from .questions import questions, subjects
-from .templates import TEMPLATES
+from .templates import RESULT_TEMPLATES
 from ..store import Store, atomic_path
 
 # %% auto #0
@@ -50,7 +50,7 @@ def answer(
     n_permutations: int | None = None,
 ) -> Answer:
     "Ask one question."
-    cls = TEMPLATES[check_name("template", template, TEMPLATES)]
+    cls = RESULT_TEMPLATES[check_name("template", template, RESULT_TEMPLATES)]
     row = {"template": template, **{name: arguments.get(name) for name in ARGUMENTS}}
     row["arguments"] = json.dumps(arguments, sort_keys=True)
     more = {}
@@ -94,7 +94,8 @@ def ask_all(
     "Every question about a task."
     from tqdm.auto import tqdm
     InterferencePerEntity(task=task, base_folder=str(store.base), remote_repository_name="").compute()
-    asked = tqdm(questions(store, task, methods, templates), disable=not progress, desc=f"questions about {task}")
+    asked = questions(store, task, methods, templates)
+    asked = tqdm(asked, disable=not progress, desc=f"questions about {task}")
     found = [answer(store, name, arguments, n_permutations) for name, arguments in asked]
     table = pd.DataFrame([a.row for a in found], columns=ANSWER_COLUMNS)
     pvalues = table.groupby("template", sort=False)["pvalue"]
@@ -184,7 +185,7 @@ def template_blocks(
     done = part[part["skipped"].isna()]
     sure, tested = (done["adjusted_pvalue"] < .05).sum(), done["pvalue"].notna().sum()
     counted = f", {sure} of {tested} significant after correction" if tested else ""
-    question = html.escape((TEMPLATES[name].__doc__ or "").strip())
+    question = html.escape((RESULT_TEMPLATES[name].__doc__ or "").strip())
     blocks = [f"<h2>{html.escape(name)}</h2><p>{question} {len(done)} questions{counted}.</p>"]
     for a in worth_showing(answers)[:max_figures]:
         blocks.append(wide(figure_html(first_axes(a.template.plot(a.data)), name)))

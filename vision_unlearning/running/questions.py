@@ -13,7 +13,7 @@ from ..interference.entity import pair_sessions
 from ..interference.pair_metrics import PAIR_METRICS
 from ..results.asking import Subjects
 from ..results.base import PairTable, read_pairs
-from .templates import TEMPLATES
+from .templates import RESULT_TEMPLATES
 from ..store import Store, read_entities, read_json
 from ..unlearners.methods import known_methods
 
@@ -116,8 +116,8 @@ def questions(
 ) -> list[Question]:
     "Every question about a task, in the order of the page."
     about = subjects(store, task, methods)
-    names = dict.fromkeys([*TEMPLATES.shipped(), *map(TEMPLATES.take, templates)])
-    known = {name: TEMPLATES[name] for name in names}
+    names = dict.fromkeys([*RESULT_TEMPLATES.shipped(), *map(RESULT_TEMPLATES.take, templates)])
+    known = {name: RESULT_TEMPLATES[name] for name in names}
     asked = []
     for name, template in sorted(known.items(), key=lambda item: (item[1].place, item[0])):
         whole = {"tasks": [task]} if "tasks" in template.model_fields else {"task": task}

@@ -12,7 +12,7 @@ from ..brought import Card, Door
 from ..results.base import ResultTemplate
 
 # %% auto #0
-__all__ = ['PARTS', 'TEMPLATES', 'TemplateDoor']
+__all__ = ['PARTS', 'RESULT_TEMPLATES', 'TemplateDoor']
 
 # %% ../../nbs/8_running/39_templates.ipynb #9b8769bb
 # what a template is made of -> what it is
@@ -31,7 +31,7 @@ class TemplateDoor(Door):
     def shipped(self) -> Mapping[str, type]: return rt_name_to_class
     def accept(self, thing: Any, said: str) -> tuple[str, type]:
         if not isinstance(thing, type) or not issubclass(thing, ResultTemplate):
-            raise ValueError(f"{said} is no template: it inherits no vision_unlearning.results.base.ResultTemplate")
+            raise ValueError(f"{said} is no template: it does not inherit results.base.ResultTemplate")
         for part, what in PARTS.items():
             inherited = inspect.getattr_static(ResultTemplate, part, None)
             if inspect.getattr_static(thing, part, None) is inherited:
@@ -41,4 +41,4 @@ class TemplateDoor(Door):
     def closed(self, card: Card) -> type:
         raise ValueError(f"the template {card['name']!r} is not here; name its file and class")
 
-TEMPLATES = TemplateDoor()
+RESULT_TEMPLATES = TemplateDoor()

@@ -96,8 +96,8 @@ def door_of(
         from vision_unlearning.interference.pair_metrics import PAIR_METRICS
         return PAIR_METRICS
     if parameter == "templates":
-        from vision_unlearning.running.templates import TEMPLATES
-        return TEMPLATES
+        from vision_unlearning.running.templates import RESULT_TEMPLATES
+        return RESULT_TEMPLATES
 
 def _each(values: Any, call: Callable) -> Any:
     "A call for a value that is no list and no number, or for each of a list."

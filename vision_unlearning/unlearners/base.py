@@ -483,7 +483,8 @@ def configured(
 ) -> Unlearner:
     "The method that was asked for, with its settings."
     if not isinstance(method, Unlearner): return get_method(METHODS.take(method))(**(settings or {}))
-    if settings: raise ValueError(f"settings of {method.name} are given twice; it is an instance that has them")
+    if settings:
+        raise ValueError(f"settings of {method.name} are given twice; it is an instance that has them")
     METHODS.take(type(method))
     return method
 

@@ -14,9 +14,9 @@ from ..core import check_name
 from ..finding import Found, find_classes
 
 # %% auto #0
-__all__ = ['UNLEARNERS', 'DIFFUSION', 'CLASSIFIERS', 'METHODS', 'BASELINES', 'find_methods', 'OwnMethod', 'check_method_class',
-           'MethodWords', 'MethodDoor', 'Look', 'shipped_looks', 'known_methods', 'check_known_method', 'method_label',
-           'method_color']
+__all__ = ['UNLEARNERS', 'DIFFUSION', 'CLASSIFIERS', 'UNLEARNER', 'METHODS', 'BASELINES', 'find_methods', 'OwnMethod',
+           'check_method_class', 'MethodWords', 'MethodDoor', 'Look', 'shipped_looks', 'known_methods',
+           'check_known_method', 'method_label', 'method_color']
 
 # %% ../../nbs/3_unlearners/02_methods.ipynb #77364293
 def find_methods(
@@ -43,19 +43,22 @@ class OwnMethod:
         raise ValueError(f"the method {self.card}, was brought by name; name it so again, with its folder")
 
 # %% ../../nbs/3_unlearners/02_methods.ipynb #ac6cf602
+UNLEARNER = f"{UNLEARNERS}.base.Unlearner"  # what a method inherits
+
 def check_method_class(
     cls: Any,  # what somebody brings
     said: str,  # what it is called in messages
 ):
     "Refuse what is no method for text-to-image models."
-    from vision_unlearning.unlearners.base import Unlearner
-    if not isinstance(cls, type) or not issubclass(cls, Unlearner):
-        raise ValueError(f"{said} is no method: it does not inherit vision_unlearning.unlearners.base.Unlearner")
+    lineage = [f"{base.__module__}.{base.__name__}" for base in getattr(cls, "__mro__", ())]
+    if UNLEARNER not in lineage: raise ValueError(f"{said} is no method: it does not inherit {UNLEARNER}")
     if inspect.isabstract(cls): raise ValueError(f"{said} has no unlearn(model, forget, retain)")
     absent = [c for c in ("name", "label", "kind") if not isinstance(getattr(cls, c, None), str)]
     if absent: raise ValueError(f"{said} states no {absent[0]}; write {absent[0]}: ClassVar[str] = ...")
     if cls.kind != "text-to-image":
-        raise ValueError(f"{said} is of the kind {cls.kind!r}; a task of pictures takes text-to-image methods")
+        raise ValueError(
+            f"{said} is of the kind {cls.kind!r}; a task of pictures takes text-to-image methods"
+        )
     if not re.fullmatch(r"#[0-9a-fA-F]{6}", str(cls.color)):
         raise ValueError(f"{said} has the color {cls.color!r}; write it as #rrggbb")
 
