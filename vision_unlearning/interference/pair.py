@@ -58,7 +58,7 @@ class Scorers:
         clip=None,  # None for the task's default CLIP
         judge=None,  # None for `load_judge()`
         batch_size: int = 100,  # changes speed and memory only
-        device="cpu",  # where everything is computed; models that are given look where they are
+        device="auto",  # where everything is computed; models that are given look where they are
         encoder=None,  # of images, for `dino_diff`; None for the task's default
     ):
         self.task = task
@@ -274,7 +274,7 @@ def score_session(
     clip=None,  # evaluating CLIP; None for the task's default
     judge=None,  # None for `load_judge()`
     batch_size: int = 100,  # pictures at once; changes speed and memory only
-    device="cpu",  # where everything is computed; models that are given look where they are
+    device="auto",  # where everything is computed; models that are given look where they are
     progress: bool = False,  # show a bar
     encoder=None,  # image encoder for `dino_diff`; None for the task's default
     # of an earlier call, instead of the four above: models and texts are then ready

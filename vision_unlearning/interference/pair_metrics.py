@@ -11,6 +11,7 @@ from typing import Any, Callable
 from ..brought import Card, Door
 from typing_extensions import TypedDict
 from ..core import check_name
+from ..dtypes import in_float64
 
 # %% auto #0
 __all__ = ['PAIR_METRICS', 'PairMetric', 'as_pair_metric', 'PairMetricWords', 'PairMetricDoor', 'add_pair_metric',
@@ -171,7 +172,7 @@ add_pair_metric(PairMetric("ssim", "SSIM", higher_is_better=True, unchanged=1., 
 # %% ../../nbs/5_interference/02_pair_metrics.ipynb #69274fe5
 def look_dino(scorers, images, receivers, prompts) -> dict:  # {"dino_0": (N,), "dino_1": ...}
     "Embedding of each picture, one feature a dimension."
-    columns = scorers.encoder.encode_images(images).double().unbind(1)
+    columns = in_float64(scorers.encoder.encode_images(images)).unbind(1)
     return {f"dino_{i}": column for i, column in enumerate(columns)}
 
 def compare_dino(scorers, on: dict, off: dict):  # (N,) float64

@@ -23,7 +23,7 @@ __all__ = ['HOW', 'COMES_BACK', 'executed_path', 'run_stamp', 'last_states', 'ke
 
 # %% ../../nbs/8_running/14_notebooks.ipynb #9c47d252
 # parameters that change how a run goes and not what comes out
-HOW = ("base_folder", "batch_size", "device", "track")
+HOW = ("base_folder", "track", "device", "offload", "attention_slicing", "batch_size", "compiled")
 
 # %% ../../nbs/8_running/14_notebooks.ipynb #31a65e6d
 def executed_path(

@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from ...core import check_name
+from ...dtypes import in_float64
 from ...data.emoji import emoji_entities, emoji_tasks
 from ...data.splits import make_split
 from ...explore.neighbours import near_neighbours
@@ -38,8 +39,8 @@ def part_means(
     "Mean probability of the right answer and accuracy, of the emitter and of its receivers."
     right = torch.tensor(truth)
     numbers = {
-        "probability": found[torch.arange(len(right)), right].double(),
-        "accuracy": (found.argmax(1) == right).double(),
+        "probability": in_float64(found[torch.arange(len(right)), right]),
+        "accuracy": in_float64(found.argmax(1) == right),
     }
     means = {}
     for part, where in (("emitter", slice(None, of_emitter)), ("receiver", slice(of_emitter, None))):
@@ -76,7 +77,7 @@ class JudgeObjective:
         self.task, self.entities, self.generation = task, emoji_entities(task), generation
         names = [e["name"] for e in self.entities]
         self.emitters = [check_name("entity", e, names) for e in emitters or tuning_emitters(task)]
-        self.pipe = pipe or load_pipeline(get_task(task).base_model)
+        self.pipe = pipe or load_pipeline(get_task(task).base_model, "auto")
         self.judge = judge or load_judge(device=self.pipe.device)
         self.seeds = tuple(seeds)
         self.receiver_seeds = tuple(receiver_seeds)
