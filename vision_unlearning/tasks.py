@@ -16,8 +16,8 @@ from .core import ForeignFileError, UnknownNameError, check_name
 
 # %% auto #0
 __all__ = ['SCALES', 'PROMPT_TEMPLATE', 'OWN_NAME', 'Task', 'find_tasks', 'task_module', 'look_for_tasks', 'opened_folders',
-           'read_task', 'own_tasks', 'own_task', 'get_task', 'indefinite_article', 'entity_text', 'overwrite_concept',
-           'get_prompt', 'prompt_subject']
+           'read_task', 'own_tasks', 'own_task', 'get_task', 'how_to_bring', 'indefinite_article', 'entity_text',
+           'overwrite_concept', 'get_prompt', 'prompt_subject']
 
 # %% ../nbs/0_base/05_tasks.ipynb #7f05631f
 SCALES = ("full", "smoke")  # how a task is prepared: from its sources, or from a dozen stand-ins
@@ -157,6 +157,18 @@ def get_task(
     "The task of that name, of the library or brought by somebody."
     if isinstance(task, Task): return task
     return own_task(task) or _declared(task_module(task))[task]
+
+# %% ../nbs/0_base/05_tasks.ipynb #8d41b7a6
+def how_to_bring(
+    task: str | Task,  # task, or its name
+) -> str:  # "run `vu run prepare --task people`"
+    "What makes the table and the pictures of a task."
+    name = getattr(task, "name", task)
+    if not own_task(name): return f"run `vu run prepare --task {name}`"
+    return (
+        f"delete {own_tasks()[name]} and bring the task again: `vu task new {name} --table TABLE --pictures "
+        "FOLDER`"
+    )
 
 # %% ../nbs/0_base/05_tasks.ipynb #020c2bd8
 _CONSONANT_SOUND = re.compile(

@@ -8,8 +8,8 @@ import functools, re
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any, Callable
-from ..brought import Card, Door
 from typing_extensions import TypedDict
+from ..brought import Card, Door
 from ..core import check_name
 from ..dtypes import in_float64
 

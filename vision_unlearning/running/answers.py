@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 import pandas as pd
-from ..core import MissingSessionError, check_name
+from ..core import MissingSessionError, check_name, computing_on
 from ..interference.entity import InterferencePerEntity
 from ..interference.stats import benjamini_hochberg
 from ..results.relationship import InsufficientSamplesError
@@ -234,9 +234,11 @@ def write_answers(
     model: str = "",  # base model; empty is the task's own
     progress: bool = False,  # show a bar
     templates: list = (),  # further ones, beside those that ship: names, references or classes
+    device="auto",  # where a similarity that is not there yet is computed
 ) -> tuple[Path, Path]:  # the page and the table
     "Ask every question about a task, and write a page and a table of the answers."
-    table, answers = ask_all(store, task, methods, n_permutations, progress, templates)
+    with computing_on(device):
+        table, answers = ask_all(store, task, methods, n_permutations, progress, templates)
     left_out = subjects(store, task, methods).left_out
     notes = [*notes, *(f"{p} is left out: not all methods were scored with it." for p in left_out)]
     n_done = int(table["skipped"].isna().sum())

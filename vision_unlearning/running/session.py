@@ -111,14 +111,16 @@ def plan_sessions(
 def weights_fingerprint(
     model: str,  # embedded name, "tiny", a folder, or a hub id
     revision: str | None = None,  # commit of a hub model
+    variant: str = "",  # of the files: "fp16", whose numbers are rounded
 ) -> str:  # 8 hex digits, the commit, or "unpinned"
     "What tells two models of one name apart, without loading them."
     from vision_unlearning.models import EMBEDDED_MODELS, TINY_FAMILIES, embedded_path
     if model in TINY_FAMILIES: return model
     folder = embedded_path(model) if model in EMBEDDED_MODELS else Path(model)
-    if not folder.is_dir(): return revision or "unpinned"
-    digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*.safetensors")): digest.update(file.read_bytes())
+    if not folder.exists(): return "-".join(filter(None, (revision or "unpinned", variant)))
+    digest = hashlib.sha256(variant.encode())
+    for file in sorted(folder.rglob("*.safetensors")) if folder.is_dir() else [folder]:
+        digest.update(file.read_bytes())
     return digest.hexdigest()[:8]
 
 # %% ../../nbs/8_running/05_session.ipynb #6b07fedd
@@ -227,6 +229,7 @@ def unlearn_session(
 def _unlearn(store, session, pipe, weights, callbacks) -> dict:
     "As `unlearn_session`, by the worker that is alone with it."
     import torch
+    from vision_unlearning.models.machine import running_on
     from vision_unlearning.unlearners.base import Edit, get_method
     if store.model(session).exists():
         raise ValueError(
@@ -245,6 +248,7 @@ def _unlearn(store, session, pipe, weights, callbacks) -> dict:
         peak_memory=peak_memory(pipe.device, reset),
         edit_bytes=edit.size,
         generator_seed=seed,
+        machine=running_on(pipe),
     )
     origin = METHODS.origin(session.method)
     came_from = {} if origin is None else dict(method_from=dataclasses.asdict(origin))
@@ -290,10 +294,11 @@ def generate_session(
     **options,  # num_inference_steps, guidance_scale, batch_size, progress
 ) -> int:  # how many images were made
     "Make the `on` images that a session lacks."
-    from vision_unlearning.interference.generate import generate_on, task_prompts
+    from vision_unlearning.interference.generate import batch_held, generate_on, task_prompts
+    from vision_unlearning.models.machine import compute_device, running_on
     from vision_unlearning.unlearners.base import load_edit
 
-    reset = reset_peak_memory(pipe.device)
+    reset = reset_peak_memory(compute_device(pipe))
     record = read_record(store.record(session))
     start = time.perf_counter()
     prompts = task_prompts(session.task, task_entities(store, session.task))
@@ -302,8 +307,9 @@ def generate_session(
         seeds=list(seeds),
         images=made,
         seconds=time.perf_counter() - start,
-        peak_memory=peak_memory(pipe.device, reset),
-        **options,
+        peak_memory=peak_memory(compute_device(pipe), reset),
+        machine=running_on(pipe),
+        **options | {"batch_size": batch_held(pipe, options.get("batch_size", "auto"))},
     )
     if made or record["stages"].get("generate", {}).get("seeds") != list(seeds):
         note_stage(store, session, "generate", **facts)
@@ -321,7 +327,7 @@ def load_evaluators(
     task: str,  # task name
     clip: str = "",  # embedded name, folder or hub id; empty takes the task's own
     judge: str = "",  # embedded name, folder, or "clip"; empty takes the task's own, if it has one
-    device="cpu",  # where they look
+    device="auto",  # where they look
 ) -> dict:  # {"clip": ClipEncoder, "judge": Judge | None}
     "The models that look at the pictures of a task."
     from vision_unlearning.models import load_clip
@@ -346,7 +352,7 @@ def score_images(
     judge=None,  # `Judge`, or None for a task that has none
     metrics: list = (),  # names of pair metrics, or those of your own; empty means all that ship
     batch_size: int = 100,  # changes speed and memory only
-    device="cpu",  # where what needs no model is computed: BRISQUE, RMSE, SSIM
+    device="auto",  # where what needs no model is computed: BRISQUE, RMSE, SSIM
     encoder=None,  # image encoder, which `dino_diff` asks; None for the task's own
 ):  # DataFrame: receiver, seed, metric, off, on, value
     "Score a session once for these seeds, and note that it is complete."

@@ -15,9 +15,9 @@ from ..store import Store
 
 # %% auto #0
 __all__ = ['LEAST', 'HUB_ID', 'DISTINCT', 'NETWORKS', 'NAMES', 'TOGETHER', 'check_number', 'check_distinct', 'check_network',
-           'known_networks', 'check_similarities', 'check_tracker', 'door_of', 'take_names', 'as_typed', 'sources_of',
-           'check_unprepared', 'check_preparation', 'check_revision', 'check_precision', 'check_encoder',
-           'check_entity_metric', 'check_values']
+           'known_networks', 'check_similarities', 'check_offload', 'check_tracker', 'door_of', 'take_names',
+           'as_typed', 'sources_of', 'check_unprepared', 'check_preparation', 'check_revision', 'check_variant',
+           'check_compiled', 'check_precision', 'check_encoder', 'check_entity_metric', 'check_values']
 
 # %% ../../nbs/8_running/02_values.ipynb #3a7e4abf
 LEAST = dict(  # parameter -> the smallest value that means something
@@ -29,7 +29,7 @@ def check_number(
     value: int | float,
 ):
     "Refuse numbers that are not finite or too small."
-    if not isfinite(value) or value < LEAST[name]:
+    if isinstance(value, str) or not isfinite(value) or value < LEAST[name]:
         raise ValueError(f"{name} must be a finite number of at least {LEAST[name]}, got {value!r}")
 
 # %% ../../nbs/8_running/02_values.ipynb #12918ee2
@@ -78,6 +78,11 @@ def check_similarities(names: list[str]):
     "Refuse similarities that there are not."
     from vision_unlearning.explore.similarity import SIMILARITIES
     for name in names: check_name("similarity", name, SIMILARITIES)
+
+def check_offload(name: str):
+    "Refuse ways to wait that there are not."
+    from vision_unlearning.models.machine import OFFLOADS
+    check_name("offload", name, OFFLOADS)
 
 def check_tracker(name: str):
     "Refuse a tracker that there is not, or that is not installed."
@@ -185,12 +190,24 @@ def check_revision(asked: dict):  # parameters of a stage that loads a model
     if asked["revision"] and local:
         raise ValueError(f"revision is a commit of a hub model, and {model} is none; leave it out")
 
+def check_variant(asked: dict):  # parameters of a stage that loads a model
+    "Refuse a variant of what has but one form."
+    from vision_unlearning.tasks import get_task
+    model = asked["model"] or get_task(asked["task"]).base_model
+    if asked["variant"] and model in known_networks("model"):
+        raise ValueError(f"variant is for a folder or a hub model, and {model} is none; leave it out")
+
+def check_compiled(asked: dict):  # parameters of `generate`
+    "Refuse to compile where that is not faster."
+    from vision_unlearning.models.machine import Machine
+    if asked["compiled"]: Machine(asked["device"], compiled=True).place()
+
 def check_precision(asked: dict):  # parameters of `unlearn` or `generate`
     "Refuse a precision that there is not, or in which the method cannot train."
     from vision_unlearning.unlearners.base import get_method
-    check_name("dtype", asked["dtype"], DTYPES)
+    check_name("dtype", asked["dtype"], (*DTYPES, "auto"))
     trains = "learning_rate" in get_method(asked["method"]).model_fields
-    if trains and asked["dtype"] != "float32":
+    if trains and asked["dtype"] not in ("float32", "auto"):
         raise ValueError(f"{asked['method']} trains, which needs dtype float32, got {asked['dtype']}")
 
 # %% ../../nbs/8_running/02_values.ipynb #96b19658
@@ -219,6 +236,8 @@ NAMES: dict[str, Callable] = dict(
 TOGETHER: dict[tuple[str, ...], Callable] = {  # what a check reads -> the check
     ("task", "sources", "scale", "legacy"): check_preparation,
     ("task", "model", "revision"): check_revision,
+    ("task", "model", "variant"): check_variant,
+    ("device", "compiled"): check_compiled,
     ("method", "dtype"): check_precision,
     ("encoder", "embed", "metrics"): check_encoder,
     ("task", "entity_metric", "base_folder"): check_entity_metric,
@@ -233,10 +252,11 @@ def check_values(
     "Refuse values that mean nothing, and those that would change nothing."
     given = {name: value for name, value in asked.items() if value != defaults[name]}
     for name, value in given.items():
-        if name in LEAST: check_number(name, value)
+        if name in LEAST and value != "auto": check_number(name, value)
         if name in DISTINCT: check_distinct(name, value, DISTINCT[name])
         if name in NETWORKS: check_network(NETWORKS[name], value, known_networks(name))
-    if given.get("device", "cpu") != "cpu": usable_device(given["device"])
+    if "device" in given: usable_device(given["device"])
+    if "offload" in given: check_offload(given["offload"])
     if stage == "classifiers": return  # `run_classifiers` knows its names, and trains nothing before
     for name in set(NAMES) & set(given): NAMES[name](given[name])
     for names, check in TOGETHER.items():

@@ -14,7 +14,7 @@ from ..core import check_name
 from ..finding import Found, find_classes
 
 # %% auto #0
-__all__ = ['UNLEARNERS', 'DIFFUSION', 'CLASSIFIERS', 'UNLEARNER', 'METHODS', 'BASELINES', 'find_methods', 'OwnMethod',
+__all__ = ['UNLEARNERS', 'DIFFUSION', 'CLASSIFIERS', 'UNLEARNER', 'METHODS', 'FOREIGN', 'BASELINES', 'find_methods', 'OwnMethod',
            'check_method_class', 'MethodWords', 'MethodDoor', 'Look', 'shipped_looks', 'known_methods',
            'check_known_method', 'method_label', 'method_color']
 
@@ -95,6 +95,7 @@ class Look:
     label: str  # the name a paper would print
     color: str = "#333333"  # hex
 
+FOREIGN = "foreign"  # begins the name under which an edit of somebody else is kept
 BASELINES = {"none": Look("no edit", "#999999"), "random": Look("random edit", "#666666")}
 
 # %% ../../nbs/3_unlearners/02_methods.ipynb #5f3e1e87
