@@ -20,7 +20,7 @@ from vision_unlearning.core import (
 from ..dtypes import dtype_name
 from ..files import alone, atomic_folder
 from ..interference.pair_metrics import PAIR_METRICS
-from ..tasks import entity_text, get_prompt, get_task, overwrite_concept, own_task
+from ..tasks import entity_text, get_prompt, get_task, overwrite_concept, own_task, own_tasks
 from vision_unlearning.store import (
     Session,
     Store,
@@ -36,10 +36,10 @@ from ..unlearners.methods import METHODS
 from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['SCORE_COLUMNS', 'task_entities', 'as_recorded', 'plan_sessions', 'weights_fingerprint', 'session_data', 'finished',
-           'BaselineMark', 'claim_baseline', 'require_edits', 'unlearn_session', 'note_stage', 'generate_session',
-           'default_clip', 'load_evaluators', 'evaluator_name', 'score_images', 'embed_images', 'read_scores',
-           'recorded_sessions', 'chosen_sessions']
+__all__ = ['SCORE_COLUMNS', 'task_entities', 'home_of', 'known_entities', 'as_recorded', 'plan_sessions', 'weights_fingerprint',
+           'session_data', 'told', 'finished', 'BaselineMark', 'claim_baseline', 'require_edits', 'unlearn_session',
+           'note_stage', 'generate_session', 'default_clip', 'load_evaluators', 'evaluator_name', 'score_images',
+           'embed_images', 'read_scores', 'recorded_sessions', 'chosen_sessions']
 
 # %% ../../nbs/8_running/05_session.ipynb #4f81696c
 def task_entities(
@@ -50,6 +50,24 @@ def task_entities(
     from vision_unlearning.data.emoji import emoji_entities
     embedded = get_task(task).embedded and not store.metadata(task).exists()
     return emoji_entities(task) if embedded else read_entities(store, task)
+
+def home_of(
+    task: str,  # task name
+    store: Store | None = None,  # that was given, if one was
+) -> Store:
+    "Where a task is prepared: the folder that was given, or the one to which somebody brought it."
+    if store is not None: return store
+    if own_task(task): return Store(own_tasks()[task].parent)
+    if get_task(task).embedded: return Store()
+    raise ValueError(f"{task} is prepared in a folder; give store=Store(folder)")
+
+def known_entities(
+    task: str,  # task name
+    store: Store | None = None,  # where it was prepared; None finds an embedded task and one of one's own
+) -> list[dict]:  # one dict an entity, in index order
+    "The entity table of a task, wherever it is."
+    from vision_unlearning.data.emoji import emoji_entities
+    return emoji_entities(task) if get_task(task).embedded else task_entities(home_of(task, store), task)
 
 # %% ../../nbs/8_running/05_session.ipynb #94b26a0d
 def as_recorded(
@@ -129,14 +147,22 @@ def session_data(
     session: Session,
 ) -> tuple[Any, Any, str]:  # forget, retain, and a fingerprint of both
     "What a session forgets and what it keeps: names, or two datasets for methods that learn from pictures."
+    from vision_unlearning.unlearners.base import get_method
+    return told(store, session.task, session.entity, get_method(session.method).reads)
+
+def told(
+    store: Store,
+    task: str,  # task name
+    entity: str,  # the emitter
+    reads: str,  # "pictures" or "names": what a method is given
+) -> tuple[Any, Any, str]:  # forget, retain, and a fingerprint of both
+    "What a method is told of one emitter."
     from vision_unlearning.data.splits import make_split
     from vision_unlearning.data.testbed import read_split, split_fingerprint, write_splits
-    from vision_unlearning.unlearners.base import get_method
-    task, entity = session.task, session.entity
-    if get_method(session.method).reads == "pictures" and get_task(task).embedded:
+    if reads == "pictures" and get_task(task).embedded:
         forget, retain = make_split(task, entity)
         return forget, retain, config_hash([forget._fingerprint, retain._fingerprint])
-    if get_method(session.method).reads == "pictures":
+    if reads == "pictures":
         folders = write_splits(
             store, task, None, entity, overwrite=get_prompt(task, overwrite_concept(task, entity))
         )
