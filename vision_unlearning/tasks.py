@@ -39,8 +39,8 @@ class Task:
     encoder: str = ""  # what embeds its pictures; empty: DINOv2
     judge: str = ""  # the classifier that knows its entities, or "clip": its CLIP names them; empty: none
     judge_heads: tuple[str, ...] = ()  # the judge's questions; their answers together name an entity
-    num_inference_steps: int = 12  # of its pictures, unless asked otherwise
-    guidance_scale: float = 3.  # the same
+    num_inference_steps: int = 50  # of its pictures, unless asked otherwise
+    guidance_scale: float = 7.5  # the same
     embedded: bool = False  # whether its entities and pictures ship with the package
     # not a field: a task that somebody brings is read with unknown names refused
     __pydantic_config__ = ConfigDict(extra="forbid")

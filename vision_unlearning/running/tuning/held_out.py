@@ -9,7 +9,7 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 from ...core import MissingSessionError, check_name, versions
-from ...tasks import get_task, own_task
+from ...tasks import own_task
 from ...explore.similarity import attribute_columns
 from ...intervals import bootstrap_interval
 from ...metrics.speed import processor

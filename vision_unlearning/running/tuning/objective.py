@@ -78,7 +78,7 @@ class JudgeObjective:
         from vision_unlearning.models.naming import load_namer
         about, own = get_task(task), own_task(task)
         if not about.judge and judge is None:
-            raise ValueError(f"nobody names the pictures of {task}; give a judge, or bring it with --judge clip")
+            raise ValueError(f"nobody names the pictures of {task}; give a judge, or --judge clip")
         how = ("num_inference_steps", "guidance_scale") if own else ()
         generation = {name: getattr(about, name) for name in how} | generation
         self.task, self.entities, self.generation = task, known_entities(task), generation
@@ -90,8 +90,9 @@ class JudgeObjective:
         self.receiver_seeds = tuple(receiver_seeds)
         self.prompts = {n: get_prompt(task, n) for n in names}
         self.receivers = {e: near_and_far(self.pipe, e, names, receivers) for e in self.emitters}
+        zero_shot = getattr(self.judge, "name", "") if hasattr(self.judge, "clip") else ""
         self.description = dict(
-            name="judge's probability",
+            name=f"probability, {zero_shot}" if zero_shot else "judge's probability",
             task=task,
             receivers=self.receivers,
             seeds=list(seeds),
