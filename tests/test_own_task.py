@@ -129,6 +129,16 @@ def test_who_misses_pictures_or_the_table_of_a_task_that_was_brought(drawn):
     with pytest.raises(MissingSessionError, match="vu run prepare"): read_entities(store, "people")
 
 
+def test_what_a_stopped_command_left_is_not_taken_for_something_else(drawn):
+    "A table and pictures without a task: the same command goes on, another one is refused."
+    store = bring(drawn)
+    store.task("shapes").unlink()
+    for asked in (dict(table=SHAPES), dict(table=[{**SHAPES[0], "colour": "blue"}, *SHAPES[1:]], pictures=drawn/"drawn")):
+        with pytest.raises(ValueError, match="delete it"): new_task(store, "shapes", **asked)
+    bring(drawn)
+    assert get_task("shapes").judge == "clip"
+
+
 def test_pictures_of_a_dataset(tmp_path, drawn):
     from datasets import Dataset, Features, Value
     from datasets import Image as Picture
