@@ -506,6 +506,10 @@ def test_broken_folders(case, tmp_path):
     with pytest.raises(ForeignFileError, match=line): load_edit(tmp_path / "edit")
 
 
+def test_an_edit_of_nothing_is_none():
+    with pytest.raises(ValueError, match="holds no tensors"): WeightEdit({}, {"forget": ["fox"]})
+
+
 @kinds
 def test_whole_folders(kind, tmp_path):
     pipe, edit = tiny_pipeline(), EDITS[kind]

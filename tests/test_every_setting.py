@@ -11,8 +11,8 @@ import torch
 from vision_unlearning.data.splits import make_split
 from vision_unlearning.interference.generate import generate_array
 from vision_unlearning.models.tiny import tiny_pipeline
-from vision_unlearning.unlearners.base import METHODS
 from vision_unlearning.unlearners.callbacks import Callback
+from vision_unlearning.unlearners.methods import METHODS
 
 
 @dataclass(frozen=True)

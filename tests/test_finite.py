@@ -13,7 +13,8 @@ from vision_unlearning.models import load_pipeline
 from vision_unlearning.models.clip import tiny_clip
 from vision_unlearning.models.judge import Judge
 from vision_unlearning.running.erase import erase
-from vision_unlearning.unlearners.base import METHODS, WeightEdit, get_method, load_edit
+from vision_unlearning.unlearners.base import WeightEdit, get_method, load_edit
+from vision_unlearning.unlearners.methods import METHODS
 
 COARSE = "too coarse to be fine-tuned"
 CLOSED = ("uce", "rece", "debias", "sld", "prompt_filter")  # methods that train nothing

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import torch
 from ..core import check_name
-from ..dtypes import wide
+from ..dtypes import in_float64
 from .base import Metric, as_images
 from ..texts import as_texts
 
@@ -38,9 +38,9 @@ class JudgeAccuracy(Metric):
         p = self.judge.entity_probabilities(images, self.task, self.entities).to(self.device)
         choice = p.argmax(1)
         wanted = torch.tensor(columns, device=self.device)
-        self.sure.append(wide(p.gather(1, wanted[:, None])[:, 0]))
+        self.sure.append(in_float64(p.gather(1, wanted[:, None])[:, 0]))
         self.chosen.append(choice)
-        return wide(choice == wanted)
+        return in_float64(choice == wanted)
 
     def update(self, images, names):
         "Judge images (N,3,H,W) uint8 that were asked to show N entities."
