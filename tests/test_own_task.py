@@ -4,6 +4,7 @@ import shutil
 
 import pandas as pd
 import pytest
+from kills import in_this_process
 from PIL import Image, ImageDraw
 
 from vision_unlearning import tasks
@@ -12,7 +13,7 @@ from vision_unlearning.data.testbed import stored_pictures, write_splits
 from vision_unlearning.running.cli import main
 from vision_unlearning.running.own import new_task
 from vision_unlearning.running.session import plan_sessions, read_record
-from vision_unlearning.running.stages import check_parameters
+from vision_unlearning.running.stages import as_declared, check_parameters, pipeline_parameters
 from vision_unlearning.store import Store, read_entities
 from vision_unlearning.tasks import get_task
 
@@ -149,13 +150,19 @@ def test_sampling_is_the_tasks_own(tmp_path):
     assert (found["num_inference_steps"], found["guidance_scale"]) == (7, 2.)
     assert check_parameters("generate", {**asked, "num_inference_steps": 3})["num_inference_steps"] == 3
     assert check_parameters("generate", {})["num_inference_steps"] == 12
+    people = check_parameters("generate", {"task": "people"})
+    assert (people["num_inference_steps"], people["guidance_scale"]) == (50, 7.5)
+    by_hand = {name: parameter.default for name, parameter in pipeline_parameters("generate").items()}
+    assert as_declared("generate", {**by_hand, **asked})["num_inference_steps"] == 7
 
 
-@pytest.mark.long(60)
-def test_to_the_report_and_the_answers(drawn, capsys):
+@pytest.mark.long(15)
+@in_this_process()
+def test_to_the_report_and_the_answers(drawn):
     store = bring(drawn)
     base = ["--base-folder", str(store.base)]
-    drawing = ["-p", "seeds=42", "-p", "num_inference_steps=2"]
+    quick = dict(seeds=42, num_inference_steps=2, n_permutations=99, max_figures=1)
+    drawing = [word for name, value in quick.items() for word in ("-p", f"{name}={value}")]
     main(["batch", "--task", "shapes", "--methods", "uce", "--entities", "red square", *drawing, *base, "-q"])
     (session,) = plan_sessions(store, "shapes", "uce", ["red square"])
     scored = read_record(store.record(session))["stages"]["interference"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 import torch
 from ..core import require_finite
+from .machine import compute_device
 from ..texts import as_texts
 
 # %% auto #0
@@ -84,7 +85,7 @@ def condition(
         with torch.set_grad_enabled(gradient):
             parts = pipe.encode_prompt(
                 prompt=unique[i : i + batch_size],
-                device=pipe.device,
+                device=compute_device(pipe),
                 num_images_per_prompt=1,
                 do_classifier_free_guidance=False,
             )

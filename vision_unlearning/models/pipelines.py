@@ -205,6 +205,8 @@ def load_pipeline(
     source = Path(embedded_path(name) if name in EMBEDDED_MODELS else name)
     if config is not None and not source.is_file():
         raise ValueError(f"config is for a single file, and {name} is none; leave it out")
+    if variant and (source.is_file() or name in TINY_FAMILIES):
+        raise ValueError(f"variant is for a folder or a hub model, and {name} is none; leave it out")
     if name in TINY_FAMILIES:
         pipe = tiny_pipeline(family=TINY_FAMILIES[name]).to(device)
         return pipe if dtype == torch.float32 else pipe.to(dtype)

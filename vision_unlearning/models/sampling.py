@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from ..core import DivergedError, borrow, initial_latents, sampler_generators
+from .machine import compute_device
 
 # %% auto #0
 __all__ = ['sampling_times', 'check_text_to_image', 'check_drawing', 'own_noise', 'unchecked', 'latent_shape', 'sample', 'draw']
@@ -83,9 +84,9 @@ def own_noise(
     pipe,  # Stable Diffusion pipeline
 ):
     "Refuse what is drawn in the block if its noise came from the global generator, naming the scheduler."
-    before = _random_states(pipe.unet.device)
+    before = _random_states(compute_device(pipe))
     yield
-    after = _random_states(pipe.unet.device)
+    after = _random_states(compute_device(pipe))
     if all(map(torch.equal, before, after)): return
     raise ValueError(
         f"{type(pipe.scheduler).__name__} takes noise from the global generator, so that a picture would not "
@@ -124,7 +125,7 @@ def sample(
 ):  # what the pipeline returns
     "The pipeline's own call, with the noise of these seeds and prompts."
     check_drawing(pipe, **call)
-    latents = initial_latents(seeds, prompts, latent_shape(pipe), pipe.unet.dtype, pipe.device)
+    latents = initial_latents(seeds, prompts, latent_shape(pipe), pipe.unet.dtype, compute_device(pipe))
     with borrow(pipe), torch.no_grad(), own_noise(pipe):
         return pipe(latents=latents, generator=sampler_generators(seeds, prompts), **call)
 

@@ -31,7 +31,7 @@ from vision_unlearning.running.check import (
 from ..store import atomic_folder, read_json, write_json
 from ..tasks import PROMPT_TEMPLATE
 from ..texts import as_names, one_name, shared_names
-from ..unlearners.base import Edit, attached, get_method
+from ..unlearners.base import Edit, attached, configured
 from ..unlearners.diffusion.formats import export_kohya, merge_edit
 from ..unlearners.diffusion.uce import pooled_leak
 from typing_extensions import NotRequired, TypedDict
@@ -121,7 +121,7 @@ def erase(
     pipe,  # Stable Diffusion pipeline; comes back as it went in
     concept: str,  # what has to go
     preserve: tuple[str, ...] = (),  # what must not suffer, besides the neighbours; one name is a list of one
-    method: str = "uce",  # backend name
+    method="uce",  # backend name; of your own a reference, the class, or an instance
     *,
     settings: dict | None = None,  # of the method; None takes its defaults
     # names to find neighbours and others among; None takes the hundred embedded ones
@@ -144,7 +144,7 @@ def erase(
     "Erase one concept and check it, its wordings, its neighbours and others before and after."
     concept, preserve = one_name(concept, "concept"), as_names(preserve, "preserve")
     clip, limits = evaluating_clip(pipe, clip), limits or Limits()
-    unlearner = get_method(method)(**(settings or {}))
+    unlearner = configured(method, settings)
     check_drawing(pipe, **generation)
     if shared_names(preserve, [concept]):
         raise ValueError(f"{concept!r} is to be erased and preserved at once")
@@ -173,7 +173,7 @@ def erase(
     notes = pooled_note(pipe, edit, concept, anchor if isinstance(anchor, str) else anchor[0], template)
     return Erasure(
         concept=concept,
-        method=method,
+        method=unlearner.name,
         edit=edit,
         table=table,
         verdict=replace(verdict(table, limits), notes=notes),

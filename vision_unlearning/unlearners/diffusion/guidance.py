@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from ...core import ForeignFileError, borrow, check_name
+from ...models.machine import compute_device
 from ...models.noise_levels import noise_unit, signal_at, signal_levels
 from ...models.places import require_words
 from ...store import current_settings
@@ -297,10 +298,6 @@ def stored_texts(
     texts: list[str],
 ) -> list[tuple[torch.Tensor, ...]]:  # for each text (1,L,D), and with XL (1,P) pooled
     "What the pipeline's UNet would be given for each text."
-    found = [
-        pipe.encode_prompt(
-            prompt=t, device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-        )
-        for t in texts
-    ]
+    how = dict(device=compute_device(pipe), num_images_per_prompt=1, do_classifier_free_guidance=False)
+    found = [pipe.encode_prompt(prompt=t, **how) for t in texts]
     return [(f[0], f[2]) if len(f) == 4 else (f[0],) for f in found]
