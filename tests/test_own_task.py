@@ -13,7 +13,7 @@ from vision_unlearning.data.testbed import stored_pictures, write_splits
 from vision_unlearning.running.cli import main
 from vision_unlearning.running.own import new_task
 from vision_unlearning.running.session import plan_sessions, read_record
-from vision_unlearning.running.stages import check_parameters
+from vision_unlearning.running.stages import as_declared, check_parameters, pipeline_parameters
 from vision_unlearning.store import Store, read_entities
 from vision_unlearning.tasks import get_task
 
@@ -150,6 +150,10 @@ def test_sampling_is_the_tasks_own(tmp_path):
     assert (found["num_inference_steps"], found["guidance_scale"]) == (7, 2.)
     assert check_parameters("generate", {**asked, "num_inference_steps": 3})["num_inference_steps"] == 3
     assert check_parameters("generate", {})["num_inference_steps"] == 12
+    people = check_parameters("generate", {"task": "people"})
+    assert (people["num_inference_steps"], people["guidance_scale"]) == (50, 7.5)
+    by_hand = {name: parameter.default for name, parameter in pipeline_parameters("generate").items()}
+    assert as_declared("generate", {**by_hand, **asked})["num_inference_steps"] == 7
 
 
 @pytest.mark.long(15)

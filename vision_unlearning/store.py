@@ -302,7 +302,7 @@ class SessionFields(TypedDict):
 
 class Unlearning(TypedDict):
     "What a record says of the stage `unlearn`, beside versions and memory."
-    seconds: float
+    seconds: float | None  # None: somebody else did it, and nobody knows
     edit_bytes: int
 
 class Pictures(TypedDict):
@@ -322,6 +322,8 @@ class Record(TypedDict):
     status: Literal["unlearned", "generated", "complete"]
     stages: Stages
     base_model: NotRequired[dict[str, Any]]
+    # of an edit that somebody else made: where it came from, and its hash
+    foreign: NotRequired[dict[str, Any]]
     versions: NotRequired[dict[str, Any]]
 
 # %% ../nbs/0_base/10_store.ipynb #d8647000
