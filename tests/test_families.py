@@ -43,6 +43,9 @@ QUICK = dict(
     retain_weight=1.0,
     sld_warmup_steps=0,
     sld_threshold=1.0,
+    num_rounds=1,
+    num_images=3,  # of which no half shows a man
+    step_size=1000.0,
 )
 # The child gets the number of threads of its parent: sums that are split otherwise are rounded otherwise.
 CHILD = """
