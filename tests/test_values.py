@@ -9,8 +9,8 @@ from vision_unlearning.running.stages import PIPELINES, check_parameters, pipeli
 WRONG = {
     "seeds": {(): "is empty", (42, 42): "given twice"},
     "attention_seeds": {(1, 1): "given twice"},
-    "num_inference_steps": {0: "at least 1", -5: "at least 1"},
-    "guidance_scale": {float("nan"): "finite", float("inf"): "finite", -1.: "at least 0"},
+    "num_inference_steps": {-1: "at least 1", -5: "at least 1"},
+    "guidance_scale": {float("nan"): "finite", float("inf"): "finite", -2.: "at least 0"},
     "batch_size": {0: "at least 1", "many": "at least 1"},
     "n_permutations": {-5: "at least 1"},
     "max_figures": {-1: "at least 0"},
@@ -21,6 +21,7 @@ WRONG = {
     "methods": {("uce", "uce"): "given twice"},
     "metrics": {("nope",): "unknown pair metric", ("rmse", "rmse"): "given twice"},
     "pair_metrics": {("nope",): "unknown pair metric"},
+    "templates": {("Nope",): "unknown result template"},
     "similarities": {("nope",): "unknown similarity"},
     "entity_metric": {"nope": "unknown entity metric"},
     "clip": {"nope": "unknown CLIP", "emoji-sd": "unknown CLIP", "/nope": "no such folder"},

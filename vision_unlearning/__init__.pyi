@@ -38,6 +38,7 @@ from .running.tuning.search import tune
 # begin: written by tools/face.py
 # Methods for text-to-image models
 from .unlearners.diffusion.concept_ablation import ConceptAblation
+from .unlearners.diffusion.debias import Debias
 from .unlearners.diffusion.erasediff import EraseDiff
 from .unlearners.diffusion.esd import ESD
 from .unlearners.diffusion.fade import FADE

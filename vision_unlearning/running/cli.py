@@ -23,12 +23,12 @@ from vision_unlearning.running.options import (
 )
 
 # %% auto #0
-__all__ = ['app', 'task_app', 'Stage', 'BatchMethods', 'BatchScale', 'Quick', 'Permutations', 'DemoFolder', 'EXIT_CODES',
-           'Candidates', 'Clip', 'Merge', 'Config', 'Push', 'Original', 'Edited', 'AuditTask', 'EditName',
-           'AttackSteps', 'RelearningSteps', 'KEPT', 'STOPPED', 'INTERRUPTED', 'task_new_command', 'is_benchmark',
-           'run_command', 'run_benchmark_stage', 'batch_parameters', 'batch_command', 'smoke_batch', 'status_command',
-           'report_command', 'demo_command', 'embedded_judge', 'leave_with', 'erase_command', 'audit_command',
-           'require_entity', 'report_audit', 'error_line', 'main']
+__all__ = ['app', 'task_app', 'Stage', 'BatchMethods', 'BatchMetrics', 'OwnTemplates', 'BatchScale', 'Quick', 'Permutations',
+           'DemoFolder', 'EXIT_CODES', 'Candidates', 'Clip', 'Merge', 'Config', 'Push', 'Original', 'Edited',
+           'AuditTask', 'EditName', 'AttackSteps', 'RelearningSteps', 'KEPT', 'STOPPED', 'INTERRUPTED',
+           'task_new_command', 'is_benchmark', 'run_command', 'run_benchmark_stage', 'batch_parameters',
+           'batch_command', 'smoke_batch', 'status_command', 'report_command', 'demo_command', 'embedded_judge',
+           'leave_with', 'erase_command', 'audit_command', 'require_entity', 'report_audit', 'error_line', 'main']
 
 # %% ../../nbs/8_running/60_cli.ipynb #ebe4d688
 app = typer.Typer(
@@ -157,7 +157,16 @@ def batch_parameters(
 # %% ../../nbs/8_running/60_cli.ipynb #2e06b8f9
 BatchMethods = Annotated[
     str,
-    typer.Option(help="Backend names, with commas; empty means uce,distil, and all of them on a benchmark."),
+    typer.Option(
+        help="Backend names, or mine.py:Class of your own, with commas; empty means uce,distil, and all of "
+             "them on a benchmark."
+    ),
+]
+BatchMetrics = Annotated[
+    str, typer.Option(help="Pair metrics, or mine.py:METRIC of your own, with commas; empty means all.")
+]
+OwnTemplates = Annotated[
+    str, typer.Option(help="Result templates of your own beside those that ship: mine.py:Class, with commas.")
 ]
 BatchScale = Annotated[
     str,
@@ -170,6 +179,8 @@ def batch_command(
     task: TaskName = "emoji",
     methods: BatchMethods = "",
     entities: Annotated[str, typer.Option(help="Emitters, with commas; empty means all of the task.")] = "",
+    metrics: BatchMetrics = "",
+    templates: OwnTemplates = "",
     parameter: Parameters = None,
     scale: BatchScale = "full",
     base_folder: BaseFolder = "assets",
@@ -182,7 +193,7 @@ def batch_command(
     from vision_unlearning.tasks import SCALES
     smoke = check_name("scale", scale, SCALES) == "smoke"
     if is_benchmark(task):
-        if entities or force or smoke:
+        if entities or force or smoke or metrics or templates:
             raise ValueError(
                 f"{task} is a classifier benchmark: it takes --methods and -p, such as -p forget=3 "
                 f"(vu run classifiers --list); delete {base_folder}/classification to run it again"
@@ -193,6 +204,8 @@ def batch_command(
     else:
         chosen = split(methods or "uce,distil")
         given = beside(batch_parameters(parameter or []), machine)
+        if metrics: given["metrics"] = split(metrics)
+        if templates: given["templates"] = split(templates)
         options = dict(progress=not quiet, force=force, **given)
         if smoke: paths = smoke_batch(task, chosen, split(entities), base_folder, options)
         else:
@@ -247,11 +260,13 @@ def report_command(
     base_folder: BaseFolder = "assets",
     quick: Quick = False,
     n_permutations: Permutations = 0,
+    templates: OwnTemplates = "",
     quiet: Quiet = False,
 ):
     "Write the report of what is complete, answer every question about it, and say where the pages are."
     if is_benchmark(task):
-        if entities or model: raise ValueError(f"{task} is a classifier benchmark: it takes --methods only")
+        if entities or model or templates:
+            raise ValueError(f"{task} is a classifier benchmark: it takes --methods only")
         from vision_unlearning.running.classifiers import report_classifiers
         for path in report_classifiers(task, split(methods), base_folder): typer.echo(Path(path).resolve())
         return
@@ -260,14 +275,18 @@ def report_command(
     from vision_unlearning.running.summary import printed, summary_table
     from vision_unlearning.store import Store
     store = Store(base_folder)
-    sessions = chosen_sessions(store, task, split(methods), split(entities), model)
+    from vision_unlearning.running.values import take_names
+    asked = dict(methods=split(methods), templates=split(templates), base_folder=base_folder)
+    named = take_names(asked)
+    sessions = chosen_sessions(store, task, named["methods"], split(entities), model)
     path = write_report(store, task, sessions)
     typer.echo(printed(summary_table(store, sessions)).to_string(index=False))
     typer.echo(path.resolve())
     if quick: return
     from vision_unlearning.running.answers import write_answers
     ran = list(dict.fromkeys(s.method for s in sessions))
-    for path in write_answers(store, task, ran, n_permutations or None, model=model, progress=not quiet):
+    how = dict(model=model, progress=not quiet, templates=named["templates"])
+    for path in write_answers(store, task, ran, n_permutations or None, **how):
         typer.echo(path.resolve())
 
 # %% ../../nbs/8_running/60_cli.ipynb #c6d28597
@@ -334,7 +353,7 @@ def erase_command(
     preserve: Annotated[
         str, typer.Option(help="Names that must not suffer, with commas; quote one that has a comma.")
     ] = "",
-    method: Annotated[str, typer.Option(help="Backend name of the method.")] = "uce",
+    method: Annotated[str, typer.Option(help="Backend name, or mine.py:Class of your own.")] = "uce",
     settings: Annotated[str, typer.Option(help="Settings of the method, as JSON.")] = "{}",
     candidates: Candidates = "",
     clip: Clip = "",
@@ -349,8 +368,9 @@ def erase_command(
     from vision_unlearning.models.machine import Machine, compute_device
     from vision_unlearning.running.erase import erase, push_to_hub, save_erasure
     from vision_unlearning.unlearners.base import get_method
+    from vision_unlearning.unlearners.methods import METHODS
     if Path(out).exists(): raise ValueError(f"{out} exists; give a folder that does not")
-    options = json_settings(settings)
+    options, method = json_settings(settings), METHODS.take(method)
     unlearner = get_method(method)(**options)
     if kohya and "lora_alpha" not in type(unlearner).model_fields:
         raise ValueError(
