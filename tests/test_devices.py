@@ -184,7 +184,7 @@ def test_every_notebook_hands_the_device_on(stage):
     cells = json.loads(pipeline_path(stage).read_text())["cells"]
     source = "".join("".join(cell["source"]) for cell in cells)
     calls = re.findall(r"= (?:load_\w+)\(([^()]*(?:\([^()]*\)[^()]*)*)\)", source)
-    calls += re.findall(r"load_(?:clip|pipeline)\(([^()]*(?:\([^()]*\)[^()]*)*)\)", source)
+    calls += re.findall(r"(?:load_(?:clip|pipeline)|Machine)\(([^()]*(?:\([^()]*\)[^()]*)*)\)", source)
     assert calls and all("device" in call for call in calls)
 
 

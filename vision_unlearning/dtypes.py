@@ -9,7 +9,7 @@ from functools import lru_cache
 from .core import check_name
 
 # %% auto #0
-__all__ = ['DTYPES', 'check_dtype', 'dtype_name', 'has_float64', 'wide']
+__all__ = ['DTYPES', 'check_dtype', 'dtype_name', 'learning_dtype', 'has_float64', 'in_float64']
 
 # %% ../nbs/0_base/04_dtypes.ipynb #54c7ac37
 DTYPES = ("float32", "bfloat16", "float16")
@@ -29,6 +29,12 @@ def dtype_name(
     "The number format that a model computes in, as a word."
     return str(model.dtype).removeprefix("torch.")
 
+def learning_dtype(
+    dtype: str,  # one of `DTYPES`, or "auto"
+) -> str:  # "float32" for "auto"
+    "In what a model is when something is unlearned."
+    return "float32" if dtype == "auto" else dtype
+
 # %% ../nbs/0_base/04_dtypes.ipynb #c2f81a07
 @lru_cache(None)
 def has_float64(
@@ -43,7 +49,7 @@ def has_float64(
     return True
 
 # %% ../nbs/0_base/04_dtypes.ipynb #d9035be2
-def wide(
+def in_float64(
     tensor,  # of any format, anywhere
     device=None,  # where it shall be, if it can; None leaves it where it is
 ):  # float64, there or on the CPU

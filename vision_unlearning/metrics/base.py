@@ -8,7 +8,7 @@ import functools
 from pathlib import Path
 from typing import ClassVar
 import torch, torchmetrics
-from ..dtypes import wide
+from ..dtypes import in_float64
 from ..memory import in_batches
 from ..pictures import one_size, picture_array
 
@@ -88,7 +88,7 @@ class Metric(Movable):
         step = max(1, min(self.batch_size, pixels//max(1, images.shape[-1]*images.shape[-2])))
         def scored(part): return self.score(images[part].to(self.device), *[other[part] for other in others])
         for _, scores in in_batches(len(images), step, self.name, scored):
-            self.scores.append(wide(scores, self.device))
+            self.scores.append(in_float64(scores, self.device))
 
     def per_item(self) -> torch.Tensor:
         "(N,) float64: every score so far, in order of arrival."

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 import torch
 from ..core import ForeignFileError
-from ..dtypes import wide
+from ..dtypes import in_float64
 from ..models.encoders import encoder_name
 from .base import Movable, as_images
 
@@ -44,7 +44,7 @@ class DistributionMetric(Movable):
     def update_features(self, features, real: bool):
         "Take vectors (N,D) of one side instead of pictures."
         side = "real" if real else "generated"
-        features = wide(torch.as_tensor(features).detach(), self.device)
+        features = in_float64(torch.as_tensor(features).detach(), self.device)
         known = self.dimension()
         if features.ndim != 2 or (known and features.shape[1] != known):
             raise ValueError(f"{self.name}: features must be (N,{known or 'D'}), got {tuple(features.shape)}")

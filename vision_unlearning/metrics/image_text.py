@@ -6,7 +6,7 @@
 from __future__ import annotations
 import re
 import torch
-from ..dtypes import wide
+from ..dtypes import in_float64
 from .base import Metric, as_images
 from ..texts import as_texts
 
@@ -125,6 +125,6 @@ class TextSimilarity(Metric):
         if not self.truncate: check_lengths(self.clip, distinct, self.name)
         if not texts: return
         batches = [distinct[i:i + self.batch_size] for i in range(0, len(distinct), self.batch_size)]
-        vectors = wide(torch.cat([self.clip.encode_texts(batch) for batch in batches]))
+        vectors = in_float64(torch.cat([self.clip.encode_texts(batch) for batch in batches]))
         left, right = ([row[t] for t in side] for side in (texts, others))
-        self.scores.append(wide(100*(vectors[left]*vectors[right]).sum(1), self.device))
+        self.scores.append(in_float64(100*(vectors[left]*vectors[right]).sum(1), self.device))

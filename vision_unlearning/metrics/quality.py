@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 import torch
-from ..dtypes import wide
+from ..dtypes import in_float64
 from .base import Metric
 from .image_image import windowed
 
@@ -19,7 +19,7 @@ def luma(
     images,  # (N,3,H,W) uint8
 ) -> torch.Tensor:  # (N,H,W) float64, whole numbers 0..255
     "Rounded grey values."
-    pixels = wide(images)
+    pixels = in_float64(images)
     weights = torch.tensor([.299, .587, .114], dtype=torch.float64, device=pixels.device)
     return (pixels*weights[:, None, None]).sum(1).round()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools, math
 import torch
 from torch.nn.functional import avg_pool2d, conv2d, max_pool2d, pad
-from ..dtypes import wide
+from ..dtypes import in_float64
 from .image_image import PairOfImages, SSIM
 from .quality import luma
 
@@ -65,7 +65,7 @@ class FSIM(PairOfImages):
 
     def features(self, images):
         "Phase congruency and gradient of (N,3,H,W) uint8, at the size where FSIM looks."
-        pixels = wide(images)
+        pixels = in_float64(images)
         weights = torch.tensor([.299, .587, .114], dtype=torch.float64, device=pixels.device)
         grey = (pixels*weights[:, None, None]).sum(1)
         shrink = max(1, math.floor(min(grey.shape[1:])/256 + .5))
