@@ -6,10 +6,12 @@ import re
 import sys
 import traceback
 from configparser import ConfigParser
+from contextlib import nullcontext
 from pathlib import Path
 
 import nbformat
 import pytest
+from kills import in_this_process
 from sources import sources
 
 root = Path(__file__).resolve().parents[1]
@@ -125,14 +127,23 @@ def shell():
     gc.freeze()
 
 
-def test_there_are_notebooks(): assert len(notebooks) > 100 and set(LONG) <= set(notebooks)
+# Whose lesson is the kernel that a stage's notebook runs in; for all others the stages run here.
+KERNELS = {"8_running/14_notebooks.ipynb"}
+
+
+@pytest.fixture
+def stages_here(name):
+    with nullcontext() if name in KERNELS else in_this_process(): yield
+
+
+def test_there_are_notebooks(): assert len(notebooks) > 100 and set(LONG) | KERNELS <= set(notebooks)
 
 
 # The lessons of a notebook may draw from the global generator; the library they call may not, and tests/ says
 # so.
 @pytest.mark.global_rng
 @pytest.mark.parametrize("name", as_parameters())
-def test_notebook(name, shell, tmp_path, monkeypatch):
+def test_notebook(name, shell, stages_here, tmp_path, monkeypatch):
     path = nbs / name
     if front_matter_skip.search("\n".join(c.source for c in nbformat.read(path, 4).cells[:2])):
         pytest.skip("front matter says skip_exec: true")
