@@ -2,10 +2,12 @@
 import functools
 import gc
 import json
+import logging
 import os
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 # Set before any library reads them. A GPU is used only where it is asked for by name: the numbers are those
 # of a CPU.
@@ -203,3 +205,37 @@ def borrowed_state(request):
         "`torch.random.fork_rng()`, "
         "or mark the test `global_rng` if it is the test itself that draws"
     )
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub with one public and one private repository; huggingface_hub may speak, with this one only, and
+    waits without sleeping."""
+    constants = pytest.importorskip("huggingface_hub").constants
+    import huggingface_hub.file_download
+    import huggingface_hub.utils._http
+    from fake_hub import LARGE, SMALL, FakeHub
+
+    from vision_unlearning import hub as library
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(library, "WAIT", .001)
+    for module in (huggingface_hub.file_download, huggingface_hub.utils._http):
+        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda _: None, time=lambda: 0.))
+    # nobody is there: whoever forgets the argument fails
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    with FakeHub() as found:
+        found.add(
+            "me/world",
+            {
+                "config/a.json": SMALL,
+                "config/deep/b.bin": LARGE,
+                "other/c.json": "{}",
+                "top.json": "{}",
+                **{f"config/n{i}.txt": f"n{i}" for i in range(7)},
+            },
+        )
+        found.add("me/secret", {"config/a.json": SMALL}, private=True)
+        yield found
+    logging.getLogger("huggingface_hub").setLevel(logging.WARNING)

@@ -13,6 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
 
+# The content of files: one that is LFS, and one that is a git blob.
+LARGE, SMALL = bytes(range(256))*8, b"[1, 2]"
+
+
 class Repository:
     "Files by commit; the last commit is `main`."
     def __init__(self, private=False): self.private, self.commits = private, [("0" * 40, {})]

@@ -3,6 +3,7 @@
 Inside `PretendDevice()` the name "lazy", a device of torch that no build here has, works as a GPU would:
 what is sent there stays there, an operation on tensors of two devices is an error,
 numpy cannot look inside, and every operation is counted by device.
+As on Apple's GPUs, there are no numbers of 64 bits.
 """
 from collections import Counter
 
@@ -102,6 +103,8 @@ class PretendDevice(TorchDispatchMode):
     def answer(function, args, found, target):
         "What an operation returns; what worked in place returns the tensor itself."
         if function._schema.name.endswith("_") and isinstance(args[0], torch.Tensor): return args[0]
+        if target and any(getattr(x, "dtype", None) == torch.float64 for x in tree_leaves(found)):
+            raise TypeError(f"Cannot convert a {NAME} Tensor to float64 dtype: the device has none")
         return tree_map(send, found) if target else found
 
 

@@ -13,8 +13,13 @@ from vision_unlearning.explore.attention import attention_fingerprints
 from vision_unlearning.explore.neighbours import near_neighbours
 from vision_unlearning.interference.generate import generate_off, task_prompts
 from vision_unlearning.interference.pair import Scorers, score_session
+from vision_unlearning.metrics.distribution import FID, KID
 from vision_unlearning.metrics.embedding import EmbeddingSimilarity
+from vision_unlearning.metrics.fidelity import MSSSIM, PSNR, SRE, UIQ, SpectralAngle
+from vision_unlearning.metrics.image_image import RMSE, SSIM
 from vision_unlearning.metrics.perceptual import LPIPS
+from vision_unlearning.metrics.quality import BRISQUE
+from vision_unlearning.metrics.structure import FSIM, ISSM
 from vision_unlearning.models import load_clip, load_judge, load_pipeline
 from vision_unlearning.models.encoders import load_image_encoder
 from vision_unlearning.running.cli import main
@@ -105,6 +110,51 @@ def test_networks_go_where_their_metric_goes():
             PretendDevice.counts.clear()
 
 
+def on_both(make, *batch):
+    "What a metric says on the CPU, and on a device without numbers of 64 bits."
+    here = make()
+    here.update(*batch)
+    with PretendDevice():
+        there = make().to(NAME)
+        there.update(*batch)
+        return here.per_item(), there.per_item()
+
+
+def small_networks():
+    from vision_unlearning.metrics.classification import JudgeAccuracy
+    from vision_unlearning.metrics.image_text import TextSimilarity
+    entities = [{"name": "fox"}, {"name": "key"}]
+    return {"judge": lambda: JudgeAccuracy("emoji", entities), "texts": lambda: TextSimilarity(load_clip())}
+
+
+PAIRS = [RMSE, SSIM, PSNR, SRE, SpectralAngle, UIQ, lambda: MSSSIM(scales=3), FSIM, ISSM]
+
+
+@pytest.mark.parametrize("metric", PAIRS)
+def test_a_device_without_64_bits_measures_the_same(metric):
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (2, 2, 3, 48, 48), dtype=np.uint8))
+    here, there = on_both(metric, *pixels)
+    assert there.dtype == torch.float64 and torch.equal(here, there)
+
+
+@pytest.mark.global_rng  # networks are built before their weights are read
+def test_64_bits_of_pictures_names_and_sets():
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (4, 3, 64, 64), dtype=np.uint8))
+    assert torch.equal(*on_both(BRISQUE, pixels))
+    networks = small_networks()
+    torch.testing.assert_close(*on_both(networks["judge"], pixels, ["fox", "key"]*2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(*on_both(networks["texts"], ["fox"], ["key"]), atol=1e-4, rtol=0)
+    features = torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(0))
+    for make in (lambda: FID("none"), lambda: KID("none", subset_size=4, subsets=3)):
+        values = []
+        for device in ("cpu", NAME):
+            with PretendDevice():
+                metric = make().to(device)
+                for side, real in zip(features, (True, False)): metric.update_features(side, real)
+                values.append(metric.compute())
+        assert torch.equal(*values) and values[0].dtype == torch.float64
+
+
 LOADERS = {
     "pipeline": lambda device: load_pipeline("tiny", device),
     "clip": lambda device: load_clip("tiny", device=device),
@@ -134,7 +184,7 @@ def test_every_notebook_hands_the_device_on(stage):
     cells = json.loads(pipeline_path(stage).read_text())["cells"]
     source = "".join("".join(cell["source"]) for cell in cells)
     calls = re.findall(r"= (?:load_\w+)\(([^()]*(?:\([^()]*\)[^()]*)*)\)", source)
-    calls += re.findall(r"load_(?:clip|pipeline)\(([^()]*(?:\([^()]*\)[^()]*)*)\)", source)
+    calls += re.findall(r"(?:load_(?:clip|pipeline)|Machine)\(([^()]*(?:\([^()]*\)[^()]*)*)\)", source)
     assert calls and all("device" in call for call in calls)
 
 

@@ -1,13 +1,13 @@
 """The hub: every function against a small hub on this machine, on good days and on bad ones."""
 import hashlib
-import logging
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("huggingface_hub")
-from fake_hub import FakeHub
+from fake_hub import LARGE as large
+from fake_hub import SMALL as small
 from huggingface_hub import constants
 
 from vision_unlearning import hub as library
@@ -21,38 +21,6 @@ from vision_unlearning.hub import (
     pull,
     push,
 )
-
-large, small = bytes(range(256)) * 8, b"[1, 2]"
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """A hub with one public and one private repository; huggingface_hub may speak, with this one only, and
-    waits without sleeping."""
-    import huggingface_hub.file_download
-    import huggingface_hub.utils._http
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(library, "WAIT", .001)
-    for module in (huggingface_hub.file_download, huggingface_hub.utils._http):
-        monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda _: None, time=lambda: 0.))
-    # nobody is there: whoever forgets the argument fails
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    with FakeHub() as found:
-        found.add(
-            "me/world",
-            {
-                "config/a.json": small,
-                "config/deep/b.bin": large,
-                "other/c.json": "{}",
-                "top.json": "{}",
-                **{f"config/n{i}.txt": f"n{i}" for i in range(7)},
-            },
-        )
-        found.add("me/secret", {"config/a.json": small}, private=True)
-        yield found
-    logging.getLogger("huggingface_hub").setLevel(logging.WARNING)
 
 
 @pytest.fixture

@@ -1,16 +1,19 @@
 "A task that the library has never heard of, through a shell to the report; what is wrong with one is a line."
 import json
+import shutil
 
 import pandas as pd
 import pytest
+from kills import in_this_process
 from PIL import Image, ImageDraw
 
 from vision_unlearning import tasks
-from vision_unlearning.core import ForeignFileError, UnknownNameError
+from vision_unlearning.core import ForeignFileError, MissingSessionError, UnknownNameError
+from vision_unlearning.data.testbed import stored_pictures, write_splits
 from vision_unlearning.running.cli import main
 from vision_unlearning.running.own import new_task
 from vision_unlearning.running.session import plan_sessions, read_record
-from vision_unlearning.running.stages import check_parameters
+from vision_unlearning.running.stages import as_declared, check_parameters, pipeline_parameters
 from vision_unlearning.store import Store, read_entities
 from vision_unlearning.tasks import get_task
 
@@ -111,6 +114,31 @@ def test_without_pictures_a_method_that_reads_them_is_refused(tmp_path):
     with pytest.raises(ValueError, match="--pictures"): plan_sessions(store, "bare", "munba")
 
 
+def test_who_misses_pictures_or_the_table_of_a_task_that_was_brought(drawn):
+    "Preparing brings neither."
+    some = [drawn/"drawn"/shape["name"] for shape in SHAPES[1:]]
+    for place in some: shutil.rmtree(place)
+    store = bring(drawn)
+    again = "delete .*task_shapes.json and bring the task again: `vu task new shapes --table TABLE --pictures"
+    with pytest.raises(MissingSessionError, match=f"'red square' .*has no pictures; {again}"):
+        write_splits(store, "shapes", None, "red square")
+    shutil.rmtree(store.pictures("shapes"))
+    with pytest.raises(MissingSessionError, match=again): stored_pictures(store, "shapes")
+    store.metadata("shapes").unlink()
+    with pytest.raises(MissingSessionError, match=again): read_entities(store, "shapes")
+    with pytest.raises(MissingSessionError, match="vu run prepare"): read_entities(store, "people")
+
+
+def test_what_a_stopped_command_left_is_not_taken_for_something_else(drawn):
+    "A table and pictures without a task: the same command goes on, another one is refused."
+    store = bring(drawn)
+    store.task("shapes").unlink()
+    for asked in (dict(table=SHAPES), dict(table=[{**SHAPES[0], "colour": "blue"}, *SHAPES[1:]], pictures=drawn/"drawn")):
+        with pytest.raises(ValueError, match="delete it"): new_task(store, "shapes", **asked)
+    bring(drawn)
+    assert get_task("shapes").judge == "clip"
+
+
 def test_pictures_of_a_dataset(tmp_path, drawn):
     from datasets import Dataset, Features, Value
     from datasets import Image as Picture
@@ -132,16 +160,58 @@ def test_sampling_is_the_tasks_own(tmp_path):
     assert (found["num_inference_steps"], found["guidance_scale"]) == (7, 2.)
     assert check_parameters("generate", {**asked, "num_inference_steps": 3})["num_inference_steps"] == 3
     assert check_parameters("generate", {})["num_inference_steps"] == 12
+    people = check_parameters("generate", {"task": "people"})
+    assert (people["num_inference_steps"], people["guidance_scale"]) == (50, 7.5)
+    by_hand = {name: parameter.default for name, parameter in pipeline_parameters("generate").items()}
+    assert as_declared("generate", {**by_hand, **asked})["num_inference_steps"] == 7
 
 
-@pytest.mark.long(60)
-def test_to_the_report_and_the_answers(drawn, capsys):
+@pytest.mark.long(15)
+@in_this_process()
+def test_to_the_report_and_the_answers(drawn):
     store = bring(drawn)
     base = ["--base-folder", str(store.base)]
-    drawing = ["-p", "seeds=42", "-p", "num_inference_steps=2"]
+    quick = dict(seeds=42, num_inference_steps=2, n_permutations=99, max_figures=1)
+    drawing = [word for name, value in quick.items() for word in ("-p", f"{name}={value}")]
     main(["batch", "--task", "shapes", "--methods", "uce", "--entities", "red square", *drawing, *base, "-q"])
     (session,) = plan_sessions(store, "shapes", "uce", ["red square"])
     scored = read_record(store.record(session))["stages"]["interference"]
     assert scored["named_by"] == "zero-shot by emoji-clip" and 0 <= scored["named_right_off"] <= 1
     pages = [path.read_text() for path in store.base.rglob("*.html")]
     assert any("zero-shot by emoji-clip" in page and "chance: 8%" in page for page in pages)
+
+
+FRUIT = [
+    {"name": name, "colour": colour}
+    for name, colour in {
+        "banana": "yellow", "red apple": "red", "strawberry": "red", "lemon": "yellow", "cherries": "red",
+        "pineapple": "yellow", "watermelon": "green", "broccoli": "green",
+    }.items()
+]
+
+
+@pytest.mark.long(40)
+def test_a_search_and_a_held_out_test(tmp_path):
+    from kills import in_this_process
+
+    from vision_unlearning.running.tuning.held_out import held_out, held_out_emitters, tuning_emitters
+    from vision_unlearning.running.tuning.objective import JudgeObjective
+    from vision_unlearning.running.tuning.search import tune
+    store = Store(tmp_path)
+    new_task(store, "fruit", FRUIT, num_inference_steps=6)
+    emitters = held_out_emitters("fruit")
+    assert len(emitters) == 4 and not set(emitters) & set(tuning_emitters("fruit"))
+    objective = JudgeObjective("fruit", ["banana"], receivers=2, seeds=(42,))
+    assert objective.description["name"] == "probability, zero-shot by emoji-clip"
+    assert objective.description["num_inference_steps"] == 6
+    record = tune("uce", "fruit", 1, tmp_path/"tuning", objective=objective)
+    assert record["best"]["forgetting"] > .5
+    with in_this_process(): tested = held_out("uce", "fruit", store, ["banana"])
+    (row,) = tested["rows"]
+    assert tested["num_inference_steps"] == 6 and row["emitter"] == "banana" and row["other_before"] > 0
+
+
+def test_a_search_needs_somebody_who_names(tmp_path):
+    from vision_unlearning.running.tuning.objective import JudgeObjective
+    new_task(Store(tmp_path), "unnamed", SHAPES, judge="")
+    with pytest.raises(ValueError, match="nobody names the pictures of unnamed"): JudgeObjective("unnamed")

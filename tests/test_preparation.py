@@ -338,3 +338,13 @@ def test_every_breed_that_was_lost_is_noted(dogs):
         "afghan hound dog": "group",
     }
     assert notes["reason"].str.contains("'of' is no number").any()
+
+
+def test_a_folder_of_links_is_a_folder_of_pictures(tmp_path):
+    "A link that stands for a file elsewhere would lead nowhere from a store."
+    from vision_unlearning.data.testbed import link_or_copy
+    (tmp_path/"a/deep").mkdir(parents=True)
+    (tmp_path/"a/x.png").write_bytes(b"x")
+    (tmp_path/"a/deep/link.png").symlink_to("../x.png")
+    link_or_copy(tmp_path/"a/deep/link.png", tmp_path/"here.png")
+    assert not (tmp_path/"here.png").is_symlink() and (tmp_path/"here.png").read_bytes() == b"x"

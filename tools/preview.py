@@ -3,7 +3,7 @@
 python tools/preview.py [--workers N] [--quick] [FOLDER]     (default: _docs)
 
 Sidebar, navigation bar and the order of pages are those of _quarto.yml; only the theme looks different.
-With --quick nothing is run: pages then name their symbols and do not describe them.
+With --quick nothing is run and no code is coloured: pages then name their symbols and do not describe them.
 """
 import argparse
 import html
@@ -19,7 +19,9 @@ from pathlib import Path
 import nbformat
 import yaml
 from nbconvert import HTMLExporter
+from nbconvert.filters import Highlight2HTML
 from nbconvert.filters.markdown import markdown2html
+from nbconvert.filters.widgetsdatatypefilter import WidgetsDataTypeFilter
 from pygments.formatters import HtmlFormatter
 from sources import skip_folders, sources
 
@@ -131,7 +133,7 @@ def listing(page: Path) -> str:
     "The table that quarto makes of a folder: titles and promises."
     rows = ["| page | what |", "|---|---|"]
     for path in sorted(page.parent.glob("*.ipynb")):
-        fields, _ = front_matter(nbformat.read(path, 4).cells[0].source)
+        fields, _ = front_matter(read_page(path).cells[0].source)
         rows.append(f"| [{fields['title']}]({path.name}) | {fields.get('description', '')} |")
     return "\n".join(rows)
 
@@ -139,17 +141,34 @@ def listing(page: Path) -> str:
 def as_written(text: str | bytes) -> str: return text.decode() if isinstance(text, bytes) else text
 
 
-def page_exporter() -> HTMLExporter:
-    "From notebooks to pages; code that pygments has escaped is not parsed and cleaned a second time."
-    exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True,
-                            exclude_anchor_links=True)
-    exporter.register_filter("clean_html", as_written)
-    return exporter
+def uncoloured(source: str, **about) -> str:
+    return f'<div class="highlight"><pre>{html.escape(source)}</pre></div>'
 
 
-def body_of(source: Path, exporter: HTMLExporter) -> str:
+class PageExporter(HTMLExporter):
+    """From notebooks to pages.
+    Code that pygments has escaped is not parsed and cleaned a second time, nor is the page, to which
+    nbconvert would add what only its own style uses."""
+    def __init__(self, coloured: bool):
+        super().__init__(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True,
+                         exclude_anchor_links=True)
+        colour = Highlight2HTML(pygments_lexer="ipython3", parent=self) if coloured else uncoloured
+        self.register_filter("clean_html", as_written)
+        self.register_filter("highlight_code", colour)
+        self.register_filter("filter_data_type", WidgetsDataTypeFilter({}, parent=self))
+
+    def from_notebook_node(self, notebook, resources=None, **options):
+        return super(HTMLExporter, self).from_notebook_node(notebook, resources, **options)
+
+
+def read_page(path: Path):
+    "A notebook that nbdev has just written, which need not be validated."
+    return nbformat.v4.reads(path.read_text(encoding="utf-8"))
+
+
+def body_of(source: Path, exporter: PageExporter) -> str:
     "The inside of a page."
-    if source.suffix == ".ipynb": text, _ = exporter.from_notebook_node(plain(nbformat.read(source, 4)))
+    if source.suffix == ".ipynb": text, _ = exporter.from_notebook_node(plain(read_page(source)))
     else:
         fields, rest = front_matter(source.read_text(encoding="utf-8"))
         text = markdown2html(f"{head(fields)}\n\n{rest}\n\n{listing(source) if 'listing' in fields else ''}")
@@ -203,14 +222,14 @@ def flat(items: list) -> list[str]:
 titles = {}
 
 
-def build(target: Path) -> list[Path]:
+def build(target: Path, coloured: bool = True) -> list[Path]:
     "Every processed page into `target`."
     # What an earlier processing left of a run is passed over too.
     texts = [p for p in sources(processed, "*") if p.suffix in {".ipynb", ".qmd"}]
     names = [p.relative_to(processed).as_posix() for p in texts]
     pages = {name: address(name) for name in names}
     for name, source in zip(names, texts):
-        first = nbformat.read(source, 4).cells[0].source if source.suffix == ".ipynb" else source.read_text()
+        first = read_page(source).cells[0].source if source.suffix == ".ipynb" else source.read_text()
         titles[name] = front_matter(first)[0].get("title", name)
     order = [name for name in flat(site["sidebar"]["contents"]) if name in pages]
     contents, links = f"<ul>{menu(site['sidebar']['contents'])}</ul>", []
@@ -219,7 +238,7 @@ def build(target: Path) -> list[Path]:
             text = f"{entry['text']} {item['text']}" if "menu" in entry else item["text"]
             link = item["href"] if ":" in item["href"] else f"/{item['href']}"
             links.append(f'<a href="{link}">{text}</a>')
-    exporter = page_exporter()
+    exporter = PageExporter(coloured)
     done = []
     for name, source in zip(names, texts):
         page = pages[name]
@@ -261,6 +280,6 @@ if __name__ == "__main__":
         with tempfile.TemporaryDirectory() as folder:
             processed = Path(folder)
             process_quickly()
-            sys.exit(print(f"{len(build(arguments.folder))} pages in {arguments.folder}"))
+            sys.exit(print(f"{len(build(arguments.folder, coloured=False))} pages in {arguments.folder}"))
     process(arguments.workers)
     print(f"{len(build(arguments.folder))} pages in {arguments.folder}")

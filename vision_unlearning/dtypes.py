@@ -4,10 +4,12 @@
 
 # %% ../nbs/0_base/04_dtypes.ipynb #9a7b5d33
 from __future__ import annotations
+import re
+from functools import lru_cache
 from .core import check_name
 
 # %% auto #0
-__all__ = ['DTYPES', 'check_dtype', 'dtype_name']
+__all__ = ['DTYPES', 'check_dtype', 'dtype_name', 'learning_dtype', 'has_float64', 'in_float64']
 
 # %% ../nbs/0_base/04_dtypes.ipynb #54c7ac37
 DTYPES = ("float32", "bfloat16", "float16")
@@ -26,3 +28,31 @@ def dtype_name(
 ) -> str:  # "float32"
     "The number format that a model computes in, as a word."
     return str(model.dtype).removeprefix("torch.")
+
+def learning_dtype(
+    dtype: str,  # one of `DTYPES`, or "auto"
+) -> str:  # "float32" for "auto"
+    "In what a model is when something is unlearned."
+    return "float32" if dtype == "auto" else dtype
+
+# %% ../nbs/0_base/04_dtypes.ipynb #c2f81a07
+@lru_cache(None)
+def has_float64(
+    device: str,  # "mps"
+) -> bool:
+    "Whether a device computes in 64 bits."
+    import torch
+    try: torch.ones(1, dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError) as error:
+        if not re.search("float64|fp64|double", str(error), re.I): raise
+        return False
+    return True
+
+# %% ../nbs/0_base/04_dtypes.ipynb #d9035be2
+def in_float64(
+    tensor,  # of any format, anywhere
+    device=None,  # where it shall be, if it can; None leaves it where it is
+):  # float64, there or on the CPU
+    "A tensor in 64 bits, where they are to be had."
+    device = tensor.device if device is None else device
+    return tensor.to(device).double() if has_float64(str(device)) else tensor.cpu().double()

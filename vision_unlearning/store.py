@@ -12,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 from .core import ForeignFileError, MissingSessionError, check_name, config_hash
 from .files import RESERVED, atomic_folder, atomic_path, file_key, recover, safe_name
-from .tasks import get_task, look_for_tasks
+from .tasks import get_task, how_to_bring, look_for_tasks
 
 # %% auto #0
 __all__ = ['FADE_NAMES', 'UCE_NAMES', 'RENAMED_SETTINGS', 'RENAMED_VALUES', 'NEEDED', 'jsonable', 'write_json', 'check_shape',
@@ -288,7 +288,7 @@ def read_entities(
     path = store.metadata(get_task(task).name)
     if not path.is_file():
         raise MissingSessionError(
-            f"task {task!r} is not prepared in {store.base}; run `vu run prepare --task {task}`"
+            f"task {task!r} is not prepared in {store.base}; {how_to_bring(task)}"
         )
     return check_entities(read_json(path, list[Entity]), path)
 
@@ -319,7 +319,7 @@ class SessionFields(TypedDict):
 
 class Unlearning(TypedDict):
     "What a record says of the stage `unlearn`, beside versions and memory."
-    seconds: float
+    seconds: float | None  # None: somebody else did it, and nobody knows
     edit_bytes: int
 
 class Pictures(TypedDict):
@@ -339,6 +339,8 @@ class Record(TypedDict):
     status: Literal["unlearned", "generated", "complete"]
     stages: Stages
     base_model: NotRequired[dict[str, Any]]
+    # of an edit that somebody else made: where it came from, and its hash
+    foreign: NotRequired[dict[str, Any]]
     versions: NotRequired[dict[str, Any]]
 
 # %% ../nbs/0_base/10_store.ipynb #d8647000

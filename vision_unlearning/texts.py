@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 # %% auto #0
-__all__ = ['Sentence', 'as_texts', 'clean_name', 'name_key', 'as_names', 'one_name', 'shared_names', 'split_names',
+__all__ = ['Sentence', 'as_texts', 'clean_name', 'name_key', 'as_names', 'one_name', 'shared_names', 'as_requests', 'split_names',
            'check_sentence', 'require_table', 'captions_of']
 
 # %% ../nbs/0_base/09_texts.ipynb #bcb49857
@@ -97,6 +97,21 @@ def shared_names(
     "The names that are among the others, in any spelling."
     keys = {name_key(n) for n in others}
     return [n for n in names if name_key(n) in keys]
+
+# %% ../nbs/0_base/09_texts.ipynb #484e1f0a
+def as_requests(
+    given,  # a name, names that mean the same, or a list of these where one is a list
+    what: str = "concept",  # how an error calls it
+) -> list[list[str]]:  # one list a request, its names in order
+    "What is asked for, as requests of names that mean the same."
+    plain = isinstance(given, str) or not isinstance(given, (list, tuple))
+    several = not plain and any(isinstance(part, (list, tuple)) for part in given)
+    requests = [as_names(part, what) for part in given] if several else [as_names(given, what)]
+    if not all(requests): raise ValueError(f"{what}: a request is without a name; name at least one thing")
+    for place, names in enumerate(requests):
+        twice = shared_names([n for earlier in requests[:place] for n in earlier], names)
+        if twice: raise ValueError(f"{what}: {twice[0]!r} is in two requests; name it once")
+    return requests
 
 # %% ../nbs/0_base/09_texts.ipynb #df8c7459
 def split_names(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from ..core import ForeignFileError, MissingSessionError, check_name
 from ..pictures import opened_picture, plain_picture
-from ..tasks import get_prompt
+from ..tasks import get_prompt, how_to_bring
 from ..files import atomic_folder, safe_name
 from ..store import Store, check_entities, read_entities, read_json_lines, write_json
 from typing_extensions import TypedDict
@@ -184,7 +184,7 @@ def link_or_copy(
     target,  # where it shall be too
 ) -> None:
     "A hard link where the file system allows it, else a copy."
-    try: os.link(source, target)
+    try: os.link(os.path.realpath(source), target)  # of the file, where `source` is only a link to it
     except OSError: shutil.copyfile(source, target)
 
 # %% ../../nbs/1_data/25_testbed.ipynb #ac03dcf5
@@ -208,9 +208,7 @@ def stored_pictures(
     "The pictures of a prepared task."
     place = store.pictures(task)
     if not place.is_dir():
-        raise MissingSessionError(
-            f"task {task!r} has no pictures in {store.base}; run `vu run prepare --task {task}`"
-        )
+        raise MissingSessionError(f"task {task!r} has no pictures in {store.base}; {how_to_bring(task)}")
     return {
         e["name"]: sorted((place / e["name"]).iterdir())
         for e in read_entities(store, task)
@@ -243,7 +241,11 @@ def write_splits(
     overwrite: str | None = None,  # the caption that the forgotten pictures shall have afterwards
 ) -> tuple[Path, Path]:  # train_forget and train_retain
     "Training folders for one emitter."
-    if pictures is None: pictures = stored_pictures(store, task)
+    if pictures is None:
+        pictures = stored_pictures(store, task)
+        check_name("entity", emitter, [e["name"] for e in read_entities(store, task)])
+        if emitter not in pictures:
+            raise MissingSessionError(f"{emitter!r} of task {task!r} has no pictures; {how_to_bring(task)}")
     else: pictures = {name: [Path(p) for p in files] for name, files in pictures.items()}
     check_name("entity", emitter, pictures)
     if per_entity is not None and per_entity < 1:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NotRequired
 import numpy as np
 import torch
 from ..core import ForeignFileError, MissingSessionError, config_hash, require_finite
+from ..dtypes import in_float64
 from ..memory import in_batches
 from ..models.sampling import sample
 from ..tasks import get_prompt, get_task
@@ -32,7 +33,7 @@ def cross_attention(
 # %% ../../nbs/2_explore/20_attention.ipynb #6cbd6f9b
 def _adder(seen: list, k: int, n: int):
     "A hook that adds a layer's mean output over places, of the last n of its batch, to `seen[k]`."
-    def hook(module, inputs, output): seen[k] = seen[k] + output[-n:].detach().double().mean(1).cpu()
+    def hook(module, inputs, output): seen[k] = seen[k] + in_float64(output[-n:].detach()).mean(1).cpu()
     return hook
 
 # %% ../../nbs/2_explore/20_attention.ipynb #fed8e3b4

@@ -38,7 +38,7 @@ def clip_similarity(
     "Cosine of the text embeddings of all pairs, times 100."
     if encoder is None:
         from vision_unlearning.models import load_clip
-        encoder = load_clip()
+        encoder = load_clip(device="auto")
     texts = as_texts(texts)
     features = np.asarray(encoder.encode_texts(texts), float)
     if features.ndim != 2 or len(features) != len(texts):
@@ -280,7 +280,7 @@ class NameSimilarity(TableSimilarity):
     def compute(self, store, task, encoder=None):
         if encoder is None:
             from vision_unlearning.models import load_clip
-            encoder = load_clip()
+            encoder = load_clip(device="auto")
         entities = read_entities(store, task)
         matrix = clip_similarity([entity_text(task, e["name"]) for e in entities], encoder)
         name = getattr(encoder, "name", None) or "unnamed"

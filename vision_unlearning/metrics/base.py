@@ -4,14 +4,16 @@
 
 # %% ../../nbs/4_metrics/00_base.ipynb #e13057da
 from __future__ import annotations
+import functools
 from pathlib import Path
 from typing import ClassVar
 import torch, torchmetrics
+from ..dtypes import in_float64
 from ..memory import in_batches
 from ..pictures import one_size, picture_array
 
 # %% auto #0
-__all__ = ['as_images', 'Metric', 'plot_scores']
+__all__ = ['as_images', 'Movable', 'Metric', 'plot_scores']
 
 # %% ../../nbs/4_metrics/00_base.ipynb #3065684b
 def as_images(
@@ -40,8 +42,20 @@ def as_images(
         )
     return images
 
+# %% ../../nbs/4_metrics/00_base.ipynb #a92c6e04
+class Movable(torchmetrics.Metric):
+    "A metric that can be sent to a device without 64 bits."
+    def _apply(self, fn, exclude_state=""):
+        @functools.wraps(fn)
+        def moved(tensor):
+            try: return fn(tensor)
+            except TypeError:
+                if tensor.dtype != torch.float64: raise
+                return tensor
+        return super()._apply(moved, exclude_state)
+
 # %% ../../nbs/4_metrics/00_base.ipynb #35f0b3b9
-class Metric(torchmetrics.Metric):
+class Metric(Movable):
     "Base of all metrics: keeps one score an image."
     name: ClassVar[str] = "metric"
     label: ClassVar[str] = ""  # words for an axis; empty: the name
@@ -74,7 +88,7 @@ class Metric(torchmetrics.Metric):
         step = max(1, min(self.batch_size, pixels//max(1, images.shape[-1]*images.shape[-2])))
         def scored(part): return self.score(images[part].to(self.device), *[other[part] for other in others])
         for _, scores in in_batches(len(images), step, self.name, scored):
-            self.scores.append(scores.to(self.device).double())
+            self.scores.append(in_float64(scores, self.device))
 
     def per_item(self) -> torch.Tensor:
         "(N,) float64: every score so far, in order of arrival."

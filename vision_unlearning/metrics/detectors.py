@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import ClassVar
 import torch
 from ..core import check_name
+from ..dtypes import in_float64
 from ..models.encoders import encoder_name
 from .base import Metric, as_images
 
@@ -47,7 +48,7 @@ class HubNetwork(torch.nn.Module):
             pixels = self.processor(
                 images=[i.permute(1, 2, 0).numpy() for i in part], return_tensors="pt"
             ).pixel_values
-            logits = self.network(pixel_values=pixels.to(device)).logits.double()
+            logits = in_float64(self.network(pixel_values=pixels.to(device)).logits)
             found.append((logits.sigmoid() if self.several else logits.softmax(-1)).cpu())
         return torch.cat(found)
 
@@ -97,8 +98,8 @@ class HubClassifier(Metric):
         self.add(images, [known.index(check_name(f"label of {self.network.name}", n, known)) for n in labels])
 
     def score(self, images, columns):
-        p = self.network.probabilities(images).to(self.device).double()
-        wanted = torch.tensor(columns, device=self.device)
+        p = in_float64(self.network.probabilities(images), self.device)
+        wanted = torch.tensor(columns, device=p.device)
         self.seen.append(p)
         self.wanted.append(wanted)
         return self.judge(p, wanted)

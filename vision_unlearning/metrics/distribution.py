@@ -7,17 +7,18 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 from typing import ClassVar
-import torch, torchmetrics
+import torch
 from ..core import ForeignFileError
+from ..dtypes import in_float64
 from ..models.encoders import encoder_name
-from .base import as_images
+from .base import Movable, as_images
 
 # %% auto #0
 __all__ = ['INCEPTION_SHA256', 'DistributionMetric', 'FeatureList', 'frechet_distance', 'FID', 'polynomial_mmd', 'KID',
            'gaussian_mmd', 'CMMD', 'InceptionEncoder', 'load_inception']
 
 # %% ../../nbs/4_metrics/35_distribution.ipynb #2af0ab10
-class DistributionMetric(torchmetrics.Metric):
+class DistributionMetric(Movable):
     "Base: a distance between the real and the generated pictures, seen through one encoder."
     kind: ClassVar[str] = "distance"
     bounds: ClassVar[tuple] = (0., None)
@@ -43,7 +44,7 @@ class DistributionMetric(torchmetrics.Metric):
     def update_features(self, features, real: bool):
         "Take vectors (N,D) of one side instead of pictures."
         side = "real" if real else "generated"
-        features = torch.as_tensor(features).detach().to(self.device).double()
+        features = in_float64(torch.as_tensor(features).detach(), self.device)
         known = self.dimension()
         if features.ndim != 2 or (known and features.shape[1] != known):
             raise ValueError(f"{self.name}: features must be (N,{known or 'D'}), got {tuple(features.shape)}")
@@ -125,7 +126,8 @@ class FID(DistributionMetric):
 
     def moments(self, side) -> tuple[torch.Tensor, torch.Tensor]:
         "Mean (D,) and unbiased covariance (D,D) of a side."
-        n, mean = int(getattr(self, f"{side}_n")), getattr(self, f"{side}_sum")/getattr(self, f"{side}_n")
+        n = int(getattr(self, f"{side}_n"))
+        mean = getattr(self, f"{side}_sum")/n
         return mean, (getattr(self, f"{side}_outer") - n*torch.outer(mean, mean))/(n - 1)
 
     def result(self) -> dict:

@@ -5,6 +5,7 @@
 # %% ../../nbs/4_metrics/60_embedding.ipynb #a11ce912
 from __future__ import annotations
 import torch
+from ..dtypes import in_float64
 from ..models.encoders import DinoEncoder, encoder_name
 from .base import Metric, as_images
 
@@ -38,6 +39,6 @@ def cosines(
     others,  # (N,D)
 ) -> torch.Tensor:  # (N,) float64, -1..1; NaN where a vector is zero
     "Cosine row by row."
-    a, b = torch.as_tensor(vectors).double(), torch.as_tensor(others).double()
+    a, b = in_float64(torch.as_tensor(vectors)), in_float64(torch.as_tensor(others))
     lengths = a.norm(dim=-1)*b.norm(dim=-1)
     return torch.where(lengths > 0, ((a*b).sum(-1)/lengths).clamp(-1, 1), float("nan"))

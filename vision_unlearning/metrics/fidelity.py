@@ -5,6 +5,7 @@
 # %% ../../nbs/4_metrics/15_fidelity.ipynb #a11ce912
 from __future__ import annotations
 import torch
+from ..dtypes import in_float64
 from .image_image import PairOfImages, ssim_means
 
 # %% auto #0
@@ -17,7 +18,7 @@ class PSNR(PairOfImages):
     label, unchanged = "PSNR (dB)", float("inf")
 
     def score(self, images, references):
-        squared = ((images.double() - references.to(images.device).double())**2).mean((1, 2, 3))
+        squared = ((in_float64(images) - in_float64(references, images.device))**2).mean((1, 2, 3))
         return 10*torch.log10((4095 if self.legacy else 255)**2/squared)
 
 # %% ../../nbs/4_metrics/15_fidelity.ipynb #340d5f6f
@@ -27,8 +28,8 @@ class SRE(PairOfImages):
     label, unchanged = "SRE (dB)", float("inf")
 
     def score(self, images, references):
-        b = references.to(images.device).double()
-        signal, squared = b.mean((2, 3))**2, (images.double() - b)**2
+        b = in_float64(references, images.device)
+        signal, squared = b.mean((2, 3))**2, (in_float64(images) - b)**2
         if self.legacy: return 10*torch.log10((signal/(squared.sum((2, 3)).sqrt()/b[0, 0].numel())).mean(1))
         error = squared.mean((2, 3))
         return torch.where(error == 0, float("inf"), 10*torch.log10(signal/error)).mean(1)
@@ -41,7 +42,7 @@ class SpectralAngle(PairOfImages):
     label = "spectral angle (degrees)"
 
     def score(self, images, references):
-        a, b = images.double(), references.to(images.device).double()
+        a, b = in_float64(images), in_float64(references, images.device)
         angle = torch.rad2deg(torch.atan2(torch.linalg.cross(a, b, dim=1).norm(dim=1), (a*b).sum(1)))
         black = (a.amax(1) == 0) | (b.amax(1) == 0)
         if self.legacy: return torch.where(black.any((1, 2)), 0., angle.mean((1, 2)))
@@ -56,7 +57,7 @@ class UIQ(PairOfImages):
     def score(self, images, references):
         if min(images.shape[2:]) < 8:
             raise ValueError(f"uiq: {min(images.shape[2:])} pixels a side are fewer than its window of 8")
-        a, b = images.double(), references.to(images.device).double()
+        a, b = in_float64(images), in_float64(references, images.device)
         parts = a, b, a*a + b*b, a*b
         mean_a, mean_b, squares, product = [torch.nn.functional.avg_pool2d(x, 8, 1) for x in parts]
         both, cross = mean_a**2 + mean_b**2, mean_a*mean_b
@@ -88,7 +89,7 @@ class MSSSIM(PairOfImages):
                 f"{self.name}: {min(images.shape[2:])} pixels a side are fewer than the {least} that "
                 f"{self.scales} scales need; MSSSIM(scales=3) takes 44"
             )
-        a, b = images.double(), references.to(images.device).double()
+        a, b = in_float64(images), in_float64(references, images.device)
         result = 1.
         total = 1 if self.scales == 5 else sum(self.weights[:self.scales])
         for scale, weight in enumerate(self.weights[:self.scales], 1):

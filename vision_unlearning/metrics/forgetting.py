@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from ..models.classifiers import accuracy, weight_layers
 from ..core import check_name
+from ..dtypes import in_float64
 
 # %% auto #0
 __all__ = ['FORGETTING_FACTS', 'Fact', 'accuracies', 'oracle_gap', 'gaps_over_seeds', 'check_pair', 'js_divergence',
@@ -114,7 +115,7 @@ def js_divergence(
 ) -> torch.Tensor:  # (N,) float64, 0..ln 2
     "Jensen-Shannon divergence of two predictive distributions, item by item."
     check_pair(logits, other)
-    p, q = logits.double().log_softmax(1), other.double().log_softmax(1)
+    p, q = in_float64(logits).log_softmax(1), in_float64(other).log_softmax(1)
     middle = torch.logaddexp(p, q) - torch.log(torch.tensor(2., dtype=torch.float64))
     kl = lambda a: (a.exp()*(a - middle).masked_fill(a.exp() == 0, 0)).sum(1)
     return ((kl(p) + kl(q))/2).clamp(min=0)
@@ -126,7 +127,7 @@ def activation_distance(
 ) -> float:  # 0..sqrt 2
     "Mean Euclidean distance of two predictive distributions."
     check_pair(logits, other)
-    return float((logits.double().softmax(1) - other.double().softmax(1)).norm(dim=1).mean())
+    return float((in_float64(logits).softmax(1) - in_float64(other).softmax(1)).norm(dim=1).mean())
 
 # %% ../../nbs/4_metrics/45_forgetting.ipynb #70db6a51
 def zrf(

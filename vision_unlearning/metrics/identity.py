@@ -96,9 +96,9 @@ class FaceIdentity(Metric):
 
     def embed(self, images) -> torch.Tensor:
         "(N,D) float64, NaN where no face was found."
-        if self.find is None: return self.encoder.encode_images(images).double().cpu()
+        if self.find is None: return self.encoder.encode_images(images).cpu().double()
         crops, rows = crop_faces(images, self.find(images), self.crop_size)
-        if rows: found = self.encoder.encode_images(crops).double().cpu()
+        if rows: found = self.encoder.encode_images(crops).cpu().double()
         else: found = torch.zeros(0, self.width, dtype=torch.float64)
         out = torch.full((len(images), found.shape[1]), float("nan"), dtype=torch.float64)
         out[rows] = found

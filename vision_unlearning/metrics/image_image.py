@@ -6,6 +6,7 @@
 from __future__ import annotations
 from typing import ClassVar
 import torch
+from ..dtypes import in_float64
 from .base import Metric, as_images
 
 # %% auto #0
@@ -40,7 +41,7 @@ class RMSE(PairOfImages):
     label = "RMSE (grey levels)"
 
     def score(self, images, references):
-        squared = (images.double() - references.to(images.device).double())**2
+        squared = (in_float64(images) - in_float64(references, images.device))**2
         return squared.mean((2, 3)).sqrt().mean(1)/4095 if self.legacy else squared.mean((1, 2, 3)).sqrt()
 
 # %% ../../nbs/4_metrics/10_image_image.ipynb #42b4b063
@@ -81,7 +82,7 @@ def ssim_maps(
 ) -> tuple[torch.Tensor, torch.Tensor]:  # luminance, and contrast with structure: (...,h,w) float64
     "The two factors of SSIM in each window."
     window = ssim_window(legacy)
-    a, b = images.double(), references.double()
+    a, b = in_float64(images), in_float64(references)
     mean_a, mean_b, squares, product = [windowed(x, window) for x in (a, b, a*a + b*b, a*b)]
     unbiased, top = (49/48, 4095) if legacy else (1, 255)
     c1, c2 = (.01*top)**2, (.03*top)**2

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import re
 import torch
+from ..dtypes import in_float64
 from .base import Metric, as_images
 from ..texts import as_texts
 
@@ -124,6 +125,6 @@ class TextSimilarity(Metric):
         if not self.truncate: check_lengths(self.clip, distinct, self.name)
         if not texts: return
         batches = [distinct[i:i + self.batch_size] for i in range(0, len(distinct), self.batch_size)]
-        vectors = torch.cat([self.clip.encode_texts(batch) for batch in batches]).double()
+        vectors = in_float64(torch.cat([self.clip.encode_texts(batch) for batch in batches]))
         left, right = ([row[t] for t in side] for side in (texts, others))
-        self.scores.append(100*(vectors[left]*vectors[right]).sum(1).to(self.device))
+        self.scores.append(in_float64(100*(vectors[left]*vectors[right]).sum(1), self.device))

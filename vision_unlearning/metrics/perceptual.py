@@ -38,7 +38,7 @@ class LPIPS(PairOfImages):
         seen, wanted = self.network.features(images), self.network.features(references)
         for a, b, weight in zip(seen, wanted, self.network.weights):
             squared = (unit(a) - unit(b))**2
-            distance += (squared*weight.to(squared)[:, None, None]).sum(1).mean((1, 2)).double().cpu()
+            distance += (squared*weight.to(squared)[:, None, None]).sum(1).mean((1, 2)).cpu().double()
         return distance
 
 # %% ../../nbs/4_metrics/25_perceptual.ipynb #daed0802

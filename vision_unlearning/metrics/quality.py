@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 import torch
+from ..dtypes import in_float64
 from .base import Metric
 from .image_image import windowed
 
@@ -18,8 +19,9 @@ def luma(
     images,  # (N,3,H,W) uint8
 ) -> torch.Tensor:  # (N,H,W) float64, whole numbers 0..255
     "Rounded grey values."
-    weights = torch.tensor([.299, .587, .114], dtype=torch.float64, device=images.device)
-    return (images.double()*weights[:, None, None]).sum(1).round()
+    pixels = in_float64(images)
+    weights = torch.tensor([.299, .587, .114], dtype=torch.float64, device=pixels.device)
+    return (pixels*weights[:, None, None]).sum(1).round()
 
 # %% ../../nbs/4_metrics/30_quality.ipynb #5170e4a6
 def normalised(
@@ -127,8 +129,8 @@ class BRISQUE(Metric):
             raise ValueError(
                 f"brisque: images of {tuple(images.shape[2:])} are too small; 16 pixels a side is the least"
             )
-        svm = _regressor(str(images.device))
-        features = brisque_features(luma(images))
+        grey = luma(images)
+        svm, features = _regressor(str(grey.device)), brisque_features(grey)
         scaled = 2*(features - svm["minimum"])/(svm["maximum"] - svm["minimum"]) - 1
         squared = torch.cdist(scaled, svm["support_vectors"], compute_mode="donot_use_mm_for_euclid_dist")**2
         return torch.exp(-svm["gamma"]*squared) @ svm["coefficients"] - svm["rho"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools, math
 import torch
 from torch.nn.functional import avg_pool2d, conv2d, max_pool2d, pad
+from ..dtypes import in_float64
 from .image_image import PairOfImages, SSIM
 from .quality import luma
 
@@ -64,8 +65,9 @@ class FSIM(PairOfImages):
 
     def features(self, images):
         "Phase congruency and gradient of (N,3,H,W) uint8, at the size where FSIM looks."
-        weights = torch.tensor([.299, .587, .114], dtype=torch.float64, device=images.device)
-        grey = (images.double()*weights[:, None, None]).sum(1)
+        pixels = in_float64(images)
+        weights = torch.tensor([.299, .587, .114], dtype=torch.float64, device=pixels.device)
+        grey = (pixels*weights[:, None, None]).sum(1)
         shrink = max(1, math.floor(min(grey.shape[1:])/256 + .5))
         grey = avg_pool2d(grey[:, None], shrink)
         scharr = [[3., 0, -3], [10, 0, -10], [3, 0, -3]]
@@ -122,7 +124,7 @@ class ISSM(PairOfImages):
         a, b = (x - x.mean(1, keepdim=True) for x in (first, second))
         r = (a*b).sum(1)/((a*a).sum(1)*(b*b).sum(1)).sqrt()
         row, column = [(g*10/256).long().flatten(1) for g in greys]
-        cells = 10*row + column + 100*torch.arange(len(images), device=images.device)[:, None]
+        cells = 10*row + column + 100*torch.arange(len(images), device=row.device)[:, None]
         n = torch.bincount(cells.flatten(), minlength=100*len(images)).view(-1, 100).double()
         e = -torch.special.xlogy(n, n).sum(1)/math.log(2)
         return (.8*r*e + math.e)/(.3*r*e + .5*e + .7*SSIM().score(images, references) + math.e)

@@ -4,73 +4,52 @@
 
 # %% ../../nbs/8_running/35_erase.ipynb #2dec523a
 from __future__ import annotations
-import dataclasses, time
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
-import pandas as pd
 import torch
 from ..cards import card, evaluation, limits
 from ..core import versions
-from ..data.emoji import emoji_entities
 from ..data.prompts import PARAPHRASES
 from ..data.splits import image_dataset
 from ..hub import push_folder
 from ..interference.generate import generate_array
 from ..models import quiet_loading
+from ..models.conditioning import condition
 from ..models.sampling import check_drawing
-from ..plotting import image_grid
-from .check import Limits, evaluating_clip, plan_prompts, recognise, verdict
+from vision_unlearning.running.check import (
+    Checked,
+    Limits,
+    evaluating_clip,
+    look,
+    measured_with,
+    plan_check,
+    side_by_side,
+    verdict,
+)
 from ..store import atomic_folder, read_json, write_json
 from ..tasks import PROMPT_TEMPLATE
 from ..texts import as_names, one_name, shared_names
-from ..unlearners.base import Edit, attached, get_method
-from ..explore.neighbours import near_neighbours
+from ..unlearners.base import Edit, attached, configured
 from ..unlearners.diffusion.formats import export_kohya, merge_edit
-from typing_extensions import TypedDict
+from ..unlearners.diffusion.uce import pooled_leak
+from typing_extensions import NotRequired, TypedDict
 
 # %% auto #0
-__all__ = ['HUB_FILES', 'Erasure', 'own_pictures', 'unlearn_names', 'name_of', 'erase', 'model_card', 'save_erasure', 'hub_files',
-           'Said', 'push_to_hub']
+__all__ = ['HUB_FILES', 'Erasure', 'own_pictures', 'unlearn_names', 'pooled_note', 'name_of', 'erase', 'model_card',
+           'save_erasure', 'hub_files', 'Said', 'push_to_hub']
 
 # %% ../../nbs/8_running/35_erase.ipynb #d7d0fb75
-@dataclass(repr=False)
-class Erasure:
+@dataclass(repr=False, kw_only=True)
+class Erasure(Checked):
     "What `erase` found."
-    concept: str  # what had to go
     method: str  # backend name
     edit: Edit  # attach it, or save it with `save_erasure`
-    # group, name, prompt, seed, clip_before, clip_after, recognised_before, recognised_after
-    table: pd.DataFrame
-    go: bool  # whether all limits hold
-    reasons: list[str]  # one a criterion
-    neighbours: list[tuple[str, float]]  # name and centred cosine
-    preserve: list[str]  # what the caller asked to keep
-    base_model: str  # name or hub id of the pipeline
     seconds: float  # of the unlearning alone
-    settings: dict = field(default_factory=dict)  # of measurement
-    pictures: np.ndarray | None = field(default=None, repr=False)  # (2,N,H,W,3) uint8, before and after
-
-    def summary(self) -> pd.DataFrame:
-        "Means of each group, before and after."
-        pictures = self.table["group"].value_counts()
-        order = [g for g in ("concept", "paraphrase", "neighbour", "preserve", "other") if g in pictures]
-        columns = ["recognised_before", "recognised_after", "clip_before", "clip_after"]
-        return self.table.groupby("group")[columns].mean().loc[order].assign(pictures=pictures)
-
-    def plot(self, ax=None, n=8):  # Axes
-        "Pictures before and after, one for each of the first `n` prompts."
-        first = self.table.reset_index().drop_duplicates("prompt").head(n)
-        return image_grid(
-            [list(self.pictures[0][first["index"]]), list(self.pictures[1][first["index"]])],
-            row_labels=["before", "after"],
-            column_labels=list(first["prompt"]),
-            ax=ax,
-        )
 
     def __str__(self):
-        answer = f"{'GO' if self.go else 'NO-GO'}: {self.concept} erased with {self.method}"
-        return "\n".join([answer, *self.reasons])
+        return "\n".join([f"{self.verdict.answer}: {self.concept} erased with {self.method}", *self.reasons])
 
     __repr__ = __str__
 
@@ -112,6 +91,23 @@ def unlearn_names(
     retain = own_pictures(pipe, preserve, each, **drawing) if retain is None else retain
     return unlearner.unlearn(pipe, forget, retain, **options)
 
+# %% ../../nbs/8_running/35_erase.ipynb #2c7a3d01
+def pooled_note(
+    pipe,  # Stable Diffusion pipeline
+    edit: Edit,
+    concept: str,
+    anchor_concept: str,  # what the concept was made to be; may be empty
+    template: str = PROMPT_TEMPLATE,
+) -> tuple[str, ...]:  # one for XL; none where no text is pooled, or where the edit watches the calls
+    "What is left of a concept in the pooled text, for whoever reads the check."
+    if edit.acts_on == "calls" or condition(pipe, [concept]).pooled is None: return ()
+    leak = pooled_leak(pipe, edit, concept, anchor_concept, template)
+    other = anchor_concept or "an empty text"
+    return (
+        f"XL's pooled text is not edited: the UNet still tells {concept} from {other} by {leak.share:.0%} of "
+        "the difference that it made before",
+    )
+
 # %% ../../nbs/8_running/35_erase.ipynb #68023ccd
 def name_of(
     pipe,  # a pipeline
@@ -125,7 +121,7 @@ def erase(
     pipe,  # Stable Diffusion pipeline; comes back as it went in
     concept: str,  # what has to go
     preserve: tuple[str, ...] = (),  # what must not suffer, besides the neighbours; one name is a list of one
-    method: str = "uce",  # backend name
+    method="uce",  # backend name; of your own a reference, the class, or an instance
     *,
     settings: dict | None = None,  # of the method; None takes its defaults
     # names to find neighbours and others among; None takes the hundred embedded ones
@@ -148,52 +144,45 @@ def erase(
     "Erase one concept and check it, its wordings, its neighbours and others before and after."
     concept, preserve = one_name(concept, "concept"), as_names(preserve, "preserve")
     clip, limits = evaluating_clip(pipe, clip), limits or Limits()
-    unlearner = get_method(method)(**(settings or {}))
+    unlearner = configured(method, settings)
     check_drawing(pipe, **generation)
     if shared_names(preserve, [concept]):
         raise ValueError(f"{concept!r} is to be erased and preserved at once")
-    seeds = [seeds] if isinstance(seeds, int) else list(seeds)
-    candidates = as_names(candidates or [e["name"] for e in emoji_entities("emoji")], "candidates")
-    near = near_neighbours(pipe, concept, candidates, neighbours, template)
-    used = shared_names(candidates, [concept, *preserve, *dict(near)])
-    rest = [c for c in candidates if c not in used]
-    rest = [rest[i] for i in np.random.default_rng(0).permutation(len(rest))]
-    kept = list(dict.fromkeys([*preserve, *dict(near), *rest[others:others + anchors]]))
-    plan = plan_prompts(concept, list(dict(near)), preserve, rest[:others], template, paraphrases)
-    plan = plan.merge(pd.DataFrame({"seed": seeds}), how="cross")
-    def draw(): return generate_array(pipe, plan["seed"].tolist(), plan["prompt"].tolist(), **generation)
-    def seen(images, when): return recognise(plan, images, clip, judge, template).add_suffix(f"_{when}")
-    before = draw()
-    numbers_before = seen(before, "before")
+    plan = plan_check(
+        pipe,
+        concept,
+        preserve,
+        candidates,
+        neighbours=neighbours,
+        others=others,
+        anchors=anchors,
+        seeds=seeds,
+        template=template,
+        paraphrases=paraphrases,
+    )
+    before = look(pipe, plan, clip, judge, **generation)
     start = time.perf_counter()
+    drawing = dict(template=template, **generation)
     edit = unlearn_names(
-        pipe, unlearner, concept, kept, forget, retain, generator, callbacks, template=template, **generation
+        pipe, unlearner, concept, plan.kept, forget, retain, generator, callbacks, **drawing
     )
     seconds = time.perf_counter() - start
-    with edit.on(pipe): after = draw()
-    table = pd.concat([plan, numbers_before, seen(after, "after")], axis=1)
-    go, reasons = verdict(table, limits)
-    measured = dict(
-        clip=getattr(clip, "name", type(clip).__name__),
-        judge=None if judge is None else type(judge).__name__,
-        seeds=list(seeds),
-        anchors=len(kept),
-        limits=dataclasses.asdict(limits),
-        **generation,
-    )
+    with edit.on(pipe): after = look(pipe, plan, clip, judge, **generation)
+    table = side_by_side(plan, before, after)
+    anchor = getattr(unlearner, "anchor_concept", None) or ""
+    notes = pooled_note(pipe, edit, concept, anchor if isinstance(anchor, str) else anchor[0], template)
     return Erasure(
         concept=concept,
-        method=method,
+        method=unlearner.name,
         edit=edit,
         table=table,
-        go=go,
-        reasons=reasons,
-        neighbours=near,
+        verdict=replace(verdict(table, limits), notes=notes),
+        neighbours=plan.neighbours,
         preserve=preserve,
         base_model=name_of(pipe),
         seconds=seconds,
-        settings=measured,
-        pictures=np.stack([before, after]),
+        settings=measured_with(clip, judge, plan.seeds, limits, anchors=len(plan.kept), **generation),
+        pictures=np.stack([before.images, after.images]),
     )
 
 # %% ../../nbs/8_running/35_erase.ipynb #e4b68c14
@@ -248,7 +237,7 @@ def model_card(
         if result.edit.kind == "lora"
         else "from vision_unlearning.unlearners.base import load_edit\nload_edit(folder).attach(pipe)"
     )
-    lead = "\n".join([f"**{'GO' if result.go else 'NO-GO'}**", "", *[f"- {r}" for r in result.reasons]])
+    lead = "\n".join([f"**{result.verdict.answer}**", "", *[f"- {r}" for r in result.reasons]])
     return card(
         f"{result.concept}, erased",
         lead,
@@ -287,6 +276,7 @@ def save_erasure(
             dict(
                 concept=result.concept,
                 method=result.method,
+                verdict=result.verdict.answer,
                 go=result.go,
                 reasons=result.reasons,
                 neighbours=result.neighbours,
@@ -336,6 +326,7 @@ def hub_files(
 # %% ../../nbs/8_running/35_erase.ipynb #58e8ad4e
 class Said(TypedDict):
     "What an upload asks of `erasure.json`."
+    verdict: NotRequired[str]  # older folders have none
     go: bool
     reasons: list[str]
 
@@ -343,13 +334,14 @@ def push_to_hub(
     folder,  # as `save_erasure` wrote it
     repo_id: str,  # "name/repository"
     private: bool = True,
-    even_if_no_go: bool = False,  # send an erasure that failed its limits
+    even_if_no_go: bool = False,  # send an erasure that is no go, or of which nothing can be said
     token: str | None = None,  # one that may write
     endpoint: str | None = None,  # address of a hub; None takes HF_ENDPOINT, or the public one
 ) -> str:  # address of the commit
-    "Upload an erasure; a no-go has to be asked for."
+    "Upload an erasure; one without a go has to be asked for."
     files = hub_files(folder)
     said = read_json(Path(folder)/"erasure.json", Said)
     if not said["go"] and not even_if_no_go:
-        raise ValueError(f"{folder} is a no-go: {'; '.join(said['reasons'])}")
+        answer = said.get("verdict", "NO-GO")
+        raise ValueError(f"{folder} is not to be shipped, {answer}: {'; '.join(said['reasons'])}")
     return push_folder(folder, repo_id, names=files, private=private, token=token, endpoint=endpoint)

@@ -61,7 +61,7 @@ def nash_weights(
     max_steps: int = 200,  # of Newton's method; about ten are needed
 ) -> torch.Tensor:  # (K,) float64 a > 0, with a_i (C a)_i = w_i; zero where no direction helps all
     "The bargain of any number of players, by damped Newton steps."
-    C, w = cosines.double().cpu(), powers.double().cpu()
+    C, w = cosines.cpu().double(), powers.cpu().double()
     a = w.sqrt()
     for _ in range(max_steps):
         residual, H = w - a*(C @ a), a[:, None]*C*a + torch.diag(w)

@@ -286,7 +286,7 @@ def retained(self: Run,
     if self.retain is None or method.reads == "names" or method.is_oracle: return {}
     inputs, labels = self.to([t[:limit] for t in next(iter(self.retain))])
     with torch.no_grad():
-        right = [float((model.eval()(inputs).argmax(1) == labels).double().mean())
+        right = [float((model.eval()(inputs).argmax(1) == labels).float().mean())
                  for model in (self.original, self.student)]
     before, after = right
     if after < before/2:

@@ -13,6 +13,7 @@ from torch import nn
 from ...models.classifiers import reset_layers
 from ...models.cutting import network_of, picture_shape
 from ...core import DivergedError
+from ...dtypes import in_float64
 from ..base import WeightEdit
 from ..callbacks import attended
 from .base import ClassifierUnlearner, count_classes, draw_seed
@@ -124,7 +125,7 @@ def student_round(
         pictures = run.memory["generator"](noise)
         logits, maps = attention_maps(run.original, pictures)
         passed = gate(logits, run.memory["gone"], method.threshold)
-    share = float(passed.double().mean())
+    share = float(in_float64(passed).mean())
     found = {}
     if int(passed.sum()) < 2: return share, found
     pictures = pictures[passed]

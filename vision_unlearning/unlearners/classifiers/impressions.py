@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from ...models.cutting import cuts, picture_shape, split_at
 from ...core import borrow, check_name
+from ...dtypes import in_float64
 from ...data.classification import ImageSet
 from ...data.forgetting import class_indices
 from .base import count_classes
@@ -94,7 +95,7 @@ def distinct(
     min_distance: float,  # relative; 0 lets copies pass
 ) -> torch.Tensor:  # (N,) bool
     "Those that are right and not close to an earlier one that was chosen."
-    flat = inputs.flatten(1).double()
+    flat = in_float64(inputs.flatten(1))
     norms = flat.norm(dim=1)
     mean_norm = ((norms[:, None] + norms)/2).clamp(min=1e-12)
     relative = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")/mean_norm
