@@ -336,6 +336,13 @@ def test_training_leaves_a_users_adapter_alone(how):
         words = get_method(name).reads == "names"
         sides = ("fox", ["wolf"]) if words else (forget, retain)
         with pytest.raises(ValueError, match="'style'"): get_method(name)().unlearn(pipe, *sides)
+    for name in ("uce", "rece"):  # nothing is trained: the edit is that of the base model, or none
+        if how == "fused":
+            with pytest.raises(ValueError, match="'style' is fused"): get_method(name)().unlearn(pipe, "fox")
+            continue
+        made, plain = (get_method(name)().unlearn(p, "fox") for p in (pipe, tiny_pipeline()))
+        assert all(torch.equal(tensor, plain.tensors[n]) for n, tensor in made.tensors.items())
+        assert made.tensors.keys() == plain.tensors.keys()
     for part in ("lora", "cross_attention"):
         with pytest.raises(ValueError, match="'style'"):
             relearning_curve(pipe, forget, lambda: 0, Relearning(part=part), generator=torch.Generator())
