@@ -25,7 +25,7 @@ WRONG = {
         ("rmse",): "need judge_diff or clip_diff",
     },
     "pair_metrics": {("nope",): "unknown pair metric"},
-    "templates": {("Nope",): "unknown result template"},
+    "templates": {("Nope",): "unknown result template", ("SimilarityMatrix",): "asked anyway"},
     "similarities": {("nope",): "unknown similarity"},
     "entity_metric": {"nope": "unknown entity metric"},
     "clip": {"nope": "unknown CLIP", "emoji-sd": "unknown CLIP", "/nope": "no such folder"},
