@@ -143,11 +143,12 @@ def test_a_text_encoder_is_audited(tiny, tmp_path):
 
 def test_a_foreign_edit_is_a_session_like_any_other(tiny, erasure, tmp_path):
     store = Store(tmp_path)
-    new_task(store, "colours_seen", [dict(name=n) for n in NAMES], model="tiny", judge="")
+    new_task(store, "colours_seen", [dict(name=n) for n in NAMES], model="tiny", clip="tiny", judge="clip")
     path = erasure.edit.export("esd", tmp_path/"somebody.safetensors")
     result = audit(tiny, path, "red", **SMALL)
     session = audit_session(result, tiny, store, "colours_seen", name="somebody", num_inference_steps=1)
     record = read_record(store.record(session))
     assert record["status"] == "complete" and record["session"]["method"] == "foreign_somebody"
     assert record["foreign"]["sha256"] == result.sha256 and record["foreign"]["source"] == str(path)
-    assert "foreign_somebody" in write_report(store, "colours_seen", [session]).read_text()
+    page = write_report(store, "colours_seen", [session]).read_text()
+    assert "foreign_somebody" in page and "What it became" in page

@@ -227,6 +227,7 @@ MET = {True: "pass", False: "FAIL", None: "unknown"}  # as a line begins
 class Verdict:
     "What all criteria say together."
     criteria: tuple[Criterion, ...]
+    notes: tuple[str, ...] = ()  # what a reader should know beside them
 
     @property
     def answer(self) -> str:  # "GO", "NO-GO" or "NO-VERDICT"
@@ -236,7 +237,8 @@ class Verdict:
     @property
     def go(self) -> bool: return self.answer == "GO"
     @property
-    def reasons(self) -> list[str]: return [str(c) for c in self.criteria]  # one line a criterion
+    def reasons(self) -> list[str]:  # one line a criterion, and one a note
+        return [*map(str, self.criteria), *(f"note: {text}" for text in self.notes)]
 
 # %% ../../nbs/8_running/33_check.ipynb #77b90500
 @dataclass(frozen=True)

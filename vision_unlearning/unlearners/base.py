@@ -543,7 +543,6 @@ def require_pipeline(
         "text_encoder": "text encoder",
         "tokenizer": "tokenizer",
         "scheduler": "scheduler",
-        "encode_prompt": "method encode_prompt",
     }
     lacks = [word for part, word in parts.items() if getattr(model, part, None) is None]
     if lacks:

@@ -292,6 +292,7 @@ def as_lora(
     lora.info |= {k: edit.info[k] for k in ("forget", "retain", "base_model") if k in edit.info}
     return lora
 
+# %% ../../../nbs/3a_diffusion/08_foreign.ipynb #c43e6cb9
 FORMS = ("esd", "uce", "kohya", "diffusers", "spm")
 
 def export_edit(
@@ -318,6 +319,7 @@ def export_edit(
     with atomic_path(path) as temporary: save_file(tensors, temporary, metadata=metadata)
     return path
 
+# %% ../../../nbs/3a_diffusion/08_foreign.ipynb #a9c1a8df
 def spm_head(
     edit: LoraEdit,
 ) -> dict[str, str]:  # metadata of a file
@@ -328,6 +330,7 @@ def spm_head(
     adapter = edit.info["adapter"]
     return {"prompts": ",".join(prompts), "rank": str(adapter["r"]), "alpha": str(adapter["lora_alpha"])}
 
+# %% ../../../nbs/3a_diffusion/08_foreign.ipynb #4000a715
 @patch
 def export(self: Edit,
     form: str,  # one of `FORMS`
@@ -337,6 +340,7 @@ def export(self: Edit,
     "Write the edit as others publish theirs."
     return export_edit(self, form, path, model)
 
+# %% ../../../nbs/3a_diffusion/08_foreign.ipynb #e49e1d5b
 def published_weights(
     edit: Edit,
     form: str,  # "esd" or "uce"
