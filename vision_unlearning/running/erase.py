@@ -5,7 +5,7 @@
 # %% ../../nbs/8_running/35_erase.ipynb #2dec523a
 from __future__ import annotations
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from ..data.splits import image_dataset
 from ..hub import push_folder
 from ..interference.generate import generate_array
 from ..models import quiet_loading
+from ..models.conditioning import condition
 from ..models.sampling import check_drawing
 from vision_unlearning.running.check import (
     Checked,
@@ -33,11 +34,12 @@ from ..texts import as_names, as_requests, request_label, shared_names
 from ..unlearners.base import Edit, attached, configured
 from ..unlearners.diffusion.formats import export_kohya, merge_edit
 from ..unlearners.diffusion.sums import in_turn, sum_edits
+from ..unlearners.diffusion.uce import pooled_leak
 from typing_extensions import NotRequired, TypedDict
 
 # %% auto #0
-__all__ = ['HUB_FILES', 'Erasure', 'own_pictures', 'unlearn_names', 'unlearn_requests', 'name_of', 'erase', 'model_card',
-           'save_erasure', 'hub_files', 'Said', 'push_to_hub']
+__all__ = ['HUB_FILES', 'Erasure', 'own_pictures', 'unlearn_names', 'unlearn_requests', 'pooled_note', 'name_of', 'erase',
+           'model_card', 'save_erasure', 'hub_files', 'Said', 'push_to_hub']
 
 # %% ../../nbs/8_running/35_erase.ipynb #d7d0fb75
 @dataclass(repr=False, kw_only=True)
@@ -111,6 +113,23 @@ def unlearn_requests(
     def answer(names): return unlearn_names(pipe, unlearner, names, preserve, None, *more, **drawing)
     return sum_edits(in_turn(pipe, answer, requests), pipe)
 
+# %% ../../nbs/8_running/35_erase.ipynb #2c7a3d01
+def pooled_note(
+    pipe,  # Stable Diffusion pipeline
+    edit: Edit,
+    concept: str,
+    anchor_concept: str,  # what the concept was made to be; may be empty
+    template: str = PROMPT_TEMPLATE,
+) -> tuple[str, ...]:  # one for XL; none where no text is pooled, or where the edit watches the calls
+    "What is left of a concept in the pooled text, for whoever reads the check."
+    if edit.acts_on == "calls" or condition(pipe, [concept]).pooled is None: return ()
+    leak = pooled_leak(pipe, edit, concept, anchor_concept, template)
+    other = anchor_concept or "an empty text"
+    return (
+        f"XL's pooled text is not edited: the UNet still tells {concept} from {other} by {leak.share:.0%} of "
+        "the difference that it made before",
+    )
+
 # %% ../../nbs/8_running/35_erase.ipynb #68023ccd
 def name_of(
     pipe,  # a pipeline
@@ -174,13 +193,17 @@ def erase(
     seconds = time.perf_counter() - start
     with edit.on(pipe): after = look(pipe, plan, clip, judge, **generation)
     table = side_by_side(plan, before, after)
+    anchor = getattr(unlearner, "anchor_concept", None) or ""
+    anchors = [anchor] if isinstance(anchor, str) else list(anchor)
+    pairs = zip(asked, anchors*len(asked) if len(anchors) == 1 else anchors)
+    notes = tuple(note for pair in pairs for note in pooled_note(pipe, edit, *pair, template))
     return Erasure(
         concept=" and ".join(map(request_label, requests)),
         requests=requests,
         method=unlearner.name,
         edit=edit,
         table=table,
-        verdict=verdict(table, limits),
+        verdict=replace(verdict(table, limits), notes=notes),
         neighbours=plan.neighbours,
         preserve=preserve,
         base_model=name_of(pipe),
