@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from small import small_pipeline
 
 from vision_unlearning.data.splits import make_split
 from vision_unlearning.interference.generate import generate_array
-from vision_unlearning.models.tiny import tiny_pipeline
 from vision_unlearning.unlearners.base import METHODS
 from vision_unlearning.unlearners.callbacks import Callback
 
@@ -97,7 +97,7 @@ class Recomputes(Callback):
 def world():
     "A pipeline with random weights, and two pictures of each side."
     forget, retain = make_split("emoji", "fox", per_entity=2)
-    return tiny_pipeline(), forget.select(range(2)), retain.select(range(2))
+    return small_pipeline(), forget.select(range(2)), retain.select(range(2))
 
 
 def digest(*parts):
