@@ -74,6 +74,7 @@ def edits(problem):
     return functools.cache(lambda name: unlearn(name, *problem[:2]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", comparable("class") + ["retrain"])
 def test_repeatable_and_borrowed(name, problem, edits):
     model, sides, x = problem

@@ -13,6 +13,9 @@ from vision_unlearning.interference.generate import generate_array
 from vision_unlearning.unlearners.base import METHODS
 from vision_unlearning.unlearners.callbacks import Callback
 
+# Left out of `make quick`.
+pytestmark = pytest.mark.long
+
 
 @dataclass(frozen=True)
 class Case:

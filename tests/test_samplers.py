@@ -20,6 +20,9 @@ from vision_unlearning.unlearners.diffusion.guidance import SafeLatentGuidance
 from vision_unlearning.unlearners.diffusion.inputs import diffusion_batch, encode_dataset
 from vision_unlearning.unlearners.tracking import Draws
 
+# Left out of `make quick`.
+pytestmark = pytest.mark.long
+
 WORDS = ["An image of fox", "An image of key"]
 VARIANTS = [
     ("EulerAncestralDiscreteScheduler", {}),

@@ -8,6 +8,9 @@ from small import small_pipeline
 
 from vision_unlearning.unlearners.callbacks import Callback
 
+# Left out of `make quick`.
+pytestmark = pytest.mark.long
+
 FAST = dict(train_batch_size=3, retain_batch_size=4)
 WALK = dict(num_inference_steps=3, rollout_batch_size=2, num_train_steps=4)
 METHODS = {  # (method, settings), pictures or words, retained words
@@ -57,7 +60,6 @@ def train(world, case, callbacks=(), **settings):
     )
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("case", METHODS)
 def test_an_interrupted_training_gives_the_same_bits(world, case, tmp_path):
     "Killed after three steps with a checkpoint after two, so that one step is made again."
@@ -227,7 +229,6 @@ def problem(part, rank, combine, callbacks, generator=None, noise=False):
     }
 
 
-@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="both processes are forks")
 def test_two_processes_train_as_one(tmp_path):
     import socket
