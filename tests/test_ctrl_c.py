@@ -6,7 +6,11 @@ import pytest
 
 START = "from vision_unlearning.running.start import start\n"
 STATUS = "sys.argv = ['vu', 'status', '--base-folder', sys.argv[1]]\nstart()\n"
-INTERRUPT = "import os, signal, sys, time\ndef interrupt(): os.kill(os.getpid(), signal.SIGINT)\n"
+# a shell tells what it starts in the background to ignore Ctrl-C, and whoever starts this may be there
+INTERRUPT = """import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def interrupt(): os.kill(os.getpid(), signal.SIGINT)
+"""
 AT_IMPORT = """
 def listen(event, about):
     if event == 'import' and about[0] == WHEN: interrupt()

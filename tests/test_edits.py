@@ -108,11 +108,40 @@ def compiled(pipe):
     return pipe
 
 
+def whole_models_offloaded(pipe):
+    "As `enable_model_cpu_offload`: each network comes when it is called, and leaves when the next one does."
+    from accelerate import cpu_offload_with_hook
+    before = None
+    for module in (pipe.text_encoder, pipe.unet, pipe.vae):
+        before = cpu_offload_with_hook(module, "cpu", prev_module_hook=before)[1]
+    return pipe
+
+
+def in_groups(kind):
+    "As `enable_group_offload`."
+    def situation(pipe):
+        options = dict(onload_device=torch.device("cpu"), offload_type=kind)
+        if kind == "block_level": options["num_blocks_per_group"] = 1
+        pipe.unet.enable_group_offload(**options)
+        return pipe
+    return situation
+
+
+def wrapped(pipe):
+    pipe.unet = torch.compile(pipe.unet, backend="eager")
+    return pipe
+
+
 SITUATIONS = {
     "plain": lambda pipe: pipe,
+    "models offloaded": whole_models_offloaded,
+    "offloaded in groups of blocks": in_groups("block_level"),
+    "offloaded in groups of leaves": in_groups("leaf_level"),
     "offloaded layer by layer": offloaded,
     "fused projections": change(lambda pipe: pipe.fuse_qkv_projections(vae=False)),
     "compiled": compiled,
+    "unet.compile()": change(lambda pipe: pipe.unet.compile(backend="eager")),
+    "torch.compile": wrapped,
     "user's LoRA": style,
     "user's LoRA, fused": change(lambda pipe: style(pipe).fuse_lora()),
     "two edits": lambda pipe: pipe,
@@ -124,7 +153,11 @@ SITUATIONS = {
 REFUSED = {
     ("offloaded layer by layer", "weights"): "offloaded layer by layer",
     **{("fused projections", k): "fused projections" for k in ("weights", "lora", "spm", "transport")},
-    **{("compiled", k): "is compiled" for k in ("lora", "spm", "transport")},
+    **{
+        (s, k): "is compiled"
+        for s in ("compiled", "unet.compile()", "torch.compile")
+        for k in ("lora", "spm", "transport")
+    },
     ("user's LoRA, fused", "weights"): "'style' is fused",
 }
 
@@ -177,10 +210,18 @@ def effect(pipe, kind, situation):
     return "works"
 
 
-@pytest.fixture(scope="module", params=SITUATIONS)
+# what differs from another situation in a detail only
+MORE = ("models offloaded", "offloaded in groups of leaves", "unet.compile()", "torch.compile", "two edits")
+NAMES = [pytest.param(s, marks=[pytest.mark.long(2)] if s in MORE else []) for s in SITUATIONS]
+
+
+@pytest.fixture(scope="module", params=NAMES)
 def situation(request):
     torch._dynamo.reset()
-    return request.param, SITUATIONS[request.param](tiny_pipeline())
+    # blocks are traced in earnest; to trace a whole network takes half a minute
+    stance = "force_eager" if request.param in ("unet.compile()", "torch.compile") else "default"
+    with torch.compiler.set_stance(stance):
+        yield request.param, SITUATIONS[request.param](tiny_pipeline())
 
 
 @pytest.mark.long
@@ -296,6 +337,13 @@ def test_training_leaves_a_users_adapter_alone(how):
         words = get_method(name).reads == "names"
         sides = ("fox", ["wolf"]) if words else (forget, retain)
         with pytest.raises(ValueError, match="'style'"): get_method(name)().unlearn(pipe, *sides)
+    for name in ("uce", "rece"):  # nothing is trained: the edit is that of the base model, or none
+        if how == "fused":
+            with pytest.raises(ValueError, match="'style' is fused"): get_method(name)().unlearn(pipe, "fox")
+            continue
+        made, plain = (get_method(name)().unlearn(p, "fox") for p in (pipe, tiny_pipeline()))
+        assert all(torch.equal(tensor, plain.tensors[n]) for n, tensor in made.tensors.items())
+        assert made.tensors.keys() == plain.tensors.keys()
     for part in ("lora", "cross_attention"):
         with pytest.raises(ValueError, match="'style'"):
             relearning_curve(pipe, forget, lambda: 0, Relearning(part=part), generator=torch.Generator())

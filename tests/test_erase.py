@@ -1,13 +1,14 @@
 """An erasure that is saved: attached it means the same to the last bit, merged to rounding."""
 import dataclasses
+import re
 
 import pytest
 import torch
 
 from vision_unlearning.models import load_pipeline, tiny_pipeline
 from vision_unlearning.models.conditioning import embed_texts
-from vision_unlearning.running.erase import erase, save_erasure
-from vision_unlearning.unlearners.base import load_edit
+from vision_unlearning.running.erase import erase, pooled_note, save_erasure
+from vision_unlearning.unlearners.base import get_method, load_edit
 from vision_unlearning.unlearners.diffusion.lora import adapter_edit, trainable_adapter
 from vision_unlearning.unlearners.diffusion.uce import UCE
 
@@ -87,3 +88,12 @@ def test_nothing_else_is_merged(kind, tiny, erasure, tmp_path):
             save_erasure(one, tmp_path / kind, tiny, merge=True)
         save_erasure(one, tmp_path / f"{kind} alone", tiny)
     assert not (tmp_path / kind).exists()
+
+
+def test_the_pooled_text_of_xl_is_a_line_of_the_check(tiny):
+    pipe = load_pipeline("tiny-sdxl")
+    few = dict(clip=Grey(), candidates=["wolf", "key"], seeds=42, paraphrases=(), num_inference_steps=1)
+    found = erase(pipe, "fox", settings={"anchor_concept": "wolf"}, **few)
+    assert re.search(r"\nnote: XL's pooled text .* fox from wolf by \d+% of", str(found))
+    watching = get_method("prompt_filter")().unlearn(pipe, "fox")
+    assert pooled_note(pipe, watching, "fox", "") == pooled_note(tiny, found.edit, "fox", "") == ()

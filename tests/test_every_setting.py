@@ -2,6 +2,7 @@
 that a new setting without a case fails here."""
 import hashlib
 import json
+import warnings
 from dataclasses import dataclass, field
 
 import pytest
@@ -10,8 +11,8 @@ from small import small_pipeline
 
 from vision_unlearning.data.splits import make_split
 from vision_unlearning.interference.generate import generate_array
-from vision_unlearning.unlearners.base import METHODS
 from vision_unlearning.unlearners.callbacks import Callback
+from vision_unlearning.unlearners.methods import METHODS
 
 # Left out of `make quick`.
 pytestmark = pytest.mark.long
@@ -28,11 +29,16 @@ class Case:
 SMALL = dict(
     num_train_epochs=1, num_train_steps=1, train_batch_size=1, retain_batch_size=1, rollout_batch_size=1,
     num_inference_steps=1, num_anchor_images=1, anchor_batch_size=1, saliency_epochs=1, saliency_passes=1,
-    num_iterations=1, sld_warmup_steps=0,
+    num_iterations=1, sld_warmup_steps=0, num_rounds=1, num_images=4, tolerance=0.,
 )
 TWO_STEPS = dict(num_train_epochs=2, num_train_steps=2)
 # the first point of a walk is noise, whatever leads it
 WALK = dict(num_inference_steps=2, train_batch_size=2)
+UNEVEN = dict(target_shares=(.9, .1))  # which four pictures cannot have
+MOVED = dict(  # so strongly that even noise is counted otherwise
+    target_shares=(.01, .99), num_images=12, num_rounds=2, num_inference_steps=2, step_size=1000.,
+    guidance_scale=20., erase_scale=100.,
+)
 POOLS = dict(num_inference_steps=4)  # a pool of several points
 RETAIN = dict(retain_weight=1., num_train_steps=2, **POOLS)  # before the first step there is nothing to hold
 
@@ -56,6 +62,18 @@ OWN = {
     "rece": dict(
         erase_scale=2., lamb=1., concept_type="art", expand_prompts=False, positions="last",
         num_iterations=2, ridge=1., rounds="sequential",
+    ),
+    "debias": dict(
+        attributes=("woman", "man"),
+        target_shares=(.9, .1),
+        tolerance=Case(.2, MOVED),
+        num_rounds=Case(2, UNEVEN),
+        num_images=5, step_size=Case(2., UNEVEN), erase_scale=Case(2., UNEVEN),
+        retain_weight=Case(3., UNEVEN),
+        lamb=Case(1., UNEVEN), preservation=Case("null_space", UNEVEN),
+        null_threshold=Case(.5, UNEVEN | dict(preservation="null_space")),
+        expand_prompts=Case(False, UNEVEN),
+        recogniser="emoji-clip", num_inference_steps=Case(3, MOVED), guidance_scale=Case(5., MOVED),
     ),
     "distil_weight": dict(search_space=(1,)),
     "munba": dict(gradient_weighting="simple", trainable="cross_attention"),
@@ -119,7 +137,9 @@ def outcome(world, cls, settings):
         forget, retain = "fox", ["wolf", "key", "red apple"]
     watch = Recomputes(pipe.unet)
     given = dict(generator=torch.Generator().manual_seed(0), callbacks=[watch])
-    edit = cls(**settings).unlearn(pipe, forget, retain, **given)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="after . rounds a share is off")
+        edit = cls(**settings).unlearn(pipe, forget, retain, **given)
     about = {k: v for k, v in edit.info.items() if k != "settings"}
     parts = [about, watch.seen, *(x for item in sorted(edit.tensors.items()) for x in item)]
     if cls.name == "sld":

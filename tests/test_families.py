@@ -19,7 +19,8 @@ import torch
 from vision_unlearning.core import initial_latents, torch_modules
 from vision_unlearning.data.splits import make_split
 from vision_unlearning.models import TINY_FAMILIES, load_pipeline, tiny_pipeline
-from vision_unlearning.unlearners.base import METHODS, get_method, load_edit
+from vision_unlearning.unlearners.base import get_method, load_edit
+from vision_unlearning.unlearners.methods import METHODS
 
 # Left out of `make quick`.
 pytestmark = pytest.mark.long
@@ -45,6 +46,9 @@ QUICK = dict(
     retain_weight=1.0,
     sld_warmup_steps=0,
     sld_threshold=1.0,
+    num_rounds=1,
+    num_images=3,  # of which no half shows a man
+    step_size=1000.0,
 )
 # The child gets the number of threads of its parent: sums that are split otherwise are rounded otherwise.
 CHILD = """

@@ -13,10 +13,11 @@ from vision_unlearning.models import load_pipeline
 from vision_unlearning.models.clip import tiny_clip
 from vision_unlearning.models.judge import Judge
 from vision_unlearning.running.erase import erase
-from vision_unlearning.unlearners.base import METHODS, WeightEdit, get_method, load_edit
+from vision_unlearning.unlearners.base import WeightEdit, get_method, load_edit
+from vision_unlearning.unlearners.methods import METHODS
 
 COARSE = "too coarse to be fine-tuned"
-CLOSED = ("uce", "rece", "sld", "prompt_filter")  # methods that train nothing
+CLOSED = ("uce", "rece", "debias", "sld", "prompt_filter")  # methods that train nothing
 TRAINED = tuple(name for name in METHODS if name not in CLOSED)
 
 
@@ -31,7 +32,7 @@ def short(name, **settings):
     "A method that trains for two steps."
     cls = get_method(name)
     few = dict(num_train_steps=2, num_train_epochs=1, num_inference_steps=2, rollout_batch_size=2)
-    few |= dict(num_anchor_images=2, train_batch_size=2)
+    few |= dict(num_anchor_images=2, train_batch_size=2, num_rounds=1, num_images=3)
     return cls(**{**{n: v for n, v in few.items() if n in cls.model_fields}, **settings})
 
 

@@ -2,6 +2,7 @@
 neither."""
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from vision_unlearning.core import ForeignFileError
@@ -42,7 +43,7 @@ def noise(*shape, seed=0): return torch.randn(shape, generator=torch.Generator()
 
 
 def test_a_lora_comes_back_factor_by_factor(tiny, lora, tmp_path):
-    for form in ("kohya", "diffusers"):
+    for form in ("kohya", "diffusers", "spm"):
         found = import_edit(lora.export(form, tmp_path/f"{form}.safetensors"), tiny)
         assert isinstance(found, LoraEdit) and found.info["adapter"]["lora_alpha"] == 6
         same(found, lora)
@@ -139,6 +140,23 @@ def test_a_spm_file_keeps_its_alpha(tiny, tmp_path):
     save_file(tensors, tmp_path/"spm.safetensors", metadata={"project": "SPM"})
     found = merge_edit(import_edit(tmp_path/"spm.safetensors", tiny), tiny)
     assert torch.allclose(found.tensors[f"{KEYS}.weight"], weight + up @ down/2, atol=1e-6)
+
+
+def test_a_spm_file_says_which_prompts_it_opens_for(tiny, lora, tmp_path):
+    about = LoraEdit(lora.tensors, lora.info | {"forget": ["red apple", "fox"]})
+    with safe_open(about.export("spm", tmp_path/"x.safetensors"), "pt") as file: head = file.metadata()
+    assert (head["prompts"], head["rank"], head["alpha"]) == ("red apple,fox", "2", "6.0")
+    about.info["forget"] = ["fox, red"]
+    with pytest.raises(ValueError, match="separates prompts by commas"):
+        about.export("spm", tmp_path/"y.safetensors")
+    assert not (tmp_path/"y.safetensors").exists()
+
+
+def test_a_folder_of_pickles_says_how_to_convert_them(tiny, tmp_path):
+    (tmp_path/"config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
+    (tmp_path/"diffusion_pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(ForeignFileError, match="pytorch_model.bin is a pickle.*save_file"):
+        import_edit(tmp_path, tiny)
 
 
 def test_what_is_not_known_is_one_line(tiny, uce, lora, tmp_path):

@@ -27,6 +27,7 @@ from vision_unlearning.hub import place_folder
 from vision_unlearning.interference.generate import fill_folder
 from vision_unlearning.models import tiny_pipeline
 from vision_unlearning.running.batch import run_batch
+from vision_unlearning.running.own import new_task
 from vision_unlearning.running.session import note_stage, plan_sessions, unlearn_session
 from vision_unlearning.running.smoke import smoke_overrides
 from vision_unlearning.store import Store, write_json
@@ -42,6 +43,9 @@ def sources(tmp_path_factory):
     "Pictures, an archive and a server, from which the writers write."
     folder = tmp_path_factory.mktemp("sources")
     for i in range(4): Image.fromarray(np.full((8, 8, 3), 40 * i, np.uint8)).save(folder / f"{i}.png")
+    for i, shade in enumerate(SHADES):
+        (folder/"drawn"/shade["name"]).mkdir(parents=True)
+        shutil.copy(folder/f"{i}.png", folder/"drawn"/shade["name"])
     with zipfile.ZipFile(folder / "a.zip", "w") as archive:
         for i in range(4): archive.write(folder / f"{i}.png", f"deep/{i}.png")
 
@@ -61,6 +65,7 @@ def sources(tmp_path_factory):
     threading.Thread(target=server.serve_forever, args=(.01,), daemon=True).start()
     SOURCES.update(
         pictures=[folder / f"{i}.png" for i in range(4)],
+        drawn=folder / "drawn",
         archive=folder / "a.zip",
         url=f"http://127.0.0.1:{server.server_port}/f.bin",
     )
@@ -70,6 +75,7 @@ def sources(tmp_path_factory):
 
 
 CONTENT = bytes(range(256)) * 40
+SHADES = [{"name": name, "light": i % 2} for i, name in enumerate(("black", "dark", "grey", "light"))]
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,15 @@ def a_data_set(folder, count=4):
 
 def an_old_data_set(folder): a_data_set(folder, 2)
 def an_archive(folder): unpack_archive(SOURCES["archive"], folder / "a")
+
+
+
+def a_task(folder):
+    "Its own file comes last, and says that nothing is missing."
+    if Store(folder).task("shades").exists(): return
+    new_task(Store(folder), "shades", SHADES, pictures=SOURCES["drawn"])
+
+
 def a_fetched_folder(folder): place_folder(SOURCES["archive"].parent, folder / "a", clean=True)
 
 
@@ -162,6 +177,7 @@ WRITERS = [
     Writer(an_archive, an_old_folder),
     Writer(a_fetched_folder, an_old_folder),
     Writer(a_prepared_task, whole=False),
+    Writer(a_task, whole=False),
 ]
 
 

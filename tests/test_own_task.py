@@ -13,7 +13,7 @@ from vision_unlearning.data.testbed import stored_pictures, write_splits
 from vision_unlearning.running.cli import main
 from vision_unlearning.running.own import new_task
 from vision_unlearning.running.session import plan_sessions, read_record
-from vision_unlearning.running.stages import check_parameters
+from vision_unlearning.running.stages import as_declared, check_parameters, pipeline_parameters
 from vision_unlearning.store import Store, read_entities
 from vision_unlearning.tasks import get_task
 
@@ -129,6 +129,16 @@ def test_who_misses_pictures_or_the_table_of_a_task_that_was_brought(drawn):
     with pytest.raises(MissingSessionError, match="vu run prepare"): read_entities(store, "people")
 
 
+def test_what_a_stopped_command_left_is_not_taken_for_something_else(drawn):
+    "A table and pictures without a task: the same command goes on, another one is refused."
+    store = bring(drawn)
+    store.task("shapes").unlink()
+    for asked in (dict(table=SHAPES), dict(table=[{**SHAPES[0], "colour": "blue"}, *SHAPES[1:]], pictures=drawn/"drawn")):
+        with pytest.raises(ValueError, match="delete it"): new_task(store, "shapes", **asked)
+    bring(drawn)
+    assert get_task("shapes").judge == "clip"
+
+
 def test_pictures_of_a_dataset(tmp_path, drawn):
     from datasets import Dataset, Features, Value
     from datasets import Image as Picture
@@ -150,6 +160,10 @@ def test_sampling_is_the_tasks_own(tmp_path):
     assert (found["num_inference_steps"], found["guidance_scale"]) == (7, 2.)
     assert check_parameters("generate", {**asked, "num_inference_steps": 3})["num_inference_steps"] == 3
     assert check_parameters("generate", {})["num_inference_steps"] == 12
+    people = check_parameters("generate", {"task": "people"})
+    assert (people["num_inference_steps"], people["guidance_scale"]) == (50, 7.5)
+    by_hand = {name: parameter.default for name, parameter in pipeline_parameters("generate").items()}
+    assert as_declared("generate", {**by_hand, **asked})["num_inference_steps"] == 7
 
 
 @pytest.mark.long(15)
@@ -165,3 +179,39 @@ def test_to_the_report_and_the_answers(drawn):
     assert scored["named_by"] == "zero-shot by emoji-clip" and 0 <= scored["named_right_off"] <= 1
     pages = [path.read_text() for path in store.base.rglob("*.html")]
     assert any("zero-shot by emoji-clip" in page and "chance: 8%" in page for page in pages)
+
+
+FRUIT = [
+    {"name": name, "colour": colour}
+    for name, colour in {
+        "banana": "yellow", "red apple": "red", "strawberry": "red", "lemon": "yellow", "cherries": "red",
+        "pineapple": "yellow", "watermelon": "green", "broccoli": "green",
+    }.items()
+]
+
+
+@pytest.mark.long(40)
+def test_a_search_and_a_held_out_test(tmp_path):
+    from kills import in_this_process
+
+    from vision_unlearning.running.tuning.held_out import held_out, held_out_emitters, tuning_emitters
+    from vision_unlearning.running.tuning.objective import JudgeObjective
+    from vision_unlearning.running.tuning.search import tune
+    store = Store(tmp_path)
+    new_task(store, "fruit", FRUIT, num_inference_steps=6)
+    emitters = held_out_emitters("fruit")
+    assert len(emitters) == 4 and not set(emitters) & set(tuning_emitters("fruit"))
+    objective = JudgeObjective("fruit", ["banana"], receivers=2, seeds=(42,))
+    assert objective.description["name"] == "probability, zero-shot by emoji-clip"
+    assert objective.description["num_inference_steps"] == 6
+    record = tune("uce", "fruit", 1, tmp_path/"tuning", objective=objective)
+    assert record["best"]["forgetting"] > .5
+    with in_this_process(): tested = held_out("uce", "fruit", store, ["banana"])
+    (row,) = tested["rows"]
+    assert tested["num_inference_steps"] == 6 and row["emitter"] == "banana" and row["other_before"] > 0
+
+
+def test_a_search_needs_somebody_who_names(tmp_path):
+    from vision_unlearning.running.tuning.objective import JudgeObjective
+    new_task(Store(tmp_path), "unnamed", SHAPES, judge="")
+    with pytest.raises(ValueError, match="nobody names the pictures of unnamed"): JudgeObjective("unnamed")

@@ -15,7 +15,8 @@ import vision_unlearning.unlearners.diffusion as wing
 wing.__path__.append(sys.argv[1])
 from vision_unlearning.data.splits import make_split
 from vision_unlearning.models import tiny_pipeline
-from vision_unlearning.unlearners.base import METHODS, get_method, load_edit
+from vision_unlearning.unlearners.base import get_method, load_edit
+from vision_unlearning.unlearners.methods import METHODS
 from vision_unlearning.unlearners.methods import known_methods, method_color, method_label
 method = get_method("suppress")
 assert (method_label("suppress"), method_color("suppress")) == ("suppression", "#3B6E22")

@@ -4,7 +4,7 @@ import pytest
 from vision_unlearning.core import config_hash
 from vision_unlearning.running.session import plan_sessions
 from vision_unlearning.store import Store, claim, first_settings, write_json
-from vision_unlearning.unlearners.base import METHODS
+from vision_unlearning.unlearners.methods import METHODS
 
 
 @pytest.mark.parametrize("method", METHODS)

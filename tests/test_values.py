@@ -9,9 +9,9 @@ from vision_unlearning.running.stages import PIPELINES, check_parameters, pipeli
 WRONG = {
     "seeds": {(): "is empty", (42, 42): "given twice"},
     "attention_seeds": {(1, 1): "given twice"},
-    "num_inference_steps": {0: "at least 1", -5: "at least 1"},
-    "guidance_scale": {float("nan"): "finite", float("inf"): "finite", -1.: "at least 0"},
-    "batch_size": {0: "at least 1"},
+    "num_inference_steps": {-1: "at least 1", -5: "at least 1"},
+    "guidance_scale": {float("nan"): "finite", float("inf"): "finite", -2.: "at least 0"},
+    "batch_size": {0: "at least 1", "many": "at least 1"},
     "n_permutations": {-5: "at least 1"},
     "max_figures": {-1: "at least 0"},
     "size": {-1: "at least 1"},
@@ -21,6 +21,7 @@ WRONG = {
     "methods": {("uce", "uce"): "given twice"},
     "metrics": {("nope",): "unknown pair metric", ("rmse", "rmse"): "given twice"},
     "pair_metrics": {("nope",): "unknown pair metric"},
+    "templates": {("Nope",): "unknown result template"},
     "similarities": {("nope",): "unknown similarity"},
     "entity_metric": {"nope": "unknown entity metric"},
     "clip": {"nope": "unknown CLIP", "emoji-sd": "unknown CLIP", "/nope": "no such folder"},
@@ -30,6 +31,9 @@ WRONG = {
     "revision": {"main": "emoji-sd is none"},
     "device": {"nope": "cannot be used"},
     "dtype": {"nope": "unknown dtype"},
+    "variant": {"fp16": "emoji-sd is none"},
+    "offload": {"nope": "unknown offload"},
+    "compiled": {True: "compiled is for CUDA"},
     "track": {"nope": "unknown tracker"},
     "method": {"ucee": "did you mean 'uce'"},
     "sources": {(): "leave sources out"},
@@ -37,7 +41,7 @@ WRONG = {
     "legacy": {True: "leave legacy out"},
 }
 # anything of their type, or checked where sessions and runs are planned
-FREE = {"task", "overrides", "base_folder", "notes", "title", "embed"}
+FREE = {"task", "overrides", "base_folder", "notes", "title", "embed", "attention_slicing"}
 BENCHMARK = {"architecture", "options", "training", "folder", "methods"}
 
 
@@ -82,6 +86,13 @@ def test_names_on_the_hub_and_folders_pass(tmp_path):
     "batch --entities fox -p seeds=[]",
     "batch --methods uce,uce",
     "batch --methods uce,munba -p dtype=float16",
+    "batch --methods uce,munba --dtype float16",
+    "batch --device nope",
+    "batch --device cpu -p device=cpu",
+    "run generate --batch-size many",
+    "run generate --offload layers",
+    "run prepare --offload model",
+    "batch -q --task digits --offload model",
     "run unlearn -p entities=nope",
     "run explore -p clip=nope",
     "report --entities nope",

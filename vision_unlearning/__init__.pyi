@@ -24,6 +24,10 @@ from .unlearners.tuned import tuned_settings
 # One concept out of one model, with a go or no-go
 from .running.erase import Erasure, erase, save_erasure
 
+# A model that somebody else edited, with the same
+from .running.audit import Audit, Budget, audit
+from .running.audit_page import save_audit
+
 # Batches of sessions, and what they found
 from .interference.entity import InterferencePerEntity
 from .running.batch import batch_status, run_batch
@@ -34,6 +38,7 @@ from .running.tuning.search import tune
 # begin: written by tools/face.py
 # Methods for text-to-image models
 from .unlearners.diffusion.concept_ablation import ConceptAblation
+from .unlearners.diffusion.debias import Debias
 from .unlearners.diffusion.erasediff import EraseDiff
 from .unlearners.diffusion.esd import ESD
 from .unlearners.diffusion.fade import FADE

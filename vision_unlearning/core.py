@@ -4,7 +4,7 @@
 
 # %% ../nbs/0_base/00_core.ipynb #c91893b8
 from __future__ import annotations
-import contextlib, copy, difflib, functools, hashlib, inspect, json, platform, re, sys
+import contextlib, contextvars, copy, difflib, functools, hashlib, inspect, json, platform, re, sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Iterable
@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from .settings import computed, settings_docstring, settings_signature, settings_table
 
 # %% auto #0
-__all__ = ['UnknownNameError', 'MissingSessionError', 'ForeignFileError', 'DivergedError', 'check_name', 'require_finite',
-           'Config', 'config_hash', 'image_generator', 'initial_latents', 'sampler_generators', 'fastest_device',
-           'usable_device', 'torch_modules', 'borrow', 'installed_version', 'versions', 'give_back_freed_memory',
-           'reset_peak_memory', 'peak_memory']
+__all__ = ['TOLD', 'UnknownNameError', 'MissingSessionError', 'ForeignFileError', 'DivergedError', 'check_name', 'require_finite',
+           'Config', 'config_hash', 'image_generator', 'initial_latents', 'sampler_generators', 'computing_on',
+           'fastest_device', 'usable_device', 'torch_modules', 'borrow', 'installed_version', 'versions',
+           'give_back_freed_memory', 'reset_peak_memory', 'peak_memory']
 
 # %% ../nbs/0_base/00_core.ipynb #aeb495f2
 class UnknownNameError(ValueError): "A task, method, entity, metric or parameter that does not exist."
@@ -133,9 +133,21 @@ def sampler_generators(
     return [image_generator(s, f"{p} (sampler)") for s, p in zip(seeds, prompts, strict=True)]
 
 # %% ../nbs/0_base/00_core.ipynb #dda356e6
+TOLD = contextvars.ContextVar("device", default=None)  # what "auto" is, where somebody has said it
+
+@contextlib.contextmanager
+def computing_on(
+    device,  # "cpu", "cuda:1", a `torch.device`, "auto"
+):
+    "For the length of a block, whatever asks for `auto` gets this device."
+    before = TOLD.set(usable_device(device))
+    try: yield
+    finally: TOLD.reset(before)
+
 def fastest_device():  # `torch.device`
-    "CUDA where there is a card, else MPS, else the CPU."
+    "What `computing_on` says, else CUDA where there is a card, else MPS, else the CPU."
     import torch
+    if TOLD.get() is not None: return TOLD.get()
     if torch.cuda.is_available(): return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from .core import check_name
 
 # %% auto #0
-__all__ = ['DTYPES', 'check_dtype', 'dtype_name', 'has_float64', 'in_float64']
+__all__ = ['DTYPES', 'check_dtype', 'dtype_name', 'learning_dtype', 'has_float64', 'in_float64']
 
 # %% ../nbs/0_base/04_dtypes.ipynb #54c7ac37
 DTYPES = ("float32", "bfloat16", "float16")
@@ -28,6 +28,12 @@ def dtype_name(
 ) -> str:  # "float32"
     "The number format that a model computes in, as a word."
     return str(model.dtype).removeprefix("torch.")
+
+def learning_dtype(
+    dtype: str,  # one of `DTYPES`, or "auto"
+) -> str:  # "float32" for "auto"
+    "In what a model is when something is unlearned."
+    return "float32" if dtype == "auto" else dtype
 
 # %% ../nbs/0_base/04_dtypes.ipynb #c2f81a07
 @lru_cache(None)

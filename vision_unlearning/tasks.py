@@ -15,8 +15,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from .core import ForeignFileError, UnknownNameError, check_name
 
 # %% auto #0
-__all__ = ['SCALES', 'PROMPT_TEMPLATE', 'OWN_NAME', 'Task', 'find_tasks', 'task_module', 'look_for_tasks', 'read_task',
-           'own_tasks', 'own_task', 'get_task', 'how_to_bring', 'indefinite_article', 'entity_text',
+__all__ = ['SCALES', 'PROMPT_TEMPLATE', 'OWN_NAME', 'Task', 'find_tasks', 'task_module', 'look_for_tasks', 'opened_folders',
+           'read_task', 'own_tasks', 'own_task', 'get_task', 'how_to_bring', 'indefinite_article', 'entity_text',
            'overwrite_concept', 'get_prompt', 'prompt_subject']
 
 # %% ../nbs/0_base/05_tasks.ipynb #7f05631f
@@ -39,8 +39,8 @@ class Task:
     encoder: str = ""  # what embeds its pictures; empty: DINOv2
     judge: str = ""  # the classifier that knows its entities, or "clip": its CLIP names them; empty: none
     judge_heads: tuple[str, ...] = ()  # the judge's questions; their answers together name an entity
-    num_inference_steps: int = 12  # of its pictures, unless asked otherwise
-    guidance_scale: float = 3.  # the same
+    num_inference_steps: int = 50  # of its pictures, unless asked otherwise
+    guidance_scale: float = 7.5  # the same
     embedded: bool = False  # whether its entities and pictures ship with the package
     # not a field: a task that somebody brings is read with unknown names refused
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -106,6 +106,10 @@ def look_for_tasks(
 ):
     "From now on, find the tasks that were brought to this folder."
     _opened.setdefault(Path(folder).expanduser().absolute())
+
+def opened_folders() -> list[Path]:
+    "The base folders of this process, in the order in which they were opened."
+    return list(_opened)
 
 # %% ../nbs/0_base/05_tasks.ipynb #a6b2cb38
 def read_task(

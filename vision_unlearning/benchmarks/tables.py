@@ -10,7 +10,7 @@ from typing import Any
 from ..core import check_name
 from ..tasks import entity_text, get_task, overwrite_concept
 from ..interference.tables import read_pair, read_per_entity
-from ..unlearners.methods import known_methods
+from ..unlearners.methods import check_known_method
 from ..results.base import _signature
 from vision_unlearning.store import (
     MissingSessionError,
@@ -49,7 +49,7 @@ def get_target_overwrite(
     target: str,  # entity, raw or preprocessed
 ) -> tuple[str, str]:  # the entity's text, and the text that takes its place
     "Preprocessed target and target overwrite of a task."
-    check_name("method", method, known_methods())
+    check_known_method(method)
     return entity_text(task, target, legacy=True), overwrite_concept(task)
 
 # %% ../../nbs/7_icare/10_tables.ipynb #228439a0

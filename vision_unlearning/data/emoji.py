@@ -19,7 +19,8 @@ __all__ = ['EMOJI', 'EMOJI_PEOPLE', 'EMOJI_CANVAS', 'EMOJI_CLASSES', 'emoji_task
 
 # %% ../../nbs/1_data/00_emoji.ipynb #330da68d
 _EMBEDDED = dict(
-    base_model="emoji-sd", clip="emoji-clip", encoder="emoji-clip", judge="emoji-judge", embedded=True
+    base_model="emoji-sd", clip="emoji-clip", encoder="emoji-clip", judge="emoji-judge", embedded=True,
+    num_inference_steps=12, guidance_scale=3.
 )
 
 # %% ../../nbs/1_data/00_emoji.ipynb #18f62ef8

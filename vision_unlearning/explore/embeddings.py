@@ -153,7 +153,7 @@ def embed_session(
     encoder=None,  # None for the one that goes with the task
     seeds: list[int] | None = None,  # None for all that are on disk
     batch_size: int = 100,  # pictures at once; changes speed and memory only
-    device=None,  # where the task's encoder looks; None leaves it to the encoder
+    device="auto",  # where the task's encoder looks
 ) -> dict:  # {"metadata": ..., "embeddings": [...]}, as written
     "Embed the pictures of a baseline or of a session, and write the contract's file."
     folder, state = (store.baseline(task), "off") if session is None else (store.generated(session), "on")

@@ -6,15 +6,16 @@
 from __future__ import annotations
 import json, os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 import numpy as np
 import torch
 from ..core import MissingSessionError, config_hash
+from ..models.machine import fitting_batch, running_on
 from ..models.sampling import check_drawing, draw, latent_shape
 from ..dtypes import dtype_name
-from ..memory import in_batches
+from ..memory import FITTED, in_batches
 from ..pictures import read_pictures
 from ..tasks import get_prompt
 from ..texts import as_texts
@@ -22,8 +23,8 @@ from ..files import alone, atomic_path
 from ..store import Session, Store, image_name, read_json, write_json
 
 # %% auto #0
-__all__ = ['generate', 'generate_array', 'claim_pictures', 'list_generated', 'fill_folder', 'task_prompts', 'generate_off',
-           'generate_on', 'read_images']
+__all__ = ['generate', 'generate_array', 'claim_pictures', 'list_generated', 'fill_folder', 'stored_dtype', 'batch_held',
+           'remembered', 'task_prompts', 'generate_off', 'generate_on', 'read_images']
 
 # %% ../../nbs/5_interference/00_generate.ipynb #2aab72d7
 def generate(
@@ -32,7 +33,7 @@ def generate(
     prompts: list[str],  # N prompts; one text is a list of one
     num_inference_steps: int = 12,
     guidance_scale: float = 3.,
-    batch_size: int = 50,  # changes speed and memory; pictures to one grey level
+    batch_size: int | str = "auto",  # changes speed and memory, pictures to one grey level; "auto" finds it
     progress: bool = False,  # show a bar
 ):  # iterator of (slice, (B,H,W,3) uint8)
     "Yield pictures batch by batch; the pipeline comes back as it was."
@@ -42,6 +43,7 @@ def generate(
     prompts = as_texts(prompts, "prompts")
     if len(seeds) != len(prompts):
         raise ValueError(f"{len(seeds)} seeds but {len(prompts)} prompts; give one seed an image")
+    batch_size = fitting_batch(pipe, batch_size)
     if batch_size < 1: raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     check_drawing(pipe, num_inference_steps, guidance_scale)
     require_live(pipe)
@@ -108,7 +110,7 @@ def fill_folder(
     **generation,  # num_inference_steps, guidance_scale, batch_size
 ) -> int:  # how many pictures were made
     "Make the pictures that are missing in `folder`."
-    batch_size = generation.pop("batch_size", 50)
+    batch_size = generation.pop("batch_size", "auto")
     wanted = {"num_inference_steps": 12, "guidance_scale": 3., **generation, **(settings or {})}
     check_drawing(pipe, **wanted)
     # full precision leaves no mark, as in folders that are older than the choice
@@ -133,6 +135,39 @@ def _save_image(path, image):
     from PIL import Image
     with atomic_path(path) as temporary: Image.fromarray(image).save(temporary, compress_level=1)
 
+# %% ../../nbs/5_interference/00_generate.ipynb #5a1c0e12
+def stored_dtype(
+    store: Store,
+    task: str,  # task name
+) -> str | None:  # "float32"; None where nothing was drawn yet
+    "The number format in which the pictures of a task are drawn."
+    mark = store.baseline(task)/"settings.json"
+    return read_json(mark, dict[str, Any]).get("dtype", "float32") if mark.is_file() else None
+
+# %% ../../nbs/5_interference/00_generate.ipynb #5a1c0e14
+def batch_held(
+    pipe,  # that has drawn
+    batch_size: int | str = "auto",  # as it was asked for
+) -> int:  # pictures at once
+    "How many pictures were drawn at once."
+    wanted = fitting_batch(pipe, batch_size)
+    return min(wanted, FITTED.get("drawing", wanted))
+
+@contextmanager
+def remembered(
+    store: Store,
+    pipe,  # that will draw
+):
+    "Begin with as many pictures at once as memory held last time, and note how many it holds now."
+    path, runs = store.base/"batch_sizes.json", running_on(pipe)
+    known = read_json(path, dict[str, int]) if path.is_file() else {}
+    what = f"{runs['device']}, {runs['dtype']}, offload {runs['offload']}, {latent_shape(pipe)}"
+    if what in known: FITTED["drawing"] = min(known[what], FITTED.get("drawing", known[what]))
+    try: yield
+    finally:
+        held = FITTED.get("drawing")
+        if held and held != known.get(what): write_json(path, {**known, what: held})
+
 # %% ../../nbs/5_interference/00_generate.ipynb #8f3e7ca4
 def task_prompts(
     task: str,  # task name
@@ -151,7 +186,8 @@ def generate_off(
     **options,  # num_inference_steps, guidance_scale, batch_size, progress
 ) -> int:  # how many pictures were made
     "Pictures without any edit, once for a task."
-    return fill_folder(pipe, store.baseline(task), "off", seeds, prompts, {"model": model}, **options)
+    with remembered(store, pipe):
+        return fill_folder(pipe, store.baseline(task), "off", seeds, prompts, {"model": model}, **options)
 
 # %% ../../nbs/5_interference/00_generate.ipynb #2b18e269
 def generate_on(
@@ -164,7 +200,7 @@ def generate_on(
     folder = store.generated(session)
     missing = any(not (folder/image_name("on", s, p)).exists() for p in prompts for s in seeds)
     settings = {"model": session.model, "session": session.key}
-    with edit.on(pipe) if missing else nullcontext():
+    with edit.on(pipe) if missing else nullcontext(), remembered(store, pipe):
         return fill_folder(pipe, folder, "on", seeds, prompts, settings, **options)
 
 # %% ../../nbs/5_interference/00_generate.ipynb #ec1c1f54

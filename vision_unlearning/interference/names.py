@@ -92,9 +92,12 @@ def _table(pairs: tuple[PairMetric, ...]) -> dict[str, EntityMetric]:
     every.append(EntityMetric(SPECIFICITY, "emitter", "specificity", None))
     return {m.name: m for m in sorted(every, key=_menu_place)}
 
-def entity_metric_table() -> dict[str, EntityMetric]:
+def entity_metric_table(
+    own: bool = True,  # also those of pair metrics that somebody brought
+) -> dict[str, EntityMetric]:
     "Every entity metric by name: the 51 published ones first, in the order of the published menu."
-    others = [name for name in PAIR_METRICS if name not in PUBLISHED_PAIRS]
+    others = [name for name in PAIR_METRICS.shipped() if name not in PUBLISHED_PAIRS]
+    if own: others += [name for name in PAIR_METRICS if name not in PAIR_METRICS.shipped()]
     return _table(tuple(PAIR_METRICS[name] for name in (*PUBLISHED_PAIRS, *others)))
 
 # %% ../../nbs/5_interference/15_names.ipynb #dc3dcfb0

@@ -10,15 +10,20 @@ from dataclasses import dataclass
 from typing import Any, Callable
 import torch
 from ..core import ForeignFileError, config_hash, usable_device
-from .pair_metrics import PAIR_METRICS, PairMetric, get_pair_metric
+from vision_unlearning.interference.pair_metrics import (
+    PAIR_METRICS,
+    PairMetric,
+    as_pair_metric,
+    get_pair_metric,
+)
 from .tables import read_pair
 from ..metrics.image_image import PairOfImages
 from ..tasks import get_task
 from ..store import Session, Store, atomic_path, read_entities, read_json, write_json
 
 # %% auto #0
-__all__ = ['Encoded', 'Scorers', 'content_key', 'FeatureCache', 'as_pair_metric', 'choose_metrics', 'check_twins', 'ahead',
-           'Twins', 'read_twins', 'KeptLook', 'tidy_scores', 'score_session', 'pair_means', 'plot_receivers']
+__all__ = ['Encoded', 'Scorers', 'content_key', 'FeatureCache', 'choose_metrics', 'check_twins', 'ahead', 'Twins', 'read_twins',
+           'KeptLook', 'tidy_scores', 'score_session', 'pair_means', 'plot_receivers']
 
 # %% ../../nbs/5_interference/05_pair.ipynb #bbfcde62
 class Encoded:
@@ -53,7 +58,7 @@ class Scorers:
         clip=None,  # None for the task's default CLIP
         judge=None,  # None for `load_judge()`
         batch_size: int = 100,  # changes speed and memory only
-        device="cpu",  # where everything is computed; models that are given look where they are
+        device="auto",  # where everything is computed; models that are given look where they are
         encoder=None,  # of images, for `dino_diff`; None for the task's default
     ):
         self.task = task
@@ -159,15 +164,9 @@ class FeatureCache:
         self.new = False
 
 # %% ../../nbs/5_interference/05_pair.ipynb #f8fb9cad
-def as_pair_metric(
-    metric,  # a name, a `PairMetric`, or any `PairOfImages`
-) -> PairMetric:
-    "What was asked for, as a pair metric."
-    if isinstance(metric, PairMetric): return metric
-    if not isinstance(metric, PairOfImages): return get_pair_metric(metric)
-    compare = lambda scorers, on, off: scorers.compare(metric, on, off)
-    label = metric.label or metric.name
-    return PairMetric(metric.name, label, metric.higher_is_better, metric.unchanged, compare=compare)
+def _metric_of(asked) -> PairMetric:
+    "A metric that was named, or that is here."
+    return get_pair_metric(asked) if isinstance(asked, str) else as_pair_metric(asked, type(asked).__name__)
 
 # %% ../../nbs/5_interference/05_pair.ipynb #c13fe048
 def choose_metrics(
@@ -176,7 +175,7 @@ def choose_metrics(
     judge=None,  # a judge that was given, whatever the task
 ) -> list[PairMetric]:
     "The metrics that will be computed, in the order of `PAIR_METRICS` or as asked."
-    if metrics: return list({m.name: m for m in map(as_pair_metric, metrics)}.values())
+    if metrics: return list({m.name: m for m in map(_metric_of, metrics)}.values())
     has_judge = judge is not None or bool(get_task(task).judge)
     return [m for m in PAIR_METRICS.values() if m.default and (has_judge or not m.needs_judge)]
 
@@ -245,6 +244,7 @@ class KeptLook:
     ):
         self.look = functools.partial(metric.look, scorers)
         self.fingerprint, names = scorers.fingerprint(metric.look, prompts)
+        if origin := PAIR_METRICS.origin(metric.name): self.fingerprint += origin.sha256
         self.cache = FeatureCache(store.features(scorers.task, metric.scorer), names)
 
     def both(self, twins: Twins) -> tuple[dict, dict]:  # of `on` and of `off`: feature -> (N,) float64
@@ -274,7 +274,7 @@ def score_session(
     clip=None,  # evaluating CLIP; None for the task's default
     judge=None,  # None for `load_judge()`
     batch_size: int = 100,  # pictures at once; changes speed and memory only
-    device="cpu",  # where everything is computed; models that are given look where they are
+    device="auto",  # where everything is computed; models that are given look where they are
     progress: bool = False,  # show a bar
     encoder=None,  # image encoder for `dino_diff`; None for the task's default
     # of an earlier call, instead of the four above: models and texts are then ready

@@ -4,15 +4,19 @@
 
 # %% ../../nbs/5_interference/02_pair_metrics.ipynb #0fb781c9
 from __future__ import annotations
-import functools, importlib
-from dataclasses import dataclass
-from typing import Callable
+import functools, re
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Any, Callable
+from typing_extensions import TypedDict
+from ..brought import Card, Door
 from ..core import check_name
 from ..dtypes import in_float64
 
 # %% auto #0
-__all__ = ['PAIR_METRICS', 'PairMetric', 'add_pair_metric', 'get_pair_metric', 'look_clip', 'look_brisque', 'compare_rmse',
-           'compare_ssim', 'look_dino', 'compare_dino', 'look_judge']
+__all__ = ['PAIR_METRICS', 'PairMetric', 'as_pair_metric', 'PairMetricWords', 'PairMetricDoor', 'add_pair_metric',
+           'get_pair_metric', 'look_clip', 'look_brisque', 'compare_rmse', 'compare_ssim', 'look_dino', 'compare_dino',
+           'look_judge']
 
 # %% ../../nbs/5_interference/02_pair_metrics.ipynb #bc22c781
 @dataclass(frozen=True)
@@ -58,25 +62,73 @@ class PairMetric:
         undefined = value*float("nan")
         return torch.stack([undefined, undefined, value], 1)
 
+# %% ../../nbs/5_interference/02_pair_metrics.ipynb #9b4cdd14
+def as_pair_metric(
+    thing: Any,  # a `PairMetric`, or a class or an instance of `PairOfImages`
+    said: str,  # what it is called in messages
+) -> PairMetric:
+    "What somebody brings, as a pair metric."
+    from vision_unlearning.metrics.image_image import PairOfImages
+    if isinstance(thing, PairMetric): return thing
+    if isinstance(thing, type) and issubclass(thing, PairOfImages): thing = thing()
+    if not isinstance(thing, PairOfImages):
+        raise ValueError(f"{said} is no pair metric: it is no PairMetric, and no class of PairOfImages")
+    def compare(scorers, on, off): return scorers.compare(thing, on, off)
+    label = thing.label or thing.name
+    return PairMetric(thing.name, label, thing.higher_is_better, thing.unchanged, compare=compare)
+
+# %% ../../nbs/5_interference/02_pair_metrics.ipynb #1558f81e
+@functools.cache
+def _from_card(name: str, reference: str, feature: str, **says) -> PairMetric:
+    "A metric of which only a card is known; asked to compute, it says where it came from."
+    def refuse(*anything):
+        raise ValueError(f"the pair metric {name!r} came from {reference}; name it so again, with its folder")
+    way = dict(look=refuse, scorer="own", feature=feature) if feature else dict(compare=refuse)
+    return PairMetric(name, **says, **way, default=False)
+
+class PairMetricWords(TypedDict):
+    "What a card keeps of a pair metric: its fields of these names."
+    label: str
+    higher_is_better: bool
+    unchanged: float
+    feature: str
+
+class PairMetricDoor(Door):
+    "The pair metrics, by name."
+    kind, file, group = "pair metric", "pair_metric", "vision_unlearning.pair_metrics"
+    words = PairMetricWords
+    name_form = re.compile(r"[a-z]+(_[a-z]+)*(?<!_without_self)")  # as columns of tables are taken apart
+    spelling = "small letters and underscores, and does not end in _without_self"
+    def __init__(self):
+        super().__init__()
+        self.ours: dict[str, PairMetric] = {}
+    def shipped(self) -> dict[str, PairMetric]: return self.ours
+    def accept(self, thing: Any, said: str) -> tuple[str, PairMetric]:
+        metric = as_pair_metric(thing, said)
+        if not isfinite(metric.unchanged):
+            raise ValueError(f"{said} says {metric.unchanged} where nothing changed; that must be finite")
+        ours = metric.look in [m.look for m in self.ours.values()]
+        scorer = metric.scorer if ours or not metric.look else f"own_{metric.name}"
+        return metric.name, replace(metric, default=False, scorer=scorer)
+    def says(self, value: PairMetric) -> dict[str, Any]:
+        return {name: getattr(value, name) for name in PairMetricWords.__annotations__}
+    def closed(self, card: Card) -> PairMetric:
+        return _from_card(card["name"], card["origin"]["reference"], **card["says"])
+
 # %% ../../nbs/5_interference/02_pair_metrics.ipynb #8cbe7615
-PAIR_METRICS: dict[str, PairMetric] = {}
+PAIR_METRICS = PairMetricDoor()
 
 def add_pair_metric(
-    metric: PairMetric,
+    metric: PairMetric,  # of the library
 ) -> None:
-    "Make a pair metric known by its name; one of that name is replaced."
-    PAIR_METRICS[metric.name] = metric
+    "Make a pair metric known by its name."
+    PAIR_METRICS.ours[metric.name] = metric
 
 # %% ../../nbs/5_interference/02_pair_metrics.ipynb #26c561d5
 def get_pair_metric(
-    name: str,  # "clip_diff", or "package.module:NAME" for one's own
+    name: str,  # "clip_diff", or the name of one that was brought
 ) -> PairMetric:
     "The pair metric of that name."
-    module, _, attribute = name.partition(":")
-    if attribute:
-        metric = getattr(importlib.import_module(module), attribute)
-        add_pair_metric(metric)
-        return metric
     return PAIR_METRICS[check_name("pair metric", name, PAIR_METRICS)]
 
 # %% ../../nbs/5_interference/02_pair_metrics.ipynb #bf3c2236

@@ -7,10 +7,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 import torch
 from ..core import require_finite
+from .machine import compute_device
 from ..texts import as_texts
 
 # %% auto #0
-__all__ = ['Conditioning', 'predict', 'condition', 'empty_condition', 'embed_texts']
+__all__ = ['Conditioning', 'predict', 'encode_prompt', 'condition', 'empty_condition', 'embed_texts']
 
 # %% ../../nbs/0_models/10_conditioning.ipynb #77f07319
 @dataclass
@@ -70,6 +71,17 @@ def predict(
     ).sample
 
 # %% ../../nbs/0_models/10_conditioning.ipynb #df22d2e0
+def encode_prompt(
+    pipe,  # Stable Diffusion pipeline
+    prompt: str | list[str],
+) -> tuple:  # of the pipeline's own function
+    "What the text encoders of a pipeline say."
+    how = dict(device=compute_device(pipe), num_images_per_prompt=1, do_classifier_free_guidance=False)
+    if hasattr(pipe, "encode_prompt"): return pipe.encode_prompt(prompt, **how)
+    # the pipeline that edits by instruction has the same parts, and no such function
+    from diffusers import StableDiffusionPipeline
+    return StableDiffusionPipeline.encode_prompt(pipe, prompt, **how)
+
 def condition(
     pipe,  # Stable Diffusion pipeline, 1.x, 2.x or XL
     texts: list[str],  # N prompts; one text is a list of one
@@ -82,12 +94,7 @@ def condition(
     found = []
     for i in range(0, len(unique), batch_size):
         with torch.set_grad_enabled(gradient):
-            parts = pipe.encode_prompt(
-                prompt=unique[i : i + batch_size],
-                device=pipe.device,
-                num_images_per_prompt=1,
-                do_classifier_free_guidance=False,
-            )
+            parts = encode_prompt(pipe, unique[i : i + batch_size])
         found.append(parts[::2] if len(parts) == 4 else parts[:1])
     embeds, *pooled = (torch.cat(p) for p in zip(*found))
     for part in (embeds, *pooled):

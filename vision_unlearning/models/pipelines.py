@@ -15,9 +15,9 @@ from ..store import read_json
 from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['SHARD', 'WEIGHTS', 'CONVERT', 'only_variant', 'variants', 'ModelIndex', 'check_folder', 'check_parts',
-           'check_weights', 'check_words', 'require_variant', 'check_file', 'config_folder', 'load_single_file',
-           'fast_dtype', 'load_pipeline', 'load_folder']
+__all__ = ['SHARD', 'WEIGHTS', 'CONFIGS', 'CONVERT', 'only_variant', 'variants', 'ModelIndex', 'check_folder', 'ShardIndex',
+           'absent_files', 'check_parts', 'check_weights', 'check_words', 'require_variant', 'check_file',
+           'config_folder', 'load_single_file', 'fast_dtype', 'load_pipeline', 'load_folder']
 
 # %% ../../nbs/0_models/05_pipelines.ipynb #1d19643b
 SHARD = r"(?:-\d+-of-\d+)?"
@@ -57,12 +57,33 @@ def check_folder(
     return check_parts(source, [name for name, kind in kinds.items() if kind[-1:] != [None]])
 
 # %% ../../nbs/0_models/05_pipelines.ipynb #9503b64e
+CONFIGS = {"scheduler": "scheduler_config.json", "feature_extractor": "preprocessor_config.json"}
+
+class ShardIndex(TypedDict):
+    "What is asked of the index of weights in several files."
+    weight_map: dict[str, str]  # tensor -> file
+
+def absent_files(
+    component: Path,  # folder of a component
+) -> list[str]:  # "" for all of them
+    "The files that a component lacks."
+    inside = {path.name for path in component.glob("*")}
+    if not inside: return [""]
+    lost = []
+    for index in component.glob("*.safetensors.index.json"):
+        lost += sorted({*read_json(index, ShardIndex)["weight_map"].values()} - inside)
+    if component.name.startswith("tokenizer"): return lost  # comes in several forms; `check_words` looks
+    config = CONFIGS.get(component.name, "config.json")
+    if config not in inside: lost.append(config)
+    weighs = "config.json" in inside and not any(n.endswith((".safetensors", ".bin")) for n in inside)
+    return lost + (["*.safetensors"] if weighs else [])
+
 def check_parts(
     source: Path,  # folder of a pipeline
     parts: list[str],  # components that its index names
 ) -> str | None:  # the variant of those that have nothing else
     "Refuse components that are missing, empty or pickled."
-    absent = [f"{name}/" for name in parts if not any((source/name).glob("*"))]
+    absent = [f"{name}/{file}" for name in parts for file in absent_files(source/name)]
     if absent:
         raise ForeignFileError(
             f"{source} lacks {', '.join(absent)}, which its model_index.json names; download or save the "
@@ -205,6 +226,8 @@ def load_pipeline(
     source = Path(embedded_path(name) if name in EMBEDDED_MODELS else name)
     if config is not None and not source.is_file():
         raise ValueError(f"config is for a single file, and {name} is none; leave it out")
+    if variant and (source.is_file() or name in TINY_FAMILIES):
+        raise ValueError(f"variant is for a folder or a hub model, and {name} is none; leave it out")
     if name in TINY_FAMILIES:
         pipe = tiny_pipeline(family=TINY_FAMILIES[name]).to(device)
         return pipe if dtype == torch.float32 else pipe.to(dtype)

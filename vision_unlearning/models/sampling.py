@@ -9,9 +9,11 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from ..core import DivergedError, borrow, initial_latents, sampler_generators
+from .machine import compute_device
 
 # %% auto #0
-__all__ = ['sampling_times', 'check_text_to_image', 'check_drawing', 'own_noise', 'unchecked', 'latent_shape', 'sample', 'draw']
+__all__ = ['sampling_times', 'check_text_to_image', 'latent_channels', 'require_latents', 'check_drawing', 'own_noise',
+           'unchecked', 'latent_shape', 'sample', 'draw']
 
 # %% ../../nbs/0_models/14_sampling.ipynb #6a00ef10
 def sampling_times(
@@ -44,17 +46,37 @@ def check_text_to_image(
     "Refuse pipelines that want a picture beside the text: inpaint, image to image, edit by instruction."
     name, asked = type(pipe).__name__, inspect.signature(type(pipe).__call__).parameters
     wanted = [part for part in ("image", "mask_image") if part in asked]
-    takes, has = pipe.unet.config.in_channels, pipe.vae.config.latent_channels
-    if wanted:
-        raise ValueError(
-            f"{name} wants {' and '.join(wanted)} beside the text; make a text-to-image pipeline of it: "
-            "AutoPipelineForText2Image.from_pipe(pipe)"
-        )
+    takes, has = latent_channels(pipe)
     if takes != has:
         raise ValueError(
-            f"the UNet of this {name} takes {takes} channels and a latent has {has}, so it was trained to "
-            "see more than a text; give the pipeline of a text-to-image model"
+            f"the UNet of this {name} takes {takes} channels and a latent has {has}, so it cannot draw from "
+            "a "
+            "text alone; uce, rece and prompt_filter edit it (get_method(name)().unlearn(pipe, concept)), "
+            "and "
+            "its pictures are yours to check"
         )
+    if wanted:
+        raise ValueError(
+            f"{name} wants {' and '.join(wanted)} beside the text; make a text-to-image pipeline of it, "
+            "which shares its weights: AutoPipelineForText2Image.from_pipe(pipe)"
+        )
+
+def latent_channels(
+    pipe,  # a pipeline
+) -> tuple[int, int]:  # that its UNet takes, and that a latent has
+    "How much a UNet reads; an inpainting one reads a mask and a picture beside the latent."
+    return pipe.unet.config.in_channels, pipe.vae.config.latent_channels
+
+def require_latents(
+    pipe,  # a pipeline
+):
+    "Refuse to train a UNet on pictures where it reads more than a noised latent."
+    takes, has = latent_channels(pipe)
+    if takes == has: return
+    raise ValueError(
+        f"the UNet of this {type(pipe).__name__} takes {takes} channels where a noised picture has {has}, so "
+        "nothing is learned from pictures here; uce, rece and prompt_filter edit it without them"
+    )
 
 def check_drawing(
     pipe,  # Stable Diffusion pipeline
@@ -83,9 +105,9 @@ def own_noise(
     pipe,  # Stable Diffusion pipeline
 ):
     "Refuse what is drawn in the block if its noise came from the global generator, naming the scheduler."
-    before = _random_states(pipe.unet.device)
+    before = _random_states(compute_device(pipe))
     yield
-    after = _random_states(pipe.unet.device)
+    after = _random_states(compute_device(pipe))
     if all(map(torch.equal, before, after)): return
     raise ValueError(
         f"{type(pipe.scheduler).__name__} takes noise from the global generator, so that a picture would not "
@@ -124,7 +146,7 @@ def sample(
 ):  # what the pipeline returns
     "The pipeline's own call, with the noise of these seeds and prompts."
     check_drawing(pipe, **call)
-    latents = initial_latents(seeds, prompts, latent_shape(pipe), pipe.unet.dtype, pipe.device)
+    latents = initial_latents(seeds, prompts, latent_shape(pipe), pipe.unet.dtype, compute_device(pipe))
     with borrow(pipe), torch.no_grad(), own_noise(pipe):
         return pipe(latents=latents, generator=sampler_generators(seeds, prompts), **call)
 

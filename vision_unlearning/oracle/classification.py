@@ -218,12 +218,12 @@ class Comparison:
             augment=self.protocol.augment,
             flip=self.protocol.flip,
             seed=seed,
-            device=device,
+            device=self.device,
         )
         unseen = [n for n in ("test", "test_forget") if self.protocol.moved_tests and n in self.sides]
         # what unseen pictures are judged by, where that is not `sides`
         self.moved = {
-            n: ImageLoader(moved_pictures(self.sides[n].images), 512, device=device) for n in unseen
+            n: ImageLoader(moved_pictures(self.sides[n].images), 512, device=self.device) for n in unseen
         }
 
     def _trained(self, split, seed):

@@ -4,20 +4,21 @@
 
 # %% ../../nbs/6_results/00_base.ipynb #767a1a9d
 from __future__ import annotations
-import functools, hashlib, re
+import functools, hashlib, re, sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, ClassVar, NotRequired
 from fastcore.basics import patch
 import numpy as np
 from ..core import Config, UnknownNameError, check_name, config_hash, versions
+from ..brought import Origin, origin_of
 from ..tasks import get_task
 from ..explore.similarity import SIMILARITIES, similarity_matrix
 from ..interference.names import entity_metric_name, entity_metric_table, parse_column
 from ..interference.pair_metrics import PAIR_METRICS
 from ..interference.tables import pair_rows, read_per_entity
-from ..unlearners.methods import known_methods
+from ..unlearners.methods import check_known_method
 from vision_unlearning.store import (
     MissingSessionError,
     Session,
@@ -33,8 +34,9 @@ from typing_extensions import TypedDict
 
 # %% auto #0
 __all__ = ['MODELS', 'default_model', 'short_model', 'AnySession', 'AnyRecord', 'recorded_models', 'methods_of', 'model_of',
-           'check_entity_metrics', 'ResultTemplate', 'read_shared', 'fingerprint', 'WrittenAnswer', 'pair_files',
-           'PairTable', 'read_pairs', 'read_similarity', 'similarity_files', 'simulate_harm', 'simulate_store']
+           'check_entity_metrics', 'ResultTemplate', 'read_shared', 'fingerprint', 'own_source', 'WrittenAnswer',
+           'pair_files', 'PairTable', 'read_pairs', 'read_similarity', 'similarity_files', 'simulate_harm',
+           'simulate_store']
 
 # %% ../../nbs/6_results/00_base.ipynb #d279fdb0
 MODELS = {
@@ -163,7 +165,7 @@ class ResultTemplate(Config):
                 f"significance_threshold must be between 0 and 1, got {self.significance_threshold}"
             )
         for method in methods_of(self):
-            check_name("method", method, known_methods())
+            check_known_method(method)
         if hasattr(self, "interference_pair"):
             check_name("pair metric", self.interference_pair, PAIR_METRICS)
         check_entity_metrics(self)
@@ -236,11 +238,21 @@ def _serialize_parameters(self: ResultTemplate) -> str:
     readable = re.sub(r"[^a-z0-9.\-]+", "_", "_".join(words).lower())[:120].strip("_.")
     return f"{readable}_{config_hash(self.arguments)}"
 
+# %% ../../nbs/6_results/00_base.ipynb #ad866086
+def own_source(
+    template: type,  # a `ResultTemplate`
+) -> Origin | None:  # None for one of the library
+    "Where a template of somebody else came from; its answers depend on that, too."
+    module = sys.modules[template.__module__]
+    ours = module.__name__.startswith("vision_unlearning.")
+    return None if ours else origin_of(template, module, template.__name__)
+
 # %% ../../nbs/6_results/00_base.ipynb #54c737cb
 @patch
 def _get_data_path_local(self: ResultTemplate) -> str:
     "Path of the cached answer."
     key = f"{self._serialize_parameters()}_{fingerprint(self.inputs())}"
+    if own := own_source(type(self)): key = f"{key}_{own.sha256[:8]}"
     return str(self.store.result(self.question(), key))
 
 @patch
@@ -266,6 +278,7 @@ def compute(self: ResultTemplate) -> dict:  # {"metadata": ..., "result": ...}
         "inputs": {"files": len(inputs), "fingerprint": fingerprint(inputs)},
         "versions": versions(),
     }
+    if own := own_source(type(self)): about["brought"] = asdict(own)
     data = jsonable({"metadata": about, "result": self._compute_from_scratch()})
     if self.save_outputs: write_json(path, data)
     return data

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 import numpy as np
 import pandas as pd
-from ..benchmarks import rt_name_to_class
-from ..core import MissingSessionError, check_name
+from ..core import MissingSessionError, check_name, computing_on
 from ..interference.entity import InterferencePerEntity
 from ..interference.stats import benjamini_hochberg
 from ..results.relationship import InsufficientSamplesError
 from .page import answers_path, figure_html, note, numbers, wide, write_page
 from .questions import questions, subjects
+from .templates import RESULT_TEMPLATES
 from ..store import Store, atomic_path
 
 # %% auto #0
@@ -50,7 +50,7 @@ def answer(
     n_permutations: int | None = None,
 ) -> Answer:
     "Ask one question."
-    cls = rt_name_to_class[check_name("template", template, rt_name_to_class)]
+    cls = RESULT_TEMPLATES[check_name("template", template, RESULT_TEMPLATES)]
     row = {"template": template, **{name: arguments.get(name) for name in ARGUMENTS}}
     row["arguments"] = json.dumps(arguments, sort_keys=True)
     more = {}
@@ -89,11 +89,13 @@ def ask_all(
     methods: list[str] = (),  # backend names; empty means all with tables
     n_permutations: int | None = None,  # None takes each template's own
     progress: bool = False,  # show a bar
+    templates: list = (),  # further ones, beside those that ship: names, references or classes
 ) -> tuple[pd.DataFrame, dict[str, list[Answer]]]:  # one row a question; template -> what was answered
     "Every question about a task."
     from tqdm.auto import tqdm
     InterferencePerEntity(task=task, base_folder=str(store.base), remote_repository_name="").compute()
-    asked = tqdm(questions(store, task, methods), disable=not progress, desc=f"questions about {task}")
+    asked = questions(store, task, methods, templates)
+    asked = tqdm(asked, disable=not progress, desc=f"questions about {task}")
     found = [answer(store, name, arguments, n_permutations) for name, arguments in asked]
     table = pd.DataFrame([a.row for a in found], columns=ANSWER_COLUMNS)
     pvalues = table.groupby("template", sort=False)["pvalue"]
@@ -183,7 +185,7 @@ def template_blocks(
     done = part[part["skipped"].isna()]
     sure, tested = (done["adjusted_pvalue"] < .05).sum(), done["pvalue"].notna().sum()
     counted = f", {sure} of {tested} significant after correction" if tested else ""
-    question = html.escape((rt_name_to_class[name].__doc__ or "").strip())
+    question = html.escape((RESULT_TEMPLATES[name].__doc__ or "").strip())
     blocks = [f"<h2>{html.escape(name)}</h2><p>{question} {len(done)} questions{counted}.</p>"]
     for a in worth_showing(answers)[:max_figures]:
         blocks.append(wide(figure_html(first_axes(a.template.plot(a.data)), name)))
@@ -231,9 +233,12 @@ def write_answers(
     notes: list[str] = (),  # what a reader must know first
     model: str = "",  # base model; empty is the task's own
     progress: bool = False,  # show a bar
+    templates: list = (),  # further ones, beside those that ship: names, references or classes
+    device="auto",  # where a similarity that is not there yet is computed
 ) -> tuple[Path, Path]:  # the page and the table
     "Ask every question about a task, and write a page and a table of the answers."
-    table, answers = ask_all(store, task, methods, n_permutations, progress)
+    with computing_on(device):
+        table, answers = ask_all(store, task, methods, n_permutations, progress, templates)
     left_out = subjects(store, task, methods).left_out
     notes = [*notes, *(f"{p} is left out: not all methods were scored with it." for p in left_out)]
     n_done = int(table["skipped"].isna().sum())

@@ -20,9 +20,10 @@ from vision_unlearning.running.stages import (
     check_parameters,
     pipeline_parameters,
 )
-from .values import check_distinct, check_unprepared
+from .values import check_distinct, check_unprepared, take_names
 from ..store import Store, find_entity
 from ..tasks import get_task
+from ..unlearners.methods import METHODS
 
 # %% auto #0
 __all__ = ['STATUS_COLUMNS', 'Batch', 'run_batch', 'batch_status']
@@ -91,7 +92,7 @@ class Batch:
 # %% ../../nbs/8_running/16_batch.ipynb #435b8c7c
 def run_batch(
     task: str,  # task name
-    methods: list[str],  # backend names
+    methods: list[str],  # backend names, references to classes of your own, or the classes
     entities: list[str | int],  # emitters by name or index; empty means all of the task
     store: Store,
     # method -> its hyper-parameters that differ from the tuned ones
@@ -103,7 +104,10 @@ def run_batch(
     **parameters,
 ) -> dict[str, Path]:  # stage, or stage and method -> executed notebook
     "Run the stages of a batch, one after another."
-    batch = Batch(task, tuple(methods), tuple(entities), overrides or {}, tuple(stages), parameters)
+    named = take_names(dict(parameters, methods=list(methods), base_folder=store.base))
+    methods, parameters = named.pop("methods"), {name: named[name] for name in parameters}
+    settings = {METHODS.take(method): of_method for method, of_method in (overrides or {}).items()}
+    batch = Batch(task, tuple(methods), tuple(entities), settings, tuple(stages), parameters)
     batch.check(store)
     batch = batch.known(store)
     clear_leftovers(store.base)

@@ -15,6 +15,7 @@ from ..data.prompts import PARAPHRASES, wordings
 from ..explore.neighbours import near_neighbours
 from ..interference.generate import generate_array
 from ..models import embedded_path, load_clip
+from ..models.machine import compute_device
 from ..plotting import image_grid
 from ..tasks import PROMPT_TEMPLATE
 from ..texts import as_names, shared_names
@@ -89,7 +90,7 @@ def evaluating_clip(
             "photographs, clip='emoji-clip' for drawings of emoji"
         )
     is_name = clip is None or isinstance(clip, str)
-    return load_clip(clip or "emoji-clip", device=pipe.device) if is_name else clip
+    return load_clip(clip or "emoji-clip", device=compute_device(pipe)) if is_name else clip
 
 # %% ../../nbs/8_running/33_check.ipynb #04d0f3c2
 def recognise(
@@ -98,9 +99,10 @@ def recognise(
     clip,  # `ClipEncoder`
     judge=None,  # metric with reset, update(images, names) and per_item, such as `JudgeAccuracy`
     template: str = PROMPT_TEMPLATE,
+    names: list[str] | None = None,  # to choose among; None takes those of the plan
 ) -> pd.DataFrame:  # clip 0..100, recognised 0 or 1, one row a picture
     "How well each picture fits its name, and whether it is recognised among all names."
-    names = list(dict.fromkeys(plan["name"]))
+    names = names or list(dict.fromkeys(plan["name"]))
     wanted = torch.tensor([names.index(n) for n in plan["name"]])
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     cosines = clip.encode_images(pixels) @ clip.encode_texts([template.format(n) for n in names]).T
@@ -184,6 +186,7 @@ MET = {True: "pass", False: "FAIL", None: "unknown"}  # as a line begins
 class Verdict:
     "What all criteria say together."
     criteria: tuple[Criterion, ...]
+    notes: tuple[str, ...] = ()  # what a reader should know beside them
 
     @property
     def answer(self) -> str:  # "GO", "NO-GO" or "NO-VERDICT"
@@ -193,7 +196,8 @@ class Verdict:
     @property
     def go(self) -> bool: return self.answer == "GO"
     @property
-    def reasons(self) -> list[str]: return [str(c) for c in self.criteria]  # one line a criterion
+    def reasons(self) -> list[str]:  # one line a criterion, and one a note
+        return [*map(str, self.criteria), *(f"note: {text}" for text in self.notes)]
 
 # %% ../../nbs/8_running/33_check.ipynb #77b90500
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def run_classifiers(
     kinds: list[str] = (),  # "class", "random"; empty means those that the methods can do
     seeds: list[int] = (0, 1, 2),
     folder="assets/classification",  # of models and results
-    device="cpu",
+    device="auto",
     progress: bool = True,
     changes: dict | None = None,  # fields of the protocol that differ
     forget: list[str] = (),  # classes by name; empty draws one from each seed

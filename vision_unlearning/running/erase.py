@@ -5,7 +5,7 @@
 # %% ../../nbs/8_running/35_erase.ipynb #2dec523a
 from __future__ import annotations
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from ..data.splits import image_dataset
 from ..hub import push_folder
 from ..interference.generate import generate_array
 from ..models import quiet_loading
+from ..models.conditioning import condition
 from ..models.sampling import check_drawing
 from vision_unlearning.running.check import (
     Checked,
@@ -30,13 +31,14 @@ from vision_unlearning.running.check import (
 from ..store import atomic_folder, read_json, write_json
 from ..tasks import PROMPT_TEMPLATE
 from ..texts import as_names, one_name, shared_names
-from ..unlearners.base import Edit, attached, get_method
+from ..unlearners.base import Edit, attached, configured
 from ..unlearners.diffusion.formats import export_kohya, merge_edit
+from ..unlearners.diffusion.uce import pooled_leak
 from typing_extensions import NotRequired, TypedDict
 
 # %% auto #0
-__all__ = ['HUB_FILES', 'Erasure', 'own_pictures', 'unlearn_names', 'name_of', 'erase', 'model_card', 'save_erasure', 'hub_files',
-           'Said', 'push_to_hub']
+__all__ = ['HUB_FILES', 'Erasure', 'own_pictures', 'unlearn_names', 'pooled_note', 'name_of', 'erase', 'model_card',
+           'save_erasure', 'hub_files', 'Said', 'push_to_hub']
 
 # %% ../../nbs/8_running/35_erase.ipynb #d7d0fb75
 @dataclass(repr=False, kw_only=True)
@@ -89,6 +91,23 @@ def unlearn_names(
     retain = own_pictures(pipe, preserve, each, **drawing) if retain is None else retain
     return unlearner.unlearn(pipe, forget, retain, **options)
 
+# %% ../../nbs/8_running/35_erase.ipynb #2c7a3d01
+def pooled_note(
+    pipe,  # Stable Diffusion pipeline
+    edit: Edit,
+    concept: str,
+    anchor_concept: str,  # what the concept was made to be; may be empty
+    template: str = PROMPT_TEMPLATE,
+) -> tuple[str, ...]:  # one for XL; none where no text is pooled, or where the edit watches the calls
+    "What is left of a concept in the pooled text, for whoever reads the check."
+    if edit.acts_on == "calls" or condition(pipe, [concept]).pooled is None: return ()
+    leak = pooled_leak(pipe, edit, concept, anchor_concept, template)
+    other = anchor_concept or "an empty text"
+    return (
+        f"XL's pooled text is not edited: the UNet still tells {concept} from {other} by {leak.share:.0%} of "
+        "the difference that it made before",
+    )
+
 # %% ../../nbs/8_running/35_erase.ipynb #68023ccd
 def name_of(
     pipe,  # a pipeline
@@ -102,7 +121,7 @@ def erase(
     pipe,  # Stable Diffusion pipeline; comes back as it went in
     concept: str,  # what has to go
     preserve: tuple[str, ...] = (),  # what must not suffer, besides the neighbours; one name is a list of one
-    method: str = "uce",  # backend name
+    method="uce",  # backend name; of your own a reference, the class, or an instance
     *,
     settings: dict | None = None,  # of the method; None takes its defaults
     # names to find neighbours and others among; None takes the hundred embedded ones
@@ -125,7 +144,7 @@ def erase(
     "Erase one concept and check it, its wordings, its neighbours and others before and after."
     concept, preserve = one_name(concept, "concept"), as_names(preserve, "preserve")
     clip, limits = evaluating_clip(pipe, clip), limits or Limits()
-    unlearner = get_method(method)(**(settings or {}))
+    unlearner = configured(method, settings)
     check_drawing(pipe, **generation)
     if shared_names(preserve, [concept]):
         raise ValueError(f"{concept!r} is to be erased and preserved at once")
@@ -150,12 +169,14 @@ def erase(
     seconds = time.perf_counter() - start
     with edit.on(pipe): after = look(pipe, plan, clip, judge, **generation)
     table = side_by_side(plan, before, after)
+    anchor = getattr(unlearner, "anchor_concept", None) or ""
+    notes = pooled_note(pipe, edit, concept, anchor if isinstance(anchor, str) else anchor[0], template)
     return Erasure(
         concept=concept,
-        method=method,
+        method=unlearner.name,
         edit=edit,
         table=table,
-        verdict=verdict(table, limits),
+        verdict=replace(verdict(table, limits), notes=notes),
         neighbours=plan.neighbours,
         preserve=preserve,
         base_model=name_of(pipe),

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from ..core import MissingSessionError, check_name
+from ..dtypes import learning_dtype
 from ..store import Session, Store, image_name
 from ..tasks import get_task
 from .page import answers_path, report_path
@@ -100,9 +101,11 @@ def missing_of_sessions(
 ) -> list[str]:
     "What the sessions of one method lack; the two later stages refuse sessions without an edit."
     sessions = planned(parameters, store)
-    weights = weights_fingerprint(sessions[0].model, parameters["revision"] or None)
+    weights = weights_fingerprint(
+        sessions[0].model, parameters["revision"] or None, parameters["variant"]
+    )
     if stage == "unlearn":
-        dtype = parameters["dtype"]
+        dtype = learning_dtype(parameters["dtype"])
         return [f"edit of {s.slug}" for s in sessions if finished(store, s, weights, dtype) is None]
     records = dict(zip(sessions, require_edits(store, sessions, weights)))
     if stage == "generate": return missing_pictures(parameters, store, sessions, weights)

@@ -11,6 +11,7 @@ from ..core import config_hash, versions
 from ..memory import MEMORY_FULL, is_out_of_memory
 from .missing import chosen, missing_work
 from .stages import PAGE_STAGES, check_parameters, pipeline_path
+from .values import as_typed, sources_of
 from ..store import Store, atomic_path, read_json
 from typing import Any
 from typing_extensions import TypedDict
@@ -22,7 +23,7 @@ __all__ = ['HOW', 'COMES_BACK', 'executed_path', 'run_stamp', 'last_states', 'ke
 
 # %% ../../nbs/8_running/14_notebooks.ipynb #9c47d252
 # parameters that change how a run goes and not what comes out
-HOW = ("base_folder", "batch_size", "device", "track")
+HOW = ("base_folder", "track", "device", "offload", "attention_slicing", "batch_size", "compiled")
 
 # %% ../../nbs/8_running/14_notebooks.ipynb #31a65e6d
 def executed_path(
@@ -49,6 +50,7 @@ def run_stamp(
             "parameters": {n: v for n, v in parameters.items() if n not in HOW},
             "notebook": digest(pipeline_path(stage)),
             "read": {s.slug: digest(store.scores(s)) for s in sessions},
+            "brought": sources_of(parameters),
         }
     )
 
@@ -197,7 +199,7 @@ def execute(
             papermill.execute_notebook(
                 literal(pipeline_path(stage)),
                 literal(temporary),
-                parameters,
+                as_typed(parameters),
                 progress_bar=False,
                 request_save_on_cell_execute=False,
                 stderr_file=sys.stderr if progress else None,

@@ -12,15 +12,15 @@ import pandas as pd
 from ..core import check_name
 from ..data.testbed import picture_folders, sound_pictures, store_pictures, write_entities
 from ..explore.similarity import BOOKKEEPING, attribute_columns
-from ..files import file_key, safe_name
+from ..files import clear_leftovers, file_key, safe_name
 from ..models.judge import JudgeConfig
 from .values import NETWORKS, check_network, known_networks
-from ..store import Store, image_name, read_json, write_json
+from ..store import Store, image_name, jsonable, read_json, write_json
 from ..tasks import OWN_NAME, PROMPT_TEMPLATE, Task, find_tasks, get_prompt
 
 # %% auto #0
 __all__ = ['brought_table', 'check_prompts', 'attribute_notes', 'matched_pictures', 'judge_heads', 'Brought', 'described_task',
-           'new_task']
+           'check_unclaimed', 'new_task']
 
 # %% ../../nbs/8_running/11_own_task.ipynb #b93a908c
 def brought_table(
@@ -199,6 +199,22 @@ def described_task(
     for kind, network in asked.items(): check_network(NETWORKS[kind], network, known_networks(kind))
     return task
 
+# %% ../../nbs/8_running/11_own_task.ipynb #1a2b98aa
+def check_unclaimed(
+    store: Store,
+    name: str,  # of a task that is not there
+    rows: pd.DataFrame,  # its table
+    pictures: bool,  # whether it brings some
+):
+    "Refuse a table or pictures that are there and are not those of this task."
+    path, folder = store.metadata(name), store.pictures(name)
+    if folder.is_dir() and not pictures: raise ValueError(f"{folder} holds pictures; delete it, or give them")
+    if not path.is_file(): return
+    plain = jsonable(rows.astype(object).where(rows.notna(), None).to_dict("records"))
+    known = [{column: entity.get(column) for column in rows.columns} for entity in read_json(path, list[dict])]
+    if known != plain:
+        raise ValueError(f"{path} is the table of something else; delete it, or choose another name")
+
 # %% ../../nbs/8_running/11_own_task.ipynb #0a9dbba0
 def new_task(
     store: Store,  # where it will live, beside its results
@@ -232,6 +248,8 @@ def new_task(
         num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
     )
     check_prompts(task, names)
+    check_unclaimed(store, name, rows, bool(pictures))
+    clear_leftovers(store.base)
     found = {}
     if pictures:
         with matched_pictures(pictures, names, picture_column, name_column) as found:

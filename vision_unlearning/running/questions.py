@@ -6,7 +6,6 @@
 from __future__ import annotations
 from collections import Counter
 import numpy as np
-from ..benchmarks import rt_name_to_class
 from ..core import MissingSessionError, check_name
 from ..explore.embeddings import latent_embedding
 from ..explore.similarity import SIMILARITIES, attribute_columns
@@ -14,6 +13,7 @@ from ..interference.entity import pair_sessions
 from ..interference.pair_metrics import PAIR_METRICS
 from ..results.asking import Subjects
 from ..results.base import PairTable, read_pairs
+from .templates import RESULT_TEMPLATES
 from ..store import Store, read_entities, read_json
 from ..unlearners.methods import known_methods
 
@@ -112,11 +112,14 @@ def questions(
     store: Store,
     task: str,  # task name
     methods: list[str] = (),  # backend names; empty means all with tables
+    templates: list = (),  # further ones, beside those that ship: names, references or classes
 ) -> list[Question]:
     "Every question about a task, in the order of the page."
     about = subjects(store, task, methods)
+    names = dict.fromkeys([*RESULT_TEMPLATES.shipped(), *map(RESULT_TEMPLATES.take, templates)])
+    known = {name: RESULT_TEMPLATES[name] for name in names}
     asked = []
-    for name, template in sorted(rt_name_to_class.items(), key=lambda item: (item[1].place, item[0])):
+    for name, template in sorted(known.items(), key=lambda item: (item[1].place, item[0])):
         whole = {"tasks": [task]} if "tasks" in template.model_fields else {"task": task}
         asked += [(name, {**whole, **arguments}) for arguments in template.grid(about)]
     return asked

@@ -19,8 +19,8 @@ from vision_unlearning.core import (
 )
 from ..dtypes import dtype_name
 from ..files import alone, atomic_folder
-from .values import check_methods
-from ..tasks import entity_text, get_prompt, get_task, overwrite_concept, own_task
+from ..interference.pair_metrics import PAIR_METRICS
+from ..tasks import entity_text, get_prompt, get_task, overwrite_concept, own_task, own_tasks
 from vision_unlearning.store import (
     Session,
     Store,
@@ -32,13 +32,14 @@ from vision_unlearning.store import (
     read_record,
     write_json,
 )
+from ..unlearners.methods import METHODS
 from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['SCORE_COLUMNS', 'task_entities', 'as_recorded', 'plan_sessions', 'weights_fingerprint', 'session_data', 'finished',
-           'BaselineMark', 'claim_baseline', 'require_edits', 'unlearn_session', 'note_stage', 'generate_session',
-           'default_clip', 'load_evaluators', 'evaluator_name', 'score_images', 'embed_images', 'read_scores',
-           'recorded_sessions', 'chosen_sessions']
+__all__ = ['SCORE_COLUMNS', 'task_entities', 'home_of', 'known_entities', 'as_recorded', 'plan_sessions', 'weights_fingerprint',
+           'session_data', 'told', 'finished', 'BaselineMark', 'claim_baseline', 'require_edits', 'unlearn_session',
+           'note_stage', 'generate_session', 'default_clip', 'load_evaluators', 'evaluator_name', 'score_images',
+           'embed_images', 'read_scores', 'recorded_sessions', 'chosen_sessions']
 
 # %% ../../nbs/8_running/05_session.ipynb #4f81696c
 def task_entities(
@@ -49,6 +50,24 @@ def task_entities(
     from vision_unlearning.data.emoji import emoji_entities
     embedded = get_task(task).embedded and not store.metadata(task).exists()
     return emoji_entities(task) if embedded else read_entities(store, task)
+
+def home_of(
+    task: str,  # task name
+    store: Store | None = None,  # that was given, if one was
+) -> Store:
+    "Where a task is prepared: the folder that was given, or the one to which somebody brought it."
+    if store is not None: return store
+    if own_task(task): return Store(own_tasks()[task].parent)
+    if get_task(task).embedded: return Store()
+    raise ValueError(f"{task} is prepared in a folder; give store=Store(folder)")
+
+def known_entities(
+    task: str,  # task name
+    store: Store | None = None,  # where it was prepared; None finds an embedded task and one of one's own
+) -> list[dict]:  # one dict an entity, in index order
+    "The entity table of a task, wherever it is."
+    from vision_unlearning.data.emoji import emoji_entities
+    return emoji_entities(task) if get_task(task).embedded else task_entities(home_of(task, store), task)
 
 # %% ../../nbs/8_running/05_session.ipynb #94b26a0d
 def as_recorded(
@@ -69,14 +88,17 @@ def as_recorded(
 def plan_sessions(
     store: Store,
     task: str,  # task name
-    method: str,  # backend name
+    method: str,  # backend name; of your own a reference, the class, or an instance with its settings
     entities: list[str | int] = (),  # names or indices of emitters; empty means all of the task
     model: str | None = None,  # base model; None takes the task's own
     overrides: dict | None = None,  # hyper-parameters that differ from the tuned ones
 ) -> list[Session]:  # one an emitter, in the order given
     "Check every name and setting and return the sessions; nothing is written."
-    from vision_unlearning.unlearners.base import get_method
+    from vision_unlearning.unlearners.base import Unlearner, get_method
     from vision_unlearning.unlearners.tuned import tuned_settings
+    if isinstance(method, Unlearner): method, overrides = type(method), method.model_dump(mode="json")
+    method = METHODS.take(method)
+    METHODS.require_same(store, method)
     table, model = task_entities(store, task), model or get_task(task).base_model
     unlearner = get_method(method)(**{**tuned_settings(task, method), **(overrides or {})})
     if unlearner.reads == "pictures" and own_task(task) and not store.pictures(task).is_dir():
@@ -107,14 +129,16 @@ def plan_sessions(
 def weights_fingerprint(
     model: str,  # embedded name, "tiny", a folder, or a hub id
     revision: str | None = None,  # commit of a hub model
+    variant: str = "",  # of the files: "fp16", whose numbers are rounded
 ) -> str:  # 8 hex digits, the commit, or "unpinned"
     "What tells two models of one name apart, without loading them."
     from vision_unlearning.models import EMBEDDED_MODELS, TINY_FAMILIES, embedded_path
     if model in TINY_FAMILIES: return model
     folder = embedded_path(model) if model in EMBEDDED_MODELS else Path(model)
-    if not folder.is_dir(): return revision or "unpinned"
-    digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*.safetensors")): digest.update(file.read_bytes())
+    if not folder.exists(): return "-".join(filter(None, (revision or "unpinned", variant)))
+    digest = hashlib.sha256(variant.encode())
+    for file in sorted(folder.rglob("*.safetensors")) if folder.is_dir() else [folder]:
+        digest.update(file.read_bytes())
     return digest.hexdigest()[:8]
 
 # %% ../../nbs/8_running/05_session.ipynb #6b07fedd
@@ -123,14 +147,22 @@ def session_data(
     session: Session,
 ) -> tuple[Any, Any, str]:  # forget, retain, and a fingerprint of both
     "What a session forgets and what it keeps: names, or two datasets for methods that learn from pictures."
+    from vision_unlearning.unlearners.base import get_method
+    return told(store, session.task, session.entity, get_method(session.method).reads)
+
+def told(
+    store: Store,
+    task: str,  # task name
+    entity: str,  # the emitter
+    reads: str,  # "pictures" or "names": what a method is given
+) -> tuple[Any, Any, str]:  # forget, retain, and a fingerprint of both
+    "What a method is told of one emitter."
     from vision_unlearning.data.splits import make_split
     from vision_unlearning.data.testbed import read_split, split_fingerprint, write_splits
-    from vision_unlearning.unlearners.base import get_method
-    task, entity = session.task, session.entity
-    if get_method(session.method).reads == "pictures" and get_task(task).embedded:
+    if reads == "pictures" and get_task(task).embedded:
         forget, retain = make_split(task, entity)
         return forget, retain, config_hash([forget._fingerprint, retain._fingerprint])
-    if get_method(session.method).reads == "pictures":
+    if reads == "pictures":
         folders = write_splits(
             store, task, None, entity, overwrite=get_prompt(task, overwrite_concept(task, entity))
         )
@@ -149,6 +181,12 @@ def finished(
     "The record of a session whose edit is there; one of other settings or weights raises `ValueError`."
     record = claim(store, session)
     if record is None: return None
+    origin, made_by = METHODS.origin(session.method), record.get("method_from")
+    if origin is not None and made_by != dataclasses.asdict(origin):
+        raise ValueError(
+            f"{store.model(session)} was made by another version of {origin.reference}; use another "
+            "base_folder, another name, or delete it"
+        )
     base = record.get("base_model", {})
     made, made_in = base.get("weights"), base.get("dtype", "float32")
     if dtype not in (None, made_in):
@@ -217,7 +255,8 @@ def unlearn_session(
 def _unlearn(store, session, pipe, weights, callbacks) -> dict:
     "As `unlearn_session`, by the worker that is alone with it."
     import torch
-    from vision_unlearning.unlearners.base import get_method
+    from vision_unlearning.models.machine import running_on
+    from vision_unlearning.unlearners.base import Edit, get_method
     if store.model(session).exists():
         raise ValueError(
             f"{store.model(session)} has no record.json, so this library did not make it; use another "
@@ -228,12 +267,17 @@ def _unlearn(store, session, pipe, weights, callbacks) -> dict:
     edit = get_method(session.method)(**session.settings).unlearn(
         pipe, forget, retain, generator=torch.Generator().manual_seed(seed), callbacks=callbacks
     )
+    if not isinstance(edit, Edit):
+        raise TypeError(f"unlearn of {session.method} must return an Edit, got {type(edit).__name__}")
     stage = dict(
         seconds=time.perf_counter() - start,
         peak_memory=peak_memory(pipe.device, reset),
         edit_bytes=edit.size,
         generator_seed=seed,
+        machine=running_on(pipe),
     )
+    origin = METHODS.origin(session.method)
+    came_from = {} if origin is None else dict(method_from=dataclasses.asdict(origin))
     record = dict(
         key=session.key,
         session=dataclasses.asdict(session),
@@ -243,7 +287,9 @@ def _unlearn(store, session, pipe, weights, callbacks) -> dict:
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions=versions(),
         stages=dict(unlearn=stage),
+        **came_from,
     )
+    METHODS.keep_card(store, session.method)
     with atomic_folder(store.model(session)) as temporary:
         edit.save_pretrained(temporary)
         write_json(temporary/"record.json", record)
@@ -274,10 +320,11 @@ def generate_session(
     **options,  # num_inference_steps, guidance_scale, batch_size, progress
 ) -> int:  # how many images were made
     "Make the `on` images that a session lacks."
-    from vision_unlearning.interference.generate import generate_on, task_prompts
+    from vision_unlearning.interference.generate import batch_held, generate_on, task_prompts
+    from vision_unlearning.models.machine import compute_device, running_on
     from vision_unlearning.unlearners.base import load_edit
 
-    reset = reset_peak_memory(pipe.device)
+    reset = reset_peak_memory(compute_device(pipe))
     record = read_record(store.record(session))
     start = time.perf_counter()
     prompts = task_prompts(session.task, task_entities(store, session.task))
@@ -286,8 +333,9 @@ def generate_session(
         seeds=list(seeds),
         images=made,
         seconds=time.perf_counter() - start,
-        peak_memory=peak_memory(pipe.device, reset),
-        **options,
+        peak_memory=peak_memory(compute_device(pipe), reset),
+        machine=running_on(pipe),
+        **options | {"batch_size": batch_held(pipe, options.get("batch_size", "auto"))},
     )
     if made or record["stages"].get("generate", {}).get("seeds") != list(seeds):
         note_stage(store, session, "generate", **facts)
@@ -305,7 +353,7 @@ def load_evaluators(
     task: str,  # task name
     clip: str = "",  # embedded name, folder or hub id; empty takes the task's own
     judge: str = "",  # embedded name, folder, or "clip"; empty takes the task's own, if it has one
-    device="cpu",  # where they look
+    device="auto",  # where they look
 ) -> dict:  # {"clip": ClipEncoder, "judge": Judge | None}
     "The models that look at the pictures of a task."
     from vision_unlearning.models import load_clip
@@ -328,20 +376,23 @@ def score_images(
     seeds: list[int],
     clip,  # `ClipEncoder`
     judge=None,  # `Judge`, or None for a task that has none
-    metrics: list[str] = (),  # names of pair metrics; empty means all
+    metrics: list = (),  # names of pair metrics, or those of your own; empty means all that ship
     batch_size: int = 100,  # changes speed and memory only
-    device="cpu",  # where what needs no model is computed: BRISQUE, RMSE, SSIM
+    device="auto",  # where what needs no model is computed: BRISQUE, RMSE, SSIM
     encoder=None,  # image encoder, which `dino_diff` asks; None for the task's own
 ):  # DataFrame: receiver, seed, metric, off, on, value
     "Score a session once for these seeds, and note that it is complete."
     from vision_unlearning.interference.pair import score_session
     from vision_unlearning.models.encoders import EMBEDDING_MODEL
-    own = get_task(session.task)
+    own, metrics = get_task(session.task), [PAIR_METRICS.take(metric) for metric in metrics]
+    for metric in metrics: PAIR_METRICS.require_same(store, metric)
     # what an older record does not say was the task's own
     usual = dict(judge=own.judge, encoder=own.encoder or EMBEDDING_MODEL)
     asked = dict(
         seeds=list(seeds), metrics=list(metrics), clip=evaluator_name(clip), judge=evaluator_name(judge)
     )
+    brought = {m: dataclasses.asdict(origin) for m in metrics if (origin := PAIR_METRICS.origin(m))}
+    if brought: asked["metrics_from"] = brought
     if "dino_diff" in metrics: asked["encoder"] = evaluator_name(encoder) or usual["encoder"]
     start = time.perf_counter()
     with alone(store.scores(session), f"another worker scores {session.slug}; waiting"):
@@ -349,7 +400,8 @@ def score_images(
         same = all(done.get(k, usual.get(k)) == value for k, value in asked.items())
         if same and store.scores(session).exists(): return read_scores(store, session)
         how = dict(clip=clip, judge=judge, batch_size=batch_size, device=device, encoder=encoder)
-        scores = score_session(store, session, list(seeds), list(metrics) or None, **how)
+        scores = score_session(store, session, list(seeds), metrics or None, **how)
+        for metric in metrics: PAIR_METRICS.keep_card(store, metric)
         right = scores.loc[scores["metric"] == "judge_diff", "off"].mean()
         stand_in = dict(named_by=judge.name, named_right_off=right) if hasattr(judge, "clip") else {}
         seconds = time.perf_counter() - start
@@ -425,7 +477,7 @@ def chosen_sessions(
     "The complete sessions that a page is about; names are checked."
     table = task_entities(store, task) if entities else []
     names = {find_entity(table, e)["name"] for e in entities}
-    if methods: check_methods(methods)
+    for method in methods: check_name("method", method, METHODS)
     complete = [s for s, r in recorded_sessions(store, task).items() if r["status"] == "complete"]
     found = [
         s for s in complete

@@ -15,7 +15,8 @@ __all__ = ['SMOKE', 'smoke_overrides', 'run_smoke']
 
 # %% ../../nbs/8_running/30_smoke.ipynb #c9cfed16
 SMOKE = dict(
-    model="tiny", clip="tiny", encoder="emoji-clip", seeds=[42], num_inference_steps=2, n_permutations=19
+    model="tiny", clip="tiny", encoder="emoji-clip", seeds=[42], num_inference_steps=2, guidance_scale=3.,
+    n_permutations=19
 )
 
 # %% ../../nbs/8_running/30_smoke.ipynb #b49091c1

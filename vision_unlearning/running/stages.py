@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from ..core import check_name
-from .values import check_values
+from .values import check_values, take_names
 from ..store import read_json
-from ..tasks import look_for_tasks, own_task
+from ..tasks import get_task, look_for_tasks
 from ..texts import split_names
 
 # %% auto #0
-__all__ = ['STAGES', 'PIPELINES', 'TASK_STAGES', 'SESSION_STAGES', 'PAGE_STAGES', 'pipeline_path', 'Parameter',
-           'pipeline_parameters', 'fits', 'check_parameters', 'parse_parameter', 'as_declared']
+__all__ = ['STAGES', 'PIPELINES', 'TASK_STAGES', 'SESSION_STAGES', 'PAGE_STAGES', 'AS_THE_TASK_SAYS', 'pipeline_path',
+           'Parameter', 'pipeline_parameters', 'fits', 'check_parameters', 'parse_parameter', 'as_declared']
 
 # %% ../../nbs/8_running/00_stages.ipynb #9a5a909a
 STAGES = ("prepare", "explore", "unlearn", "generate", "interference", "results", "report", "answers")
@@ -65,19 +65,20 @@ def pipeline_parameters(
     return found
 
 # %% ../../nbs/8_running/00_stages.ipynb #bbc1f4be
-def _of_task(known: dict[str, Parameter], parameters: dict) -> dict:
-    "What a task says about parameters that were not given; those of the library say what the notebooks say."
-    names = [name for name in ("num_inference_steps", "guidance_scale") if name in known]
-    if not names or not isinstance(parameters.get("task"), str): return {}
-    task = own_task(parameters["task"])
-    return {name: getattr(task, name) for name in names} if task else {}
+AS_THE_TASK_SAYS = dict(num_inference_steps=0, guidance_scale=-1.)  # parameter -> the default that means it
+
+def _of_task(whole: dict) -> dict:
+    "What a task says about parameters that were left to it."
+    names = [name for name, meaning in AS_THE_TASK_SAYS.items() if whole.get(name) == meaning]
+    return {name: getattr(get_task(whole["task"]), name) for name in names}
 
 # %% ../../nbs/8_running/00_stages.ipynb #3dbb957c
 def fits(
     value: Any,  # a parameter
-    kind: str,  # "str", "int", "float", "bool", "dict", "list[str]", ...
+    kind: str,  # "str", "int", "float", "bool", "dict", "list[str]", "int | str", ...
 ) -> bool:
     "Whether a value is of a parameter's annotated type."
+    if " | " in kind: return any(fits(value, one) for one in kind.split(" | "))
     outer, _, inner = kind.rstrip("]").partition("[")
     if outer == "Any": return True
     if outer == "list":
@@ -93,12 +94,15 @@ def check_parameters(
 ) -> dict:  # all parameters of the stage: those given, and defaults for the others
     "Refuse unknown names, wrong types and values that mean nothing; fill in the defaults."
     known = pipeline_parameters(stage)
+    for name in parameters: check_name(f"parameter of {stage}", name, known)
+    if parameters.get("base_folder"): look_for_tasks(parameters["base_folder"])
+    if stage != "classifiers": parameters = take_names(parameters)
     for name, value in parameters.items():
-        kind = known[check_name(f"parameter of {stage}", name, known)].type
+        kind = known[name].type
         if not fits(value, kind):
             raise ValueError(f"parameter {name} of {stage} must be {kind}, got {value!r}")
-    if parameters.get("base_folder"): look_for_tasks(parameters["base_folder"])
-    whole = {**{n: p.default for n, p in known.items()}, **_of_task(known, parameters), **parameters}
+    whole = {**{n: p.default for n, p in known.items()}, **parameters}
+    whole |= _of_task(whole)
     check_values(stage, whole, {name: parameter.default for name, parameter in known.items()})
     return whole
 
@@ -119,6 +123,7 @@ def parse_parameter(
     if kind == "list[str]" and bare: return name, split_names(value)
     try: return name, json.loads(f"[{value}]" if bare else value)
     except (ValueError, RecursionError):
+        if "str" in kind.split(" | "): return name, value
         raise ValueError(f"parameter {name} of {stage} must be {kind}, got {value[:60]!r}") from None
 
 # %% ../../nbs/8_running/00_stages.ipynb #e4ce79b2

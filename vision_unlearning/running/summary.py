@@ -63,7 +63,7 @@ class Summary:
     harm: list[float]  # what each of the three lost: after less before
     finer: str  # the metric that decides between receivers of equal loss
     finer_harm: list[float]  # its change for each of the three
-    seconds: float  # of the unlearning
+    seconds: float | None  # of the unlearning; None where somebody else did it
     megabytes: float  # of the edit
 
 # %% ../../nbs/8_running/18_summary.ipynb #33c1e7f5
@@ -147,7 +147,7 @@ def printed(
             f"{judge} on emitter": score_text(row.metric, row.emitter_before, row.emitter_after),
             "mean over receivers": score_text(row.metric, row.receivers_before, row.receivers_after),
             "most harmed receivers": harmed_text(row),
-            "seconds": f"{row.seconds:.1f}",
+            "seconds": "unknown" if pd.isna(row.seconds) else f"{row.seconds:.1f}",
             "MB": f"{row.megabytes:.2f}",
         }
         for row in table.itertuples()

@@ -8,14 +8,16 @@ import re
 from math import isfinite
 from pathlib import Path
 from typing import Any, Callable
+from ..brought import Door
 from ..core import UnknownNameError, check_name, usable_device
 from ..dtypes import DTYPES
+from ..store import Store
 
 # %% auto #0
 __all__ = ['LEAST', 'HUB_ID', 'DISTINCT', 'NETWORKS', 'NAMES', 'TOGETHER', 'check_number', 'check_distinct', 'check_network',
-           'known_networks', 'check_pair_metrics', 'check_similarities', 'check_methods', 'check_method',
-           'check_tracker', 'check_unprepared', 'check_preparation', 'check_revision', 'check_precision',
-           'check_encoder', 'check_entity_metric', 'check_values']
+           'known_networks', 'check_similarities', 'check_offload', 'check_tracker', 'door_of', 'take_names',
+           'as_typed', 'sources_of', 'check_unprepared', 'check_preparation', 'check_revision', 'check_variant',
+           'check_compiled', 'check_precision', 'check_encoder', 'check_entity_metric', 'check_values']
 
 # %% ../../nbs/8_running/02_values.ipynb #3a7e4abf
 LEAST = dict(  # parameter -> the smallest value that means something
@@ -27,7 +29,7 @@ def check_number(
     value: int | float,
 ):
     "Refuse numbers that are not finite or too small."
-    if not isfinite(value) or value < LEAST[name]:
+    if isinstance(value, str) or not isfinite(value) or value < LEAST[name]:
         raise ValueError(f"{name} must be a finite number of at least {LEAST[name]}, got {value!r}")
 
 # %% ../../nbs/8_running/02_values.ipynb #12918ee2
@@ -72,28 +74,77 @@ def known_networks(
     return [*embedded("-clip"), *DINO_MODELS]
 
 # %% ../../nbs/8_running/02_values.ipynb #bddf22a7
-def check_pair_metrics(names: list[str]):
-    "Refuse metrics that there are not, and one that is given twice."
-    from vision_unlearning.interference.pair_metrics import get_pair_metric
-    for name in names: get_pair_metric(name)
-
 def check_similarities(names: list[str]):
     "Refuse similarities that there are not."
     from vision_unlearning.explore.similarity import SIMILARITIES
     for name in names: check_name("similarity", name, SIMILARITIES)
 
-def check_methods(names: list[str]):
-    "Refuse methods that there are not."
-    from vision_unlearning.unlearners.methods import DIFFUSION, find_methods
-    known = find_methods(DIFFUSION)
-    for name in names: check_name("method", name, known)
-
-def check_method(name: str): check_methods([name])
+def check_offload(name: str):
+    "Refuse ways to wait that there are not."
+    from vision_unlearning.models.machine import OFFLOADS
+    check_name("offload", name, OFFLOADS)
 
 def check_tracker(name: str):
     "Refuse a tracker that there is not, or that is not installed."
     from vision_unlearning.unlearners.tracking import TRACKERS, need
     if name: need(name, TRACKERS[check_name("tracker", name, TRACKERS)])
+
+# %% ../../nbs/8_running/02_values.ipynb #8456579a
+def door_of(
+    parameter: str,  # of a stage
+) -> Door | None:  # None where it holds no such names
+    "The door by which the values of a parameter come in."
+    if parameter in ("method", "methods"):
+        from vision_unlearning.unlearners.methods import METHODS
+        return METHODS
+    if parameter in ("metrics", "pair_metrics"):
+        from vision_unlearning.interference.pair_metrics import PAIR_METRICS
+        return PAIR_METRICS
+    if parameter == "templates":
+        from vision_unlearning.running.templates import RESULT_TEMPLATES
+        return RESULT_TEMPLATES
+
+def _each(values: Any, call: Callable) -> Any:
+    "A call for a value that is no list and no number, or for each of a list."
+    if isinstance(values, (list, tuple)): return [_each(value, call) for value in values]
+    return values if values is None or isinstance(values, (int, float, dict)) else call(values)
+
+def take_names(
+    asked: dict[str, Any],  # parameters, possibly with references, classes or objects
+) -> dict[str, Any]:  # the same with names
+    "Bring in what was named, and refuse what there is not."
+    store = Store(asked["base_folder"]) if asked.get("base_folder") else None
+    found = dict(asked)
+    for parameter, value in asked.items():
+        door = door_of(parameter) if value else None
+        if door is None: continue
+        def take(thing):
+            name = door.take(thing)
+            if store: door.require_same(store, name)
+            return name
+        found[parameter] = _each(value, take)
+    return found
+
+# %% ../../nbs/8_running/02_values.ipynb #3c128430
+def as_typed(
+    parameters: dict[str, Any],  # with names
+) -> dict[str, Any]:  # the same with references for what was brought
+    "Parameters for another process, which has to bring it in again."
+    doors = {name: door_of(name) for name, value in parameters.items() if value}
+    brought = {name: _each(parameters[name], door.command) for name, door in doors.items() if door}
+    return {**parameters, **brought}
+
+def sources_of(
+    parameters: dict[str, Any],  # with names
+) -> dict[str, str]:  # name -> hash
+    "The sources of what was brought among some parameters."
+    found = {}
+    for parameter, value in parameters.items():
+        door = door_of(parameter) if value else None
+        names = value if isinstance(value, list) else [value]
+        brought = [name for name in names if door and name in door.brought]
+        found |= {name: door.origin(name).sha256 for name in brought}
+    return found
 
 # %% ../../nbs/8_running/02_values.ipynb #922b8c07
 def check_unprepared(
@@ -139,12 +190,24 @@ def check_revision(asked: dict):  # parameters of a stage that loads a model
     if asked["revision"] and local:
         raise ValueError(f"revision is a commit of a hub model, and {model} is none; leave it out")
 
+def check_variant(asked: dict):  # parameters of a stage that loads a model
+    "Refuse a variant of what has but one form."
+    from vision_unlearning.tasks import get_task
+    model = asked["model"] or get_task(asked["task"]).base_model
+    if asked["variant"] and model in known_networks("model"):
+        raise ValueError(f"variant is for a folder or a hub model, and {model} is none; leave it out")
+
+def check_compiled(asked: dict):  # parameters of `generate`
+    "Refuse to compile where that is not faster."
+    from vision_unlearning.models.machine import Machine
+    if asked["compiled"]: Machine(asked["device"], compiled=True).place()
+
 def check_precision(asked: dict):  # parameters of `unlearn` or `generate`
     "Refuse a precision that there is not, or in which the method cannot train."
     from vision_unlearning.unlearners.base import get_method
-    check_name("dtype", asked["dtype"], DTYPES)
+    check_name("dtype", asked["dtype"], (*DTYPES, "auto"))
     trains = "learning_rate" in get_method(asked["method"]).model_fields
-    if trains and asked["dtype"] != "float32":
+    if trains and asked["dtype"] not in ("float32", "auto"):
         raise ValueError(f"{asked['method']} trains, which needs dtype float32, got {asked['dtype']}")
 
 # %% ../../nbs/8_running/02_values.ipynb #96b19658
@@ -156,28 +219,25 @@ def check_encoder(asked: dict):  # parameters of `interference`
 def check_entity_metric(asked: dict):  # parameters of `results`
     "Refuse a metric that this library has not, where no table of others may have it."
     from vision_unlearning.interference.names import entity_metric_table
-    from vision_unlearning.store import Store
     if Store(asked["base_folder"]).per_entity(asked["task"]).is_file(): return
     check_name("entity metric", asked["entity_metric"], entity_metric_table())
 
 # %% ../../nbs/8_running/02_values.ipynb #66d914f3
 # lists of which each says a thing once -> whether it may be empty
 DISTINCT = dict(
-    entities=True, methods=True, metrics=True, pair_metrics=True, similarities=True,
+    entities=True, methods=True, metrics=True, pair_metrics=True, similarities=True, templates=True,
     seeds=False, attention_seeds=True, kinds=True, forget=True,
 )
 NETWORKS = dict(model="pipeline", clip="CLIP", judge="judge", encoder="image encoder")
 NAMES: dict[str, Callable] = dict(
-    method=check_method,
-    methods=check_methods,
-    metrics=check_pair_metrics,
-    pair_metrics=check_pair_metrics,
     similarities=check_similarities,
     track=check_tracker,
 )
 TOGETHER: dict[tuple[str, ...], Callable] = {  # what a check reads -> the check
     ("task", "sources", "scale", "legacy"): check_preparation,
     ("task", "model", "revision"): check_revision,
+    ("task", "model", "variant"): check_variant,
+    ("device", "compiled"): check_compiled,
     ("method", "dtype"): check_precision,
     ("encoder", "embed", "metrics"): check_encoder,
     ("task", "entity_metric", "base_folder"): check_entity_metric,
@@ -192,10 +252,11 @@ def check_values(
     "Refuse values that mean nothing, and those that would change nothing."
     given = {name: value for name, value in asked.items() if value != defaults[name]}
     for name, value in given.items():
-        if name in LEAST: check_number(name, value)
+        if name in LEAST and value != "auto": check_number(name, value)
         if name in DISTINCT: check_distinct(name, value, DISTINCT[name])
         if name in NETWORKS: check_network(NETWORKS[name], value, known_networks(name))
-    if given.get("device", "cpu") != "cpu": usable_device(given["device"])
+    if "device" in given: usable_device(given["device"])
+    if "offload" in given: check_offload(given["offload"])
     if stage == "classifiers": return  # `run_classifiers` knows its names, and trains nothing before
     for name in set(NAMES) & set(given): NAMES[name](given[name])
     for names, check in TOGETHER.items():

@@ -37,14 +37,14 @@ from vision_unlearning.unlearners.attached import (
     read_ledger,
     write_values,
 )
-from .methods import DIFFUSION, UNLEARNERS, find_methods
+from .methods import METHODS, UNLEARNERS
 from ..models.network import all_tensors, fused, obstacle
 from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['TEXT_ENCODERS', 'METHODS', 'called_network', 'denoiser', 'EditRecord', 'Edit', 'attached', 'require_live',
-           'encoder_tensors', 'encoders_of', 'editable_tensors', 'base_tensors', 'WeightEdit', 'HookEdit', 'write_info',
-           'save_edit', 'edit_kinds', 'fetch_edit', 'read_info', 'load_edit', 'push_edit', 'Unlearner', 'get_method',
+__all__ = ['TEXT_ENCODERS', 'called_network', 'denoiser', 'EditRecord', 'Edit', 'attached', 'require_live', 'encoder_tensors',
+           'encoders_of', 'editable_tensors', 'base_tensors', 'WeightEdit', 'HookEdit', 'write_info', 'save_edit',
+           'edit_kinds', 'fetch_edit', 'read_info', 'load_edit', 'push_edit', 'Unlearner', 'get_method', 'configured',
            'concepts', 'refuse_overlap', 'require_pictures', 'require_pipeline', 'require_plain']
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #11797cfc
@@ -472,15 +472,24 @@ class Unlearner(Config, ABC):
         callbacks=(),  # `training.Callback`s
     ) -> Edit: "Make `model` forget."
 
-# %% ../../nbs/3_unlearners/00_base.ipynb #ecb05bbe
-METHODS = find_methods(DIFFUSION)  # backend name -> where it is
-
 # %% ../../nbs/3_unlearners/00_base.ipynb #e3c061b4
 def get_method(
-    name: str,  # backend name
+    name: str,  # backend name, of what ships or was brought
 ) -> type[Unlearner]:
     "The class of a method."
     return METHODS[check_name("method", name, METHODS)].load()
+
+# %% ../../nbs/3_unlearners/00_base.ipynb #9047d72d
+def configured(
+    method: str | type[Unlearner] | Unlearner,
+    settings: dict | None = None,  # None takes the defaults of the method
+) -> Unlearner:
+    "The method that was asked for, with its settings."
+    if not isinstance(method, Unlearner): return get_method(METHODS.take(method))(**(settings or {}))
+    if settings:
+        raise ValueError(f"settings of {method.name} are given twice; it is an instance that has them")
+    METHODS.take(type(method))
+    return method
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #f95e1698
 def concepts(
@@ -534,7 +543,6 @@ def require_pipeline(
         "text_encoder": "text encoder",
         "tokenizer": "tokenizer",
         "scheduler": "scheduler",
-        "encode_prompt": "method encode_prompt",
     }
     lacks = [word for part, word in parts.items() if getattr(model, part, None) is None]
     if lacks:

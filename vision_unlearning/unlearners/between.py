@@ -14,12 +14,13 @@ from vision_unlearning.unlearners.base import (
     Edit,
     WeightEdit,
     base_tensors,
+    denoiser,
     editable_tensors,
 )
 
 # %% auto #0
-__all__ = ['LAYER_KINDS', 'require_same_architecture', 'differs', 'require_same_rest', 'edit_between', 'layer_kind',
-           'what_changed']
+__all__ = ['LAYER_KINDS', 'require_same_architecture', 'UnchangedError', 'differs', 'require_same_rest', 'edit_between',
+           'layer_kind', 'what_changed']
 
 # %% ../../nbs/3_unlearners/06_between.ipynb #629719b0
 def require_same_architecture(
@@ -35,6 +36,9 @@ def require_same_architecture(
         f"the models are of two architectures: {odd[0]} is {sizes[0]} in the original and {sizes[1]} in the "
         f"edited one ({len(odd)} tensors do not match)"
     )
+
+class UnchangedError(ValueError):
+    "What was given as edited is the original."
 
 def differs(
     mine: torch.Tensor,  # of the original
@@ -63,14 +67,16 @@ def require_same_rest(
 
 def edit_between(
     original,  # a pipeline, or a UNet
-    edited,  # the same model after somebody changed it
+    edited,  # the same model after somebody changed it, or its UNet alone
 ) -> WeightEdit:  # the tensors that differ
     "What somebody changed, as an edit of the original."
     require_same_rest(original, edited)
+    if isinstance(edited, torch.nn.Module): original = denoiser(original)
     mine, theirs = base_tensors(original), editable_tensors(edited)
     require_same_architecture(mine, theirs)
     changed = {n: t for n, t in theirs.items() if differs(mine[n], t)}
-    if not changed: raise ValueError(f"nothing differs: all {len(mine)} tensors of the two models are equal")
+    if not changed:
+        raise UnchangedError(f"nothing differs: all {len(mine)} tensors of the two models are equal")
     return WeightEdit({n: t.detach().to(mine[n].dtype) for n, t in changed.items()}, {"method": "foreign"})
 
 @patch(cls_method=True)
@@ -106,9 +112,8 @@ def what_changed(
     plain, rows = base_tensors(model), []
     for name, tensor in plain.items():
         component = next((part for part in TEXT_ENCODERS if name.startswith(f"{part}.")), "denoiser")
-        row = dict(
-            component=component, kind=layer_kind(name), changed=name in edit.tensors, moved=0.0, size=0.0
-        )
+        changed = name in edit.tensors and differs(tensor, edit.tensors[name])
+        row = dict(component=component, kind=layer_kind(name), changed=changed, moved=0.0, size=0.0)
         if row["changed"]:
             before, after = tensor.detach().cpu().double(), edit.tensors[name].double()
             row |= dict(moved=float((after - before).square().sum()), size=float(before.square().sum()))

@@ -4,13 +4,19 @@
 
 # %% ../../nbs/3_unlearners/02_methods.ipynb #727f5e4e
 from __future__ import annotations
+import inspect, re
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
+from typing_extensions import TypedDict
+from ..brought import Card, Door
+from ..core import check_name
 from ..finding import Found, find_classes
 
 # %% auto #0
-__all__ = ['UNLEARNERS', 'DIFFUSION', 'CLASSIFIERS', 'BASELINES', 'find_methods', 'Look', 'known_methods', 'method_label',
-           'method_color']
+__all__ = ['UNLEARNERS', 'DIFFUSION', 'CLASSIFIERS', 'UNLEARNER', 'METHODS', 'FOREIGN', 'BASELINES', 'find_methods', 'OwnMethod',
+           'check_method_class', 'MethodWords', 'MethodDoor', 'Look', 'shipped_looks', 'known_methods',
+           'check_known_method', 'method_label', 'method_color']
 
 # %% ../../nbs/3_unlearners/02_methods.ipynb #77364293
 def find_methods(
@@ -24,6 +30,64 @@ def find_methods(
 UNLEARNERS = "vision_unlearning.unlearners"
 DIFFUSION, CLASSIFIERS = f"{UNLEARNERS}.diffusion", f"{UNLEARNERS}.classifiers"
 
+# %% ../../nbs/3_unlearners/02_methods.ipynb #b11bced3
+@dataclass(frozen=True)
+class OwnMethod:
+    "A method that was brought, as `Found` is one that ships."
+    constants: dict[str, Any]  # label, color, figure_order
+    cls: type | None = None  # None where only the card of a store is known
+    card: str = ""  # what that says: "mine, from mine.py:Mine"
+
+    def load(self) -> type:
+        if self.cls is not None: return self.cls
+        raise ValueError(f"the method {self.card}, was brought by name; name it so again, with its folder")
+
+# %% ../../nbs/3_unlearners/02_methods.ipynb #ac6cf602
+UNLEARNER = f"{UNLEARNERS}.base.Unlearner"  # what a method inherits
+
+def check_method_class(
+    cls: Any,  # what somebody brings
+    said: str,  # what it is called in messages
+):
+    "Refuse what is no method for text-to-image models."
+    lineage = [f"{base.__module__}.{base.__name__}" for base in getattr(cls, "__mro__", ())]
+    if UNLEARNER not in lineage: raise ValueError(f"{said} is no method: it does not inherit {UNLEARNER}")
+    if inspect.isabstract(cls): raise ValueError(f"{said} has no unlearn(model, forget, retain)")
+    absent = [c for c in ("name", "label", "kind") if not isinstance(getattr(cls, c, None), str)]
+    if absent: raise ValueError(f"{said} states no {absent[0]}; write {absent[0]}: ClassVar[str] = ...")
+    if cls.kind != "text-to-image":
+        raise ValueError(
+            f"{said} is of the kind {cls.kind!r}; a task of pictures takes text-to-image methods"
+        )
+    if not re.fullmatch(r"#[0-9a-fA-F]{6}", str(cls.color)):
+        raise ValueError(f"{said} has the color {cls.color!r}; write it as #rrggbb")
+
+# %% ../../nbs/3_unlearners/02_methods.ipynb #e6466c96
+class MethodWords(TypedDict):
+    "What a card keeps of a method: its constants of these names."
+    label: str
+    color: str
+    figure_order: int
+
+class MethodDoor(Door):
+    "The methods for text-to-image models, by backend name."
+    kind, file, group = "method", "method", "vision_unlearning.methods"
+    words = MethodWords
+    def shipped(self) -> dict[str, Found]: return find_methods(DIFFUSION)
+    def taken(self) -> set[str]: return set(shipped_looks())
+    def name_of_ours(self, thing: Any) -> str:
+        found = self.shipped().get(getattr(thing, "name", ""))
+        return thing.name if found and found.load() is thing else ""
+    def accept(self, thing: Any, said: str) -> tuple[str, OwnMethod]:
+        check_method_class(thing, said)
+        constants = {constant: getattr(thing, constant) for constant in MethodWords.__annotations__}
+        return thing.name, OwnMethod(constants, thing)
+    def says(self, value: OwnMethod) -> dict[str, Any]: return value.constants
+    def closed(self, card: Card) -> OwnMethod:
+        return OwnMethod(card["says"], None, f"{card['name']}, from {card['origin']['reference']}")
+
+METHODS = MethodDoor()
+
 # %% ../../nbs/3_unlearners/02_methods.ipynb #e86efc33
 @dataclass(frozen=True)
 class Look:
@@ -31,29 +95,50 @@ class Look:
     label: str  # the name a paper would print
     color: str = "#333333"  # hex
 
+FOREIGN = "foreign"  # begins the name under which an edit of somebody else is kept
 BASELINES = {"none": Look("no edit", "#999999"), "random": Look("random edit", "#666666")}
 
 # %% ../../nbs/3_unlearners/02_methods.ipynb #5f3e1e87
+def _look(constants: dict[str, Any]) -> Look:
+    return Look(**{name: str(value) for name, value in constants.items() if name in ("label", "color")})
+
 @cache
-def known_methods() -> dict[str, Look]:  # backend name -> look, in the order of figures
+def shipped_looks() -> dict[str, Look]:  # backend name -> look, in the order of figures
     "The baselines that every table carries, and the methods of both wings."
     found = dict(BASELINES)
     for wing in (DIFFUSION, CLASSIFIERS):
-        for name, method in find_methods(wing).items():
-            looks = {k: v for k, v in method.constants.items() if k in ("label", "color")}
-            found.setdefault(name, Look(**looks))
+        for name, method in find_methods(wing).items(): found.setdefault(name, _look(method.constants))
     return found
+
+def known_methods() -> dict[str, Look]:  # backend name -> look, in the order of figures
+    "What ships, and what was brought, by its figure_order and its name."
+    own = {name: METHODS[name].constants for name in METHODS if name not in shipped_looks()}
+    def place(name): return own[name].get("figure_order", 10_000), name
+    return shipped_looks() | {name: _look(own[name]) for name in sorted(own, key=place)}
+
+# %% ../../nbs/3_unlearners/02_methods.ipynb #c3878903
+def check_known_method(
+    method: str,  # backend name
+) -> str:  # the same
+    "Refuse a name that no table can be of."
+    known = method in shipped_looks() or method in METHODS
+    return method if known else check_name("method", method, known_methods())
+
+def _look_of(method: str) -> Look:
+    "Of a method; one that is not known keeps its name, in dark grey."
+    if method in (looks := shipped_looks()): return looks[method]
+    return _look(METHODS[method].constants) if method in METHODS else Look(method)
 
 # %% ../../nbs/3_unlearners/02_methods.ipynb #17987378
 def method_label(
     method: str,  # backend name: "distil"
 ) -> str:
     "The name a paper would print; a method that is not known keeps its own."
-    return known_methods().get(method, Look(method)).label
+    return _look_of(method).label
 
 # %% ../../nbs/3_unlearners/02_methods.ipynb #2fe918e3
 def method_color(
     method: str,  # backend name
 ) -> str:  # hex colour; dark grey for a method that is not known
     "The colour of a method in every figure."
-    return known_methods().get(method, Look(method)).color
+    return _look_of(method).color

@@ -9,7 +9,8 @@ import vision_unlearning
 from ..core import check_name
 from ..tasks import get_task
 from ..store import read_json
-from .base import METHODS, get_method
+from .base import get_method
+from .methods import METHODS
 
 # %% auto #0
 __all__ = ['tuning_record', 'tuned_settings', 'held_out_record']

@@ -10,7 +10,7 @@ from ...explore.similarity import SIMILARITIES, similarity_label
 from ...interference.names import entity_metric_table
 from ...interference.pair_metrics import PAIR_METRICS
 from ...tasks import find_tasks, get_task
-from ...unlearners.methods import known_methods, method_label
+from ...unlearners.methods import method_label, shipped_looks
 
 # %% auto #0
 __all__ = ['type_task', 'type_unlearning_algorithm', 'type_model', 'type_mp', 'type_me', 'type_s', 'type_l', 'type_direction',
@@ -21,10 +21,10 @@ __all__ = ['type_task', 'type_unlearning_algorithm', 'type_model', 'type_mp', 't
 
 # %% ../../../nbs/7_icare/00_configuration.ipynb #dfe503ee
 type_task = Literal[tuple(find_tasks())]
-type_unlearning_algorithm = Literal[tuple(known_methods())]
+type_unlearning_algorithm = Literal[tuple(shipped_looks())]
 type_model = Literal["sd1.4", "emoji-sd", "tiny"]
-type_mp = Literal[tuple(PAIR_METRICS)]
-type_me = Literal[tuple(entity_metric_table())]
+type_mp = Literal[tuple(PAIR_METRICS.shipped())]
+type_me = Literal[tuple(entity_metric_table(own=False))]
 type_s = Literal[tuple(SIMILARITIES)]
 type_l = Literal["clip_embedding", "dino_embedding"]
 type_direction = Literal["↑", "↓"]
@@ -44,7 +44,7 @@ _EMBEDDED_TASKS = (name for name, task in find_tasks().items() if task.embedded)
 _TASKS = {get_task(name).label: name for name in (*_PUBLISHED_TASKS, *_EMBEDDED_TASKS)}
 _METHODS = {"FADE": "distil", "Munba": "munba", "UCE": "uce"}
 _METHODS |= {
-    method_label(m)[0].upper() + method_label(m)[1:]: m for m in known_methods() if m not in _METHODS.values()
+    method_label(m)[0].upper() + method_label(m)[1:]: m for m in shipped_looks() if m not in _METHODS.values()
 }
 _MODELS = {"Stable Diffusion 1.4": "sd1.4", "Emoji Stable Diffusion": "emoji-sd"}
 _PAIRS = {
@@ -67,7 +67,7 @@ _SIMILARITIES = {
 _OURS = (name for name in SIMILARITIES if name not in _SIMILARITIES.values())
 _SIMILARITIES |= {similarity_label(name).capitalize(): name for name in _OURS}
 _EMBEDDINGS = {"Clip Embedding": "clip_embedding", "DINO Embedding": "dino_embedding"}
-_ENTITY_METRICS = {name.replace("_", " ").capitalize(): name for name in entity_metric_table()}
+_ENTITY_METRICS = {name.replace("_", " ").capitalize(): name for name in entity_metric_table(own=False)}
 
 # %% ../../../nbs/7_icare/00_configuration.ipynb #f89761a0
 domain_unlearning_algorithm = list(_METHODS)

@@ -5,46 +5,50 @@
 # %% ../../../nbs/8a_tuning/30_held_out.ipynb #1d39d91b
 from __future__ import annotations
 from collections.abc import Callable
+from dataclasses import asdict
 import numpy as np
 import pandas as pd
 from ...core import MissingSessionError, check_name, versions
-from ...tasks import get_task
-from ...data.emoji import emoji_entities
+from ...tasks import own_task
+from ...explore.similarity import attribute_columns
 from ...intervals import bootstrap_interval
 from ...metrics.speed import processor
 from ..batch import run_batch
-from ..session import chosen_sessions
+from ..session import chosen_sessions, known_entities
 from ..summary import before_after
 from ..session import read_scores
 from ...store import Session, Store, read_record
-from ...unlearners.base import METHODS, load_edit
+from ...unlearners.base import load_edit
+from ...unlearners.methods import METHODS
 
 # %% auto #0
-__all__ = ['shuffled_entities', 'tuning_emitters', 'held_out_emitters', 'trained_parameters', 'held_out_row', 'held_out',
-           'kept_ratio', 'with_interval', 'receivers_named', 'held_out_table']
+__all__ = ['shuffled_entities', 'tuning_emitters', 'held_out_emitters', 'trained_parameters', 'held_out_row', 'kind_of_entities',
+           'held_out', 'kept_ratio', 'with_interval', 'receivers_named', 'held_out_table']
 
 # %% ../../../nbs/8a_tuning/30_held_out.ipynb #ae824ff3
 def shuffled_entities(
-    task: str,  # an embedded task
+    task: str,  # embedded, or one of your own
 ) -> list[str]:  # names of all entities, in an order that never changes
     "The fixed permutation of which searches and tests take their emitters."
-    names = [e["name"] for e in emoji_entities(task)]
+    names = [e["name"] for e in known_entities(task)]
     return [names[i] for i in np.random.default_rng(20).permutation(len(names))]
 
 def tuning_emitters(
-    task: str,  # an embedded task
+    task: str,  # embedded, or one of your own
     n: int = 4,
 ) -> list[str]:  # names
     "Entities to tune on, after the twenty that are held out."
     order = shuffled_entities(task)
+    if len(order) <= n: raise ValueError(f"{task} has {len(order)} entities; to tune on {n} it needs {n + 1}")
     start = min(20, len(order) - n)
     return order[start:start + n]
 
 def held_out_emitters(
-    task: str,  # an embedded task
+    task: str,  # embedded, or one of your own
 ) -> list[str]:  # twenty names, fewer where the task has less than 24 entities
     "Entities to test on, which no search may see."
     order = shuffled_entities(task)
+    if len(order) < 5: raise ValueError(f"{task} has {len(order)} entities; a test beside a search needs 5")
     return order[:min(20, len(order) - 4)]
 
 # %% ../../../nbs/8a_tuning/30_held_out.ipynb #4289eb73
@@ -90,28 +94,39 @@ def held_out_row(
     )
 
 # %% ../../../nbs/8a_tuning/30_held_out.ipynb #5b15d956
+def kind_of_entities(
+    entities: list[dict],  # a table
+) -> str:  # an attribute; empty where there is none
+    "By what entities of a table are of one kind: their domain, or what comes first."
+    kinds = [name for name, kind in attribute_columns(entities).items() if kind == "categorical"]
+    return "domain" if "domain" in kinds else next(iter(kinds), "")
+
 def held_out(
-    method: str,  # backend name
-    task: str,  # an embedded task
+    method: str,  # backend name; of your own a reference, or the class
+    task: str,  # embedded, or one of your own
     store: Store,  # where sessions are kept and continued
     emitters: list[str] | None = None,  # default: `held_out_emitters`
     *,
     settings: dict | None = None,  # what differs from the shipped settings of the method
     seeds: tuple[int, ...] = (42,),
-    num_inference_steps: int = 8,
-    group: str = "domain",  # attribute that tells an emitter's own kind from the others
+    num_inference_steps: int | None = None,  # None takes 8, and what a task of your own says
+    # attribute that tells an emitter's own kind from the others; None takes the domain, or the first one
+    group: str | None = None,
 ) -> dict:  # task, method, settings, seeds, num_inference_steps, rows, cpu, versions
     "Test a method on emitters that no search has seen."
-    check_name("method", method, METHODS)
-    kind = {e["name"]: e.get(group) for e in emoji_entities(task)}
-    check_name("attribute", group, emoji_entities(task)[0])
+    method = METHODS.take(method)
+    entities, own = known_entities(task), own_task(task)
+    steps = num_inference_steps or (own.num_inference_steps if own else 8)
+    group = group or kind_of_entities(entities)
+    if group: check_name("attribute", group, entities[0])
+    kind = {e["name"]: e.get(group) for e in entities}
     emitters = list(emitters or held_out_emitters(task))
     ask = dict(task=task, methods=[method], entities=emitters)
     run_batch(
         store=store,
         overrides={method: settings} if settings else None,
         seeds=list(seeds),
-        num_inference_steps=num_inference_steps,
+        num_inference_steps=steps,
         stages=("prepare", "unlearn", "generate", "interference"),
         progress=False,
         **ask,
@@ -134,8 +149,9 @@ def held_out(
         method=method,
         settings=used,
         seeds=list(seeds),
-        num_inference_steps=num_inference_steps,
+        num_inference_steps=steps,
         rows=[held_out_row(store, s, kind) for s in chosen],
+        **({"method_from": asdict(origin)} if (origin := METHODS.origin(method)) else {}),
         cpu=processor(),
         versions=versions(),
     )
@@ -147,7 +163,7 @@ def kept_ratio(
 ) -> float:
     "Receivers still named, over those that were."
     total = np.sum(values, axis=axis)
-    return float(total[1]/total[0])
+    return float(total[1]/total[0]) if total[0] else float("nan")
 
 def with_interval(
     values,  # (N,) or (N,2), a row for each emitter

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import contextlib, math, time
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 import numpy as np
@@ -13,7 +14,7 @@ from ...core import DivergedError, check_name, config_hash, versions
 from .objective import JudgeObjective
 from ...tasks import get_task
 from ...plotting import new_axes
-from ...unlearners.methods import method_color, method_label
+from ...unlearners.methods import METHODS, method_color, method_label
 from ...store import safe_name, write_json
 from ...unlearners.base import get_method
 
@@ -231,7 +232,7 @@ def importances(
 
 # %% ../../../nbs/8a_tuning/00_search.ipynb #f42a0a09
 def tune(
-    method: str,  # backend name
+    method: str,  # backend name; of your own a reference, or the class
     task: str,  # task name
     budget: int = 30,  # trials in all, over all processes and restarts
     folder="assets/tuning",  # journal and record
@@ -252,7 +253,7 @@ def tune(
     if budget < 1: raise ValueError(f"budget must be at least one trial, got {budget}")
     check_name("score", scalarise, SCORES)
     find = getattr(objective, "find", None) or get_method
-    if find is get_method: get_task(task)
+    if find is get_method: method, task = METHODS.take(method), get_task(task).name
     space, cls = search_space(method, space, fixed, find), find(method)
     objective = objective or JudgeObjective(task)
     defaults = cls(**(fixed or {})).model_dump(mode="json")
@@ -266,6 +267,7 @@ def tune(
         objective=getattr(objective, "description", None)
         or dict(name=type(objective).__name__ if not hasattr(objective, "__name__") else objective.__name__),
     )
+    if origin := METHODS.origin(method): asked["method_from"] = asdict(origin)
     study = open_study(folder, f"{task}_{method}", asked, {n: defaults[n] for n in space})
     with quiet_optuna(), tqdm(total=budget, desc=f"{method} on {task}", disable=not progress) as bar:
         while True:

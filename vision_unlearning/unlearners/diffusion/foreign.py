@@ -23,14 +23,14 @@ from vision_unlearning.unlearners.base import (
     load_edit,
     encoders_of,
 )
-from ..between import differs, edit_between
+from ..between import UnchangedError, differs, edit_between
 from .formats import effective_change, export_kohya, merge_edit
 from .lora import LoraEdit
 
 # %% auto #0
-__all__ = ['FACTOR_NAMES', 'KNOWN', 'FORMS', 'weights_edit', 'Factors', 'split_key', 'layer_names', 'read_factors', 'complete',
-           'lora_edit', 'read_tensors', 'import_file', 'import_folder', 'import_edit', 'as_lora', 'export_edit',
-           'published_weights']
+__all__ = ['FACTOR_NAMES', 'KNOWN', 'PICKLES', 'FORMS', 'weights_edit', 'Factors', 'split_key', 'layer_names', 'read_factors',
+           'complete', 'lora_edit', 'require_no_pickle', 'read_tensors', 'import_file', 'import_folder', 'import_edit',
+           'as_lora', 'export_edit', 'spm_head', 'published_weights']
 
 # %% ../../../nbs/3a_diffusion/08_foreign.ipynb #96d5b589
 def weights_edit(
@@ -50,7 +50,8 @@ def weights_edit(
             f"({len(odd)} of {len(named)} tensors)"
         )
     changed = {n: t.to(mine[n].dtype) for n, t in named.items() if differs(mine[n], t)}
-    if not changed: raise ValueError(f"nothing differs: {source} holds {len(named)} tensors of the original")
+    if not changed:
+        raise UnchangedError(f"nothing differs: {source} holds {len(named)} tensors of the original")
     return WeightEdit(changed, {"method": "foreign"})
 
 # %% ../../../nbs/3a_diffusion/08_foreign.ipynb #0a82f1e3
@@ -179,13 +180,21 @@ KNOWN = (
     "pipeline, a UNet, a text encoder or an edit"
 )
 
+PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+
+def require_no_pickle(
+    path: Path,
+):
+    "Refuse a pickle, and say what to do about it."
+    if path.suffix.lower() in PICKLES:
+        raise ForeignFileError(f"{path} is a pickle, which could run code; {CONVERT}")
+
 def read_tensors(
     path: Path,  # .safetensors
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:  # tensors and metadata
     "A safetensors file; pickles and all else are refused."
     from safetensors import SafetensorError, safe_open
-    if path.suffix.lower() in (".pt", ".pth", ".bin", ".ckpt", ".pkl"):
-        raise ForeignFileError(f"{path} is a pickle, which could run code; {CONVERT}")
+    require_no_pickle(path)
     try:
         with safe_open(path, "pt") as file:
             return {n: file.get_tensor(n) for n in file.keys()}, dict(file.metadata() or {})
@@ -227,6 +236,8 @@ def import_folder(
 ) -> Edit:
     "An edit from a folder, which its index tells apart."
     if (folder/"edit.json").is_file(): return load_edit(folder)
+    if not any(folder.rglob("*.safetensors")):
+        for path in sorted(folder.rglob("*")): require_no_pickle(path)
     if (folder/"model_index.json").is_file(): return edit_between(model, load_pipeline(folder))
     if (folder/"pytorch_lora_weights.safetensors").is_file():
         return import_file(folder/"pytorch_lora_weights.safetensors", model)
@@ -277,9 +288,12 @@ def as_lora(
         up, down = torch.zeros(len(u), rank), torch.zeros(rank, v.shape[1])
         up[:, :r], down[:r] = (u[:, :r]*root).float(), (root[:, None]*v[:r]).float()
         factors[name.removesuffix(".weight")] = Factors(down, up, float(rank))
-    return lora_edit(factors, model)
+    lora = lora_edit(factors, model)
+    lora.info |= {k: edit.info[k] for k in ("forget", "retain", "base_model") if k in edit.info}
+    return lora
 
-FORMS = ("esd", "uce", "kohya", "diffusers")
+# %% ../../../nbs/3a_diffusion/08_foreign.ipynb #c43e6cb9
+FORMS = ("esd", "uce", "kohya", "diffusers", "spm")
 
 def export_edit(
     edit: Edit,
@@ -293,6 +307,9 @@ def export_edit(
     path = Path(path)
     if path.suffix != ".safetensors": raise ValueError(f"{path} must end in .safetensors")
     if form == "kohya": return export_kohya(as_lora(edit, model), path)
+    if form == "spm":
+        lora = as_lora(edit, model)
+        return export_kohya(lora, path, spm_head(lora))
     metadata = {"format": "pt"}
     if form == "diffusers":
         lora = as_lora(edit, model)
@@ -302,6 +319,18 @@ def export_edit(
     with atomic_path(path) as temporary: save_file(tensors, temporary, metadata=metadata)
     return path
 
+# %% ../../../nbs/3a_diffusion/08_foreign.ipynb #a9c1a8df
+def spm_head(
+    edit: LoraEdit,
+) -> dict[str, str]:  # metadata of a file
+    "What the program of SPM asks of a file: rank, alpha, and the prompts that it opens for."
+    prompts = [str(name) for name in edit.info.get("forget") or []]
+    odd = [p for p in prompts if "," in p]
+    if odd: raise ValueError(f"'spm' separates prompts by commas, and {odd[0]!r} has one; use 'kohya'")
+    adapter = edit.info["adapter"]
+    return {"prompts": ",".join(prompts), "rank": str(adapter["r"]), "alpha": str(adapter["lora_alpha"])}
+
+# %% ../../../nbs/3a_diffusion/08_foreign.ipynb #4000a715
 @patch
 def export(self: Edit,
     form: str,  # one of `FORMS`
@@ -311,6 +340,7 @@ def export(self: Edit,
     "Write the edit as others publish theirs."
     return export_edit(self, form, path, model)
 
+# %% ../../../nbs/3a_diffusion/08_foreign.ipynb #e49e1d5b
 def published_weights(
     edit: Edit,
     form: str,  # "esd" or "uce"

@@ -52,6 +52,7 @@ def merge_edit(
 def export_kohya(
     edit: Edit,  # a LoRA
     path,  # .safetensors file
+    metadata: dict[str, str] | None = None,  # written into its head
 ) -> Path:
     "A LoRA under kohya's names, with its own alpha."
     from diffusers.utils import convert_state_dict_to_kohya
@@ -65,5 +66,6 @@ def export_kohya(
     converted = convert_state_dict_to_kohya({peft_name(k): t for k, t in edit.tensors.items()})
     alpha = torch.tensor(float(edit.info["adapter"]["lora_alpha"]))
     tensors = {k: alpha.clone() if k.endswith(".alpha") else t for k, t in converted.items()}
-    with atomic_path(path) as temporary: save_file(tensors, temporary, metadata={"format": "pt"})
+    head = {"format": "pt", **(metadata or {})}
+    with atomic_path(path) as temporary: save_file(tensors, temporary, metadata=head)
     return Path(path)

@@ -4,11 +4,13 @@
 
 # %% ../../../nbs/3a_diffusion/40_guidance.ipynb #e13057da
 from __future__ import annotations
+import inspect
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from ...core import ForeignFileError, borrow, check_name
+from ...models.conditioning import encode_prompt
 from ...models.noise_levels import noise_unit, signal_at, signal_levels
 from ...models.places import require_words
 from ...store import current_settings
@@ -164,6 +166,11 @@ class GuidanceEdit(OnPipeline, Edit):
 
     def _plan(self, model, scale):
         super()._plan(model, scale)
+        if "image_guidance_scale" in inspect.signature(type(model).__call__).parameters:
+            raise ValueError(
+                f"{type(model).__name__} is guided by a picture too, which this guidance does not know; "
+                "uce, rece and prompt_filter edit it"
+            )
         signal_levels(model.scheduler)  # refused here, and not in the middle of a picture
         width = denoiser(model).config.cross_attention_dim
         if self.tensors["concept"].shape[-1] != width:
@@ -297,10 +304,5 @@ def stored_texts(
     texts: list[str],
 ) -> list[tuple[torch.Tensor, ...]]:  # for each text (1,L,D), and with XL (1,P) pooled
     "What the pipeline's UNet would be given for each text."
-    found = [
-        pipe.encode_prompt(
-            prompt=t, device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-        )
-        for t in texts
-    ]
+    found = [encode_prompt(pipe, text) for text in texts]
     return [(f[0], f[2]) if len(f) == 4 else (f[0],) for f in found]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from ...models.conditioning import Conditioning, condition
 from ...models.noise_levels import training_levels
+from ...models.sampling import require_latents
 from ...pictures import column_pictures, square_picture
 from ...texts import captions_of, require_table
 
@@ -56,6 +57,7 @@ def encode_dataset(
 ) -> TrainingSet:
     "Encode one side of a split."
     require_table(dataset, columns=("image", "text"))
+    require_latents(pipe)
     texts = captions_of(dataset)
     if len(dataset) == 0: raise ValueError("the dataset is empty")
     side = pipe.unet.config.sample_size*pipe.vae_scale_factor
