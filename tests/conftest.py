@@ -169,22 +169,28 @@ def global_state() -> dict:
             "deterministic mode": torch.are_deterministic_algorithms_enabled(), "rng": torch.get_rng_state()}
 
 
-def lent() -> list:
-    "What a test may change for itself: how to put back papermill's function, the folder and torch's threads."
-    papermill, torch, folder = sys.modules.get("papermill"), sys.modules.get("torch"), os.getcwd()
-    back = [functools.partial(os.chdir, folder)]
+def lent() -> dict:
+    "What a test may change for itself, if it puts it back: name -> (value, how to put it back)."
+    papermill, torch = sys.modules.get("papermill"), sys.modules.get("torch")
+    found = {"working folder": (os.getcwd(), os.chdir)}
     if papermill is not None:
-        back.append(functools.partial(setattr, papermill, "execute_notebook", papermill.execute_notebook))
-    if torch is not None: back.append(functools.partial(torch.set_num_threads, torch.get_num_threads()))
-    return back
+        put_back = functools.partial(setattr, papermill, "execute_notebook")
+        found["papermill's execute_notebook"] = (papermill.execute_notebook, put_back)
+    if torch is not None: found["torch's threads"] = (torch.get_num_threads(), torch.set_num_threads)
+    return found
 
 
 @pytest.fixture(autouse=True)
 def lent_state():
-    "The next test does not depend on what this one changed in the process."
-    back = lent()
+    "The next test does not depend on what this one changed in the process, and the one that did fails."
+    before = lent()
     yield
-    for put in back: put()
+    after = lent()
+    changed = [name for name, (value, _) in before.items() if after[name][0] != value]
+    for name in changed:
+        value, put_back = before[name]
+        put_back(value)
+    assert not changed, f"changed and not put back: {', '.join(changed)}"
 
 
 @pytest.fixture(autouse=True)

@@ -224,6 +224,7 @@ def situation(request):
         yield request.param, SITUATIONS[request.param](tiny_pipeline())
 
 
+@pytest.mark.long
 @kinds
 def test_every_situation(situation, kind):
     name, pipe = situation
@@ -479,6 +480,7 @@ def interrupted(line):
     finally: sys.settrace(None)
 
 
+@pytest.mark.long
 @kinds
 @pytest.mark.parametrize("what", ["attach", "detach"])
 def test_interrupted_at_every_line(kind, what):

@@ -32,7 +32,7 @@ from vision_unlearning.store import (
     read_record,
     write_json,
 )
-from ..unlearners.methods import METHODS
+from ..unlearners.methods import METHODS, is_foreign
 from typing_extensions import TypedDict
 
 # %% auto #0
@@ -479,7 +479,8 @@ def chosen_sessions(
     "The complete sessions that a page is about; names are checked."
     table = task_entities(store, task) if entities else []
     names = {find_entity(table, e)["name"] for e in entities}
-    for method in methods: check_name("method", method, METHODS)
+    for method in methods:
+        if not is_foreign(method): check_name("method", method, METHODS)
     complete = [s for s, r in recorded_sessions(store, task).items() if r["status"] == "complete"]
     found = [
         s for s in complete
