@@ -17,7 +17,7 @@ SLOW ?=
 WORKERS ?= 2
 THREADS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); t=$$((n / $(WORKERS))); echo $$((t > 0 ? t : 1)))
 
-.PHONY: help test quick claims kills fuzz demo outputs prepare sidebar face readme docs docs-preview lint install
+.PHONY: help test quick seconds claims kills fuzz demo outputs prepare sidebar face readme docs docs-preview lint install
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -37,6 +37,10 @@ test: $(STAMP) ## every test: the notebooks, the package, the house rules
 
 quick: $(STAMP) ## in a minute and a half: the house rules, the package, one notebook a band
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} $(PY) -m pytest -n $(WORKERS) --dist worksteal --quick $(PYTEST_ARGS)
+
+# On an idle machine, when lessons have become longer or shorter.
+seconds: $(STAMP) ## how long each notebook takes, into tests/seconds.json: the longest begin first
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_notebooks.py -q -n $(WORKERS) --dist worksteal --keep-seconds $(PYTEST_ARGS)
 
 # Long; for some notebooks, make claims PYTEST_ARGS='-k fade'.
 # The page nbs/explanations/02_claims_about_chance shows the record.

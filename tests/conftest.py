@@ -1,6 +1,7 @@
 """What every test runs under: no network, no display, and nobody's global state moved."""
 import functools
 import gc
+import json
 import logging
 import os
 import sys
@@ -29,7 +30,21 @@ os.environ["HF_HOME"] = _hf_home.name
 # jsonschema, which reads notebooks, would compile forty grammars that no notebook's schema asks for.
 sys.modules.setdefault("rfc3987_syntax", None)
 
+import fastcore.imports
+import fastcore.test
 import pytest
+
+compare_slowly = fastcore.imports.equals
+
+
+def equals(a, b) -> bool:
+    """As fastcore's, which lessons call by `test_eq`.
+    That one takes bytes one by one and asks each what it is: a megabyte is twenty seconds of questions."""
+    plain = type(a) is type(b) and type(a) in (bytes, str, int, float, bool)
+    return plain and a == b or compare_slowly(a, b)
+
+
+fastcore.imports.equals = fastcore.test.equals = equals
 
 
 def pytest_addoption(parser):
@@ -41,7 +56,11 @@ def pytest_addoption(parser):
                     help="and keep the results in this file, after every run; what it has is not run again")
     parser.addoption("--fuzz", type=int, default=0, metavar="N", help="try N bad inputs instead of a few")
     parser.addoption("--fuzz-seed", type=int, default=0, metavar="N", help="and which ones")
+    parser.addoption("--keep-seconds", action="store_true", help="note how long notebooks take")
     parser.addoption("--kills", action="store_true", help="kill writers at every event and not at a few")
+    parser.addoption("--combinations", action="store_true", help="try every setting beside every switch")
+    parser.addoption("--in-place", action="store_true",
+                     help="run notebooks where they lie, in a copy of the tree, and those that write twice")
     parser.addoption("--quick", action="store_true", help="one notebook a band, and no test marked `long`")
 
 
@@ -54,11 +73,11 @@ def seconds(item) -> float:
 def pytest_collection_modifyitems(config, items):
     """The longest first. Two workers begin at the two halves of the list and take from each other's ends, so
     the long ones are dealt to both beginnings, and nobody waits at the end for one that was begun last."""
-    if config.getoption("--quick"):
-        marks = ("long", "more_notebooks")
-        left_out = [i for i in items if any(map(i.get_closest_marker, marks))]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [i for i in items if i not in set(left_out)]
+    marks = ["long", "more_notebooks"] if config.getoption("--quick") else []
+    if not config.getoption("--combinations"): marks.append("combinations")
+    left_out = {i for i in items if any(map(i.get_closest_marker, marks))}
+    if left_out: config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [i for i in items if i not in left_out]
     long = sorted((i for i in items if seconds(i)), key=seconds, reverse=True)
     rest = [i for i in items if not seconds(i)]
     first, second = long[::2], long[1::2]
@@ -73,8 +92,9 @@ def pytest_collection_finish():
 
 
 def pytest_ignore_collect(collection_path, config):
-    "Claims run alone, and only when asked for."
+    "Claims run alone, and only when asked for; notebooks in place when asked for."
     if collection_path.suffix != ".py": return None
+    if collection_path.name == "test_in_place.py" and not config.getoption("--in-place"): return True
     return True if (collection_path.name == "test_claims.py") != bool(config.getoption("--claims")) else None
 
 
@@ -82,8 +102,25 @@ def pytest_configure(config):
     "With --claims-record: what a run found is kept at once, and an interrupted command goes on where it was."
     path = config.getoption("--claims-record")
     # A worker of xdist reports to the process that began it.
-    if not path or hasattr(config, "workerinput"): return
-    config.pluginmanager.register(Record(config, path.absolute()))
+    if hasattr(config, "workerinput"): return
+    if path: config.pluginmanager.register(Record(config, path.absolute()))
+    if config.getoption("--keep-seconds"): config.pluginmanager.register(Seconds())
+
+
+class Seconds:
+    "Seconds of the notebooks that ran, whole ones, in the file that says which of them begin first."
+    def __init__(self): self.found = {}
+
+    def pytest_runtest_logreport(self, report):
+        file, _, test = report.nodeid.partition("::test_notebook[")
+        if report.when == "call" and report.passed and file.endswith("test_notebooks.py"):
+            self.found[test.removesuffix("]")] = round(report.duration)
+
+    def pytest_sessionfinish(self):
+        from test_notebooks import SECONDS, notebooks, seconds
+        known = {name: taken for name, taken in (seconds | self.found).items() if name in notebooks and taken}
+        longest_first = dict(sorted(known.items(), key=lambda one: (-one[1], one[0])))
+        SECONDS.write_text(json.dumps(longest_first, indent=1) + "\n")
 
 
 class Record:
@@ -132,22 +169,28 @@ def global_state() -> dict:
             "deterministic mode": torch.are_deterministic_algorithms_enabled(), "rng": torch.get_rng_state()}
 
 
-def lent() -> list:
-    "What a test may change for itself: how to put back papermill's function, the folder and torch's threads."
-    papermill, torch, folder = sys.modules.get("papermill"), sys.modules.get("torch"), os.getcwd()
-    back = [functools.partial(os.chdir, folder)]
+def lent() -> dict:
+    "What a test may change for itself, if it puts it back: name -> (value, how to put it back)."
+    papermill, torch = sys.modules.get("papermill"), sys.modules.get("torch")
+    found = {"working folder": (os.getcwd(), os.chdir)}
     if papermill is not None:
-        back.append(functools.partial(setattr, papermill, "execute_notebook", papermill.execute_notebook))
-    if torch is not None: back.append(functools.partial(torch.set_num_threads, torch.get_num_threads()))
-    return back
+        put_back = functools.partial(setattr, papermill, "execute_notebook")
+        found["papermill's execute_notebook"] = (papermill.execute_notebook, put_back)
+    if torch is not None: found["torch's threads"] = (torch.get_num_threads(), torch.set_num_threads)
+    return found
 
 
 @pytest.fixture(autouse=True)
 def lent_state():
-    "The next test does not depend on what this one changed in the process."
-    back = lent()
+    "The next test does not depend on what this one changed in the process, and the one that did fails."
+    before = lent()
     yield
-    for put in back: put()
+    after = lent()
+    changed = [name for name, (value, _) in before.items() if after[name][0] != value]
+    for name in changed:
+        value, put_back = before[name]
+        put_back(value)
+    assert not changed, f"changed and not put back: {', '.join(changed)}"
 
 
 @pytest.fixture(autouse=True)

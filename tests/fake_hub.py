@@ -12,7 +12,6 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
-
 # The content of files: one that is LFS, and one that is a git blob.
 LARGE, SMALL = bytes(range(256))*8, b"[1, 2]"
 

@@ -154,7 +154,8 @@ def in_this_process():
     class Here(Engine):
         @classmethod
         def execute_managed_notebook(cls, manager, kernel_name, **options):
-            names, postponed = {"__name__": "__main__"}, __import__("__future__").annotations.compiler_flag
+            names = {"__name__": "__main__", "display": print}
+            postponed = __import__("__future__").annotations.compiler_flag
             for number, cell in enumerate(manager.nb.cells):
                 manager.cell_start(cell, number)
                 if cell.cell_type == "code":

@@ -1,6 +1,9 @@
 """The benchmark of classifiers: runs, the page, the search, and what a shell may ask."""
+import shutil
+
 import pandas as pd
 import pytest
+from kills import in_this_process
 
 from vision_unlearning.oracle.classification import PROTOCOLS
 from vision_unlearning.oracle.tuned import comparable, tuned_classifier, tuned_path
@@ -17,7 +20,7 @@ from vision_unlearning.running.tuning.search_classifiers import OracleObjective,
 from vision_unlearning.store import read_json
 from vision_unlearning.unlearners.classifiers.base import get_classifier_method
 
-SHORT = dict(num_epochs=2, optimizer="Adam(lr=0.003)", schedule="Linear")
+SHORT = dict(num_epochs=1, optimizer="Adam(lr=0.003)", schedule="Linear")
 FAILED = dict(method="neggrad", kind="class", seed=0, error="the loss is nan")
 
 
@@ -75,30 +78,37 @@ def test_wrong_parameters_of_a_shell(parameter, said, tmp_path):
 @pytest.fixture
 def short(monkeypatch):
     "The protocol of the digits is a short one."
-    monkeypatch.setitem(PROTOCOLS, "digits", PROTOCOLS["digits"].model_copy(update=dict(num_epochs=2)))
+    monkeypatch.setitem(PROTOCOLS, "digits", PROTOCOLS["digits"].model_copy(update=SHORT))
+
+
+@pytest.fixture
+def trained(short, rows, place, tmp_path):
+    "A store with what the short protocol has trained and run."
+    shutil.copytree(place, tmp_path / "classification")
+    return tmp_path
 
 
 @pytest.mark.long
-def test_a_batch_that_was_stopped(short, tmp_path):
+def test_a_batch_that_was_stopped(trained):
     "Seed 1 of the first method is missing, so the page is about seed 0."
-    page, table = batch_classifiers("digits", ["finetune"], ["kinds=class", "seeds=0"], tmp_path, False)
-    assert run_classifier_stage("unlearn", "digits", ["cf_k"], ["kinds=class", "seeds=0,1"], tmp_path, False)
-    assert run_classifier_stage("report", "digits", [], [], tmp_path)[0] == page
-    assert classifier_status(tmp_path).iloc[0].tolist()[:5] == ["digits", "class", "0, 1", 4, 7]
+    page, table = batch_classifiers("digits", ["finetune"], ["kinds=class", "seeds=0"], trained, False)
+    assert run_classifier_stage("unlearn", "digits", ["cf_k"], ["kinds=class", "seeds=0,1"], trained, False)
+    assert run_classifier_stage("report", "digits", [], [], trained)[0] == page
+    assert classifier_status(trained).iloc[0].tolist()[:5] == ["digits", "class", "0, 1", 4, 7]
     assert set(pd.read_csv(table).seed) == {0}
     with pytest.raises(FileNotFoundError, match="run `vu batch --task cifar10` first"):
-        report_classifiers("cifar10", base_folder=tmp_path)
+        report_classifiers("cifar10", base_folder=trained)
     with pytest.raises(ValueError, match="known: 'unlearn', 'report'"):
-        run_classifier_stage("generate", "digits", [], [], tmp_path)
+        run_classifier_stage("generate", "digits", [], [], trained)
 
 
 @pytest.mark.long
-def test_from_a_shell(short, tmp_path):
+def test_from_a_shell(trained):
     from typer.testing import CliRunner
 
     from vision_unlearning.running.cli import app
     words = "batch --task digits --methods finetune,cf_k -p seeds=0 -p kinds=class --quiet --base-folder"
-    ask = [*words.split(), str(tmp_path)]
+    ask = [*words.split(), str(trained)]
     done = CliRunner().invoke(app, ask)
     assert done.exit_code == 0, done.output
     page, table = done.output.split()
@@ -189,7 +199,8 @@ def test_a_folder_of_pictures_is_a_benchmark(tmp_path):
     assert set(pd.read_csv(table)["method"]) == {"original", "other_oracle", "finetune"} and page.is_file()
 
 
-@pytest.mark.long(20)
+@pytest.mark.long
+@in_this_process()
 def test_the_notebook_runs(short, tmp_path):
     import papermill
 

@@ -1,27 +1,40 @@
 """Every stage computes where it is told: a pretended device gets all the work, and gives the same numbers."""
 import json
 import re
+from importlib import import_module
+from pkgutil import iter_modules
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from pretend import NAME, PretendDevice, work_done
+from pretend import NAME, PretendDevice, share_there, work_done
 
-from vision_unlearning.core import UnknownNameError
+from vision_unlearning import metrics
+from vision_unlearning.core import UnknownNameError, computing_on, usable_device
 from vision_unlearning.data.splits import make_split
 from vision_unlearning.explore.attention import attention_fingerprints
 from vision_unlearning.explore.neighbours import near_neighbours
+from vision_unlearning.explore.similarity import similarity_matrix
 from vision_unlearning.interference.generate import generate_off, task_prompts
 from vision_unlearning.interference.pair import Scorers, score_session
+from vision_unlearning.interference.pair_metrics import PAIR_METRICS
+from vision_unlearning.metrics.base import Metric
+from vision_unlearning.metrics.classification import JudgeAccuracy
+from vision_unlearning.metrics.concepts import ConceptAccuracy
 from vision_unlearning.metrics.distribution import FID, KID
 from vision_unlearning.metrics.embedding import EmbeddingSimilarity
 from vision_unlearning.metrics.fidelity import MSSSIM, PSNR, SRE, UIQ, SpectralAngle
+from vision_unlearning.metrics.identity import FaceIdentity
 from vision_unlearning.metrics.image_image import RMSE, SSIM
+from vision_unlearning.metrics.image_text import ClipScore
 from vision_unlearning.metrics.perceptual import LPIPS
 from vision_unlearning.metrics.quality import BRISQUE
 from vision_unlearning.metrics.structure import FSIM, ISSM
 from vision_unlearning.models import load_clip, load_judge, load_pipeline
 from vision_unlearning.models.encoders import load_image_encoder
+from vision_unlearning.running.answers import write_answers
+from vision_unlearning.running.check import evaluating_clip, recognise
 from vision_unlearning.running.cli import main
 from vision_unlearning.running.session import (
     embed_images,
@@ -38,7 +51,7 @@ from vision_unlearning.running.testbeds import prepare_task
 from vision_unlearning.store import Store, write_json
 from vision_unlearning.unlearners.base import get_method
 
-COMPUTING = ("explore", "unlearn", "generate", "interference")
+COMPUTING = ("explore", "unlearn", "generate", "interference", "results", "answers")
 STEPS = dict(num_inference_steps=1)
 
 
@@ -155,6 +168,96 @@ def test_64_bits_of_pictures_names_and_sets():
         assert torch.equal(*values) and values[0].dtype == torch.float64
 
 
+def entities(): return [{"name": "fox"}, {"name": "key"}]
+
+
+@pytest.mark.global_rng  # networks are built before their weights are read
+def test_every_pair_metric_works_on_the_device():
+    "One row a metric: nearly every number that it reads is there."
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (2, 2, 3, 64, 64), dtype=np.uint8))
+    names = ["fox", "key"]
+    with PretendDevice(wide=True):
+        scorers = Scorers("emoji", entities(), device=NAME)
+        for network in (scorers.clip, scorers.judge, scorers.encoder): assert network
+        shares = {}
+        for name, metric in PAIR_METRICS.items():
+            PretendDevice.numbers.clear()
+            prompts = [f"An image of {n}" for n in names]
+            sides = images.clone()  # an encoder remembers the pictures of a moment ago
+            if metric.look: sides = [metric.look(scorers, side, names, prompts) for side in sides]
+            metric.values(scorers, *sides)
+            shares[name] = share_there()
+    assert min(shares.values()) > .9, shares
+
+
+def faces():
+    pictures = {n: torch.full((2, 3, 64, 64), i, dtype=torch.uint8) for i, n in enumerate(("a", "b"), 1)}
+    return FaceIdentity(load_clip(), pictures)
+
+
+# metric -> how it is made, and what belongs to two pictures; the hub's networks and NudeNet's are not here
+METRICS = {
+    "LPIPS": (lambda: LPIPS("judge"), "twins"),
+    "EmbeddingSimilarity": (lambda: EmbeddingSimilarity(load_clip()), "twins"),
+    "ClipScore": (lambda: ClipScore(load_clip()), "names"),
+    "JudgeAccuracy": (lambda: JudgeAccuracy("emoji", entities()), "names"),
+    "FaceIdentity": (faces, "people"),
+    "ConceptAccuracy": (lambda: ConceptAccuracy(domains=("object",)), "concepts"),
+    "BRISQUE": (BRISQUE, "nothing"),
+    "MSSSIM": (lambda: MSSSIM(scales=3), "twins"),
+    **{cls.__name__: (cls, "twins") for cls in (RMSE, SSIM, PSNR, SRE, SpectralAngle, UIQ, FSIM, ISSM)},
+}
+ELSEWHERE = {"TextSimilarity", "HubClassifier", "PaintingStyle", "NSFW", "NudeNet"}
+
+
+def test_no_metric_is_forgotten():
+    modules = [import_module(m.name) for m in iter_modules(metrics.__path__, "vision_unlearning.metrics.")]
+    classes = [c for module in modules for c in vars(module).values() if isinstance(c, type)]
+    found = {c.__name__ for c in classes if issubclass(c, Metric)}
+    assert found - {"Metric", "PairOfImages"} == METRICS.keys() | ELSEWHERE
+
+
+@pytest.mark.global_rng  # networks are built before their weights are read
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_works_on_the_device(name):
+    make, needs = METRICS[name]
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (2, 2, 3, 64, 64), dtype=np.uint8))
+    with PretendDevice(wide=True):
+        metric = make().to(NAME)
+        PretendDevice.numbers.clear()
+        if needs == "concepts": metric.update(images[0], object=metric.classifier.classes["object"][:2])
+        elif needs == "nothing": metric.update(images[0])
+        else: metric.update(images[0], dict(names=["fox", "key"], people=["a", "b"], twins=images[1])[needs])
+        assert share_there() > .9 and len(metric.per_item()) == 2
+
+
+def test_similarities_of_answers_are_computed_on_the_device(tmp_path, monkeypatch):
+    store, _ = emptied(tmp_path)
+    generate_off(load_pipeline("tiny"), store, "emoji", ["An image of fox"], [42], model="tiny", **STEPS)
+    names = [e["name"] for e in json.loads(store.metadata("emoji").read_text())]
+    prompts = [f"An image of {name}" for name in names]
+    generate_off(load_pipeline("tiny"), store, "emoji", prompts, [42], model="tiny", **STEPS)
+    for kind in ("clip", "dino"):
+        with PretendDevice(), computing_on(NAME):
+            similarity_matrix(store, "emoji", kind)
+            assert work_done().keys() == {NAME}
+    seen = []
+    def asked(*args): raise InterruptedError(seen.append(usable_device("auto").type))
+    monkeypatch.setattr("vision_unlearning.running.answers.ask_all", asked)
+    with PretendDevice(), pytest.raises(InterruptedError): write_answers(store, "emoji", device=NAME)
+    assert seen == [NAME]
+
+
+def test_the_check_of_an_erasure_looks_on_the_device():
+    plan = pd.DataFrame({"name": ["fox", "key"], "prompt": ["An image of fox", "An image of key"]})
+    images = np.zeros((2, 64, 64, 3), np.uint8)
+    with PretendDevice():
+        looks = evaluating_clip(load_pipeline("tiny", NAME), "emoji-clip")
+        PretendDevice.numbers.clear()
+        recognise(plan, images, looks)
+        assert work_done()[NAME] > 0 and share_there() > .9
+
+
 LOADERS = {
     "pipeline": lambda device: load_pipeline("tiny", device),
     "clip": lambda device: load_clip("tiny", device=device),
@@ -183,6 +286,9 @@ def test_every_stage_refuses_a_wrong_device_before_it_starts(stage, tmp_path, ca
 def test_every_notebook_hands_the_device_on(stage):
     cells = json.loads(pipeline_path(stage).read_text())["cells"]
     source = "".join("".join(cell["source"]) for cell in cells)
+    if stage in ("results", "answers"):  # what they load deep inside asks for "auto"
+        assert "computing_on(device)" in source or "device=device" in source
+        return
     calls = re.findall(r"= (?:load_\w+)\(([^()]*(?:\([^()]*\)[^()]*)*)\)", source)
     calls += re.findall(r"(?:load_(?:clip|pipeline)|Machine)\(([^()]*(?:\([^()]*\)[^()]*)*)\)", source)
     assert calls and all("device" in call for call in calls)

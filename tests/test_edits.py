@@ -224,6 +224,7 @@ def situation(request):
         yield request.param, SITUATIONS[request.param](tiny_pipeline())
 
 
+@pytest.mark.long
 @kinds
 def test_every_situation(situation, kind):
     name, pipe = situation
@@ -336,6 +337,13 @@ def test_training_leaves_a_users_adapter_alone(how):
         words = get_method(name).reads == "names"
         sides = ("fox", ["wolf"]) if words else (forget, retain)
         with pytest.raises(ValueError, match="'style'"): get_method(name)().unlearn(pipe, *sides)
+    for name in ("uce", "rece"):  # nothing is trained: the edit is that of the base model, or none
+        if how == "fused":
+            with pytest.raises(ValueError, match="'style' is fused"): get_method(name)().unlearn(pipe, "fox")
+            continue
+        made, plain = (get_method(name)().unlearn(p, "fox") for p in (pipe, tiny_pipeline()))
+        assert all(torch.equal(tensor, plain.tensors[n]) for n, tensor in made.tensors.items())
+        assert made.tensors.keys() == plain.tensors.keys()
     for part in ("lora", "cross_attention"):
         with pytest.raises(ValueError, match="'style'"):
             relearning_curve(pipe, forget, lambda: 0, Relearning(part=part), generator=torch.Generator())
@@ -472,6 +480,7 @@ def interrupted(line):
     finally: sys.settrace(None)
 
 
+@pytest.mark.long
 @kinds
 @pytest.mark.parametrize("what", ["attach", "detach"])
 def test_interrupted_at_every_line(kind, what):

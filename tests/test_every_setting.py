@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
+from small import small_pipeline
 
 from vision_unlearning.data.splits import make_split
 from vision_unlearning.interference.generate import generate_array
-from vision_unlearning.models.tiny import tiny_pipeline
 from vision_unlearning.unlearners.callbacks import Callback
 from vision_unlearning.unlearners.methods import METHODS
+
+# Left out of `make quick`.
+pytestmark = pytest.mark.long
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class Recomputes(Callback):
 def world():
     "A pipeline with random weights, and two pictures of each side."
     forget, retain = make_split("emoji", "fox", per_entity=2)
-    return tiny_pipeline(), forget.select(range(2)), retain.select(range(2))
+    return small_pipeline(), forget.select(range(2)), retain.select(range(2))
 
 
 def digest(*parts):

@@ -14,6 +14,9 @@ from vision_unlearning.models.classifier_training import train_classifier
 from vision_unlearning.models.classifiers import classifier_for
 from vision_unlearning.unlearners.methods import CLASSIFIERS, find_methods
 
+# Left out of `make quick`.
+pytestmark = pytest.mark.long
+
 FOUND = find_methods(CLASSIFIERS)
 # as little as possible, for every method that has the setting
 SMALL = dict(

@@ -22,6 +22,9 @@ from vision_unlearning.models import TINY_FAMILIES, load_pipeline, tiny_pipeline
 from vision_unlearning.unlearners.base import get_method, load_edit
 from vision_unlearning.unlearners.methods import METHODS
 
+# Left out of `make quick`.
+pytestmark = pytest.mark.long
+
 PROMPT, SHAPE, STEPS = "An image of fox", (4, 8, 8), 3
 # The smallest settings that train two steps. Rates are high because the weights of a tiny pipeline are random
 # and its pictures hardly react; guidance without a warm-up, since three steps are over before it ends.
@@ -231,8 +234,6 @@ def test_a_scale_in_the_file_is_the_scale_of_attaching(families, split, method):
     )
 
 
-@pytest.mark.long
-@pytest.mark.long
 @everywhere
 @each
 def test_fresh_process_draws_the_same(families, fresh, family, method):

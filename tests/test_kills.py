@@ -181,6 +181,7 @@ WRITERS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("writer", WRITERS, ids=str)
 def test_a_writer_that_is_killed(writer, tmp_path, request):
     pipe()

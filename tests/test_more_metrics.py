@@ -16,6 +16,7 @@ from vision_unlearning.metrics.detectors import NSFW, HubClassifier, HubNetwork,
 from vision_unlearning.metrics.distribution import CMMD, FID, KID, InceptionEncoder, frechet_distance
 from vision_unlearning.metrics.embedding import EmbeddingSimilarity
 from vision_unlearning.metrics.identity import FaceIdentity
+from vision_unlearning.metrics.image_image import RMSE
 from vision_unlearning.metrics.nudity import NudeNet
 from vision_unlearning.models import quiet_loading
 
@@ -88,6 +89,15 @@ def test_distances_do_not_depend_on_batches_copies_or_ranks(name):
     )
     whole.reset()
     with pytest.raises(ValueError, match="0 real and 0 generated"): whole.result()
+
+
+@pytest.mark.parametrize("make", [lambda: FID("none"), lambda: KID("none"), RMSE])
+def test_a_process_without_pictures_is_named(make):
+    "Before anything else is gathered, and in each process alike."
+    metric = make()
+    sent = lambda mine, group: [torch.zeros_like(mine), torch.ones_like(mine)]
+    with pytest.raises(ValueError, match="process 0 of 2 has no .*pictures.*; give each process some"):
+        metric._sync_dist(sent)
 
 
 def test_fid_of_far_means_keeps_its_digits():

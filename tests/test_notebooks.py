@@ -1,15 +1,18 @@
 """Run every notebook top to bottom on a CPU, in this process: imports are shared, names and files are not."""
 import builtins
 import gc
+import json
 import os
 import re
 import sys
 import traceback
 from configparser import ConfigParser
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import nbformat
 import pytest
+from kills import in_this_process
 from sources import sources
 
 root = Path(__file__).resolve().parents[1]
@@ -23,45 +26,10 @@ flags = [f for f in config["DEFAULT"]["tst_flags"].split() if f not in forced]
 skipped_cell = re.compile(rf"^#\|\s*(eval:\s*false{''.join('|' + f for f in flags)})\s*$", re.M | re.I)
 front_matter_skip = re.compile(r"^(?:- )?skip_exec:\s*true\s*$", re.M | re.I)
 
-# CPU seconds of those that take long, measured on one core: they begin first.
-LONG = {
-    "8a_tuning/30_held_out.ipynb": 49,
-    "tutorials/01_uce_with_tuning.ipynb": 45,
-    "tutorials/07_what_i_care_finds.ipynb": 40,
-    "tutorials/10_speed.ipynb": 38,
-    "3a_diffusion/70_spm.ipynb": 32,
-    "3a_diffusion/60_lora_negation.ipynb": 32,
-    "3a_diffusion/65_esd.ipynb": 30,
-    "tutorials/08_forgetting_digits.ipynb": 30,
-    "3a_diffusion/50_fade_sparse.ipynb": 29,
-    "3a_diffusion/75_salun.ipynb": 29,
-    "3a_diffusion/55_munba.ipynb": 28,
-    "3a_diffusion/85_concept_ablation.ipynb": 28,
-    "8_running/42_answers.ipynb": 28,
-    "3b_classifiers/70_zero_shot.ipynb": 26,
-    "3a_diffusion/80_erasediff.ipynb": 24,
-    "explanations/01_pairs_share_entities.ipynb": 23,
-    "3b_classifiers/75_gkt.ipynb": 22,
-    "3a_diffusion/45_fade.ipynb": 21,
-    "tutorials/11_the_whole_grid.ipynb": 21,
-    "8_running/50_classifiers.ipynb": 21,
-    "3a_diffusion/40_guidance.ipynb": 20,
-    "8a_tuning/10_search_classifiers.ipynb": 18,
-    "7a_oracle/10_class_interference.ipynb": 18,
-    "4_metrics/95_speed.ipynb": 18,
-    "8_running/35_erase.ipynb": 17,
-    "7a_oracle/00_classification.ipynb": 15,
-    "3a_diffusion/25_uce.ipynb": 14,
-    "5_interference/45_attacks.ipynb": 13,
-    "6_results/65_prediction.ipynb": 13,
-    "0_models/40_shapes.ipynb": 13,
-    "tutorials/04_does_it_forget.ipynb": 12,
-    "4_metrics/55_recovery.ipynb": 12,
-    "3a_diffusion/20_crucial_times.ipynb": 11,
-    "tutorials/06_every_method.ipynb": 10,
-    "5_interference/00_generate.ipynb": 10,
-    "6_results/45_along.ipynb": 10,
-}
+# How long they take on one core, as `make seconds` found it; those that take long begin first.
+SECONDS = Path(__file__).with_name("seconds.json")
+seconds = json.loads(SECONDS.read_text())
+LONG = {name: taken for name, taken in seconds.items() if taken >= 10}
 
 
 def as_parameters():
@@ -99,8 +67,8 @@ def code_cells(path: Path, out: Path) -> tuple[list, list]:
     return cells, skips
 
 
-@pytest.fixture
-def shell():
+@contextmanager
+def new_shell():
     "An IPython shell of its own; what a shell changes in the process is put back."
     from execnb.shell import CaptureShell
 
@@ -125,14 +93,49 @@ def shell():
     gc.freeze()
 
 
-def test_there_are_notebooks(): assert len(notebooks) > 100 and set(LONG) <= set(notebooks)
+@pytest.fixture
+def shell():
+    with new_shell() as shell: yield shell
+
+
+def run_cells(shell, name, cells):
+    "Run the cells of a notebook; the first that fails ends the test with its traceback."
+    for number, source in cells:
+        result = shell.run_cell(source)
+        if result.exception is None: continue
+        # Without IPython's own frame at the top.
+        error = result.exception.with_traceback(result.exception.__traceback__.tb_next)
+        shown = "".join(traceback.format_exception(error))
+        pytest.fail(f"nbs/{name}, cell {number}:\n\n{source}\n\n{shown}", pytrace=False)
+
+
+# Whose lesson is the kernel that a stage's notebook runs in; for all others the stages run here.
+KERNELS = {"8_running/14_notebooks.ipynb"}
+
+
+@pytest.fixture
+def stages_here(name):
+    with nullcontext() if name in KERNELS else in_this_process(): yield
+
+
+def test_there_are_notebooks(): assert len(notebooks) > 100 and set(seconds) | KERNELS <= set(notebooks)
+
+
+VALUES = [b"fox", b"foxes", "fox", 1, 1., True, float("nan"), None, [1, "fox"], [1., "fox"]]
+
+
+@pytest.mark.parametrize("other", VALUES)
+def test_comparison_says_what_fastcore_says(other):
+    from conftest import compare_slowly, equals
+    for one in VALUES:
+        if type(one) is type(other): assert equals(one, other) == compare_slowly(one, other)
 
 
 # The lessons of a notebook may draw from the global generator; the library they call may not, and tests/ says
 # so.
 @pytest.mark.global_rng
 @pytest.mark.parametrize("name", as_parameters())
-def test_notebook(name, shell, tmp_path, monkeypatch):
+def test_notebook(name, shell, stages_here, tmp_path, monkeypatch):
     path = nbs / name
     if front_matter_skip.search("\n".join(c.source for c in nbformat.read(path, 4).cells[:2])):
         pytest.skip("front matter says skip_exec: true")
@@ -143,15 +146,6 @@ def test_notebook(name, shell, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "cwd")
     # nbdev's own sign for notebooks under test: nbdev_export() in one does nothing.
     monkeypatch.setenv("IN_TEST", "1")
-    for number, source in cells:
-        result = shell.run_cell(source)
-        if result.exception is not None:
-            # Without IPython's own frame at the top.
-            shown = "".join(
-                traceback.format_exception(
-                    result.exception.with_traceback(result.exception.__traceback__.tb_next)
-                )
-            )
-            pytest.fail(f"nbs/{name}, cell {number}:\n\n{source}\n\n{shown}", pytrace=False)
+    run_cells(shell, name, cells)
     left = sorted(tree() - before)
     assert not left, f"nbs/{name} left files in the tree: {left}"

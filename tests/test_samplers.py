@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from small import small_pipeline
 
 from vision_unlearning.data.splits import image_dataset
 from vision_unlearning.explore.attention import attention_fingerprints
 from vision_unlearning.interference.generate import generate_array
-from vision_unlearning.models import load_pipeline
 from vision_unlearning.unlearners.base import WeightEdit
 from vision_unlearning.unlearners.diffusion.concept_ablation import ConceptAblation
 from vision_unlearning.unlearners.diffusion.crucial_times import crucial_times
@@ -20,7 +20,10 @@ from vision_unlearning.unlearners.diffusion.guidance import SafeLatentGuidance
 from vision_unlearning.unlearners.diffusion.inputs import diffusion_batch, encode_dataset
 from vision_unlearning.unlearners.tracking import Draws
 
-WORDS = ["An image of fox", "An image of key", "An image of crab"]
+# Left out of `make quick`.
+pytestmark = pytest.mark.long
+
+WORDS = ["An image of fox", "An image of key"]
 VARIANTS = [
     ("EulerAncestralDiscreteScheduler", {}),
     ("DDPMScheduler", {}),
@@ -46,7 +49,7 @@ def names():
 
 @pytest.fixture(scope="module")
 def pipe():
-    return load_pipeline("tiny")
+    return small_pipeline()
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +70,10 @@ def disturbed():
         yield
 
 
-def pictures(pipe, steps, batch_size=3):
-    "Three pictures, after some other random number was drawn."
+def pictures(pipe, steps, batch_size=2):
+    "Two pictures, after some other random number was drawn."
     how = dict(num_inference_steps=steps, batch_size=batch_size)
-    with disturbed(): return generate_array(pipe, [42]*3, WORDS, **how).astype(int)
+    with disturbed(): return generate_array(pipe, [42]*2, WORDS, **how).astype(int)
 
 
 def check(pipe, steps):
@@ -87,7 +90,7 @@ def check(pipe, steps):
 @pytest.mark.parametrize("name, options", VARIANTS)
 def test_noisy_and_unusual_samplers_follow_seed_and_prompt(pipe, config, name, options):
     use(pipe, config, name, **options)
-    assert [check(pipe, steps) for steps in (1, 2, 5)] == ["drawn"]*3
+    assert [check(pipe, steps) for steps in (1, 4)] == ["drawn"]*2
 
 
 @pytest.mark.parametrize("name", names())

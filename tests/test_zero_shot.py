@@ -108,6 +108,7 @@ def right(net, bars):
     return [float(named[bars[1] == label].float().mean()) for label in range(4)]
 
 
+@pytest.mark.long
 @each
 def test_a_class_is_forgotten_and_the_others_stay(name, trained, bars, tmp_path):
     net, layer = trained[name], NETWORKS[name][1]

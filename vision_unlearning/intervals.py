@@ -4,11 +4,13 @@
 
 # %% ../nbs/0_base/60_intervals.ipynb #8ca8798d
 from __future__ import annotations
+from functools import lru_cache
 from typing import Callable
 import numpy as np
 
 # %% auto #0
-__all__ = ['share_interval', 'bootstrap_interval', 'correlation_interval', 'entity_matrix', 'pair_correlation_interval']
+__all__ = ['share_interval', 'bootstrap_interval', 'resampled', 'correlation_interval', 'entity_matrix',
+           'pair_correlation_interval']
 
 # %% ../nbs/0_base/60_intervals.ipynb #c8820707
 def share_interval(
@@ -50,6 +52,20 @@ def bootstrap_interval(
     else: results = [statistic(values[d], axis=0) for d in draws]
     return _middle(results, level)
 
+# %% ../nbs/0_base/60_intervals.ipynb #5d0e7a31
+def _draw_counts(n: int, n_resamples: int, seed) -> np.ndarray:
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1/n), size=n_resamples)
+
+_kept_counts = lru_cache(maxsize=4)(_draw_counts)
+
+def resampled(
+    n: int,  # units
+    n_resamples: int,
+    seed,  # anything `np.random.default_rng` takes; an integer always gives the same
+) -> np.ndarray:  # (n_resamples,N) whole numbers, of which every row sums to N; not to be written to
+    "How often each unit is drawn, with replacement."
+    return (_kept_counts if isinstance(seed, int) else _draw_counts)(n, n_resamples, seed)
+
 # %% ../nbs/0_base/60_intervals.ipynb #b582b0ab
 def correlation_interval(
     x,  # (N,) numbers
@@ -65,7 +81,7 @@ def correlation_interval(
     if len(x) < 4 or not np.ptp(x) or not np.ptp(y): return float("nan"), float("nan")
     x, y = x - x.mean(), y - y.mean()
     n = len(x)
-    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1/n), size=n_resamples)/n
+    weights = resampled(n, n_resamples, seed)/n
     mx, my, xx, yy, xy = (weights @ v for v in (x, y, x*x, y*y, x*y))
     vx, vy = xx - mx**2, yy - my**2
     varies = (vx > 1e-9*vx.max()) & (vy > 1e-9*vy.max())  # a resample of equal values has no correlation
@@ -101,7 +117,7 @@ def pair_correlation_interval(
     valid = np.isfinite(x) & np.isfinite(y) & ~np.eye(n, dtype=bool)
     if not valid.any(): return float("nan"), float("nan")
     x, y = (np.where(valid, m - m[valid].mean(), 0.) for m in (x, y))
-    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1/n), size=n_resamples).astype(float)
+    weights = resampled(n, n_resamples, seed).astype(float)
     parts = valid.astype(float), x, y, x*x, y*y, x*y
     total, sx, sy, sxx, syy, sxy = (((weights @ part)*weights).sum(1) for part in parts)
     with np.errstate(invalid="ignore", divide="ignore"):

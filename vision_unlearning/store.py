@@ -25,6 +25,9 @@ def jsonable(
     value: Any,  # nested lists, dicts, numpy scalars and arrays, paths
 ) -> Any:
     "The same value as plain JSON types; NaN and infinities become None."
+    kind = type(value)  # most of a large table is plain already
+    if kind is float: return value if math.isfinite(value) else None
+    if kind is str or kind is int: return value
     if isinstance(value, dict): return {str(k): jsonable(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set)): return [jsonable(v) for v in value]
     if hasattr(value, "tolist"): return jsonable(value.tolist())
@@ -32,16 +35,30 @@ def jsonable(
     return value if isinstance(value, (str, int, bool, type(None))) else str(value)
 
 # %% ../nbs/0_base/10_store.ipynb #7e3d69da
+def _one_item_a_line(
+    value: Any,  # of plain JSON types
+    margin: str = "\n",  # a line break and the indentation around the value
+) -> str:
+    "What `json.dumps(value, indent=1)` writes, with the fast encoder for innermost lists and dictionaries."
+    def dumps(part, **options): return json.dumps(part, ensure_ascii=False, allow_nan=False, **options)
+    if not value or not isinstance(value, (dict, list)): return dumps(value)
+    inner = margin + " "
+    items = value.values() if isinstance(value, dict) else value
+    if not any(isinstance(item, (dict, list)) for item in items):
+        text = dumps(value, separators=("," + inner, ": "))
+        return f"{text[0]}{inner}{text[1:-1]}{margin}{text[-1]}"
+    lines = [_one_item_a_line(item, inner) for item in items]
+    if isinstance(value, list): return f"[{inner}{f',{inner}'.join(lines)}{margin}]"
+    named = [f"{dumps(key)}: {line}" for key, line in zip(value, lines)]
+    return f"{{{inner}{f',{inner}'.join(named)}{margin}}}"
+
 def write_json(
     path,  # file to write
     value: Any,  # anything `jsonable` understands
 ) -> Path:
     "Write one JSON file, atomically and without NaN."
     with atomic_path(path) as temporary:
-        temporary.write_text(
-            json.dumps(jsonable(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n",
-            encoding="utf-8",
-        )
+        temporary.write_text(_one_item_a_line(jsonable(value)) + "\n", encoding="utf-8")
     return Path(path)
 
 # %% ../nbs/0_base/10_store.ipynb #37cc5f57

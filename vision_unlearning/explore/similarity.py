@@ -5,6 +5,7 @@
 # %% ../../nbs/2_explore/00_similarity.ipynb #3cc1261f
 from __future__ import annotations
 import math, re
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 import numpy as np
@@ -16,10 +17,11 @@ from ..store import Store, check_shape, read_entities, read_json, write_json
 from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['BOOKKEEPING', 'SIMILARITIES', 'entity_names', 'clip_similarity', 'attribute_columns', 'attribute_similarity',
-           'jacc_metric_score', 'jacc_similarity', 'matrix_to_records', 'Row', 'records_to_matrix',
-           'published_similarity', 'Similarity', 'read_matrix', 'metadata_of', 'TableSimilarity', 'NameSimilarity',
-           'AttributeSimilarity', 'JaccSimilarity', 'find_similarities', 'similarity_label', 'similarity_matrix']
+__all__ = ['BOOKKEEPING', 'SIMILARITIES', 'entity_names', 'clip_similarity', 'attribute_columns', 'attribute_agreement',
+           'attribute_similarity', 'jacc_metric_score', 'jacc_similarity', 'matrix_to_records', 'Row',
+           'records_to_matrix', 'published_similarity', 'Similarity', 'read_matrix', 'metadata_of', 'TableSimilarity',
+           'NameSimilarity', 'AttributeSimilarity', 'JaccSimilarity', 'find_similarities', 'similarity_label',
+           'similarity_matrix']
 
 # %% ../../nbs/2_explore/00_similarity.ipynb #84a849f0
 def entity_names(
@@ -68,13 +70,30 @@ def attribute_columns(
 ) -> dict[str, str]:  # attribute -> "categorical" or "numerical"
     "The columns that describe entities, without identifiers, metrics and constants."
     kinds = {}
-    for key in dict.fromkeys(k for e in entities for k in e):
+    for key in dict.fromkeys(chain.from_iterable(entities)):
+        if key in BOOKKEEPING or key.startswith("metric_"): continue
         values = [e[key] for e in entities if key in e and not _missing(e[key])]
-        if key in BOOKKEEPING or key.startswith("metric_") or len(set(map(str, values))) < 2: continue
+        different = len(set(map(str, values)))
+        if different < 2: continue
         if all(map(_numeric, values)): kinds[key] = "numerical"
-        elif all(isinstance(v, (str, bool)) for v in values) and len(set(map(str, values))) < len(values):
+        elif all(isinstance(v, (str, bool)) for v in values) and different < len(values):
             kinds[key] = "categorical"
     return kinds
+
+# %% ../../nbs/2_explore/00_similarity.ipynb #a7c1e05b
+def attribute_agreement(
+    values: list,  # of one attribute, an entity each
+    kind: str,  # "categorical" or "numerical"
+) -> np.ndarray:  # (N,N) in 0..1; NaN where one of the two has no value
+    "Agreement of all pairs in one attribute: same or not, or nearness within the range."
+    known = np.array([not _missing(v) for v in values])
+    if kind == "numerical":
+        numbers = np.array([float(v) if k else 0. for v, k in zip(values, known)])
+        agreement = 1 - np.abs(numbers[:, None] - numbers[None])/np.ptp(numbers[known])
+    else:
+        codes = np.unique(list(map(str, values)), return_inverse=True)[1]
+        agreement = (codes[:, None] == codes[None]).astype(float)
+    return np.where(known[:, None] & known[None], agreement, np.nan)
 
 # %% ../../nbs/2_explore/00_similarity.ipynb #a8f35a9f
 def attribute_similarity(
@@ -86,15 +105,8 @@ def attribute_similarity(
     chosen = [check_name("attribute", a, kinds) for a in (kinds if attributes is None else attributes)]
     total, count = np.zeros((2, len(entities), len(entities)))
     for key in chosen:
-        values = [e.get(key) for e in entities]
-        known = np.array([not _missing(v) for v in values])
-        if kinds[key] == "numerical":
-            numbers = np.array([float(v) if k else 0. for v, k in zip(values, known)])
-            agreement = 1 - np.abs(numbers[:, None] - numbers[None])/np.ptp(numbers[known])
-        else:
-            names = np.array(list(map(str, values)))
-            agreement = (names[:, None] == names[None]).astype(float)
-        both = known[:, None] & known[None]
+        agreement = attribute_agreement([e.get(key) for e in entities], kinds[key])
+        both = np.isfinite(agreement)
         total += np.where(both, agreement, 0)
         count += both
     with np.errstate(invalid="ignore"): return total/count

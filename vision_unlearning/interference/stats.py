@@ -52,7 +52,7 @@ def under_renamings(
     "The matrix under each renaming, or some rows of it, flattened."
     moved = np.empty((len(orders), *matrix[rows].shape))
     for order, place in zip(orders, moved):
-        np.take(np.take(matrix, order[rows], 0), order, 1, out=place, mode="clip")
+        matrix.take(order[rows], 0).take(order, 1, out=place, mode="clip")
     return moved.reshape(len(orders), -1)
 
 # %% ../../nbs/5_interference/20_stats.ipynb #e2470e43

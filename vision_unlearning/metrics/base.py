@@ -8,6 +8,7 @@ import functools
 from pathlib import Path
 from typing import ClassVar
 import torch, torchmetrics
+from torchmetrics.utilities.distributed import gather_all_tensors
 from ..dtypes import in_float64
 from ..memory import in_batches
 from ..pictures import one_size, picture_array
@@ -44,7 +45,19 @@ def as_images(
 
 # %% ../../nbs/4_metrics/00_base.ipynb #a92c6e04
 class Movable(torchmetrics.Metric):
-    "A metric that can be sent to a device without 64 bits."
+    "A metric that can be sent to a device without 64 bits, and gathered from several processes."
+    def has(self) -> dict[str, torch.Tensor]:
+        "How much this process has of what is gathered."
+        return {"pictures": torch.tensor(self._update_count, device=self.device)}
+
+    def _sync_dist(self, dist_sync_fn=gather_all_tensors, process_group=None):
+        for what, mine in self.has().items():
+            counts = [int(n) for n in dist_sync_fn(mine, group=process_group)]
+            if any(counts) and 0 in counts:
+                who = f"{self.name}: process {counts.index(0)} of {len(counts)} has no {what}"
+                raise ValueError(f"{who}, and nothing cannot be gathered; give each process some")
+        super()._sync_dist(dist_sync_fn, process_group)
+
     def _apply(self, fn, exclude_state=""):
         @functools.wraps(fn)
         def moved(tensor):

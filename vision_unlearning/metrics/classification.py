@@ -11,9 +11,12 @@ from .base import Metric, as_images
 from ..texts import as_texts
 
 # %% auto #0
-__all__ = ['JudgeAccuracy']
+__all__ = ['NONE_OF_THESE', 'UNKNOWN', 'JudgeAccuracy']
 
 # %% ../../nbs/4_metrics/40_classification.ipynb #df241c09
+NONE_OF_THESE = "none of these"  # what a picture is taken for that shows nothing a judge knows
+UNKNOWN = -1  # the same, in the place of an entity's number
+
 class JudgeAccuracy(Metric):
     "Share of pictures that show the entity that was asked for."
     name, higher_is_better, bounds = "judge", True, (0., 1.)
@@ -24,8 +27,11 @@ class JudgeAccuracy(Metric):
         entities: list[dict],  # the task's table, in index order
         judge=None,  # None for `load_judge()`
         batch_size: int = 100,  # most images judged at once
+        # images (N,3,H,W) uint8 -> (N,) bool; what it does not know is "none of these". None knows everything
+        knows=None,
     ):
         super().__init__(batch_size)
+        self.knows = knows
         if judge is None:
             from vision_unlearning.models import load_judge
             judge = load_judge()
@@ -37,6 +43,7 @@ class JudgeAccuracy(Metric):
     def score(self, images, columns):
         p = self.judge.entity_probabilities(images, self.task, self.entities).to(self.device)
         choice = p.argmax(1)
+        if self.knows is not None: choice[~self.knows(images).to(self.device)] = UNKNOWN
         wanted = torch.tensor(columns, device=self.device)
         self.sure.append(in_float64(p.gather(1, wanted[:, None])[:, 0]))
         self.chosen.append(choice)
@@ -52,4 +59,6 @@ class JudgeAccuracy(Metric):
         return self.gathered("sure")
     def answers(self) -> list[str]:
         "What each picture was taken for."
-        return [self.entities[int(i)]["name"] for i in self.gathered("chosen")]
+        return [
+            NONE_OF_THESE if i == UNKNOWN else self.entities[int(i)]["name"] for i in self.gathered("chosen")
+        ]

@@ -57,6 +57,10 @@ class DistributionMetric(Movable):
         setattr(self, f"{side}_n", getattr(self, f"{side}_n") + len(features))
         self.keep(features, side)
 
+    def has(self) -> dict[str, torch.Tensor]:
+        "How many pictures of each side this process has."
+        return {"real pictures": self.real_n, "generated pictures": self.generated_n}
+
     def counts(self) -> tuple[int, int]:
         "How many real and generated pictures there are."
         return int(self.real_n), int(self.generated_n)

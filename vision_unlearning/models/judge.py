@@ -47,20 +47,26 @@ class Judge(nn.Module):
         features = self.trunk(pixels).pooler_output.flatten(1)
         return {h: head(features) for h, head in self.heads.items()}
 
+    def pixels(self, images):
+        "(N,3,64,64) float in -1..1, where the judge is, of (N,3,H,W) uint8: the middle square."
+        x = middle_square(images).to(next(self.parameters()).device).float()
+        if x.shape[-2:] != (64, 64):
+            x = nn.functional.interpolate(x, (64, 64), mode="bicubic", antialias=True, align_corners=False)
+            x = x.clamp(0, 255)
+        return x/127.5 - 1
+
+    @torch.no_grad()
+    def features(self, images):
+        "(N,D) float32 of (N,3,H,W) uint8: what all heads read."
+        return self.trunk(self.pixels(images)).pooler_output.flatten(1).cpu()
+
     @torch.no_grad()
     def probabilities(self, images, batch_size=100):
         "head -> (N,K) float32 probabilities of (N,3,H,W) uint8; the middle square at 64x64."
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be (N,3,H,W) uint8, got {tuple(images.shape)} {images.dtype}")
-        device = next(self.parameters()).device
         def judged(part):
-            x = middle_square(images[part]).to(device).float()
-            if x.shape[-2:] != (64, 64):
-                x = nn.functional.interpolate(
-                    x, (64, 64), mode="bicubic", antialias=True, align_corners=False
-                )
-                x = x.clamp(0, 255)
-            return {h: logits.softmax(-1).cpu() for h, logits in self(x/127.5 - 1).items()}
+            return {h: logits.softmax(-1).cpu() for h, logits in self(self.pixels(images[part])).items()}
         found = [answers for _, answers in in_batches(max(1, len(images)), batch_size, "judging", judged)]
         said = {h: torch.cat([f[h] for f in found]) for h in self.classes}
         for head, rows in said.items(): require_finite(rows, f"the judge's probabilities of {head}")
@@ -109,7 +115,7 @@ def load_judge(
     device = usable_device(device)
     folder = embedded_path(name) if name in EMBEDDED_MODELS else Path(name)
     if not folder.is_dir(): raise FileNotFoundError(f"no judge {name!r}: it is neither embedded nor a folder")
-    judge = Judge(**read_json(folder/"config.json", JudgeConfig))
+    with torch.random.fork_rng(): judge = Judge(**read_json(folder/"config.json", JudgeConfig))
     def single(tensor): return tensor.float() if tensor.is_floating_point() else tensor
     try:
         saved = load_file(folder/"model.safetensors")

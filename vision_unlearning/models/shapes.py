@@ -15,6 +15,7 @@ __all__ = ['sd14_unet', 'fill_random', 'sd14_pipeline', 'clip_b16_config', 'dino
 # %% ../../nbs/0_models/40_shapes.ipynb #13415fda
 def sd14_unet(
     shrink: int = 1,  # 1, 2, 4 or 8: divides every width
+    sample_size: int = 64,  # height and width of the latents
 ):  # UNet2DConditionModel on the meta device
     "The UNet of SD 1.4 without any memory behind its weights."
     from diffusers import UNet2DConditionModel
@@ -25,7 +26,7 @@ def sd14_unet(
         )
     with torch.device("meta"):
         return UNet2DConditionModel(
-            sample_size=64,
+            sample_size=sample_size,
             cross_attention_dim=768 // shrink,
             attention_head_dim=8,
             block_out_channels=[w // shrink for w in (320, 640, 1280, 1280)],
@@ -51,15 +52,16 @@ def sd14_pipeline(
     shrink: int = 1,  # 1, 2, 4 or 8: divides every width
     device="cpu",
     dtype: torch.dtype = torch.float32,
-    seed: int = 0,  # of the weights
-):  # StableDiffusionPipeline; draws 512x512 pictures of noise
+    seed: int = 0,  # of the weights, which are the same for every `sample_size`
+    sample_size: int = 64,  # height and width of the latents; an eighth of the pictures'
+):  # StableDiffusionPipeline; draws 512x512 pictures of noise, or others by `sample_size`
     "A random Stable Diffusion pipeline with the shapes of SD 1.4; the global RNG is left alone."
     import copy
     from diffusers import AutoencoderKL, StableDiffusionPipeline
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
     from vision_unlearning.models.pipelines import load_pipeline
     tokenizer = CLIPTokenizer.from_pretrained(embedded_path("emoji-sd")/"tokenizer", model_max_length=77)
-    unet = fill_random(sd14_unet(shrink), torch.Generator().manual_seed(seed))
+    unet = fill_random(sd14_unet(shrink, sample_size), torch.Generator().manual_seed(seed))
     ids = dict(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -84,7 +86,7 @@ def sd14_pipeline(
             up_block_types=["UpDecoderBlock2D"] * 4,
             layers_per_block=2,
             latent_channels=4,
-            sample_size=512,
+            sample_size=8*sample_size,
             norm_num_groups=32 // shrink,
         ).eval()
     pipe = StableDiffusionPipeline(

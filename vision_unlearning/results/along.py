@@ -11,7 +11,7 @@ from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
 from ..core import check_name
-from ..explore.similarity import attribute_columns, attribute_similarity
+from ..explore.similarity import attribute_agreement, attribute_columns
 from ..interference.partial import partial_mantel
 from ..interference.stats import mantel
 from ..interference.names import metric_label
@@ -37,15 +37,13 @@ def attribute_matrices(
     # (K,) indices of the entities that have all of them, and a (K,K) matrix for each attribute
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     "Likeness of entities by each of several attributes."
-    known = np.array(
-        [all(v is not None for v in row) for row in zip(*(attribute_values(entities, a) for a in attributes))]
-    )
-    kept = np.flatnonzero(known)
-    there = [entities[i] for i in kept]
-    return kept, [
-        attribute_similarity(there, [a]) if a in attribute_columns(there) else np.ones((len(kept), len(kept)))
-        for a in attributes
-    ]
+    columns = [attribute_values(entities, a) for a in attributes]
+    kept = np.flatnonzero([all(v is not None for v in row) for row in zip(*columns)])
+    kinds = attribute_columns([entities[i] for i in kept])
+    def likeness(attribute, column):
+        if attribute not in kinds: return np.ones((len(kept), len(kept)))
+        return attribute_agreement([column[i] for i in kept], kinds[attribute])
+    return kept, [likeness(*one) for one in zip(attributes, columns)]
 
 # %% ../../nbs/6_results/45_along.ipynb #22bfb3e9
 class ResultTemplateInterferenceAlongAttribute(ResultTemplate):

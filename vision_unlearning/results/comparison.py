@@ -5,7 +5,7 @@
 # %% ../../nbs/6_results/20_comparison.ipynb #943a1036
 from __future__ import annotations
 import re
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from collections.abc import Iterator
 from typing import ClassVar
@@ -129,7 +129,7 @@ class ResultTemplateMethodComparisonByMetricEntity(ResultTemplate):
 
     def _values(self) -> dict[str, dict[str, float]]:
         rows = read_shared(self.store.per_entity(self.task))
-        columns = list(dict.fromkeys(k for r in rows for k in r))
+        columns = list(dict.fromkeys(chain.from_iterable(rows)))
         chosen = {
             m: find_column(columns, m, self.interference_entity, self.epochs.get(m))
             for m in self.unlearning_algorithm_list

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/6_results/40_counting.ipynb #588e0e13
 from __future__ import annotations
+from itertools import chain
 from pathlib import Path
 from collections.abc import Iterator
 from typing import ClassVar
@@ -121,7 +122,7 @@ class ResultTemplateCountSignificantRelationship(ResultTemplate):
     def inputs(self) -> list[Path]: return [self.store.per_entity(self.task)]
 
     def _test_one(self, rows: list[dict], method: str, attribute: str, kind: str | None) -> list[dict]:
-        columns = list(dict.fromkeys(k for r in rows for k in r))
+        columns = list(dict.fromkeys(chain.from_iterable(rows)))
         names = [
             find_column(columns, method, m, self.epochs.get(method)) for m in self.interference_entity_list
         ]

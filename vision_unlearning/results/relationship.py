@@ -4,6 +4,7 @@
 
 # %% ../../nbs/6_results/30_relationship.ipynb #bda3e518
 from __future__ import annotations
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 from collections.abc import Iterator
@@ -124,9 +125,8 @@ class EntityTemplate(ResultTemplate):
     def _rows(self) -> list[dict]: return read_shared(self.store.per_entity(self.task))
 
     def _column(self, rows: list[dict], metric: str) -> np.ndarray:  # (N,) NaN where undefined
-        name = find_column(
-            list(dict.fromkeys(k for r in rows for k in r)), self.unlearning_algorithm, metric, self.epochs
-        )
+        columns = list(dict.fromkeys(chain.from_iterable(rows)))
+        name = find_column(columns, self.unlearning_algorithm, metric, self.epochs)
         return np.array([np.nan if r.get(name) is None else r[name] for r in rows], float)
 
     def _test(self, function, x, y) -> dict:
@@ -138,11 +138,8 @@ def attribute_values(
     attribute: str,  # a column that is no metric
 ) -> list[Any]:  # None where it is missing
     "One attribute of every entity."
-    check_name(
-        "attribute",
-        attribute,
-        list(dict.fromkeys(k for r in rows for k in r if not k.startswith(("metric_", "sessions_")))),
-    )
+    columns = dict.fromkeys(chain.from_iterable(rows))
+    check_name("attribute", attribute, [k for k in columns if not k.startswith(("metric_", "sessions_"))])
     return [None if r.get(attribute) is None or r[attribute] != r[attribute] else r[attribute] for r in rows]
 
 # %% ../../nbs/6_results/30_relationship.ipynb #36fd5332

@@ -15,7 +15,7 @@ from .erase import own_pictures
 from ..unlearners.diffusion.inputs import encode_dataset
 
 # %% auto #0
-__all__ = ['Budget', 'Probe', 'searched', 'relearned', 'bring_back']
+__all__ = ['Budget', 'Probe', 'search_again', 'train_again', 'bring_back']
 
 # %% ../../nbs/8_running/36_probes.ipynb #d52b038a
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Probe:
         return float(seen["recognised"].mean())
 
 # %% ../../nbs/8_running/36_probes.ipynb #c3a4efd6
-def searched(
+def search_again(
     probe: Probe,
     edit,  # `Edit`
     data,  # `TrainingSet` of the concept
@@ -76,7 +76,7 @@ def searched(
     found = search_tokens(probe.pipe, data, settings, edit=edit, generator=seeded)
     with edit.on(probe.pipe), found.on(probe.pipe): return probe.share(found.prompt)
 
-def relearned(
+def train_again(
     probe: Probe,
     edit,  # `Edit`
     data,  # `TrainingSet` of the concept
@@ -103,8 +103,8 @@ def bring_back(
     )
     data = encode_dataset(probe.pipe, drawn)
     if budget.attack_steps:
-        rows.append(("a word that was searched", budget.attack_steps, searched(probe, edit, data, budget)))
+        rows.append(("a word that was searched", budget.attack_steps, search_again(probe, edit, data, budget)))
     if budget.relearning_steps:
-        rows += [("trained again", row["step"], row["share"]) for row in relearned(probe, edit, data, budget)]
+        rows += [("trained again", row["step"], row["share"]) for row in train_again(probe, edit, data, budget)]
     table = pd.DataFrame(rows, columns=["way", "steps", "recognised"])
     return table.assign(pictures=len(probe.plan.seeds))

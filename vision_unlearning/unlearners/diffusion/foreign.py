@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 from ...core import ForeignFileError, check_name
-from ...models.embedded import foreign_model
+from ...models.embedded import foreign_model, whole_model
 from ...models.network import all_layers
 from ...models.pipelines import CONVERT, load_pipeline
 from ...store import atomic_path, read_json
@@ -245,13 +245,13 @@ def import_folder(
     if config.get("_class_name") == "UNet2DConditionModel":
         from diffusers import UNet2DConditionModel
         with foreign_model("UNet", folder):
-            unet = UNet2DConditionModel.from_pretrained(folder, use_safetensors=True)
+            unet = whole_model(UNet2DConditionModel, folder, use_safetensors=True)
         return weights_edit(unet.state_dict(), model, folder)
     kind = (config.get("architectures") or [""])[0]
     part = {"CLIPTextModel": "text_encoder", "CLIPTextModelWithProjection": "text_encoder_2"}.get(kind)
     if part in encoders_of(model):
         with foreign_model("text encoder", folder):
-            encoder = type(getattr(model, part)).from_pretrained(folder, use_safetensors=True)
+            encoder = whole_model(type(getattr(model, part)), folder, use_safetensors=True)
         return weights_edit(encoder.state_dict(), model, folder, f"{part}.")
     raise ForeignFileError(f"{folder} is nothing known; known are {KNOWN}")
 
@@ -292,6 +292,7 @@ def as_lora(
     lora.info |= {k: edit.info[k] for k in ("forget", "retain", "base_model") if k in edit.info}
     return lora
 
+# %% ../../../nbs/3a_diffusion/08_foreign.ipynb #c43e6cb9
 FORMS = ("esd", "uce", "kohya", "diffusers", "spm")
 
 def export_edit(
@@ -318,6 +319,7 @@ def export_edit(
     with atomic_path(path) as temporary: save_file(tensors, temporary, metadata=metadata)
     return path
 
+# %% ../../../nbs/3a_diffusion/08_foreign.ipynb #a9c1a8df
 def spm_head(
     edit: LoraEdit,
 ) -> dict[str, str]:  # metadata of a file
@@ -328,6 +330,7 @@ def spm_head(
     adapter = edit.info["adapter"]
     return {"prompts": ",".join(prompts), "rank": str(adapter["r"]), "alpha": str(adapter["lora_alpha"])}
 
+# %% ../../../nbs/3a_diffusion/08_foreign.ipynb #4000a715
 @patch
 def export(self: Edit,
     form: str,  # one of `FORMS`
@@ -337,6 +340,7 @@ def export(self: Edit,
     "Write the edit as others publish theirs."
     return export_edit(self, form, path, model)
 
+# %% ../../../nbs/3a_diffusion/08_foreign.ipynb #e49e1d5b
 def published_weights(
     edit: Edit,
     form: str,  # "esd" or "uce"
