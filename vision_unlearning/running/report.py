@@ -9,9 +9,12 @@ from pathlib import Path
 import pandas as pd
 from ..brought import Origin
 from ..core import MissingSessionError
+from ..interference.confusion import confusion_table, emitter_answers, fate_table
 from ..interference.generate import task_prompts
 from ..interference.names import metric_label
 from ..interference.pair_metrics import PAIR_METRICS
+from ..metrics.classification import JudgeAccuracy
+from ..models.naming import load_namer
 from ..plotting import heatmap
 from .page import figure_html, note, numbers, picture, report_path, wide
 from .page import write_page
@@ -19,12 +22,13 @@ from .session import read_scores, task_entities
 from .summary import before_after, printed, rank_receivers, score_text
 from .summary import summary_table
 from ..store import Session, Store, image_name, read_record
+from ..tasks import get_task
 from ..unlearners.methods import method_label
 
 # %% auto #0
 __all__ = ['NOT_SHOWN', 'shown_entities', 'caption', 'session_grid', 'grid_table', 'interference_rows', 'matrix_axes',
-           'matrix_blocks', 'namer_words', 'report_head', 'numbers_blocks', 'picture_blocks', 'origin_blocks',
-           'report_blocks', 'write_report']
+           'matrix_blocks', 'became_blocks', 'namer_words', 'report_head', 'numbers_blocks', 'picture_blocks',
+           'origin_blocks', 'report_blocks', 'write_report']
 
 # %% ../../nbs/8_running/20_report.ipynb #f6e39a4c
 def shown_entities(
@@ -126,6 +130,29 @@ def matrix_blocks(
             figure = figure_html(matrix_axes(interference_rows(scores, metric, entities), metric), title)
             blocks.append(f"<h3>{html.escape(title)}</h3>{wide(figure)}")
     return blocks
+
+# %% ../../nbs/8_running/20_report.ipynb #35c91af0
+def became_blocks(
+    store: Store,
+    task: str,
+    sessions: list[Session],
+    judge=None,  # `JudgeAccuracy`; None takes who names the task's pictures
+) -> list[str]:  # HTML blocks; none for a task of which nobody names the pictures
+    "What became of the erased concepts: a row a method, and a row a session."
+    entities = task_entities(store, task)
+    if judge is None and not get_task(task).judge: return []
+    judge = judge or JudgeAccuracy(task, entities, load_namer(task))
+    answers = emitter_answers(store, sessions, judge)
+    kind = {e["name"]: e["domain"] for e in entities if e.get("domain")}
+    fates = fate_table(answers, kind).round(2).rename(index=method_label)
+    confused = confusion_table(answers).rename(index=method_label, level=0)
+    choice = "It may say none of these." if judge.knows else "It must choose a name, for a smear too."
+    return [
+        "<h2>What it became</h2>",
+        f"<p>What the pictures of emitters are taken for after the edit. {choice}</p>",
+        wide(numbers(fates, index=True)),
+        wide(numbers(confused, index=True)),
+    ]
 
 # %% ../../nbs/8_running/20_report.ipynb #29c00c28
 NOT_SHOWN = """<p>The judge is a small network, right about most drawings and not about all: the column
@@ -232,6 +259,7 @@ def report_blocks(
     sessions: list[Session],  # complete ones
     notes: list[str] = (),  # what was reduced
     max_grids: int = 40,  # sessions that get pictures
+    judge=None,  # of `became_blocks`
 ) -> list[str]:  # HTML blocks
     "What a report says, block by block."
     records = [read_record(store.record(s)) for s in sessions]
@@ -239,6 +267,7 @@ def report_blocks(
         *report_head(task, len(task_entities(store, task)), records, notes),
         *numbers_blocks(store, sessions),
         *picture_blocks(store, sessions, records, max_grids),
+        *became_blocks(store, task, sessions, judge),
         "<h2>Who harmed whom</h2>",
         "<p>Rows are emitters, columns receivers; red is harm. The emitter's own cell is the aim.</p>",
         *matrix_blocks(store, task, sessions),
@@ -252,12 +281,13 @@ def write_report(
     sessions: list[Session],  # complete ones, of one base model
     notes: list[str] = (),  # what was reduced, and anything else a reader must know first
     title: str = "",  # of the page
+    judge=None,  # `JudgeAccuracy` that says what emitters became; None takes the task's own
 ) -> Path:  # an HTML file that needs no other
     "Write the report of these sessions."
     if not sessions:
         raise MissingSessionError(
             f"no complete session of {task!r} in {store.base}; run `vu batch --task {task}` first"
         )
-    blocks = report_blocks(store, task, sessions, notes)
+    blocks = report_blocks(store, task, sessions, notes, judge=judge)
     target = report_path(store, task, sessions[0].model)
     return write_page(target, title or f"Interference on {task}", blocks)
