@@ -7,7 +7,7 @@ import re
 import sys
 import traceback
 from configparser import ConfigParser
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import nbformat
@@ -67,8 +67,8 @@ def code_cells(path: Path, out: Path) -> tuple[list, list]:
     return cells, skips
 
 
-@pytest.fixture
-def shell():
+@contextmanager
+def new_shell():
     "An IPython shell of its own; what a shell changes in the process is put back."
     from execnb.shell import CaptureShell
 
@@ -91,6 +91,22 @@ def shell():
     gc.collect()
     # What survives is imported modules, 700,000 objects in the end: nobody need look through them again.
     gc.freeze()
+
+
+@pytest.fixture
+def shell():
+    with new_shell() as shell: yield shell
+
+
+def run_cells(shell, name, cells):
+    "Run the cells of a notebook; the first that fails ends the test with its traceback."
+    for number, source in cells:
+        result = shell.run_cell(source)
+        if result.exception is None: continue
+        # Without IPython's own frame at the top.
+        error = result.exception.with_traceback(result.exception.__traceback__.tb_next)
+        shown = "".join(traceback.format_exception(error))
+        pytest.fail(f"nbs/{name}, cell {number}:\n\n{source}\n\n{shown}", pytrace=False)
 
 
 # Whose lesson is the kernel that a stage's notebook runs in; for all others the stages run here.
@@ -130,15 +146,6 @@ def test_notebook(name, shell, stages_here, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "cwd")
     # nbdev's own sign for notebooks under test: nbdev_export() in one does nothing.
     monkeypatch.setenv("IN_TEST", "1")
-    for number, source in cells:
-        result = shell.run_cell(source)
-        if result.exception is not None:
-            # Without IPython's own frame at the top.
-            shown = "".join(
-                traceback.format_exception(
-                    result.exception.with_traceback(result.exception.__traceback__.tb_next)
-                )
-            )
-            pytest.fail(f"nbs/{name}, cell {number}:\n\n{source}\n\n{shown}", pytrace=False)
+    run_cells(shell, name, cells)
     left = sorted(tree() - before)
     assert not left, f"nbs/{name} left files in the tree: {left}"
