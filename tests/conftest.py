@@ -58,6 +58,9 @@ def pytest_addoption(parser):
     parser.addoption("--fuzz-seed", type=int, default=0, metavar="N", help="and which ones")
     parser.addoption("--keep-seconds", action="store_true", help="note how long notebooks take")
     parser.addoption("--kills", action="store_true", help="kill writers at every event and not at a few")
+    parser.addoption("--combinations", action="store_true", help="try every setting beside every switch")
+    parser.addoption("--in-place", action="store_true",
+                     help="run notebooks where they lie, in a copy of the tree, and those that write twice")
     parser.addoption("--quick", action="store_true", help="one notebook a band, and no test marked `long`")
 
 
@@ -70,11 +73,11 @@ def seconds(item) -> float:
 def pytest_collection_modifyitems(config, items):
     """The longest first. Two workers begin at the two halves of the list and take from each other's ends, so
     the long ones are dealt to both beginnings, and nobody waits at the end for one that was begun last."""
-    if config.getoption("--quick"):
-        marks = ("long", "more_notebooks")
-        left_out = [i for i in items if any(map(i.get_closest_marker, marks))]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [i for i in items if i not in set(left_out)]
+    marks = ["long", "more_notebooks"] if config.getoption("--quick") else []
+    if not config.getoption("--combinations"): marks.append("combinations")
+    left_out = {i for i in items if any(map(i.get_closest_marker, marks))}
+    if left_out: config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [i for i in items if i not in left_out]
     long = sorted((i for i in items if seconds(i)), key=seconds, reverse=True)
     rest = [i for i in items if not seconds(i)]
     first, second = long[::2], long[1::2]
@@ -89,8 +92,9 @@ def pytest_collection_finish():
 
 
 def pytest_ignore_collect(collection_path, config):
-    "Claims run alone, and only when asked for."
+    "Claims run alone, and only when asked for; notebooks in place when asked for."
     if collection_path.suffix != ".py": return None
+    if collection_path.name == "test_in_place.py" and not config.getoption("--in-place"): return True
     return True if (collection_path.name == "test_claims.py") != bool(config.getoption("--claims")) else None
 
 

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import torch
 
-from vision_unlearning.core import ForeignFileError
+from vision_unlearning.core import ForeignFileError, UnknownNameError
 from vision_unlearning.models.tiny import tiny_pipeline
 from vision_unlearning.running.audit import Budget, audit, describe_change
 from vision_unlearning.running.audit_page import save_audit
@@ -11,11 +11,13 @@ from vision_unlearning.running.erase import erase
 from vision_unlearning.running.foreign import audit_session
 from vision_unlearning.running.own import new_task
 from vision_unlearning.running.report import write_report
+from vision_unlearning.running.session import chosen_sessions
 from vision_unlearning.store import Store, read_json, read_record
 from vision_unlearning.unlearners.diffusion.foreign import FORMS
 from vision_unlearning.unlearners.diffusion.lora import LoraEdit, adapter_edit, trainable_adapter
 from vision_unlearning.unlearners.diffusion.prompt_filter import FilterPrompts
 from vision_unlearning.unlearners.diffusion.uce import UCE
+from vision_unlearning.unlearners.methods import check_known_method, method_label
 
 NAMES = ["red", "yellow", "cyan", "green"]
 FOLDERS = ("pipeline", "pipeline/unet", "edit")  # the other forms in which edits are published
@@ -152,3 +154,11 @@ def test_a_foreign_edit_is_a_session_like_any_other(tiny, erasure, tmp_path):
     assert record["foreign"]["sha256"] == result.sha256 and record["foreign"]["source"] == str(path)
     page = write_report(store, "colours_seen", [session]).read_text()
     assert "foreign_somebody" in page and "What it became" in page
+
+
+def test_results_know_a_foreign_edit_by_its_name():
+    assert check_known_method("foreign_somebody") == "foreign_somebody"
+    assert method_label("foreign_somebody") == "somebody (foreign)"
+    with pytest.raises(UnknownNameError, match="unknown method 'foreigner'"): check_known_method("foreigner")
+    with pytest.raises(UnknownNameError): chosen_sessions(Store("nowhere"), "emoji", ["uccee"])
+    assert chosen_sessions(Store("nowhere"), "emoji", ["foreign_somebody"]) == []

@@ -7,7 +7,7 @@ import re
 import sys
 import traceback
 from configparser import ConfigParser
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import nbformat
@@ -67,8 +67,8 @@ def code_cells(path: Path, out: Path) -> tuple[list, list]:
     return cells, skips
 
 
-@pytest.fixture
-def shell():
+@contextmanager
+def new_shell():
     "An IPython shell of its own; what a shell changes in the process is put back."
     from execnb.shell import CaptureShell
 
@@ -93,6 +93,22 @@ def shell():
     gc.freeze()
 
 
+@pytest.fixture
+def shell():
+    with new_shell() as shell: yield shell
+
+
+def run_cells(shell, name, cells):
+    "Run the cells of a notebook; the first that fails ends the test with its traceback."
+    for number, source in cells:
+        result = shell.run_cell(source)
+        if result.exception is None: continue
+        # Without IPython's own frame at the top.
+        error = result.exception.with_traceback(result.exception.__traceback__.tb_next)
+        shown = "".join(traceback.format_exception(error))
+        pytest.fail(f"nbs/{name}, cell {number}:\n\n{source}\n\n{shown}", pytrace=False)
+
+
 # Whose lesson is the kernel that a stage's notebook runs in; for all others the stages run here.
 KERNELS = {"8_running/14_notebooks.ipynb"}
 
@@ -103,6 +119,16 @@ def stages_here(name):
 
 
 def test_there_are_notebooks(): assert len(notebooks) > 100 and set(seconds) | KERNELS <= set(notebooks)
+
+
+VALUES = [b"fox", b"foxes", "fox", 1, 1., True, float("nan"), None, [1, "fox"], [1., "fox"]]
+
+
+@pytest.mark.parametrize("other", VALUES)
+def test_comparison_says_what_fastcore_says(other):
+    from conftest import compare_slowly, equals
+    for one in VALUES:
+        if type(one) is type(other): assert equals(one, other) == compare_slowly(one, other)
 
 
 # The lessons of a notebook may draw from the global generator; the library they call may not, and tests/ says
@@ -120,15 +146,6 @@ def test_notebook(name, shell, stages_here, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "cwd")
     # nbdev's own sign for notebooks under test: nbdev_export() in one does nothing.
     monkeypatch.setenv("IN_TEST", "1")
-    for number, source in cells:
-        result = shell.run_cell(source)
-        if result.exception is not None:
-            # Without IPython's own frame at the top.
-            shown = "".join(
-                traceback.format_exception(
-                    result.exception.with_traceback(result.exception.__traceback__.tb_next)
-                )
-            )
-            pytest.fail(f"nbs/{name}, cell {number}:\n\n{source}\n\n{shown}", pytrace=False)
+    run_cells(shell, name, cells)
     left = sorted(tree() - before)
     assert not left, f"nbs/{name} left files in the tree: {left}"

@@ -138,7 +138,7 @@ def test_a_text_is_not_a_list_of_letters(pipe, pixels):
     with pytest.raises(ValueError, match="3 seeds but 1 prompts"): generate_array(pipe, [1]*3, "fox")
     with pytest.raises(ValueError, match="at least two names"): near_neighbours(pipe, "fox", "wolf")
     with pytest.raises(ValueError, match="2 captions|1 caption|4 images"): image_dataset(pixels, "fox")
-    with pytest.raises(ValueError, match="must be one name, got 2"): erase(pipe, ["fox", "wolf"])
+    with pytest.raises(ValueError, match="'fox' is in two requests"): erase(pipe, [["fox"], ["fox", "wolf"]])
 
 # captions
 

@@ -19,9 +19,13 @@ WRONG = {
     "forget": {("3", "3"): "given twice"},
     "kinds": {("class", "class"): "given twice"},
     "methods": {("uce", "uce"): "given twice"},
-    "metrics": {("nope",): "unknown pair metric", ("rmse", "rmse"): "given twice"},
+    "metrics": {
+        ("nope",): "unknown pair metric",
+        ("rmse", "rmse"): "given twice",
+        ("rmse",): "need judge_diff or clip_diff",
+    },
     "pair_metrics": {("nope",): "unknown pair metric"},
-    "templates": {("Nope",): "unknown result template"},
+    "templates": {("Nope",): "unknown result template", ("SimilarityMatrix",): "asked anyway"},
     "similarities": {("nope",): "unknown similarity"},
     "entity_metric": {"nope": "unknown entity metric"},
     "clip": {"nope": "unknown CLIP", "emoji-sd": "unknown CLIP", "/nope": "no such folder"},
@@ -66,7 +70,8 @@ def test_every_parameter_of_a_stage_refuses_what_means_nothing(stage, tmp_path):
 def test_what_would_change_nothing_is_refused():
     with pytest.raises(ValueError, match="neither is asked"):
         check_parameters("interference", {"encoder": "emoji-clip", "embed": False})
-    check_parameters("interference", {"encoder": "emoji-clip", "embed": False, "metrics": ["dino_diff"]})
+    asked = {"encoder": "emoji-clip", "embed": False, "metrics": ["dino_diff", "clip_diff"]}
+    check_parameters("interference", asked)
     with pytest.raises(ValueError, match="munba trains"):
         check_parameters("unlearn", {"method": "munba", "dtype": "float16"})
     with pytest.raises(ValueError, match="no sources of their own"):

@@ -59,7 +59,7 @@ def points() -> list[Point]:
     several = SIZES[1:]
     found = [Point("uce", "together", n) for n in SIZES]
     found += [Point("uce", way, n) for way in ("in turn", "sum") for n in several]
-    found += [Point(method, "together", n) for method in TRAINED for n in (1, 5, 20)]
+    found += [Point(method, "together", n) for n in (1, 5, 20) for method in TRAINED]
     found += [Point(method, way, 5) for method in TRAINED for way in ("sum", "in turn")]
     found += [Point("uce", "in turn", 5, order) for order in range(1, ORDERS + 1)]
     found += [Point(method, way, 2) for method in TRAINED for way in ("sum", "in turn")]

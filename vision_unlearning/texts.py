@@ -12,8 +12,8 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 # %% auto #0
-__all__ = ['Sentence', 'as_texts', 'clean_name', 'name_key', 'as_names', 'one_name', 'shared_names', 'as_requests', 'split_names',
-           'check_sentence', 'require_table', 'captions_of']
+__all__ = ['Sentence', 'as_texts', 'clean_name', 'name_key', 'as_names', 'one_name', 'shared_names', 'as_requests',
+           'request_label', 'split_request', 'split_names', 'check_sentence', 'require_table', 'captions_of']
 
 # %% ../nbs/0_base/09_texts.ipynb #bcb49857
 def _parts(given) -> list:
@@ -112,6 +112,18 @@ def as_requests(
         twice = shared_names([n for earlier in requests[:place] for n in earlier], names)
         if twice: raise ValueError(f"{what}: {twice[0]!r} is in two requests; name it once")
     return requests
+
+def request_label(
+    names: list[str],  # that mean the same
+) -> str:  # "kids | children"
+    "How a request is called."
+    return " | ".join(names)
+
+def split_request(
+    text: str,  # as `request_label` makes it
+) -> list[str]:  # its names; a comma is part of a name
+    "The names of a request that was written in one line."
+    return as_names(text.split("|"), "the names of a request")
 
 # %% ../nbs/0_base/09_texts.ipynb #df8c7459
 def split_names(

@@ -24,15 +24,13 @@ class HubNetwork(torch.nn.Module):
         device="cpu",
     ):
         from transformers import AutoImageProcessor, AutoModelForImageClassification
-        from vision_unlearning.models.embedded import foreign_model
+        from vision_unlearning.models.embedded import foreign_model, whole_model
         super().__init__()
         with foreign_model("classifier", model):
-            self.network = (
-                AutoModelForImageClassification.from_pretrained(model, revision=revision, dtype=torch.float32)
-                .eval()
-                .requires_grad_(False)
-                .to(device)
+            network = whole_model(
+                AutoModelForImageClassification, model, revision=revision, dtype=torch.float32
             )
+            self.network = network.eval().requires_grad_(False).to(device)
             self.processor = AutoImageProcessor.from_pretrained(model, revision=revision)
         config = self.network.config
         self.name, self.revision = model, revision or getattr(config, "_commit_hash", None)

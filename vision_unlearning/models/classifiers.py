@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from ..core import ForeignFileError, borrow, check_name
-from .embedded import foreign_model
+from .embedded import foreign_model, whole_model
 from ..store import atomic_folder, read_json, write_json
 
 # %% auto #0
@@ -244,8 +244,8 @@ def pretrained_classifier(
         return Classifier(get_model(name, weights="DEFAULT"), 1000, mean, std).eval()
     from transformers import AutoModelForImageClassification
     from transformers.image_processing_base import ImageProcessingMixin
-    with foreign_model("classifier", name), torch.random.fork_rng():
-        net = AutoModelForImageClassification.from_pretrained(name, revision=revision, dtype=torch.float32)
+    with foreign_model("classifier", name):
+        net = whole_model(AutoModelForImageClassification, name, revision=revision, dtype=torch.float32)
         said, _ = ImageProcessingMixin.get_image_processor_dict(name, revision=revision)
     mean, std = said.get("image_mean", (0.0,)), said.get("image_std", (1.0,))
     return Classifier(net, net.config.num_labels, mean, std).eval()

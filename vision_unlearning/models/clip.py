@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from ..core import require_finite, usable_device
 from ..memory import in_batches
-from .embedded import EMBEDDED_MODELS, embedded_path, foreign_model
+from .embedded import EMBEDDED_MODELS, embedded_path, foreign_model, whole_model
 from ..texts import as_texts
 
 # %% auto #0
@@ -101,7 +101,7 @@ def load_clip(
     if name == "tiny": return tiny_clip().to(device)
     source = embedded_path(name) if name in EMBEDDED_MODELS else name
     with foreign_model("CLIP", source):
-        model = CLIPModel.from_pretrained(source, revision=revision, dtype=torch.float32)
+        model = whole_model(CLIPModel, source, revision=revision, dtype=torch.float32)
         processor = CLIPImageProcessor.from_pretrained(source, revision=revision)
         tokenizer = CLIPTokenizer.from_pretrained(source, revision=revision)
     size = model.config.vision_config.image_size

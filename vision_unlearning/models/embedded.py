@@ -10,7 +10,7 @@ import vision_unlearning
 from ..core import ForeignFileError, check_name
 
 # %% auto #0
-__all__ = ['EMBEDDED_MODELS', 'embedded_path', 'quiet_loading', 'foreign_model']
+__all__ = ['EMBEDDED_MODELS', 'embedded_path', 'quiet_loading', 'foreign_model', 'whole_model']
 
 # %% ../../nbs/0_models/02_embedded.ipynb #5e6e1048
 EMBEDDED_MODELS = ("emoji-sd", "emoji-clip", "emoji-judge")
@@ -53,6 +53,7 @@ def foreign_model(
     "Read a model inside the block, quietly; what fails there is said in one line that names it."
     try:
         with quiet_loading(): yield
+    except ForeignFileError: raise
     except Exception as error:
         why = str(error).strip().partition("\n")[0]
         if Path(name).is_dir(): raise ForeignFileError(f"{name} does not load as a {kind} ({why})") from error
@@ -62,3 +63,19 @@ def foreign_model(
             f"no {kind} {str(name)!r}: it is not embedded ({', '.join(EMBEDDED_MODELS)}), not a folder, and "
             f"the hub gave none ({type(error).__name__})"
         ) from error
+
+# %% ../../nbs/0_models/02_embedded.ipynb #7c1d0a12
+def whole_model(
+    cls,  # of transformers or diffusers
+    source,  # a folder or a hub id
+    **options,  # of `from_pretrained`
+):  # the model
+    "Load a network of which no weight is missing; nothing is drawn at random."
+    import torch
+    with torch.random.fork_rng():
+        model, about = cls.from_pretrained(source, output_loading_info=True, **options)
+    lacking = sorted(about["missing_keys"])
+    if not lacking: return model
+    raise ForeignFileError(
+        f"{source} is no {type(model).__name__}: it lacks {lacking[0]} and {len(lacking) - 1} other tensors"
+    )

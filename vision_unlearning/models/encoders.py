@@ -57,11 +57,11 @@ def load_dino_model(
 ) -> tuple[Any, DinoTransform, str]:  # model in evaluation mode, transform, device
     "Load DINOv2, its transform, and say where it is."
     from transformers import Dinov2Model
-    from vision_unlearning.models.embedded import foreign_model
+    from vision_unlearning.models.embedded import foreign_model, whole_model
     device = force_device or ("cuda" if torch.cuda.is_available() else "cpu")
     usable_device(device)
     source = DINO_MODELS.get(model_name, model_name)
-    with foreign_model("DINOv2", source): model = Dinov2Model.from_pretrained(source, dtype=torch.float32)
+    with foreign_model("DINOv2", source): model = whole_model(Dinov2Model, source, dtype=torch.float32)
     return model.eval().requires_grad_(False).to(device), DinoTransform(), device
 
 # %% ../../nbs/0_models/30_encoders.ipynb #3cba8a42

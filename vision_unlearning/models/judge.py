@@ -115,7 +115,7 @@ def load_judge(
     device = usable_device(device)
     folder = embedded_path(name) if name in EMBEDDED_MODELS else Path(name)
     if not folder.is_dir(): raise FileNotFoundError(f"no judge {name!r}: it is neither embedded nor a folder")
-    judge = Judge(**read_json(folder/"config.json", JudgeConfig))
+    with torch.random.fork_rng(): judge = Judge(**read_json(folder/"config.json", JudgeConfig))
     def single(tensor): return tensor.float() if tensor.is_floating_point() else tensor
     try:
         saved = load_file(folder/"model.safetensors")

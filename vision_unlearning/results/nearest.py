@@ -22,7 +22,7 @@ from vision_unlearning.interference.stats import (
 )
 from ..interference.pair_metrics import PAIR_METRICS
 from ..plotting import new_axes
-from ..unlearners.methods import known_methods, method_label
+from ..unlearners.methods import check_known_method, method_label
 from vision_unlearning.results.base import (
     ResultTemplate,
     pair_files,
@@ -98,11 +98,11 @@ class ResultTemplateMostSimilarMostInterferedGrid(ResultTemplate):
     def _check(self):
         super()._check()
         for field, kind, known in (
-            ("unlearning_algorithms", "method", known_methods()),
             ("interference_pairs", "pair metric", PAIR_METRICS),
             ("similarity_metrics", "similarity", SIMILARITIES),
         ):
             for name in getattr(self, field): check_name(kind, name, known)
+        for name in self.unlearning_algorithms: check_known_method(name)
         if not all((self.tasks, self.unlearning_algorithms, self.interference_pairs,
             self.similarity_metrics)):
             raise ValueError(

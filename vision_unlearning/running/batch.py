@@ -42,11 +42,15 @@ class Batch:
     def check(self, store: Store):
         "Refuse unknown names, values that mean nothing, and settings that a method does not have."
         from vision_unlearning.unlearners.base import get_method
+        from vision_unlearning.unlearners.idle import refuse_idle
+        from vision_unlearning.unlearners.tuned import tuned_settings
         for stage in self.stages: check_name("stage", stage, STAGES)
         known = {name for stage in self.stages for name in pipeline_parameters(stage)}
         for name in self.parameters: check_name("parameter", name, known)
         for method in self.overrides: check_name("method in overrides", method, self.methods)
-        for method in self.methods: get_method(method)(**self.overrides.get(method, {}))
+        for name in self.methods:
+            method = get_method(name)(**tuned_settings(self.task, name) | self.overrides.get(name, {}))
+            refuse_idle(method, method.reads, method.reads)
         check_distinct("methods", list(self.methods))
         for stage, method in self.steps():
             if stage not in self.stages: continue

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/8_running/33_check.ipynb #6a6940dc
 from __future__ import annotations
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -18,12 +18,12 @@ from ..models import embedded_path, load_clip
 from ..models.machine import compute_device
 from ..plotting import image_grid
 from ..tasks import PROMPT_TEMPLATE
-from ..texts import as_names, shared_names
+from ..texts import as_names, as_requests, request_label, shared_names
 
 # %% auto #0
-__all__ = ['LIMIT_REASONS', 'MET', 'GROUPS', 'GROUP_ORDER', 'plan_prompts', 'Plan', 'plan_check', 'evaluating_clip', 'recognise',
-           'Seen', 'look', 'side_by_side', 'Limits', 'Criterion', 'Verdict', 'Group', 'unknown', 'gone', 'kept',
-           'group_of', 'verdict', 'Checked', 'measured_with']
+__all__ = ['LIMIT_REASONS', 'MET', 'GROUPS', 'GROUP_ORDER', 'plan_prompts', 'plan_requests', 'Plan', 'plan_check',
+           'evaluating_clip', 'judged', 'recognise', 'Seen', 'look', 'side_by_side', 'Limits', 'Criterion', 'Verdict',
+           'Group', 'unknown', 'gone', 'kept', 'group_of', 'by_request', 'verdict', 'Checked', 'measured_with']
 
 # %% ../../nbs/8_running/33_check.ipynb #91083afa
 def plan_prompts(
@@ -42,6 +42,24 @@ def plan_prompts(
     plan = pd.DataFrame(rows, columns=["group", "name", "prompt"])
     return plan.drop_duplicates("prompt", ignore_index=True)
 
+# %% ../../nbs/8_running/33_check.ipynb #b9da0574
+def plan_requests(
+    requests: list[list[str]],  # names that mean the same, a list a request
+    near: list[list[str]],  # neighbours of each request
+    preserve: list[str],
+    others: list[str],
+    template: str = PROMPT_TEMPLATE,
+    paraphrases: tuple[str, ...] = PARAPHRASES,
+) -> pd.DataFrame:  # group, name, prompt, request: the label, empty for what belongs to none
+    "Which prompts are drawn for all requests."
+    parts = []
+    for names, close in zip(requests, near):
+        asked = [plan_prompts(name, close, [], [], template, paraphrases) for name in names]
+        parts += [part.assign(request=request_label(names)) for part in asked]
+    rest = plan_prompts(requests[0][0], [], preserve, others, template, ())
+    parts.append(rest[rest["group"] != "concept"].assign(request=""))
+    return pd.concat(parts).drop_duplicates("prompt", ignore_index=True)
+
 # %% ../../nbs/8_running/33_check.ipynb #e51c2805
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -50,13 +68,14 @@ class Plan:
     neighbours: list[tuple[str, float]]  # name and centred cosine, nearest first
     kept: list[str]  # what a method is told to preserve: what was asked for, neighbours, anchors
     template: str  # of the prompts
+    requests: list[list[str]] = field(default_factory=list)  # names that mean the same, a list a request
 
     @property
     def seeds(self) -> list[int]: return self.table["seed"].drop_duplicates().tolist()
 
 def plan_check(
     pipe,  # Stable Diffusion pipeline, whose text encoder says who is near
-    concept: str,  # what has to be gone
+    concept,  # what has to be gone: a name, names that mean the same, or a list of such requests
     preserve: list[str] = (),  # what must not suffer
     candidates: list[str] | None = None,  # names to choose among; None takes the hundred embedded ones
     *,
@@ -70,13 +89,19 @@ def plan_check(
     "Choose who is looked at."
     seeds = [seeds] if isinstance(seeds, int) else list(seeds)
     candidates = as_names(candidates or [e["name"] for e in emoji_entities("emoji")], "candidates")
-    near = near_neighbours(pipe, concept, candidates, neighbours, template)
-    used = shared_names(candidates, [concept, *preserve, *dict(near)])
+    requests = as_requests(concept)
+    asked = [name for names in requests for name in names]
+    free = [c for c in candidates if not shared_names([c], asked)]
+    each = neighbours if len(requests) == 1 else min(neighbours, max(1, (len(free) - others)//len(requests)))
+    close = [near_neighbours(pipe, names[0], free, each, template) for names in requests]
+    near = [pair for pairs in close for pair in pairs]
+    used = shared_names(candidates, [*asked, *preserve, *dict(near)])
     rest = [c for c in candidates if c not in used]
     rest = [rest[i] for i in np.random.default_rng(0).permutation(len(rest))]
     kept = list(dict.fromkeys([*preserve, *dict(near), *rest[others:others + anchors]]))
-    asked = plan_prompts(concept, list(dict(near)), list(preserve), rest[:others], template, paraphrases)
-    return Plan(asked.merge(pd.DataFrame({"seed": seeds}), how="cross"), near, kept, template)
+    named = [list(dict(pairs)) for pairs in close]
+    plan = plan_requests(requests, named, list(preserve), rest[:others], template, paraphrases)
+    return Plan(plan.merge(pd.DataFrame({"seed": seeds}), how="cross"), near, kept, template, requests)
 
 # %% ../../nbs/8_running/33_check.ipynb #1172b0a3
 def evaluating_clip(
@@ -92,6 +117,20 @@ def evaluating_clip(
     is_name = clip is None or isinstance(clip, str)
     return load_clip(clip or "emoji-clip", device=compute_device(pipe)) if is_name else clip
 
+# %% ../../nbs/8_running/33_check.ipynb #96c69ef2
+def judged(
+    judge,  # metric with reset, update(images, names) and per_item
+    pixels: torch.Tensor,  # (N,3,H,W) uint8
+    names: list[list[str]],  # of each picture, all that mean the same
+) -> np.ndarray:  # (N,) 0 or 1
+    "Whether the judge recognises each picture under one of its names."
+    found = np.zeros(len(names))
+    for turn in range(max(map(len, names), default=0)):
+        judge.reset()
+        judge.update(pixels, [alike[turn % len(alike)] for alike in names])
+        found = np.maximum(found, judge.per_item().numpy())
+    return found
+
 # %% ../../nbs/8_running/33_check.ipynb #04d0f3c2
 def recognise(
     plan: pd.DataFrame,  # of `plan_prompts`, with a column seed
@@ -100,6 +139,7 @@ def recognise(
     judge=None,  # metric with reset, update(images, names) and per_item, such as `JudgeAccuracy`
     template: str = PROMPT_TEMPLATE,
     names: list[str] | None = None,  # to choose among; None takes those of the plan
+    same: list[list[str]] = (),  # names that mean the same: a picture of one is recognised by each
 ) -> pd.DataFrame:  # clip 0..100, recognised 0 or 1, one row a picture
     "How well each picture fits its name, and whether it is recognised among all names."
     names = names or list(dict.fromkeys(plan["name"]))
@@ -107,16 +147,17 @@ def recognise(
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     cosines = clip.encode_images(pixels) @ clip.encode_texts([template.format(n) for n in names]).T
     require_finite(cosines, "the cosines of pictures and names", "load CLIP in float32")
+    alike = {name: request for request in same for name in request}
+    first = [alike.get(n, [n])[0] for n in names]
+    meaning = torch.tensor([first.index(n) for n in first])
     found = pd.DataFrame(
         {
             "clip": 100 * cosines[torch.arange(len(wanted)), wanted].clamp(min=0).numpy(),
-            "recognised": (cosines.argmax(1) == wanted).double().numpy(),
+            "recognised": (meaning[cosines.argmax(1)] == meaning[wanted]).double().numpy(),
         }
     )
     if judge is not None:
-        judge.reset()
-        judge.update(pixels, list(plan["name"]))
-        found["recognised"] = judge.per_item().numpy()
+        found["recognised"] = judged(judge, pixels, [alike.get(n, [n]) for n in plan["name"]])
         require_finite(found["recognised"].to_numpy(float), "the judge's answers")
     return found
 
@@ -137,7 +178,7 @@ def look(
     "Draw a plan, and say what is seen."
     asked = plan.table
     images = generate_array(pipe, asked["seed"].tolist(), asked["prompt"].tolist(), **generation)
-    return Seen(images, recognise(asked, images, clip, judge, plan.template))
+    return Seen(images, recognise(asked, images, clip, judge, plan.template, same=plan.requests))
 
 def side_by_side(
     plan: Plan,
@@ -256,18 +297,31 @@ def group_of(
         who, float(part["recognised_before"].mean()), float(part["recognised_after"].mean()), len(part)
     )
 
+def by_request(
+    table: pd.DataFrame,  # with a column request where there may be several
+) -> dict[str, pd.DataFrame]:  # label -> its rows; one without a label where there is one request
+    "The rows of each request."
+    labels = [label for label in dict.fromkeys(table.get("request", [])) if label]
+    if len(labels) < 2: return {"": table}
+    return {label: table[table["request"] == label] for label in labels}
+
 def verdict(
     table: pd.DataFrame,  # group, recognised_before, recognised_after: one row a picture
     limits: Limits = Limits(),
 ) -> Verdict:
     "Hold the numbers against the limits."
     require_finite(table[["recognised_before", "recognised_after"]].to_numpy(float), "what was recognised")
-    concept = group_of(table, "the concept, in all wordings together,", ("concept", "paraphrase"))
-    found = [gone(concept, limits)]
+    parts = by_request(table)
+    found = []
+    for label, part in parts.items():
+        who = f"{label or 'the concept'}, in all wordings together,"
+        found.append(gone(group_of(part, who, ("concept", "paraphrase")), limits))
     for who, (name, limit) in GROUPS.items():
-        if not table["group"].eq(name).any(): continue
-        found.append(kept(group_of(table, who, (name,)), limits, getattr(limits, limit)))
-    if len(found) == 1:
+        for label, part in parts.items() if name == "neighbour" else [("", table)]:
+            if not part["group"].eq(name).any(): continue
+            whose = f"{who} of {label}" if label else who
+            found.append(kept(group_of(part, whose, (name,)), limits, getattr(limits, limit)))
+    if len(found) == len(parts):
         text = "nothing but the concept was drawn, so nothing shows that others are kept; check neighbours"
         found.append(Criterion(None, text))
     return Verdict(tuple(found))

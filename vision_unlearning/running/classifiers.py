@@ -18,6 +18,7 @@ from .page import figure_html, page
 from .stages import check_parameters, parse_parameter
 from ..store import atomic_path
 from ..unlearners.classifiers.base import get_classifier_method
+from ..unlearners.idle import refuse_idle
 
 # %% auto #0
 __all__ = ['CLASSIFIER_STAGES', 'PROTOCOL_PARAMETERS', 'RUN_PARAMETERS', 'chosen_methods', 'runs_asked', 'run_tuned',
@@ -65,16 +66,20 @@ def run_tuned(
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #12252f0f
 def check_overrides(
+    protocol: str,
     overrides: dict,  # method -> settings
     chosen: dict[str, list[str]],  # kind -> methods
 ):
-    "Refuse settings of a method that does not run, and settings that it has not."
+    "Refuse settings of a method that does not run, that it has not, or that would do nothing."
     running = [m for methods in chosen.values() for m in methods if m not in REFERENCES]
     for method, settings in overrides.items():
         check_name("method with overrides", method, running)
         if not isinstance(settings, dict):
             raise ValueError(f'overrides are {{"{method}": {{"setting": value}}}}, got {settings!r}')
-        get_classifier_method(method)(**settings)
+        for kind in (kind for kind, names in chosen.items() if method in names):
+            made = get_classifier_method(method)(**tuned_classifier(protocol, kind, method) | settings)
+            side = "names" if made.reads == "names" else "batches"  # as `Comparison` gives them
+            refuse_idle(made, side, side)
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #1f16ca19
 def run_classifiers(
@@ -92,7 +97,7 @@ def run_classifiers(
     "Run what is missing and read what is there."
     from tqdm.auto import tqdm
     chosen = runs_asked(methods, kinds, forget)
-    check_overrides(overrides or {}, chosen)
+    check_overrides(protocol, overrides or {}, chosen)
     total = len(seeds)*sum(len(names) for names in chosen.values())
     found = []
     with tqdm(total=total, disable=not progress, desc=f"classifiers on {protocol}") as bar:

@@ -346,13 +346,22 @@ Push = Annotated[
 @app.command("erase")
 @on_machine
 def erase_command(
-    concept: Annotated[str, typer.Option(help="What has to go.")],
+    concept: Annotated[
+        list[str],
+        typer.Option(help="What has to go; repeat it for several, with | between names of the same thing."),
+    ],
     out: Annotated[str, typer.Option(help="Folder to write; must not exist.", callback=at_home)],
     model: Annotated[str, typer.Option(help="Embedded name, a folder, a file, or a hub id.")] = "emoji-sd",
     config: Config = "",
     preserve: Annotated[
-        str, typer.Option(help="Names that must not suffer, with commas; quote one that has a comma.")
-    ] = "",
+        list[str],
+        typer.Option(
+            help="Names that must not suffer, with commas; quote one that has a comma. May be repeated."
+        ),
+    ] = (),
+    one_by_one: Annotated[
+        bool, typer.Option("--one-by-one", help="Several concepts in turn, each from the last edited model.")
+    ] = False,
     method: Annotated[str, typer.Option(help="Backend name, or mine.py:Class of your own.")] = "uce",
     settings: Annotated[str, typer.Option(help="Settings of the method, as JSON.")] = "{}",
     candidates: Candidates = "",
@@ -367,6 +376,7 @@ def erase_command(
     "Erase a concept from a pipeline, check it and its neighbours before and after, and say go or no-go."
     from vision_unlearning.models.machine import Machine, compute_device
     from vision_unlearning.running.erase import erase, push_to_hub, save_erasure
+    from vision_unlearning.texts import split_request
     from vision_unlearning.unlearners.base import get_method
     from vision_unlearning.unlearners.methods import METHODS
     if Path(out).exists(): raise ValueError(f"{out} exists; give a folder that does not")
@@ -376,17 +386,21 @@ def erase_command(
         raise ValueError(
             f"{method} makes no LoRA, which is what --kohya writes; leave it out, or try --merge"
         )
+    requests = [split_request(text) for text in concept]
+    kept = [name for text in preserve for name in split(text)]
+    shown = [*(name for names in requests for name in names), *kept, *split(candidates)]
     runs = Machine(**machine)
     pipe = runs.load(model, config=config or None, learns=True)
     result = erase(
         pipe,
-        concept,
-        tuple(split(preserve)),
+        requests,
+        tuple(kept),
         method,
+        one_by_one=one_by_one,
         settings=options,
         candidates=split(candidates) or None,
         clip=clip or None,
-        judge=embedded_judge(model, [concept, *split(preserve), *split(candidates)], compute_device(pipe)),
+        judge=embedded_judge(model, shown, compute_device(pipe)),
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         batch_size=runs.batch_size,

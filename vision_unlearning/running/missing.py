@@ -34,7 +34,12 @@ def missing_of_task(
 ) -> list[str]:
     "What the table of a task and its similarities lack."
     task = get_task(parameters["task"]).name
-    if stage == "prepare": return [] if store.metadata(task).exists() else ["entity table"]
+    if stage == "prepare" and not store.metadata(task).exists(): return ["entity table"]
+    if stage == "prepare":
+        from vision_unlearning.running.testbeds import find_testbeds, require_prepared
+        asked = [parameters[name] for name in ("sources", "scale", "legacy")]
+        if task in find_testbeds(): require_prepared(store, task, *asked)
+        return []
     kinds = ["clip", "attr"] + (["act"] if parameters["attention_seeds"] else [])
     return [f"{kind} similarity" for kind in kinds if not store.similarity(kind, task).exists()]
 

@@ -15,7 +15,7 @@ from ..results.asking import Subjects
 from ..results.base import PairTable, read_pairs
 from .templates import RESULT_TEMPLATES
 from ..store import Store, read_entities, read_json
-from ..unlearners.methods import known_methods
+from ..unlearners.methods import is_foreign, known_methods
 
 # %% auto #0
 __all__ = ['Question', 'worst_pair', 'shared_values', 'made_similarities', 'tested_methods', 'subjects', 'questions']
@@ -60,7 +60,8 @@ def tested_methods(
 ) -> list[str]:
     "The methods that have tables of pairs."
     held = {m for m, _ in pair_sessions(store, task)}
-    known = [m for m in known_methods() if m in held]
+    foreign = sorted(m for m in held if is_foreign(m))
+    known = [m for m in known_methods() if m in held] + foreign
     chosen = [check_name("method with tables", m, known) for m in methods] or known
     if chosen: return chosen
     raise MissingSessionError(

@@ -32,7 +32,7 @@ from vision_unlearning.store import (
     read_record,
     write_json,
 )
-from ..unlearners.methods import METHODS
+from ..unlearners.methods import METHODS, is_foreign
 from typing_extensions import TypedDict
 
 # %% auto #0
@@ -95,12 +95,14 @@ def plan_sessions(
 ) -> list[Session]:  # one an emitter, in the order given
     "Check every name and setting and return the sessions; nothing is written."
     from vision_unlearning.unlearners.base import Unlearner, get_method
+    from vision_unlearning.unlearners.idle import refuse_idle
     from vision_unlearning.unlearners.tuned import tuned_settings
     if isinstance(method, Unlearner): method, overrides = type(method), method.model_dump(mode="json")
     method = METHODS.take(method)
     METHODS.require_same(store, method)
     table, model = task_entities(store, task), model or get_task(task).base_model
     unlearner = get_method(method)(**{**tuned_settings(task, method), **(overrides or {})})
+    refuse_idle(unlearner, unlearner.reads, unlearner.reads)
     if unlearner.reads == "pictures" and own_task(task) and not store.pictures(task).is_dir():
         raise ValueError(
             f"{method} reads pictures, and the task {task!r} was brought without; give `vu task new` "
@@ -477,7 +479,8 @@ def chosen_sessions(
     "The complete sessions that a page is about; names are checked."
     table = task_entities(store, task) if entities else []
     names = {find_entity(table, e)["name"] for e in entities}
-    for method in methods: check_name("method", method, METHODS)
+    for method in methods:
+        if not is_foreign(method): check_name("method", method, METHODS)
     complete = [s for s, r in recorded_sessions(store, task).items() if r["status"] == "complete"]
     found = [
         s for s in complete

@@ -7,16 +7,17 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
+from typing_extensions import TypedDict
 from ..core import check_name
 from ..data.emoji import prepare_emoji
-from ..data.preparation import fetch_sources
+from ..data.preparation import fetch_sources, source_settings
 from ..download import Source
-from ..store import Store, read_entities
+from ..store import Store, read_entities, read_json
 from ..tasks import SCALES, find_tasks, get_task, task_module
 
 # %% auto #0
-__all__ = ['Testbed', 'find_testbeds', 'get_testbed', 'prepare_task']
+__all__ = ['SMOKE_SIZE', 'Testbed', 'find_testbeds', 'get_testbed', 'Prepared', 'require_prepared', 'prepare_task']
 
 # %% ../../nbs/8_running/10_testbeds.ipynb #c7015db6
 @dataclass(frozen=True)
@@ -40,6 +41,37 @@ def get_testbed(
     if not hasattr(module, "SOURCES"): check_name("testbed", task, find_testbeds())
     return Testbed(module.SOURCES, module.standin_sources, getattr(module, f"prepare_{task}"))
 
+# %% ../../nbs/8_running/10_testbeds.ipynb #5a6b1f02
+SMOKE_SIZE = dict(target=8, per_entity=3)  # entities, and pictures of each
+
+class Prepared(TypedDict):
+    "What was noted of how a task was prepared."
+    settings: dict[str, Any]
+
+def require_prepared(
+    store: Store,
+    task: str,  # of `find_testbeds()`, prepared
+    sources: dict[str, str] | None,  # as `prepare_task` is asked
+    scale: str,
+    legacy: bool,
+):
+    "Refuse to take a task for prepared that was prepared in another way."
+    noted, path = store.preparation(task), store.metadata(task)
+    remedy = f"ask for the same, use another base_folder, or delete {path.name}"
+    made = read_json(noted, Prepared)["settings"] if noted.is_file() else {}
+    if not made and (sources or legacy or scale != "full"):
+        raise ValueError(f"{path} is there, and nobody noted how it was made; {remedy}")
+    if not made: return
+    smoke = SMOKE_SIZE.items() <= made.items()
+    read = {name: made.get("sources", {}).get(name) for name in sources or ()}
+    was = dict(scale="smoke" if smoke else "full", legacy=made.get("legacy", False), sources=read)
+    now = dict(scale=scale, legacy=legacy, sources=source_settings(sources or {}))
+    for name, value in now.items():
+        if value == was[name]: continue
+        raise ValueError(
+            f"{path} was made with {name}={was[name]!r}, and {name}={value!r} is asked; {remedy}"
+        )
+
 # %% ../../nbs/8_running/10_testbeds.ipynb #30da1539
 def prepare_task(
     store: Store,
@@ -52,7 +84,10 @@ def prepare_task(
     "Write the table of a task if it is missing, and return the table of any."
     check_name("scale", scale, SCALES)
     if get_task(task).embedded: return prepare_emoji(store, task)
-    if store.metadata(task).exists() or task not in find_testbeds(): return read_entities(store, task)
+    if task not in find_testbeds(): return read_entities(store, task)
+    if store.metadata(task).exists():
+        require_prepared(store, task, sources, scale, legacy)
+        return read_entities(store, task)
     testbed = get_testbed(task)
     if scale == "full":
         found = fetch_sources(testbed.sources, store.base/"sources"/task, sources, progress)
@@ -64,5 +99,5 @@ def prepare_task(
             "or ask for scale='full'"
         )
     with tempfile.TemporaryDirectory() as folder:
-        testbed.prepare(store, testbed.standins(Path(folder)), target=8, per_entity=3)
+        testbed.prepare(store, testbed.standins(Path(folder)), **SMOKE_SIZE)
     return read_entities(store, task)

@@ -17,7 +17,8 @@ from ..store import Store
 __all__ = ['LEAST', 'HUB_ID', 'DISTINCT', 'NETWORKS', 'NAMES', 'TOGETHER', 'check_number', 'check_distinct', 'check_network',
            'known_networks', 'check_similarities', 'check_offload', 'check_tracker', 'door_of', 'take_names',
            'as_typed', 'sources_of', 'check_unprepared', 'check_preparation', 'check_revision', 'check_variant',
-           'check_compiled', 'check_precision', 'check_encoder', 'check_entity_metric', 'check_values']
+           'check_compiled', 'check_precision', 'check_encoder', 'check_templates', 'check_metrics',
+           'check_entity_metric', 'check_values']
 
 # %% ../../nbs/8_running/02_values.ipynb #3a7e4abf
 LEAST = dict(  # parameter -> the smallest value that means something
@@ -216,6 +217,17 @@ def check_encoder(asked: dict):  # parameters of `interference`
     if asked["encoder"] and not asked["embed"] and "dino_diff" not in asked["metrics"]:
         raise ValueError("encoder is for embed and dino_diff, and neither is asked; leave it out")
 
+def check_templates(names: list[str]):
+    "Refuse templates that are asked anyway."
+    from vision_unlearning.running.templates import RESULT_TEMPLATES
+    ships = [name for name in names if name in RESULT_TEMPLATES.shipped()]
+    if ships: raise ValueError(f"templates are further ones, and {ships[0]} is asked anyway; leave it out")
+
+def check_metrics(asked: dict):  # parameters of `interference`
+    "Refuse metrics of which none says what became of the emitter, which the summary of a session is about."
+    if asked["metrics"] and not {"judge_diff", "clip_diff"} & set(asked["metrics"]):
+        raise ValueError("metrics need judge_diff or clip_diff among them, which the summary is made of")
+
 def check_entity_metric(asked: dict):  # parameters of `results`
     "Refuse a metric that this library has not, where no table of others may have it."
     from vision_unlearning.interference.names import entity_metric_table
@@ -231,6 +243,7 @@ DISTINCT = dict(
 NETWORKS = dict(model="pipeline", clip="CLIP", judge="judge", encoder="image encoder")
 NAMES: dict[str, Callable] = dict(
     similarities=check_similarities,
+    templates=check_templates,
     track=check_tracker,
 )
 TOGETHER: dict[tuple[str, ...], Callable] = {  # what a check reads -> the check
@@ -240,6 +253,7 @@ TOGETHER: dict[tuple[str, ...], Callable] = {  # what a check reads -> the check
     ("device", "compiled"): check_compiled,
     ("method", "dtype"): check_precision,
     ("encoder", "embed", "metrics"): check_encoder,
+    ("metrics",): check_metrics,
     ("task", "entity_metric", "base_folder"): check_entity_metric,
 }
 

@@ -440,6 +440,13 @@ class Unlearner(Config, ABC):
     @property
     def epochs(self) -> int: return getattr(self, "num_train_epochs", 0)  # passes over the forget set
 
+    def idle(self,
+        forget: str,  # what a side holds, see `unlearners.idle`
+        retain: str,
+    ) -> dict[str, str]:  # name of a setting -> why
+        "Settings that would do nothing beside the others."
+        return {}
+
     def optimisation(self,
         length: int = 0,  # forget pictures of an epoch, where the method counts epochs
         model=None,  # what is trained; read with `gradient_checkpointing` only

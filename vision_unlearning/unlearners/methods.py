@@ -16,7 +16,7 @@ from ..finding import Found, find_classes
 # %% auto #0
 __all__ = ['UNLEARNERS', 'DIFFUSION', 'CLASSIFIERS', 'UNLEARNER', 'METHODS', 'FOREIGN', 'BASELINES', 'find_methods', 'OwnMethod',
            'check_method_class', 'MethodWords', 'MethodDoor', 'Look', 'shipped_looks', 'known_methods',
-           'check_known_method', 'method_label', 'method_color']
+           'check_known_method', 'is_foreign', 'method_label', 'method_color']
 
 # %% ../../nbs/3_unlearners/02_methods.ipynb #77364293
 def find_methods(
@@ -121,12 +121,19 @@ def check_known_method(
     method: str,  # backend name
 ) -> str:  # the same
     "Refuse a name that no table can be of."
-    known = method in shipped_looks() or method in METHODS
+    known = method in shipped_looks() or method in METHODS or is_foreign(method)
     return method if known else check_name("method", method, known_methods())
+
+def is_foreign(
+    method: str,  # backend name, or "foreign_somebody"
+) -> bool:
+    "Whether a name is that of an edit which somebody else made; there is no class of that name."
+    return method.startswith(f"{FOREIGN}_")
 
 def _look_of(method: str) -> Look:
     "Of a method; one that is not known keeps its name, in dark grey."
     if method in (looks := shipped_looks()): return looks[method]
+    if is_foreign(method): return Look(f"{method.removeprefix(FOREIGN + '_')} (foreign)")
     return _look(METHODS[method].constants) if method in METHODS else Look(method)
 
 # %% ../../nbs/3_unlearners/02_methods.ipynb #17987378

@@ -21,6 +21,7 @@ from ...data.classification import ImageSet
 from ...data.loaders import as_loader
 from ..attached import forget_edits, stored_values
 from ..base import Unlearner, WeightEdit
+from ..idle import held, refuse_idle
 from ...models.network import all_tensors
 from ..methods import CLASSIFIERS, find_methods
 from .recipes import Minimizer, checked_recipe, make_minimizer
@@ -56,11 +57,12 @@ def check_labels(
 # %% ../../../nbs/3b_classifiers/00_base.ipynb #667570e0
 def unwrapped(
     source,  # what a caller gave for one side
+    batch_size: int = 128,  # of pictures, which have none of their own
 ):
     "Pictures with labels as a loader; anything else as it is."
     if isinstance(source, Samples): return source.source
     pictures = hasattr(source, "column_names") or isinstance(source, ImageSet)
-    return as_loader(source, shuffle=True) if pictures else source
+    return as_loader(source, batch_size, shuffle=True) if pictures else source
 
 # %% ../../../nbs/3b_classifiers/00_base.ipynb #70b962d8
 def tensor_pair(
@@ -96,8 +98,9 @@ class Samples:
         side: str = "forget",  # its name in messages
         num_classes: int | None = None,  # logits of the model; labels are checked when it is known
         chunk: int = 256,  # samples a batch when all are read in order
+        batch_size: int = 128,  # of training, where pictures are given
     ):
-        self.source = unwrapped(source)
+        self.source = unwrapped(source, batch_size)
         self.side, self.num_classes, self.chunk = side, num_classes, chunk
         self.tensors = tensor_pair(self.source)
         sized = isinstance(self.source, Dataset) and hasattr(self.source, "__len__")
@@ -178,10 +181,10 @@ class Run(State):
         side = "forget" if retain is None else "retain"
         inputs, _ = next(iter(Samples(given[side], side)))
         self.num_classes = count_classes(model, inputs[:2].to(self.device))
-        self.forget, self.retain = (
-            None if source is None else Samples(source, side, self.num_classes)
-            for side, source in given.items()
-        )
+        def samples(side):
+            if given[side] is None: return None
+            return Samples(given[side], side, self.num_classes, batch_size=method.train_batch_size)
+        self.forget, self.retain = samples("forget"), samples("retain")
 
     @torch.no_grad()
     def teacher(self, inputs): return self.original(inputs)  # (B,C) logits of the model as it was given
@@ -306,6 +309,9 @@ class ClassifierUnlearner(Unlearner):
     is_oracle: ClassVar[bool] = False  # whether it is what the others are compared with
     fixed: ClassVar[dict] = {}  # settings of a comparison that no search changes
     train_batch_size: int = Field(128, ge=1)  # samples of each side a step; a loader keeps its own
+    def idle(self, forget, retain):
+        loaders = {forget, retain} - {"nothing"} == {"batches"}
+        return {"train_batch_size": "batches of a loader have a size of their own"} if loaders else {}
 
     def change(self, run: Run, callbacks):
         raise NotImplementedError(f"{self.name} does not say what it changes")
@@ -320,6 +326,7 @@ class ClassifierUnlearner(Unlearner):
         callbacks=(),
     ) -> WeightEdit:
         "Train or compute on a copy, and return what changed."
+        refuse_idle(self, held(forget), held(retain))
         generator = generator or torch.Generator().manual_seed(0)
         with borrow(model):
             run = Run(self, model, forget, retain, generator)

@@ -43,6 +43,9 @@ class BoundaryShrink(TrainedClassifier):
     # epsilon of the search, in units of the inputs; 0 takes the second-best answer
     radius: float = Field(.1, ge=0)
     bounds: tuple[float, float] | None = None  # range of the inputs, to which the search is clipped
+    def idle(self, forget, retain):
+        found = super().idle(forget, retain)
+        return found if self.radius else found | {"bounds": "radius=0 does not search"}
     def losses(self, run, batch):
         inputs, labels = batch["forget"]
         wrong = nearest_wrong(run.original, inputs, labels, self.radius, self.bounds)

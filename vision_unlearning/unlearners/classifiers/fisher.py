@@ -164,6 +164,10 @@ class FisherForget(GridClassifier):
     estimator: Literal["sample", "batch"] = "sample"  # squares of single gradients, or of a batch's
     fisher_samples: int | None = Field(None, ge=1)  # retained samples that are used; None for all
 
+    def idle(self, forget, retain):
+        found = {"train_batch_size": "gradients are taken sample by sample, or in batches of 32"}
+        if self.variant == "paper": found["omit_label"] = "it is a rule of variant='published_code'"
+        return found
     def measure(self, run):
         if self.omit_label is not None and self.omit_label >= run.num_classes:
             raise ValueError(

@@ -22,7 +22,7 @@ from .zero_shot import split_classes
 
 # %% auto #0
 __all__ = ['gate', 'picture_generator', 'attention_maps', 'transfer_loss', 'generator_round', 'student_round', 'GKT',
-           'teach_from_nothing', 'teach']
+           'teach_from_nothing', 'teach', 'closed']
 
 # %% ../../../nbs/3b_classifiers/75_gkt.ipynb #e402948f
 def gate(
@@ -225,11 +225,7 @@ def teach(
             disagreement = generator_round(run, method, noise)
             share, found = student_round(run, method, noise)
             empty = 0 if found else empty + 1
-            if empty == 50:
-                raise ValueError(
-                    f"{method.name}: in 50 rounds no picture passed the gate at "
-                    f"threshold={method.threshold}; raise it, or forget fewer classes"
-                )
+            if empty == 50: raise closed(method, empty)
             run.losses = found | {"disagreement": disagreement or 0., "passed": share}
             run.loss = sum(found.values())
             run.memory["passed"] += share
@@ -239,3 +235,14 @@ def teach(
                     f"{method.name}: the loss is {run.loss} in round {run.step}; lower the learning rate"
                 )
             run.call("after_step")
+    if run.step and not run.memory["passed"]: raise closed(method, run.step)
+
+def closed(
+    method: GKT,
+    rounds: int,  # without a picture
+) -> ValueError:
+    "What is said where the student was shown nothing."
+    return ValueError(
+        f"{method.name}: in {rounds} rounds no picture passed the gate at threshold={method.threshold}; "
+        "raise it, or forget fewer classes"
+    )

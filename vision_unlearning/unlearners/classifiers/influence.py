@@ -134,6 +134,10 @@ class Influence(GridClassifier):
     fisher_samples: int = Field(1000, ge=1)  # retained samples of the matrix
     solver: Literal["exact", "published_code"] = "exact"  # how the system is solved
 
+    def idle(self, forget, retain):
+        found = {"train_batch_size": "gradients are taken sample by sample"}
+        if self.solver == "published_code": found["damping"] = "the published recursion starts from 1"
+        return found
     def measure(self, run):
         losses, f, r = Losses(run.student), run.forget.size, run.retain.size
         v = f/(f + r)*(losses.gradient(run.forget) - losses.gradient(run.retain))

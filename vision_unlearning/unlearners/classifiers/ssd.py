@@ -41,6 +41,9 @@ class SSD(ClassifierUnlearner):
     estimator: Literal["sample", "batch"] = "sample"  # squares of single gradients, or of a batch's
     fisher_samples: int | None = Field(None, ge=1)  # samples of each side that are used; None for all
 
+    def idle(self, forget, retain):
+        if self.estimator == "batch": return {}
+        return {"train_batch_size": "estimator='sample' takes gradients sample by sample"}
     def change(self, run, callbacks):
         chunk = self.train_batch_size if self.estimator == "batch" else 32
         forget, retain = (

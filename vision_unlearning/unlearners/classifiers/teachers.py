@@ -51,6 +51,10 @@ class SCRUB(TrainedClassifier):
     max_epochs: int = Field(2, ge=0)  # epochs with a max-step, counted from the first
     form: Literal["alternating", "joint"] = "alternating"  # the paper's algorithm, or all terms in one sum
 
+    def idle(self, forget, retain):
+        found = super().idle(forget, retain)
+        if self.form == "joint": found["max_epochs"] = "form='joint' has no max-steps"
+        return found
     def phases(self, epoch):
         if self.form == "joint": return [("joint", ("forget", "retain"))]
         repair = [("min", ("retain",))]

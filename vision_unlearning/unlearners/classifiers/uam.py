@@ -8,7 +8,7 @@ import math
 from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from .base import Finetune
 from .recipes import Minimizer, climbed, make_minimizer
 
@@ -48,6 +48,11 @@ class UnlearningAware(Minimizer):
     projection: float = Field(0., ge=0)  # gamma; 0: the published code, 1: the paper's projection
     ascent_sample: int | None = Field(None, ge=1)  # forget samples of the climb; None for all
 
+    @model_validator(mode="after")
+    def _falls(self):
+        if self.cosine_total_step is not None or not self.cosine_start_step: return self
+        raise ValueError("cosine_start_step would do nothing without cosine_total_step; give both or neither")
+
     def gradients(self, run, batch):
         inputs, labels = (t[:self.ascent_sample] for t in batch["forget"])
         others = [b[0] for side, b in batch.items() if side != "forget"]
@@ -79,6 +84,12 @@ class UAM(Finetune):
     ascent_sample: int | None = Field(None, ge=1)  # forget samples of the climb
     minimizer: None = None  # UAM is one
 
+    def idle(self, forget, retain):
+        found = super().idle(forget, retain)
+        if self.rho: return found
+        found["rho_schedule"] = "rho is 0, and there is no climb"
+        if not self.projection: found["ascent_sample"] = "rho and projection are 0"
+        return found
     def step_rule(self, run) -> UnlearningAware:  # the minimiser of a run of this length
         return UnlearningAware(
             rho=self.rho,

@@ -57,6 +57,12 @@ class UNSIR(TrainedClassifier):
     noise_learning_rate: float = Field(.1, gt=0)  # of Adam on the noise
     noise_penalty: float = Field(.1, ge=0)  # lambda
 
+    def idle(self, forget, retain):
+        found = {}
+        if not self.noise_steps:
+            found = dict.fromkeys(("noise_learning_rate", "noise_penalty"), "noise_steps is 0")
+        if self.impair_epochs >= self.num_train_epochs: found["repair_factor"] = "no epoch is left to repair"
+        return found
     def prepare(self, run):
         classes = run.forget.classes()
         both = sorted(set(classes) & set(run.retain.classes()))

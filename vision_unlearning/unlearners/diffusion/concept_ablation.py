@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from pydantic import Field
 from ...core import require_finite
 from ...models.schedules import DiffusersSchedule
@@ -112,6 +113,21 @@ class ConceptAblation(TrainedUnlearner):
             self, run.pipe, run.trained.base, self.captions(run), run.data, run.generator
         )
     def about(self, run): return {"forget": concepts(run.forget), "anchors": self.anchors(run)}
+
+# %% ../../../nbs/3a_diffusion/85_concept_ablation.ipynb #9d2b7c02
+@patch
+def idle(self: ConceptAblation,
+    forget: str,  # what a side holds, see `unlearners.idle`
+    retain: str,
+) -> dict[str, str]:  # name of a setting -> why
+    "Settings that would do nothing beside the others."
+    if retain != "pictures": return {}
+    drawing = ("num_anchor_images", "num_inference_steps", "guidance_scale")
+    found = dict.fromkeys(drawing, "the pictures of retain are the anchors, and none are drawn")
+    if self.variant == "noise": found["anchor_concept"] = "variant='noise' asks no caption of a picture"
+    if forget == "pictures" and self.anchor_concept is None:
+        found["prompt_template"] = "both sides have captions of their own"
+    return found
 
 # %% ../../../nbs/3a_diffusion/85_concept_ablation.ipynb #446e9c57
 class AblationLosses:

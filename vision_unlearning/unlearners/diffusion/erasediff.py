@@ -83,6 +83,8 @@ class EraseDiff(TrainedUnlearner):
     max_grad_norm: float = Field(1., gt=0)
     weight_decay: float = Field(0., ge=0)
 
+    def idle(self, forget, retain):
+        return {} if self.inner_steps else {"inner_learning_rate": "inner_steps is 0"}
     def trains(self, run): return as_weights(run, select_parameters(run.pipe.unet, self.target_modules))
     def losses(self, run):
         named = dict(zip(run.trained.base, run.trained.parameters))

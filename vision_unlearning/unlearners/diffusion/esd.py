@@ -187,6 +187,9 @@ class ESD(TrainedUnlearner):
                 "retain_weight=0"
             )
         refuse_overlap(names, keep)
+    def idle(self, forget, retain):
+        if self.retain_weight: return {}
+        return dict.fromkeys(("retain_rollouts", "retain_batch_size"), "retain_weight is 0")
     def encode(self, run):
         names = concepts(run.forget)
         require_words(run.pipe, self.prompt_template, names)

@@ -40,7 +40,7 @@ class FADE(TrainedUnlearner):
     lora_alpha: float = Field(8., gt=0)  # the update is lora_alpha/rank BA
     # adapted layers: endings of names, or a set of `select_parameters`; "xattn_kv" is the text path alone
     target_modules: str | tuple[str, ...] = TARGETS
-    forget_weight: float = Field(1., ge=0)  # w_f
+    forget_weight: float = Field(1., gt=0)  # w_f
     retain_weight: float = Field(1., ge=0)  # w_r
     # times of training: all alike, or as `crucial_times` weighs them
     timestep_sampling: Literal["uniform", "crucial"] = "uniform"

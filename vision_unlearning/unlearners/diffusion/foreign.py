@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 from ...core import ForeignFileError, check_name
-from ...models.embedded import foreign_model
+from ...models.embedded import foreign_model, whole_model
 from ...models.network import all_layers
 from ...models.pipelines import CONVERT, load_pipeline
 from ...store import atomic_path, read_json
@@ -245,13 +245,13 @@ def import_folder(
     if config.get("_class_name") == "UNet2DConditionModel":
         from diffusers import UNet2DConditionModel
         with foreign_model("UNet", folder):
-            unet = UNet2DConditionModel.from_pretrained(folder, use_safetensors=True)
+            unet = whole_model(UNet2DConditionModel, folder, use_safetensors=True)
         return weights_edit(unet.state_dict(), model, folder)
     kind = (config.get("architectures") or [""])[0]
     part = {"CLIPTextModel": "text_encoder", "CLIPTextModelWithProjection": "text_encoder_2"}.get(kind)
     if part in encoders_of(model):
         with foreign_model("text encoder", folder):
-            encoder = type(getattr(model, part)).from_pretrained(folder, use_safetensors=True)
+            encoder = whole_model(type(getattr(model, part)), folder, use_safetensors=True)
         return weights_edit(encoder.state_dict(), model, folder, f"{part}.")
     raise ForeignFileError(f"{folder} is nothing known; known are {KNOWN}")
 

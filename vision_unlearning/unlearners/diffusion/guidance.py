@@ -17,6 +17,7 @@ from ...store import current_settings
 from ...texts import Sentence
 from ..attached import Hook
 from ..base import Edit, Unlearner, concepts, denoiser, require_pipeline
+from ..idle import held, refuse_idle
 from typing_extensions import TypedDict
 
 # %% auto #0
@@ -269,6 +270,14 @@ class SafeLatentGuidance(Unlearner):
     sld_mom_beta: float = Field(.4, ge=0, lt=1)  # beta_m
     prompt_template: Sentence = Field("{}")  # the unwanted text around the names
 
+    def idle(self, forget, retain):
+        if not self.sld_guidance_scale:
+            others = [n for n in type(self).model_fields if n != "sld_guidance_scale"]
+            return dict.fromkeys(others, "sld_guidance_scale is 0")
+        # beta 0 beside it is how the preset `weak` says the same
+        if self.sld_momentum_scale or not self.sld_mom_beta: return {}
+        return {"sld_mom_beta": "sld_momentum_scale is 0"}
+
     @classmethod
     def preset(cls, name, **settings):
         "The method with the settings of a named preset: weak, medium, strong or max."
@@ -277,6 +286,7 @@ class SafeLatentGuidance(Unlearner):
     def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):
         "An edit that guides away from `forget`; `retain` is not read."
         require_pipeline(self, model)
+        refuse_idle(self, held(forget), held(retain))
         names = concepts(forget)
         if not names: raise ValueError("there is no concept to forget; name at least one")
         unwanted = ", ".join(names)

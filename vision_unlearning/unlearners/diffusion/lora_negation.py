@@ -88,6 +88,10 @@ class LoraNegation(TrainedUnlearner):
 
     @property
     def reads_retain(self) -> bool: return self.gradient_weighting != "none"
+    def idle(self, forget, retain):
+        if self.reads_retain: return {}
+        names = ("forget_weight", "retain_weight", "retain_batch_size", "retain_sign")
+        return dict.fromkeys(names, "gradient_weighting='none' reads one side only")
     def check(self, forget, retain):
         require_pictures(
             self, forget, retain, self.reads_retain, "gradient_weighting='none' does without"

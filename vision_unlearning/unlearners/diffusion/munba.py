@@ -103,6 +103,13 @@ class MUNBa(TrainedUnlearner):
 
     @property
     def reads_retain(self) -> bool: return self.gradient_weighting != "none"
+    def idle(self, forget, retain):
+        found = {}
+        if not self.reads_retain:
+            weights = ("forget_weight", "retain_weight", "retain_batch_size")
+            found |= dict.fromkeys(weights, "gradient_weighting='none' reads one side only")
+        if self.trainable != "lora": found |= dict.fromkeys(("rank", "lora_alpha"), "no LoRA is trained")
+        return found
     def check(self, forget, retain):
         require_pictures(
             self, forget, retain, self.reads_retain, "gradient_weighting='none' does without"

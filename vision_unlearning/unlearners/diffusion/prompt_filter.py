@@ -15,6 +15,7 @@ from ...tasks import PROMPT_TEMPLATE
 from ...texts import Sentence
 from ..attached import Hook
 from ..base import HookEdit, Unlearner, concepts, require_pipeline
+from ..idle import held, refuse_idle
 from ...models.network import require_hooks
 from .guidance import OfMethod, OnPipeline
 from .spm import text_cosine
@@ -143,9 +144,14 @@ class FilterPrompts(Unlearner):
     # the concept's prompt, to which the cosine is taken
     prompt_template: Sentence = Field(PROMPT_TEMPLATE)
 
+    def idle(self, forget, retain):
+        if self.similarity_threshold is not None: return {}
+        return {"prompt_template": "similarity_threshold is None, and names alone are looked for"}
+
     def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):
         "An edit that stops prompts about `forget`; `retain` is not read."
         require_pipeline(self, model)
+        refuse_idle(self, held(forget), held(retain))
         names = concepts(forget)
         if not names: raise ValueError("there is no concept to forget; name at least one")
         if silent := [n for n in names if not plain_words(n)]:

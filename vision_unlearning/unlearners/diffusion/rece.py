@@ -44,6 +44,10 @@ class RECE(UCE):
     # solve for all vectors found so far, or only for the newest on the edited weights, as published
     rounds: Literal["joint", "sequential"] = "joint"
 
+    def idle(self, forget, retain):
+        if self.num_iterations: return {}
+        return dict.fromkeys(("ridge", "rounds"), "num_iterations is 0")
+
     def matrices(self, pipe, forget, retain=None):
         "M after the first edit and after every round, and the Gram matrix S: each (D,D) float64."
         with borrow(pipe), torch.no_grad():

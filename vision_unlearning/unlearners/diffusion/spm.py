@@ -123,6 +123,9 @@ class SPM(TrainedUnlearner):
         names, keep = concepts(forget), concepts(retain, "retain")
         if not names: raise ValueError("there is no concept to forget; name at least one")
         refuse_overlap(names, keep)
+    def idle(self, forget, retain):
+        if not self.retain_weight: return {"anchor_exponent": "retain_weight is 0"}
+        return {"anchor_exponent": "without retain the anchors are random"} if retain == "nothing" else {}
     def encode(self, run):
         names = concepts(run.forget)
         require_words(run.pipe, self.prompt_template, names)

@@ -64,6 +64,13 @@ def sum_edits(
     "One edit that does what several do together."
     if not edits: raise ValueError("there is no edit to add; give at least one")
     if len(edits) == 1: return edits[0]
+    odd = [e.kind for e in edits if e.kind not in ("weights", "lora")]
+    if odd:
+        raise ValueError(
+            f"an edit of kind {odd[0]!r} has no sum with others; attach them beside each other, or ask for "
+            "all "
+            "concepts together"
+        )
     adapters = all(e.kind == "lora" and set(e.tensors) == set(edits[0].tensors) for e in edits)
     total = stack_adapters(edits) if adapters else add_weights([merge_edit(e, model) for e in edits], model)
     same = {k: edits[0].info.get(k) for k in ("method", "settings", "base_model")}
