@@ -14,6 +14,7 @@ from ...texts import name_key
 from ..attached import stored_values
 from ..base import Unlearner, WeightEdit, concepts, denoiser
 from ..base import refuse_overlap, require_pipeline, require_plain
+from ..idle import held, refuse_idle
 from ...models.conditioning import condition, embed_texts, latent_size, predict
 from ...models.places import token_span
 
@@ -171,6 +172,7 @@ class UCE(Unlearner):
         "Edit the key and value projections of every cross-attention; `retain` lists what to preserve."
         require_pipeline(self, model)
         require_plain(self, model)
+        refuse_idle(self, held(forget), held(retain))
         with borrow(model), torch.no_grad():
             edited = apply_matrix(denoiser(model), self.matrix(model, forget, retain))
             tensors = stored_values(denoiser(model), projections(denoiser(model)), edited)
