@@ -39,7 +39,6 @@ class Notebook:
 
 
 notebooks = [Notebook(p) for p in sources(nbs)]
-each = pytest.mark.parametrize("nb", notebooks, ids=lambda nb: nb.name)
 of_folder = lambda folder: [nb for nb in notebooks if nb.path.parent.name == folder]
 modules = {
     p.relative_to(package).with_suffix("").as_posix().replace("/", "."): p
@@ -131,8 +130,17 @@ def test_runs_beside_notebooks_are_passed_over(exported):
 
 # Notebooks
 
-@each
-def test_budget(nb):
+RULES = []  # each asserts something of one notebook
+
+
+def rule(check):
+    "One of `RULES`."
+    RULES.append(check)
+    return check
+
+
+@rule
+def budget(nb):
     long = [f"{c.splitlines()[-1]!r}: {len(c)} characters" for c in nb.code if len(c) > 4000]
     assert not long, f"a cell holds one symbol, in at most 4,000 characters: {long}"
     assert nb.characters <= 28000, f"{nb.characters} characters of code: two ideas, two notebooks"
@@ -145,15 +153,15 @@ def test_budget(nb):
     assert nb.path.stat().st_size <= 2**20, f"{nb.path.stat().st_size / 2**20:.1f} MB"
 
 
-@each
-def test_lines_fit(nb):
+@rule
+def lines_fit(nb):
     "One statement a line is ruff's to check (E702), and so are the lines of code; prose is ours."
     wide = [line for c in nb.cells for line in c["source"].splitlines() if len(line) > 110]
     assert not wide, f"{len(wide)} lines over 110 characters, the first: {wide[0]}"
 
 
-@each
-def test_title_and_promise_stand_alone(nb):
+@rule
+def title_and_promise_stand_alone(nb):
     "nbdev makes the head of a page out of the title cell and drops whatever else stands in it."
     lines = nb.cells[0]["source"].splitlines()
     assert nb.cells[0]["cell_type"] == "markdown" and len(lines) == 3, "`# Title` and `> promise` alone"
@@ -162,8 +170,8 @@ def test_title_and_promise_stand_alone(nb):
     assert len(docstring) <= 110, f"the promise becomes the docstring: {len(docstring)} characters"
 
 
-@each
-def test_every_picture_is_described(nb):
+@rule
+def every_picture_is_described(nb):
     "For those who cannot see it: `#| fig-alt: \"...\"` in the cell that draws, text in brackets in markdown."
     silent = [c["source"].splitlines()[-1] for c in nb.cells
               if any(mime.startswith("image/") for o in c.get("outputs", []) for mime in o.get("data", {}))
@@ -184,8 +192,8 @@ def shown(source: str) -> bool:
     return is_value and not source.rstrip().endswith(";")
 
 
-@each
-def test_lessons_show_what_they_end_in(nb):
+@rule
+def lessons_show_what_they_end_in(nb):
     "A page whose values are missing promises and does not show."
     if nb.path.parent.name in ("pipelines", "training"): return
     silent = [c["source"].splitlines()[-1] for c in nb.cells
@@ -200,14 +208,14 @@ def test_imports_of_tutorials_are_visible(nb):
     assert not hidden, f"an example is pasted with its imports: {hidden}"
 
 
-@each
-def test_cell_ids_are_unique(nb):
+@rule
+def cell_ids_are_unique(nb):
     ids = [c.get("id") for c in nb.cells]
     assert None not in ids and len(set(ids)) == len(ids), "exported modules name their cells by id"
 
 
-@each
-def test_import_cells_contain_imports_only(nb):
+@rule
+def import_cells_contain_imports_only(nb):
     """nbdev runs every cell with an import on its own, in a fresh namespace, to make the docs of a notebook
     that exports."""
     mixed = []
@@ -219,6 +227,15 @@ def test_import_cells_contain_imports_only(nb):
         if any(is_import(n) for b in body for n in ast.walk(b)) and not all(map(is_import, body)):
             mixed.append(c[:80])
     assert not mixed, f"imports and other code in one cell: {mixed}"
+
+
+@pytest.mark.parametrize("nb", notebooks, ids=lambda nb: nb.name)
+def test_rules(nb):
+    broken = []
+    for check in RULES:
+        try: check(nb)
+        except AssertionError as error: broken.append(f"{check.__name__}: {str(error).splitlines()[0]}")
+    if broken: pytest.fail("\n".join(broken), pytrace=False)
 
 
 @pytest.mark.parametrize("nb", of_folder("pipelines"), ids=lambda nb: nb.name)

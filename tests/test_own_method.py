@@ -120,7 +120,7 @@ def refused(words, capsys):
 
 BATCH = """batch --task shapes -q --methods mine.py:Fade --metrics clip_diff,mine.py:BRIGHT
     --templates mine.py:ResultTemplateDarkest
-    -p seeds=42 -p num_inference_steps=1 -p embed=false -p n_permutations=19"""
+    -p seeds=42 -p num_inference_steps=1 -p embed=false -p n_permutations=19 -p max_figures=1"""
 
 
 @pytest.mark.long(35)
@@ -135,7 +135,8 @@ def test_through_a_shell_to_the_report_and_the_answers(mine, capsys):
     assert record["stages"]["interference"]["metrics_from"]["brightness"]["reference"] == "mine.py:BRIGHT"
     assert set(read_scores(store, session)["metric"]) == {"clip_diff", "brightness"}
     pages = {path.name: path.read_text() for path in Path("out").rglob("*.html")}
-    assert any("Fading" in page for page in pages.values())
+    assert any("Fading: brightness change" in page for page in pages.values())
+    assert any("Fading is mine.py:Fade (sha256 " in page for page in pages.values())
     assert any("Who became darkest?" in page for page in pages.values())
     (answer,) = Path("out/results/Darkest").glob("*.json")
     about = json.loads(answer.read_text())["metadata"]

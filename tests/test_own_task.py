@@ -133,7 +133,8 @@ def test_what_a_stopped_command_left_is_not_taken_for_something_else(drawn):
     "A table and pictures without a task: the same command goes on, another one is refused."
     store = bring(drawn)
     store.task("shapes").unlink()
-    for asked in (dict(table=SHAPES), dict(table=[{**SHAPES[0], "colour": "blue"}, *SHAPES[1:]], pictures=drawn/"drawn")):
+    other = [{**SHAPES[0], "colour": "blue"}, *SHAPES[1:]]
+    for asked in (dict(table=SHAPES), dict(table=other, pictures=drawn/"drawn")):
         with pytest.raises(ValueError, match="delete it"): new_task(store, "shapes", **asked)
     bring(drawn)
     assert get_task("shapes").judge == "clip"
@@ -150,6 +151,13 @@ def test_pictures_of_a_dataset(tmp_path, drawn):
     columns = dict(picture_column="picture", name_column="shape")
     brought = new_task(Store(tmp_path/"x"), "parquet", SHAPES, pictures=tmp_path/"shapes.parquet", **columns)
     assert (brought.pictures, brought.without) == (12, ())
+
+
+def test_its_prompts_are_a_set_of_prompts(tmp_path):
+    from vision_unlearning.data.prompts import prompts
+    new_task(Store(tmp_path), "worded", SHAPES, "A drawing of {name}")
+    found = prompts("worded", "retain", concept="red square")
+    assert len(found) == 11 and found["prompt"][0] == "A drawing of red triangle"
 
 
 def test_sampling_is_the_tasks_own(tmp_path):
@@ -178,7 +186,10 @@ def test_to_the_report_and_the_answers(drawn):
     scored = read_record(store.record(session))["stages"]["interference"]
     assert scored["named_by"] == "zero-shot by emoji-clip" and 0 <= scored["named_right_off"] <= 1
     pages = [path.read_text() for path in store.base.rglob("*.html")]
-    assert any("zero-shot by emoji-clip" in page and "chance: 8%" in page for page in pages)
+    report, answers = sorted(pages, key=lambda page: "Every question about" in page)
+    beside = "zero-shot by emoji-clip, right about"
+    assert report.count(beside) >= 3 and "chance: 8%" in report
+    assert answers.count(f"Pictures are named {beside}") > 3
 
 
 FRUIT = [

@@ -16,8 +16,10 @@ from ..interference.stats import benjamini_hochberg
 from ..results.relationship import InsufficientSamplesError
 from .page import answers_path, figure_html, note, numbers, wide, write_page
 from .questions import questions, subjects
+from .report import namer_words
+from .session import chosen_sessions, task_entities
 from .templates import RESULT_TEMPLATES
-from ..store import Store, atomic_path
+from ..store import Store, atomic_path, read_record
 
 # %% auto #0
 __all__ = ['ARGUMENTS', 'ANSWER_COLUMNS', 'Answer', 'answer', 'ask_all', 'kept_of', 'attributes_by_method', 'groups_that_pay',
@@ -179,6 +181,7 @@ def template_blocks(
     table: pd.DataFrame,  # of `ask_all`
     max_figures: int,
     max_rows: int,
+    namer: str = "",  # who stood in for a judge, and how often it was right
 ) -> list[str]:  # HTML blocks
     "The section of one template."
     part = table[table["template"] == name]
@@ -189,6 +192,8 @@ def template_blocks(
     blocks = [f"<h2>{html.escape(name)}</h2><p>{question} {len(done)} questions{counted}.</p>"]
     for a in worth_showing(answers)[:max_figures]:
         blocks.append(wide(figure_html(first_axes(a.template.plot(a.data)), name)))
+        if namer and "judge" in a.row["arguments"]:
+            blocks.append(f"<p><small>Pictures are named {html.escape(namer)}.</small></p>")
     if tested or done["effect"].notna().any(): blocks.append(rows_html(done, max_rows))
     if len(part) > len(done):
         reason = part["skipped"].dropna().iloc[0]
@@ -248,9 +253,11 @@ def write_answers(
         "(Benjamini-Hochberg).</p>"
     ]
     if notes: blocks.append(note(*notes))
+    complete = [read_record(store.record(s)) for s in chosen_sessions(store, task, methods, model=model)]
+    namer = namer_words(complete, len(task_entities(store, task)))
     blocks += attribute_blocks(table, answers)
     for name in dict.fromkeys(table["template"]):
-        blocks += template_blocks(name, answers.get(name, []), table, max_figures, max_rows)
+        blocks += template_blocks(name, answers.get(name, []), table, max_figures, max_rows, namer)
     target = write_page(answers_path(store, task, model), f"Every question about {task}", blocks)
     with atomic_path(target.with_suffix(".csv")) as temporary: table.to_csv(temporary, index=False)
     return target, target.with_suffix(".csv")

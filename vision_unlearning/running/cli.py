@@ -24,7 +24,7 @@ from vision_unlearning.running.options import (
 
 # %% auto #0
 __all__ = ['app', 'task_app', 'Stage', 'BatchMethods', 'BatchMetrics', 'OwnTemplates', 'BatchScale', 'Quick', 'Permutations',
-           'DemoFolder', 'EXIT_CODES', 'Candidates', 'Clip', 'Merge', 'Config', 'Push', 'Original', 'Edited',
+           'DemoFolder', 'EXIT_CODES', 'Candidates', 'Clip', 'Merge', 'ConfigFolder', 'Push', 'Original', 'Edited',
            'AuditTask', 'EditName', 'AttackSteps', 'RelearningSteps', 'KEPT', 'STOPPED', 'INTERRUPTED',
            'task_new_command', 'is_benchmark', 'run_command', 'run_benchmark_stage', 'batch_parameters',
            'batch_command', 'smoke_batch', 'status_command', 'report_command', 'demo_command', 'embedded_judge',
@@ -336,7 +336,7 @@ Clip = Annotated[str, typer.Option(help="CLIP that measures, a hub id or folder;
 Merge = Annotated[
     bool, typer.Option("--merge", help="Also write a full pipeline with the edit in its weights.")
 ]
-Config = Annotated[
+ConfigFolder = Annotated[
     str, typer.Option(help="For a single file: folder of a pipeline of the same architecture.")
 ]
 Push = Annotated[
@@ -352,7 +352,7 @@ def erase_command(
     ],
     out: Annotated[str, typer.Option(help="Folder to write; must not exist.", callback=at_home)],
     model: Annotated[str, typer.Option(help="Embedded name, a folder, a file, or a hub id.")] = "emoji-sd",
-    config: Config = "",
+    config: ConfigFolder = "",
     preserve: Annotated[
         list[str],
         typer.Option(

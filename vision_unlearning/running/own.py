@@ -211,7 +211,8 @@ def check_unclaimed(
     if folder.is_dir() and not pictures: raise ValueError(f"{folder} holds pictures; delete it, or give them")
     if not path.is_file(): return
     plain = jsonable(rows.astype(object).where(rows.notna(), None).to_dict("records"))
-    known = [{column: entity.get(column) for column in rows.columns} for entity in read_json(path, list[dict])]
+    there = read_json(path, list[dict])
+    known = [{column: entity.get(column) for column in rows.columns} for entity in there]
     if known != plain:
         raise ValueError(f"{path} is the table of something else; delete it, or choose another name")
 

@@ -103,8 +103,10 @@ def bring_back(
     )
     data = encode_dataset(probe.pipe, drawn)
     if budget.attack_steps:
-        rows.append(("a word that was searched", budget.attack_steps, search_again(probe, edit, data, budget)))
+        share = search_again(probe, edit, data, budget)
+        rows.append(("a word that was searched", budget.attack_steps, share))
     if budget.relearning_steps:
-        rows += [("trained again", row["step"], row["share"]) for row in train_again(probe, edit, data, budget)]
+        curve = train_again(probe, edit, data, budget)
+        rows += [("trained again", row["step"], row["share"]) for row in curve]
     table = pd.DataFrame(rows, columns=["way", "steps", "recognised"])
     return table.assign(pictures=len(probe.plan.seeds))

@@ -7,10 +7,12 @@ from __future__ import annotations
 import html
 from pathlib import Path
 import pandas as pd
+from ..brought import Origin
 from ..core import MissingSessionError
 from ..interference.confusion import confusion_table, emitter_answers, fate_table
 from ..interference.generate import task_prompts
 from ..interference.names import metric_label
+from ..interference.pair_metrics import PAIR_METRICS
 from ..metrics.classification import JudgeAccuracy
 from ..models.naming import load_namer
 from ..plotting import heatmap
@@ -113,10 +115,11 @@ def matrix_blocks(
     store: Store,
     task: str,
     sessions: list[Session],
-    metrics: tuple[str, ...] = ("judge_diff", "clip_diff"),
+    metrics: tuple[str, ...] = ("judge_diff", "clip_diff"),  # and those of one's own
 ) -> list[str]:  # HTML blocks, one a method and metric
     "Heat maps of the interference that was run."
     blocks, entities = [], task_entities(store, task)
+    metrics = [*metrics, *(name for name in PAIR_METRICS if name not in PAIR_METRICS.shipped())]
     namer = namer_words([read_record(store.record(s)) for s in sessions], len(entities))
     for method in dict.fromkeys(s.method for s in sessions):
         scores = {s.entity: read_scores(store, s) for s in sessions if s.method == method}
@@ -224,11 +227,13 @@ def picture_blocks(
         "<p>First column: the emitter. Then its most harmed receivers, and last two that it left alone. Each "
         "pair starts from the same noise.</p>",
     ]
+    namer = namer_words(records, len(task_entities(store, sessions[0].task)))
     if len(sessions) > max_grids:
         blocks.append(note(f"Pictures of the first {max_grids} of {len(sessions)} sessions."))
     for s, record in list(zip(sessions, records))[:max_grids]:
         seeds = record["stages"]["interference"]["seeds"][:2]
         title = f"{method_label(s.method)} forgets {s.entity}"
+        if namer: title += f" (named {namer})"
         blocks += [f"<h3>{html.escape(title)}</h3>", session_grid(store, s, read_scores(store, s), seeds)]
     return blocks
 
@@ -239,9 +244,12 @@ def origin_blocks(
     "Versions of packages and keys of sessions."
     versions = ", ".join(f"{k} {v}" for k, v in records[0]["versions"].items())
     keys = ", ".join(f"{s.slug} {s.key}" for s in sessions)
+    brought = {s.method: r["method_from"] for s, r in zip(sessions, records) if "method_from" in r}
+    sources = [f"{method_label(method)} is {Origin(**origin)}" for method, origin in brought.items()]
     return [
         "<h2>Where it came from</h2>",
         f"<p><small>{html.escape(versions)}<br>{html.escape(keys)}</small></p>",
+        *(f"<p>{html.escape(source)}</p>" for source in sources),
     ]
 
 # %% ../../nbs/8_running/20_report.ipynb #68f21df5

@@ -75,10 +75,10 @@ def _of_task(whole: dict) -> dict:
 # %% ../../nbs/8_running/00_stages.ipynb #3dbb957c
 def fits(
     value: Any,  # a parameter
-    kind: str,  # "str", "int", "float", "bool", "dict", "list[str]", "int | str", ...
+    kind: str,  # "str", "int", "float", "bool", "dict", "list[str]"; "object" is a whole number or a word
 ) -> bool:
     "Whether a value is of a parameter's annotated type."
-    if " | " in kind: return any(fits(value, one) for one in kind.split(" | "))
+    if kind == "object": return fits(value, "int") or fits(value, "str")
     outer, _, inner = kind.rstrip("]").partition("[")
     if outer == "Any": return True
     if outer == "list":
@@ -123,7 +123,7 @@ def parse_parameter(
     if kind == "list[str]" and bare: return name, split_names(value)
     try: return name, json.loads(f"[{value}]" if bare else value)
     except (ValueError, RecursionError):
-        if "str" in kind.split(" | "): return name, value
+        if kind == "object": return name, value
         raise ValueError(f"parameter {name} of {stage} must be {kind}, got {value[:60]!r}") from None
 
 # %% ../../nbs/8_running/00_stages.ipynb #e4ce79b2

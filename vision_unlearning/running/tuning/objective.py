@@ -6,6 +6,7 @@
 from __future__ import annotations
 import numpy as np
 import torch
+from fastcore.basics import patch
 from ...core import check_name
 from ...dtypes import in_float64
 from ...data.splits import make_split
@@ -117,24 +118,28 @@ class JudgeObjective:
         index = {e["name"]: i for i, e in enumerate(self.entities)}
         return part_means(found, [index[n] for n, _ in asked], len(self.seeds))
 
-    def forget(self, unlearner, emitter):
-        "The edit that forgets one emitter."
-        forget, retain = sides(unlearner, self.task, emitter, self.entities)
-        return unlearner.unlearn(self.pipe, forget, retain, generator=torch.Generator().manual_seed(0))
+# %% ../../../nbs/8a_tuning/05_objective.ipynb #f0edfc79
+@patch
+def forget(self: JudgeObjective, unlearner, emitter):
+    "The edit that forgets one emitter."
+    forget, retain = sides(unlearner, self.task, emitter, self.entities)
+    return unlearner.unlearn(self.pipe, forget, retain, generator=torch.Generator().manual_seed(0))
 
-    def measure(self, edits, scale: float = 1.) -> dict[str, float]:
-        "Means over pairs of emitter and edit, each at `scale` times its strength."
-        rows = []
-        for emitter, edit in edits:
-            with edit.on(self.pipe, scale): after = self.look(emitter)
-            kept = [
-                after[f"receiver {n}"] / max(self.before[emitter][f"receiver {n}"], 1e-9)
-                for n in ("probability", "accuracy")
-            ]
-            rows.append((1 - after["emitter probability"], kept[0], 1 - after["emitter accuracy"], kept[1]))
-        names = ("forgetting", "retained", "forgetting accuracy", "retained accuracy")
-        return dict(zip(names, np.mean(rows, 0).tolist()))
+@patch
+def measure(self: JudgeObjective, edits, scale: float = 1.) -> dict[str, float]:
+    "Means over pairs of emitter and edit, each at `scale` times its strength."
+    rows = []
+    for emitter, edit in edits:
+        with edit.on(self.pipe, scale): after = self.look(emitter)
+        kept = [
+            after[f"receiver {n}"] / max(self.before[emitter][f"receiver {n}"], 1e-9)
+            for n in ("probability", "accuracy")
+        ]
+        rows.append((1 - after["emitter probability"], kept[0], 1 - after["emitter accuracy"], kept[1]))
+    names = ("forgetting", "retained", "forgetting accuracy", "retained accuracy")
+    return dict(zip(names, np.mean(rows, 0).tolist()))
 
-    def __call__(self, unlearner) -> dict[str, float]:
-        "Forget every emitter once and measure."
-        return self.measure((e, self.forget(unlearner, e)) for e in self.emitters)
+@patch
+def __call__(self: JudgeObjective, unlearner) -> dict[str, float]:
+    "Forget every emitter once and measure."
+    return self.measure((e, self.forget(unlearner, e)) for e in self.emitters)
