@@ -103,4 +103,5 @@ def fetch_command(
     from vision_unlearning.store import Store
     if kind in ("edit", "submission") and not folder: raise ValueError(f"fetching {kind} needs --folder")
     place = dict(store=Store(base_folder), folder=Path(folder) if folder else None)
-    for path in fetch_published(kind, repository, revision=revision or None, **place): typer.echo(path.resolve())
+    for path in fetch_published(kind, repository, revision=revision or None, **place):
+        typer.echo(path.resolve())
