@@ -40,7 +40,8 @@ MADE = {
     "report": dict(model="tiny"),
     "answers": dict(model="tiny", n_permutations=19),
 }
-pytestmark = pytest.mark.long(30)
+# No seconds: tests that are dealt to both workers would make the store in both.
+pytestmark = pytest.mark.long
 CLIP = str(embedded_path("emoji-clip"))
 OTHER = dict(entities=["red square"])  # an emitter that nobody has asked for
 OF_SESSIONS = OTHER | dict(

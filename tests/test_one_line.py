@@ -98,6 +98,27 @@ def test_pipelines_that_want_a_picture():
             generate_array(cls(**parts, requires_safety_checker=False), [42], ["An image of fox"])
 
 
+def test_the_size_of_a_network_in_two_numbers():
+    from diffusers import StableDiffusionPipeline
+
+    from vision_unlearning.data.splits import make_split
+    from vision_unlearning.interference.generate import generate_array
+    from vision_unlearning.unlearners.diffusion.inputs import encode_dataset
+    def sized(height, width):
+        parts = tiny_pipeline().components
+        parts["unet"].register_to_config(sample_size=[height, width])
+        return StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    forget, _ = make_split("emoji", "fox", per_entity=1)
+    plain, square, wide = tiny_pipeline(), sized(8, 8), sized(8, 16)
+    drawn, same, wider = (
+        generate_array(pipe, [42], ["An image of fox"], num_inference_steps=1)
+        for pipe in (plain, square, wide)
+    )
+    assert (drawn == same).all() and wider.shape == (1, 16, 32, 3)
+    assert torch.equal(encode_dataset(plain, forget).mean, encode_dataset(square, forget).mean)
+    with pytest.raises(ValueError, match="16x8 latents"): encode_dataset(wide, forget)
+
+
 @pytest.mark.parametrize(
     "text", ["SGD(lr=1, lr=2)", "SGD(lr=" + "-" * 10_000 + "1)", "SGD(lr=" + "[" * 900 + ")"]
 )

@@ -120,7 +120,7 @@ def refused(words, capsys):
 
 BATCH = """batch --task shapes -q --methods mine.py:Fade --metrics clip_diff,mine.py:BRIGHT
     --templates mine.py:ResultTemplateDarkest
-    -p seeds=42 -p num_inference_steps=1 -p embed=false -p n_permutations=19"""
+    -p seeds=42 -p num_inference_steps=1 -p embed=false -p n_permutations=19 -p max_figures=1"""
 
 
 @pytest.mark.long(35)

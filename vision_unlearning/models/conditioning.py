@@ -11,7 +11,7 @@ from .machine import compute_device
 from ..texts import as_texts
 
 # %% auto #0
-__all__ = ['Conditioning', 'predict', 'encode_prompt', 'condition', 'empty_condition', 'embed_texts']
+__all__ = ['Conditioning', 'predict', 'latent_size', 'encode_prompt', 'condition', 'empty_condition', 'embed_texts']
 
 # %% ../../nbs/0_models/10_conditioning.ipynb #77f07319
 @dataclass
@@ -70,6 +70,14 @@ def predict(
         latents, times, **(text if isinstance(text, Conditioning) else Conditioning(text)).unet_kwargs()
     ).sample
 
+# %% ../../nbs/0_models/10_conditioning.ipynb #81dab2f5
+def latent_size(
+    unet,  # UNet2DConditionModel
+) -> tuple[int, int]:
+    "Height and width of the latents for which a network was made."
+    size = unet.config.sample_size
+    return (size, size) if isinstance(size, int) else tuple(size)
+
 # %% ../../nbs/0_models/10_conditioning.ipynb #df22d2e0
 def encode_prompt(
     pipe,  # Stable Diffusion pipeline
@@ -99,13 +107,13 @@ def condition(
     embeds, *pooled = (torch.cat(p) for p in zip(*found))
     for part in (embeds, *pooled):
         require_finite(part.detach(), "what the text encoder says", "load the pipeline in float32")
-    side = pipe.unet.config.sample_size*pipe.vae_scale_factor
+    height, width = (side*pipe.vae_scale_factor for side in latent_size(pipe.unet))
     row = [unique.index(t) for t in texts]
     if not pooled: return Conditioning(embeds)[row]
     return Conditioning(
         embeds,
         pooled[0],
-        torch.tensor([side, side, 0, 0, side, side], dtype=embeds.dtype, device=embeds.device).repeat(
+        torch.tensor([height, width, 0, 0, height, width], dtype=embeds.dtype, device=embeds.device).repeat(
             len(unique), 1
         ),
     )[row]

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from ..core import DivergedError, borrow, initial_latents, sampler_generators
+from .conditioning import latent_size
 from .machine import compute_device
 
 # %% auto #0
@@ -135,8 +136,7 @@ def latent_shape(
     pipe,  # Stable Diffusion pipeline
 ) -> tuple[int, int, int]:  # (C,h,w)
     "Shape of one latent at the pipeline's native size."
-    size = pipe.unet.config.sample_size
-    return (pipe.unet.config.in_channels, *((size, size) if isinstance(size, int) else size))
+    return (pipe.unet.config.in_channels, *latent_size(pipe.unet))
 
 def sample(
     pipe,  # Stable Diffusion pipeline; comes back as it was

@@ -30,20 +30,22 @@ from vision_unlearning.running.check import (
 )
 from ..store import atomic_folder, read_json, write_json
 from ..tasks import PROMPT_TEMPLATE
-from ..texts import as_names, one_name, shared_names
+from ..texts import as_names, as_requests, request_label, shared_names
 from ..unlearners.base import Edit, attached, configured
 from ..unlearners.diffusion.formats import export_kohya, merge_edit
+from ..unlearners.diffusion.sums import in_turn, sum_edits
 from ..unlearners.diffusion.uce import pooled_leak
 from typing_extensions import NotRequired, TypedDict
 
 # %% auto #0
-__all__ = ['HUB_FILES', 'Erasure', 'own_pictures', 'unlearn_names', 'pooled_note', 'name_of', 'erase', 'model_card',
-           'save_erasure', 'hub_files', 'Said', 'push_to_hub']
+__all__ = ['HUB_FILES', 'Erasure', 'own_pictures', 'unlearn_names', 'unlearn_requests', 'pooled_note', 'name_of', 'erase',
+           'model_card', 'save_erasure', 'hub_files', 'Said', 'push_to_hub']
 
 # %% ../../nbs/8_running/35_erase.ipynb #d7d0fb75
 @dataclass(repr=False, kw_only=True)
 class Erasure(Checked):
     "What `erase` found."
+    requests: list[list[str]]  # names that mean the same, a list a request
     method: str  # backend name
     edit: Edit  # attach it, or save it with `save_erasure`
     seconds: float  # of the unlearning alone
@@ -74,7 +76,7 @@ def own_pictures(
 def unlearn_names(
     pipe,
     unlearner,  # an `Unlearner`
-    concept: str,
+    concept: str | list[str],  # one or more, unlearned together
     preserve: list[str],
     forget=None,  # dataset of the concept; None lets the pipeline draw
     retain=None,  # dataset of what to keep; None lets the pipeline draw
@@ -87,9 +89,29 @@ def unlearn_names(
     each = max(1, 32 // max(len(preserve), 1))
     if forget is None and retain is None and unlearner.reads == "names":
         return unlearner.unlearn(pipe, concept, preserve, **options)
-    forget = own_pictures(pipe, [concept], 8, **drawing) if forget is None else forget
+    forget = own_pictures(pipe, as_names(concept), 8, **drawing) if forget is None else forget
     retain = own_pictures(pipe, preserve, each, **drawing) if retain is None else retain
     return unlearner.unlearn(pipe, forget, retain, **options)
+
+# %% ../../nbs/8_running/35_erase.ipynb #ce66424f
+def unlearn_requests(
+    pipe,
+    unlearner,  # an `Unlearner`
+    requests: list[list[str]],  # names that mean the same, a list a request
+    preserve: list[str],
+    one_by_one: bool = False,  # each from the model that the earlier ones left
+    forget=None,  # as `unlearn_names`
+    *more,  # retain, generator, callbacks
+    **drawing,  # of `own_pictures`
+) -> Edit:  # of all requests
+    "Answer requests together, or in the order in which they came."
+    if not one_by_one or len(requests) == 1:
+        names = [name for request in requests for name in request]
+        return unlearn_names(pipe, unlearner, names, preserve, forget, *more, **drawing)
+    if forget is not None:
+        raise ValueError("pictures to forget belong to one request; leave them out, or erase together")
+    def answer(names): return unlearn_names(pipe, unlearner, names, preserve, None, *more, **drawing)
+    return sum_edits(in_turn(pipe, answer, requests), pipe)
 
 # %% ../../nbs/8_running/35_erase.ipynb #2c7a3d01
 def pooled_note(
@@ -119,10 +141,12 @@ def name_of(
 # %% ../../nbs/8_running/35_erase.ipynb #eb68060c
 def erase(
     pipe,  # Stable Diffusion pipeline; comes back as it went in
-    concept: str,  # what has to go
+    # what has to go: a name, names that mean the same, or a list of such requests
+    concept: str | list[str] | list[list[str]],
     preserve: tuple[str, ...] = (),  # what must not suffer, besides the neighbours; one name is a list of one
     method="uce",  # backend name; of your own a reference, the class, or an instance
     *,
+    one_by_one: bool = False,  # several requests in their order, each from the last edited model
     settings: dict | None = None,  # of the method; None takes its defaults
     # names to find neighbours and others among; None takes the hundred embedded ones
     candidates: list[str] | None = None,
@@ -141,16 +165,17 @@ def erase(
     callbacks=(),
     **generation,  # num_inference_steps, guidance_scale, batch_size of the pictures
 ) -> Erasure:
-    "Erase one concept and check it, its wordings, its neighbours and others before and after."
-    concept, preserve = one_name(concept, "concept"), as_names(preserve, "preserve")
+    "Erase what is asked for and check it, its wordings, its neighbours and others before and after."
+    requests, preserve = as_requests(concept), as_names(preserve, "preserve")
     clip, limits = evaluating_clip(pipe, clip), limits or Limits()
     unlearner = configured(method, settings)
     check_drawing(pipe, **generation)
-    if shared_names(preserve, [concept]):
-        raise ValueError(f"{concept!r} is to be erased and preserved at once")
+    asked = [name for names in requests for name in names]
+    if both := shared_names(asked, preserve):
+        raise ValueError(f"{both[0]!r} is to be erased and preserved at once")
     plan = plan_check(
         pipe,
-        concept,
+        requests,
         preserve,
         candidates,
         neighbours=neighbours,
@@ -163,16 +188,18 @@ def erase(
     before = look(pipe, plan, clip, judge, **generation)
     start = time.perf_counter()
     drawing = dict(template=template, **generation)
-    edit = unlearn_names(
-        pipe, unlearner, concept, plan.kept, forget, retain, generator, callbacks, **drawing
-    )
+    sides = forget, retain, generator, callbacks
+    edit = unlearn_requests(pipe, unlearner, requests, plan.kept, one_by_one, *sides, **drawing)
     seconds = time.perf_counter() - start
     with edit.on(pipe): after = look(pipe, plan, clip, judge, **generation)
     table = side_by_side(plan, before, after)
     anchor = getattr(unlearner, "anchor_concept", None) or ""
-    notes = pooled_note(pipe, edit, concept, anchor if isinstance(anchor, str) else anchor[0], template)
+    anchors = [anchor] if isinstance(anchor, str) else list(anchor)
+    pairs = zip(asked, anchors*len(asked) if len(anchors) == 1 else anchors)
+    notes = tuple(note for pair in pairs for note in pooled_note(pipe, edit, *pair, template))
     return Erasure(
-        concept=concept,
+        concept=" and ".join(map(request_label, requests)),
+        requests=requests,
         method=unlearner.name,
         edit=edit,
         table=table,
@@ -275,6 +302,7 @@ def save_erasure(
             temporary / "erasure.json",
             dict(
                 concept=result.concept,
+                requests=result.requests,
                 method=result.method,
                 verdict=result.verdict.answer,
                 go=result.go,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 import numpy as np
 import torch
-from ...models.conditioning import Conditioning, condition
+from ...models.conditioning import Conditioning, condition, latent_size
 from ...models.noise_levels import training_levels
 from ...models.sampling import require_latents
 from ...pictures import column_pictures, square_picture
@@ -60,7 +60,10 @@ def encode_dataset(
     require_latents(pipe)
     texts = captions_of(dataset)
     if len(dataset) == 0: raise ValueError("the dataset is empty")
-    side = pipe.unet.config.sample_size*pipe.vae_scale_factor
+    height, width = latent_size(pipe.unet)
+    if height != width:
+        raise ValueError(f"the network was made for {width}x{height} latents; pictures are learned as squares")
+    side = height*pipe.vae_scale_factor
     means, stds, scale = [], [], pipe.vae.config.scaling_factor
     for pixels in pixel_batches(dataset, side, batch_size):
         posterior = pipe.vae.encode(pixels.to(pipe.vae.device, pipe.vae.dtype)).latent_dist

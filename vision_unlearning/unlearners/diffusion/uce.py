@@ -15,7 +15,7 @@ from ..attached import stored_values
 from ..base import Unlearner, WeightEdit, concepts, denoiser
 from ..base import refuse_overlap, require_pipeline, require_plain
 from ..idle import held, refuse_idle
-from ...models.conditioning import condition, embed_texts, predict
+from ...models.conditioning import condition, embed_texts, latent_size, predict
 from ...models.places import token_span
 
 # %% auto #0
@@ -208,8 +208,8 @@ def pooled_leak(
     named, anchor = (condition(pipe, [template.format(n)]) for n in (concept, anchor_concept))
     if named.pooled is None: raise ValueError("this pipeline has no pooled text; only XL has one")
     generator, unet = torch.Generator().manual_seed(0), denoiser(pipe)
-    side, last = unet.config.sample_size, pipe.scheduler.config.num_train_timesteps
-    latents = torch.randn((num, unet.config.in_channels, side, side), generator=generator)
+    last = pipe.scheduler.config.num_train_timesteps
+    latents = torch.randn((num, unet.config.in_channels, *latent_size(unet)), generator=generator)
     times = torch.randint(0, last, (num,), generator=generator).to(pipe.device)
     latents = latents.to(pipe.device, unet.dtype)
     def gap(text):
