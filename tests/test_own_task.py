@@ -153,6 +153,13 @@ def test_pictures_of_a_dataset(tmp_path, drawn):
     assert (brought.pictures, brought.without) == (12, ())
 
 
+def test_its_prompts_are_a_set_of_prompts(tmp_path):
+    from vision_unlearning.data.prompts import prompts
+    new_task(Store(tmp_path), "worded", SHAPES, "A drawing of {name}")
+    found = prompts("worded", "retain", concept="red square")
+    assert len(found) == 11 and found["prompt"][0] == "A drawing of red triangle"
+
+
 def test_sampling_is_the_tasks_own(tmp_path):
     store = Store(tmp_path)
     new_task(store, "steps", SHAPES, num_inference_steps=7, guidance_scale=2.)

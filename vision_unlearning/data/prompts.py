@@ -12,8 +12,16 @@ import pandas as pd
 from ..core import ForeignFileError, check_name
 from .emoji import emoji_entities
 from ..download import Source, obtain
-from ..store import parse_json, read_json_lines
-from ..tasks import PROMPT_TEMPLATE, entity_text, find_tasks, get_prompt, get_task
+from ..store import Store, parse_json, read_entities, read_json_lines
+from vision_unlearning.tasks import (
+    PROMPT_TEMPLATE,
+    entity_text,
+    find_tasks,
+    get_prompt,
+    get_task,
+    own_task,
+    own_tasks,
+)
 
 # %% auto #0
 __all__ = ['COLUMNS', 'PARAPHRASES', 'SYNONYMS', 'PLACES', 'FRAMINGS', 'ARTISTS', 'SUBJECTS', 'MANNERS', 'CANVAS_OBJECTS',
@@ -498,7 +506,7 @@ def read_prompts(
 
 # %% ../../nbs/1_data/75_prompts.ipynb #d4cd7ad5
 def prompts(
-    name: str,  # a set of `PROMPT_SETS`
+    name: str,  # a set of `PROMPT_SETS`, or a task of your own
     part: str | None = None,  # "forget", "retain", or None for both
     *,
     concept: str | None = None,  # what is erased, for tasks and UnlearnCanvas
@@ -510,9 +518,12 @@ def prompts(
     **fields,  # of a task's template
 ) -> pd.DataFrame:  # prompt, concept, part, seed, guidance_scale
     "The prompts of a named set."
-    known = PROMPT_SETS[check_name("set of prompts", name, PROMPT_SETS)]
+    own = own_task(name)
+    if own and names is None:
+        names = [e["name"] for e in read_entities(Store(own_tasks()[name].parent), name)]
+    known = None if own else PROMPT_SETS[check_name("set of prompts", name, PROMPT_SETS)]
     if part is not None: check_name("part", part, ("forget", "retain"))
-    if name in WORDED_TASKS: table = task_table(name, names, concept, legacy, **fields)
+    if own or name in WORDED_TASKS: table = task_table(name, names, concept, legacy, **fields)
     elif name == "unlearn_canvas": table = canvas_table(concept)
     elif known.source is not None:
         table = read_prompts(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import ClassVar, Literal
 import numpy as np
 import torch
+from fastcore.basics import patch
 from pydantic import Field, model_validator
 from ...core import borrow
 from ...models import load_clip, load_judge
@@ -194,6 +195,7 @@ class Round:
         "Whether every share is as near to its aim as was asked, to rounding."
         return self.error <= tolerance + 1e-9
 
+# %% ../../../nbs/3a_diffusion/27_debias.ipynb #6b90eb07
 class ShareSearch:
     "The rounds of one debiasing; used by `Debias`."
     def __init__(self, settings, pipe, names, keep, generator):
@@ -220,66 +222,77 @@ class ShareSearch:
             "recogniser='openai/clip-vit-base-patch16' for photographs"
         )
 
-    def matrix(self, strengths):
-        "(D,D) M for (C,K) strengths."
-        s, edit = self.settings, torch.cat(self.vectors)
-        moved = [
-            v + torch.einsum("k,knd->nd", a.to(w), w) for v, w, a in zip(self.vectors, self.ways, strengths)
-        ]
-        if s.preservation == "weight":
-            return edit_matrix(edit, torch.cat(moved), self.preserve, s.erase_scale, s.retain_weight, s.lamb)
-        guide = torch.cat(moved)
-        return null_space_matrix(edit, guide, self.preserve, s.erase_scale, s.lamb, s.null_threshold)
+# %% ../../../nbs/3a_diffusion/27_debias.ipynb #6e86d9a6
+@patch
+def matrix(self: ShareSearch,
+    strengths: torch.Tensor,  # (C,K) alpha
+) -> torch.Tensor:  # (D,D) M
+    "M for these strengths."
+    s, moved = self.settings, []
+    for vectors, ways, alpha in zip(self.vectors, self.ways, strengths):
+        moved.append(vectors + torch.einsum("k,knd->nd", alpha.to(ways), ways))
+    edit, guide = torch.cat(self.vectors), torch.cat(moved)
+    if s.preservation == "weight":
+        return edit_matrix(edit, guide, self.preserve, s.erase_scale, s.retain_weight, s.lamb)
+    return null_space_matrix(edit, guide, self.preserve, s.erase_scale, s.lamb, s.null_threshold)
 
-    def tensors(self, strengths):
-        "The projections of an edit with these strengths."
-        unet = denoiser(self.pipe)
-        edited = apply_matrix(unet, self.matrix(strengths))
-        return stored_values(unet, projections(unet), edited)
+@patch
+def tensors(self: ShareSearch,
+    strengths: torch.Tensor,  # (C,K) alpha
+) -> dict[str, torch.Tensor]:  # name -> projection
+    "The projections of an edit with these strengths."
+    unet = denoiser(self.pipe)
+    edited = apply_matrix(unet, self.matrix(strengths))
+    return stored_values(unet, projections(unet), edited)
 
-    def shares(self):
-        "(C,K) shares of the attributes in pictures of each concept, as the pipeline draws now."
-        s, found = self.settings, []
-        how = dict(num_inference_steps=s.num_inference_steps, guidance_scale=s.guidance_scale)
-        check_drawing(self.pipe, **how)
-        for name in self.names:
-            prompts = [PROMPT_TEMPLATE.format(name)]*s.num_images
-            batches = range(0, s.num_images, 20)
-            drawn = [
-                draw(self.pipe, self.seeds[i:i + 20], prompts[i:i + 20], prompt=prompts[i:i + 20], **how)
-                for i in batches
-            ]
-            answers = self.look(np.concatenate(drawn), name)
-            found.append(torch.bincount(answers, minlength=len(s.attributes))/s.num_images)
-        return torch.stack(found).double()
+# %% ../../../nbs/3a_diffusion/27_debias.ipynb #2ca40e75
+@patch
+def shares(self: ShareSearch) -> torch.Tensor:  # (C,K) float64
+    "Shares of the attributes in pictures of each concept, as the pipeline draws now."
+    s, found = self.settings, []
+    how = dict(num_inference_steps=s.num_inference_steps, guidance_scale=s.guidance_scale)
+    check_drawing(self.pipe, **how)
+    for name in self.names:
+        prompts = [PROMPT_TEMPLATE.format(name)]*s.num_images
+        drawn = []
+        for i in range(0, s.num_images, 20):
+            seeds, part = self.seeds[i:i + 20], prompts[i:i + 20]
+            drawn.append(draw(self.pipe, seeds, part, prompt=part, **how))
+        answers = self.look(np.concatenate(drawn), name)
+        found.append(torch.bincount(answers, minlength=len(s.attributes))/s.num_images)
+    return torch.stack(found).double()
 
-    def note(self, strengths, shares):
-        "Keep a round, and say it as an edit's file does."
-        one = Round(strengths, shares, self.settings.aim)
-        self.rounds.append(dict(strengths=strengths.tolist(), shares=shares.tolist(), error=one.error))
-        return one
+# %% ../../../nbs/3a_diffusion/27_debias.ipynb #4e6f04d9
+@patch
+def note(self: ShareSearch,
+    strengths: torch.Tensor,  # (C,K) alpha
+    shares: torch.Tensor,  # (C,K) of the pictures
+) -> Round:
+    "Keep a round, and say it as an edit's file does."
+    one = Round(strengths, shares, self.settings.aim)
+    self.rounds.append(dict(strengths=strengths.tolist(), shares=shares.tolist(), error=one.error))
+    return one
 
-    def run(self) -> Round:
-        "The best round."
-        s = self.settings
-        strengths = torch.zeros(len(self.names), len(s.attributes), dtype=torch.float64)
-        start = last = self.note(strengths, self.shares())
-        tried = []
-        while not last.within(s.tolerance) and len(tried) < s.num_rounds:
-            strengths = strengths + s.step_size*(s.aim - last.shares)
-            with WeightEdit(self.tensors(strengths)).on(self.pipe): shares = self.shares()
-            last = self.note(strengths, shares)
-            tried.append(last)
-        if not tried:
-            raise ValueError(
-                f"the shares are within {s.tolerance} of what is asked; there is nothing to change"
-            )
-        best = min(tried, key=lambda one: one.error)
-        if not best.within(s.tolerance):
-            warnings.warn(
-                f"after {len(tried)} rounds a share is off by {best.error:.2f}, more than {s.tolerance}; it "
-                "was "
-                f"{start.error:.2f} before",
-                stacklevel=3,
-            )
-        return best
+@patch
+def run(self: ShareSearch) -> Round:
+    "The best round."
+    s = self.settings
+    strengths = torch.zeros(len(self.names), len(s.attributes), dtype=torch.float64)
+    start = last = self.note(strengths, self.shares())
+    tried = []
+    while not last.within(s.tolerance) and len(tried) < s.num_rounds:
+        strengths = strengths + s.step_size*(s.aim - last.shares)
+        with WeightEdit(self.tensors(strengths)).on(self.pipe): shares = self.shares()
+        last = self.note(strengths, shares)
+        tried.append(last)
+    if not tried:
+        raise ValueError(
+            f"the shares are within {s.tolerance} of what is asked; there is nothing to change"
+        )
+    best = min(tried, key=lambda one: one.error)
+    if not best.within(s.tolerance):
+        missed = f"a share is off by {best.error:.2f}, more than {s.tolerance}"
+        warnings.warn(
+            f"after {len(tried)} rounds {missed}; it was {start.error:.2f} before", stacklevel=3
+        )
+    return best
