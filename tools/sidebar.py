@@ -15,7 +15,7 @@ begin, end = "      # begin: written by tools/sidebar.py\n", "      # end\n"
 order = """
 tutorials explanations
 0_base 0_models 1_data 2_explore 3_unlearners 3a_diffusion 3b_classifiers 4_metrics 5_interference 6_results
-7_icare 7a_oracle 7b_canvas 7c_hub 8_running 8a_tuning
+7_icare 7a_oracle 7b_canvas 7c_hub 8_running 8a_tuning 9_commands
 pipelines training
 """.split()
 
