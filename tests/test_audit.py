@@ -69,6 +69,7 @@ def folders(edit, tiny, tmp_path):
     edit.save_pretrained(tmp_path/"edit")
 
 
+@pytest.mark.long(7)
 def test_weights_of_every_form_give_the_table_of_the_erasure(tiny, erasure, tmp_path):
     edit = erasure.edit
     folders(edit, tiny, tmp_path)
@@ -86,6 +87,7 @@ def test_weights_of_every_form_give_the_table_of_the_erasure(tiny, erasure, tmp_
         else: pd.testing.assert_frame_equal(found.table, erasure.table, check_exact=True)
 
 
+@pytest.mark.long(6)
 def test_a_lora_of_every_form_gives_one_table(tiny, lora, tmp_path):
     lora.save_pretrained(tmp_path/"edit")
     wanted = audit(tiny, lora, "red", **SMALL)

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pkgutil
 
+import pytest
 from docs import Renderer
 
 import vision_unlearning
@@ -47,6 +48,7 @@ def exported():
             if inspect.isclass(symbol) or inspect.isfunction(symbol): yield symbol
 
 
+@pytest.mark.long
 def test_every_symbol_has_its_place_on_a_page():
     "nbdev parses the source of what it shows, and of a class the constructor, whoever wrote it."
     for symbol in exported():

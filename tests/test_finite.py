@@ -41,6 +41,7 @@ def given(method, sides):
     return ("fox", ["key"]) if method.reads == "names" else sides
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
 def test_training_below_32_bits_is_refused(name, dtype, sides):
@@ -64,6 +65,7 @@ def test_what_trains_nothing_works_in_16_bits(name, sides):
     assert all(bool(t.isfinite().all()) for t in edit.tensors.values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_training_that_explodes_says_so_or_stays_finite(name, sides):
     method, pipe = short(name, learning_rate=1e6), load_pipeline("tiny")

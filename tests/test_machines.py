@@ -98,10 +98,13 @@ def test_edits_act_while_weights_wait_or_say_why_not(edits, name, kind):
     with edit.on(here), edit.on(away): assert np.abs(drawn(here) - drawn(away)).max() <= ONE_LEVEL
 
 
-def test_what_is_learned_while_weights_wait_is_the_same():
+def test_what_is_learned_while_weights_wait_is_the_same(monkeypatch):
     pipes = [Machine("cpu", offload=kind).load("tiny") for kind in ("none", "model")]
     found = [small("uce").unlearn(pipe, "fox") for pipe in pipes]
     assert all(torch.equal(found[0].tensors[n], found[1].tensors[n]) for n in found[0].tensors)
+    monkeypatch.setattr("vision_unlearning.models.machine.compute_device", lambda pipe: torch.device("cuda"))
+    with pytest.raises(ValueError, match="esd trains, and the UNet waits on cpu while it computes on cuda"):
+        small("esd").unlearn(pipes[1], "fox")
     with pytest.raises(ValueError, match="no weights to learn from"):
         Machine("cpu", offload="sequential").load("tiny", learns=True)
 

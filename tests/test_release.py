@@ -65,6 +65,7 @@ def copy(files, tmp_path_factory):
     return copy, unpack_release(files, copy)
 
 
+@pytest.mark.long
 def test_tables_say_the_same_up_to_32_bits(store, copy):
     there, sessions = copy
     assert [s.entity for s in sessions] == ["fox", "violin"]

@@ -50,6 +50,7 @@ def world(request, tmp_path_factory):
     )
 
 
+@pytest.mark.long
 @each
 def test_every_template_on_every_task(world, template, arguments, tmp_path):
     "The answer is JSON, comes back from disk as it was, and is drawn without a store."

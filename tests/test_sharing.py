@@ -9,13 +9,13 @@ from vision_unlearning import tasks
 from vision_unlearning.core import ForeignFileError
 from vision_unlearning.running.cli import main
 from vision_unlearning.running.own import new_task
-from vision_unlearning.running.tuning.sharing import fetch, publish
+from vision_unlearning.running.tuning.sharing import fetch_published, publish
 from vision_unlearning.running.tuning.submissions import (
     hashes_of,
     leaderboards,
     make_submission,
+    measured_again,
     read_submission,
-    recompute,
     shipped_submissions,
 )
 from vision_unlearning.store import Store, read_entities, write_json
@@ -91,7 +91,7 @@ def test_measured_again_by_the_shell(tmp_path, capsys):
         assert "all counts are the same" in capsys.readouterr().out
         with_hash(made)
         write_json(file, made)
-        assert recompute(made, Store(tmp_path/"other"), 1).index.tolist() == [("bear", "after")]
+        assert measured_again(made, Store(tmp_path/"other"), 1).index.tolist() == [("bear", "after")]
         with pytest.raises(SystemExit) as left: main(again)
     assert left.value.code == 1 and "bear" in capsys.readouterr().out
 
@@ -119,13 +119,13 @@ def test_submissions_meet_in_one_repository(hub, at, made, tmp_path):
     other = write_json(tmp_path/"rece.json", make_submission(held_out_record("emoji", "rece"), "you"))
     publish("submission", other, "me/board", **at)
     assert hub.repositories["datasets/me/board"].private
-    files = fetch("submission", "me/board", folder=tmp_path/"got", **at)
+    files = fetch_published("submission", "me/board", folder=tmp_path/"got", **at)
     assert sorted(file.name.partition("_")[0] for file in files) == ["rece", "uce"]
     content = json.loads(made.read_text())
     content["record"]["rows"][0]["after"] = .5
     hub.add("me/bad", {"submissions/uce.json": json.dumps(content)})
     with pytest.raises(ForeignFileError, match="its table is not what was hashed"):
-        fetch("submission", "me/bad", folder=tmp_path/"bad", **at)
+        fetch_published("submission", "me/bad", folder=tmp_path/"bad", **at)
     assert not (tmp_path/"bad").exists()
 
 
@@ -147,11 +147,11 @@ def test_a_task_goes_and_comes(hub, at, shapes, tmp_path, pictures):
     sent = hub.repositories["datasets/me/shapes"].files
     assert b"license: cc0-1.0" in sent["README.md"] and ("pictures/red square/1.png" in sent) == pictures
     there = Store(tmp_path/"there")
-    fetch("task", "me/shapes", store=there, **at)
+    fetch_published("task", "me/shapes", store=there, **at)
     assert read_entities(there, "shapes") == read_entities(shapes, "shapes")
     assert there.pictures("shapes").is_dir() == pictures
     with pytest.raises(ValueError, match="exists; fetch into another base_folder"):
-        fetch("task", "me/shapes", store=there, **at)
+        fetch_published("task", "me/shapes", store=there, **at)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_hub_does_not_choose_names_or_paths(hub, at, shapes, tmp_path, files, 
     if "task_emoji.json" in files: files = {"task_emoji.json": held.pop("task_shapes.json")}
     hub.add("me/odd", {**held, **files})
     there = Store(tmp_path/"there")
-    with pytest.raises(ForeignFileError, match=said): fetch("task", "me/odd", store=there, **at)
+    with pytest.raises(ForeignFileError, match=said): fetch_published("task", "me/odd", store=there, **at)
     assert not there.base.exists() or not [p for p in there.base.rglob("*") if p.is_file()]
 
 

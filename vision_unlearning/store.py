@@ -35,21 +35,25 @@ def jsonable(
     return value if isinstance(value, (str, int, bool, type(None))) else str(value)
 
 # %% ../nbs/0_base/10_store.ipynb #7e3d69da
+@functools.cache
+def _encoder(comma: str) -> json.JSONEncoder:
+    return json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(comma, ": "))
+
 def _one_item_a_line(
     value: Any,  # of plain JSON types
     margin: str = "\n",  # a line break and the indentation around the value
 ) -> str:
     "What `json.dumps(value, indent=1)` writes, with the fast encoder for innermost lists and dictionaries."
-    def dumps(part, **options): return json.dumps(part, ensure_ascii=False, allow_nan=False, **options)
-    if not value or not isinstance(value, (dict, list)): return dumps(value)
     inner = margin + " "
+    encode = _encoder("," + inner).encode
+    if not value or not isinstance(value, (dict, list)): return encode(value)
     items = value.values() if isinstance(value, dict) else value
     if not any(isinstance(item, (dict, list)) for item in items):
-        text = dumps(value, separators=("," + inner, ": "))
+        text = encode(value)
         return f"{text[0]}{inner}{text[1:-1]}{margin}{text[-1]}"
     lines = [_one_item_a_line(item, inner) for item in items]
     if isinstance(value, list): return f"[{inner}{f',{inner}'.join(lines)}{margin}]"
-    named = [f"{dumps(key)}: {line}" for key, line in zip(value, lines)]
+    named = [f"{encode(key)}: {line}" for key, line in zip(value, lines)]
     return f"{{{inner}{f',{inner}'.join(named)}{margin}}}"
 
 def write_json(

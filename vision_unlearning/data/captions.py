@@ -42,7 +42,8 @@ def captions(
     row,  # a row of the training table
 ) -> list[tuple[str, float]]:  # (sentence, probability)
     "What a drawing may be called."
-    if "style" in get_task(row.task).fields: return [(get_prompt(row.task, row["name"], style=row["style"]), 1.)]
+    if "style" in get_task(row.task).fields:
+        return [(get_prompt(row.task, row["name"], style=row["style"]), 1.)]
     plain = [(f"{o} of {row['name']}", .45 if o == OPENINGS[0] else .03) for o in OPENINGS]
     in_style = PROMPT_TEMPLATE.format(f"{row['name']} in {row['style']} style")
     return [*plain, (row["name"], .1), (in_style, .3)]

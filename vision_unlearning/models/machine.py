@@ -11,8 +11,8 @@ from ..dtypes import DTYPES, dtype_name, learning_dtype
 from .pipelines import fast_dtype, load_pipeline
 
 # %% auto #0
-__all__ = ['OFFLOADS', 'MAPS', 'MOST', 'offload', 'compute_device', 'offloading', 'picture_bytes', 'free_memory', 'fitting_batch',
-           'Machine', 'running_on']
+__all__ = ['OFFLOADS', 'MAPS', 'MOST', 'offload', 'compute_device', 'require_at_home', 'offloading', 'picture_bytes',
+           'free_memory', 'fitting_batch', 'Machine', 'running_on']
 
 # %% ../../nbs/0_models/07_machine.ipynb #5ae2502b
 OFFLOADS = ("none", "model", "sequential")
@@ -37,6 +37,18 @@ def compute_device(
 ) -> torch.device:
     "Where a pipeline computes, also while its weights wait somewhere else."
     return getattr(pipe, "_execution_device", None) or pipe.device
+
+def require_at_home(
+    pipe,  # a pipeline
+    name: str,  # who trains, for the message
+):
+    "Refuse to train weights that wait elsewhere than where they compute."
+    here, there = pipe.unet.device, compute_device(pipe)
+    if here.type == there.type: return
+    raise ValueError(
+        f"{name} trains, and the UNet waits on {here} while it computes on {there}; load it without offload, "
+        "gradient_checkpointing and mixed_precision save memory too"
+    )
 
 def offloading(
     pipe,  # a pipeline

@@ -22,7 +22,7 @@ from ..texts import as_names, as_requests, request_label, shared_names
 
 # %% auto #0
 __all__ = ['LIMIT_REASONS', 'MET', 'GROUPS', 'GROUP_ORDER', 'plan_prompts', 'plan_requests', 'Plan', 'plan_check',
-           'evaluating_clip', 'judged', 'recognise', 'Seen', 'look', 'side_by_side', 'Limits', 'Criterion', 'Verdict',
+           'evaluating_clip', 'named_by', 'recognise', 'Seen', 'look', 'side_by_side', 'Limits', 'Criterion', 'Verdict',
            'Group', 'unknown', 'gone', 'kept', 'group_of', 'by_request', 'verdict', 'Checked', 'measured_with']
 
 # %% ../../nbs/8_running/33_check.ipynb #91083afa
@@ -118,7 +118,7 @@ def evaluating_clip(
     return load_clip(clip or "emoji-clip", device=compute_device(pipe)) if is_name else clip
 
 # %% ../../nbs/8_running/33_check.ipynb #96c69ef2
-def judged(
+def named_by(
     judge,  # metric with reset, update(images, names) and per_item
     pixels: torch.Tensor,  # (N,3,H,W) uint8
     names: list[list[str]],  # of each picture, all that mean the same
@@ -157,7 +157,7 @@ def recognise(
         }
     )
     if judge is not None:
-        found["recognised"] = judged(judge, pixels, [alike.get(n, [n]) for n in plan["name"]])
+        found["recognised"] = named_by(judge, pixels, [alike.get(n, [n]) for n in plan["name"]])
         require_finite(found["recognised"].to_numpy(float), "the judge's answers")
     return found
 

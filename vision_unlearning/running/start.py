@@ -7,7 +7,7 @@ from __future__ import annotations
 import _thread, os, signal, threading, time, weakref
 
 # %% auto #0
-__all__ = ['leave', 'Stop', 'interrupt_main', 'Listener', 'start']
+__all__ = ['leave', 'Stop', 'importing', 'interrupt_main', 'Listener', 'start']
 
 # %% ../../nbs/8_running/58_start.ipynb #192c529d
 def leave(number, frame):  # what Python tells whoever listens to a signal
@@ -18,6 +18,13 @@ def leave(number, frame):  # what Python tells whoever listens to a signal
 # %% ../../nbs/8_running/58_start.ipynb #b561b910
 class Stop(KeyboardInterrupt):
     "Ctrl-C, as an exception whose end can be noticed."
+
+def importing(frame) -> bool:
+    "Whether a module is being imported below this frame."
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>": return True
+        frame = frame.f_back
+    return False
 
 def interrupt_main():
     "Ctrl-C for the main thread, which wakes it where it waits."
@@ -31,12 +38,13 @@ class Listener:
         self.arrived = False  # whether the command has ended
 
     def hear(self, number, frame):
-        "Throw, and see to it that it arrives."
-        raise self.watched(Stop())
+        "Throw, and see to it that it arrives; what is being imported may be C++, which would not survive."
+        if self.thrown is None: threading.Thread(target=self.insist, daemon=True).start()
+        self.thrown = lambda: None  # nothing is on its way yet
+        if not importing(frame): raise self.watched(Stop())
 
     def watched(self, stop: Stop) -> Stop:
         "The same; nothing but what was thrown may hold it."
-        if self.thrown is None: threading.Thread(target=self.insist, daemon=True).start()
         self.thrown = weakref.ref(stop)
         return stop
 

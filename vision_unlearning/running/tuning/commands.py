@@ -10,7 +10,8 @@ import typer
 from ..options import BaseFolder, at_home, json_settings, split
 
 # %% auto #0
-__all__ = ['Kind', 'Repository', 'submit_command', 'recompute_command', 'leaderboard_command', 'publish_command', 'fetch_command']
+__all__ = ['KindName', 'RepositoryName', 'submit_command', 'recompute_command', 'leaderboard_command', 'publish_command',
+           'fetch_command']
 
 # %% ../../../nbs/8a_tuning/50_commands.ipynb #e87bcab0
 def submit_command(
@@ -51,9 +52,9 @@ def recompute_command(
     base_folder: BaseFolder = "assets",
 ):
     "Measure rows of a submission again, and say which counts differ."
-    from vision_unlearning.running.tuning.submissions import read_submission, recompute
+    from vision_unlearning.running.tuning.submissions import measured_again, read_submission
     from vision_unlearning.store import Store
-    different = recompute(read_submission(file), Store(base_folder), rows, seed)
+    different = measured_again(read_submission(file), Store(base_folder), rows, seed)
     typer.echo(different.to_string() if len(different) else "all counts are the same")
     if len(different): raise typer.Exit(1)
 
@@ -72,13 +73,13 @@ def leaderboard_command(
     typer.echo(write_leaderboard(found, out).resolve())
 
 # %% ../../../nbs/8a_tuning/50_commands.ipynb #0de38519
-Kind = Annotated[str, typer.Argument(help="edit, task, tables or submission.")]
-Repository = Annotated[str, typer.Option(help="owner/name on the hub.")]
+KindName = Annotated[str, typer.Argument(help="edit, task, tables or submission.")]
+RepositoryName = Annotated[str, typer.Option(help="owner/name on the hub.")]
 
 def publish_command(
-    kind: Kind,
+    kind: KindName,
     what: Annotated[str, typer.Argument(help="Folder of an edit, task, or file.", callback=at_home)],
-    repository: Repository,
+    repository: RepositoryName,
     licence: Annotated[str, typer.Option(help="Of what is sent: cc-by-4.0.")] = "",
     pictures: Annotated[bool, typer.Option("--pictures", help="Send those of a task too.")] = False,
     public: Annotated[bool, typer.Option("--public", help="Of a new repository.")] = False,
@@ -91,15 +92,16 @@ def publish_command(
     typer.echo(publish(kind, what, repository, store=Store(base_folder), **usual))
 
 def fetch_command(
-    kind: Kind,
-    repository: Repository,
+    kind: KindName,
+    repository: RepositoryName,
     folder: Annotated[str, typer.Option(help="For an edit or submissions.", callback=at_home)] = "",
     revision: Annotated[str, typer.Option(help="Branch, tag or commit; empty is the newest.")] = "",
     base_folder: BaseFolder = "assets",
 ):
     "Get an edit, a task, tables or submissions from the hub, checked."
-    from vision_unlearning.running.tuning.sharing import fetch
+    from vision_unlearning.running.tuning.sharing import fetch_published
     from vision_unlearning.store import Store
     if kind in ("edit", "submission") and not folder: raise ValueError(f"fetching {kind} needs --folder")
     place = dict(store=Store(base_folder), folder=Path(folder) if folder else None)
-    for path in fetch(kind, repository, revision=revision or None, **place): typer.echo(path.resolve())
+    for path in fetch_published(kind, repository, revision=revision or None, **place):
+        typer.echo(path.resolve())

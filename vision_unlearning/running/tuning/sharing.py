@@ -21,12 +21,12 @@ from ...tasks import own_task, read_task
 from ...unlearners.base import load_edit, push_edit, save_edit
 
 # %% auto #0
-__all__ = ['KINDS', 'Place', 'publish_edit', 'fetch_edit_to', 'publish_task', 'fetch_task', 'publish_tables', 'fetch_tables',
-           'publish_submission', 'fetch_submissions', 'Kind', 'publish', 'fetch']
+__all__ = ['SHARED', 'HubPlace', 'publish_edit', 'fetch_edit_to', 'publish_task', 'fetch_task', 'publish_tables', 'fetch_tables',
+           'publish_submission', 'fetch_submissions', 'Shareable', 'publish', 'fetch_published']
 
 # %% ../../../nbs/8a_tuning/45_sharing.ipynb #63cf25bc
 @dataclass(frozen=True)
-class Place:
+class HubPlace:
     "A repository of the hub, and the folders here that files go to or come from."
     repository: str  # "owner/name"
     store: Store | None = None  # of tasks and tables
@@ -59,7 +59,7 @@ class Place:
 # %% ../../../nbs/8a_tuning/45_sharing.ipynb #e0782aa2
 def publish_edit(
     folder,  # of an edit, or of what `vu erase` wrote
-    place: Place,
+    place: HubPlace,
 ) -> str:  # address of the commit
     "Send an edit."
     at = dict(private=place.private, token=place.token, endpoint=place.endpoint)
@@ -68,7 +68,7 @@ def publish_edit(
     return push_edit(load_edit(folder), place.repository, **at)
 
 def fetch_edit_to(
-    place: Place,  # with `folder`
+    place: HubPlace,  # with `folder`
 ) -> list[Path]:  # the folder
     "Fetch an edit into a folder that does not exist yet."
     if place.folder.exists(): raise ValueError(f"{place.folder} exists; choose another folder")
@@ -79,7 +79,7 @@ def fetch_edit_to(
 # %% ../../../nbs/8a_tuning/45_sharing.ipynb #6d61df38
 def publish_task(
     task: str,  # name of a task that was brought to the store
-    place: Place,  # with `store`
+    place: HubPlace,  # with `store`
 ) -> str:  # address of the commit
     "Send a task."
     if own_task(task) is None:
@@ -95,7 +95,7 @@ def publish_task(
         return place.send(folder, task, what)
 
 def fetch_task(
-    place: Place,  # with `store`
+    place: HubPlace,  # with `store`
 ) -> list[Path]:  # the files of the task
     "Fetch a task into a store that has none of that name."
     files = place.files()
@@ -126,7 +126,7 @@ def fetch_task(
 # %% ../../../nbs/8a_tuning/45_sharing.ipynb #66d5cf10
 def publish_tables(
     task: str,  # task name
-    place: Place,  # with `store`
+    place: HubPlace,  # with `store`
 ) -> str:  # address of the commit
     "Send the tables of all complete sessions of a task."
     with tempfile.TemporaryDirectory() as folder:
@@ -134,7 +134,7 @@ def publish_tables(
         return place.send(folder, f"{task}: tables", f"A benchmark of unlearning on the task {task}.")
 
 def fetch_tables(
-    place: Place,  # with `store`
+    place: HubPlace,  # with `store`
 ) -> list[Path]:  # the folders of the sessions
     "Fetch the tables of a task into a store that has none of it."
     files = place.files()
@@ -146,7 +146,7 @@ def fetch_tables(
 
 def publish_submission(
     path,  # a JSON file
-    place: Place,
+    place: HubPlace,
 ) -> str:  # address of the commit
     "Send a submission beside the others of a repository."
     made = read_submission(path)
@@ -158,7 +158,7 @@ def publish_submission(
         return place.send(folder, "Leaderboard", "Submissions: one held-out test a file.")
 
 def fetch_submissions(
-    place: Place,  # with `folder`
+    place: HubPlace,  # with `folder`
 ) -> list[Path]:  # the files
     "Fetch all submissions of a repository; one whose hashes do not fit is refused, and none is kept."
     files = {safe_name(Path(path).name): file for path, file in place.files("submissions").items()}
@@ -170,31 +170,31 @@ def fetch_submissions(
 
 # %% ../../../nbs/8a_tuning/45_sharing.ipynb #97a6f07b
 @dataclass(frozen=True)
-class Kind:
+class Shareable:
     "Something that can be shared."
-    publish: Callable  # of what and a `Place`
-    fetch: Callable  # of a `Place`
+    publish: Callable  # of what and a `HubPlace`
+    fetch: Callable  # of a `HubPlace`
 
-KINDS = {
-    "edit": Kind(publish_edit, fetch_edit_to),
-    "task": Kind(publish_task, fetch_task),
-    "tables": Kind(publish_tables, fetch_tables),
-    "submission": Kind(publish_submission, fetch_submissions),
+SHARED = {
+    "edit": Shareable(publish_edit, fetch_edit_to),
+    "task": Shareable(publish_task, fetch_task),
+    "tables": Shareable(publish_tables, fetch_tables),
+    "submission": Shareable(publish_submission, fetch_submissions),
 }
 
 def publish(
     kind: str,  # "edit", "task", "tables" or "submission"
     what,  # a folder, a task name, a task name, a file
     repository: str,  # "owner/name"; made if it does not exist
-    **place,  # fields of `Place`
+    **place,  # fields of `HubPlace`
 ) -> str:  # address of the commit
     "Send something to the hub."
-    return KINDS[check_name("kind", kind, KINDS)].publish(what, Place(repository, **place))
+    return SHARED[check_name("kind", kind, SHARED)].publish(what, HubPlace(repository, **place))
 
-def fetch(
+def fetch_published(
     kind: str,  # "edit", "task", "tables" or "submission"
     repository: str,  # "owner/name"
-    **place,  # fields of `Place`
+    **place,  # fields of `HubPlace`
 ) -> list[Path]:  # what was written
     "Get something from the hub, checked."
-    return KINDS[check_name("kind", kind, KINDS)].fetch(Place(repository, **place))
+    return SHARED[check_name("kind", kind, SHARED)].fetch(HubPlace(repository, **place))

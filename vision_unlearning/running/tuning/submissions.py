@@ -22,9 +22,9 @@ from ...unlearners.base import METHODS
 from ...unlearners.tuned import held_out_record
 
 # %% auto #0
-__all__ = ['FORMAT', 'NAMED', 'digest', 'Hashes', 'Row', 'Tested', 'Submission', 'asked_of', 'hashes_of', 'hashes_here',
-           'make_submission', 'check_submission', 'read_submission', 'differing', 'recompute', 'shipped_submissions',
-           'read_submissions', 'distance', 'one_board', 'leaderboards', 'write_leaderboard']
+__all__ = ['FORMAT', 'NAMED', 'digest', 'Hashes', 'HeldOutRow', 'Tested', 'Submission', 'asked_of', 'hashes_of', 'hashes_here',
+           'make_submission', 'check_submission', 'read_submission', 'differing', 'measured_again',
+           'shipped_submissions', 'read_submissions', 'distance', 'one_board', 'leaderboards', 'write_leaderboard']
 
 # %% ../../../nbs/8a_tuning/40_submissions.ipynb #dbb29d7c
 def digest(
@@ -43,7 +43,7 @@ class Hashes(TypedDict):
     weights: str  # of the base model, as `weights_fingerprint` says
     table: str  # the rows of the record
 
-class Row(TypedDict):
+class HeldOutRow(TypedDict):
     "What one session did to its emitter and to everybody else."
     emitter: str
     before: float
@@ -60,7 +60,7 @@ class Tested(TypedDict):
     settings: dict[str, Any]
     seeds: list[int]
     num_inference_steps: int
-    rows: list[Row]
+    rows: list[HeldOutRow]
 
 class Submission(TypedDict):
     "One file of a leaderboard."
@@ -146,7 +146,7 @@ def differing(
     table = pd.DataFrame.from_dict(compared, orient="index", columns=["submitted", "measured"])
     return table[table["submitted"] != table["measured"]]
 
-def recompute(
+def measured_again(
     submission: dict,
     store: Store,  # where the sessions are kept
     emitters: Iterable[str] | int = 2,  # names, or how many of the submission's own, drawn by `seed`

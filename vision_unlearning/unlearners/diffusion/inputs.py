@@ -62,7 +62,9 @@ def encode_dataset(
     if len(dataset) == 0: raise ValueError("the dataset is empty")
     height, width = latent_size(pipe.unet)
     if height != width:
-        raise ValueError(f"the network was made for {width}x{height} latents; pictures are learned as squares")
+        raise ValueError(
+            f"the network was made for {width}x{height} latents; pictures are learned as squares"
+        )
     side = height*pipe.vae_scale_factor
     means, stds, scale = [], [], pipe.vae.config.scaling_factor
     for pixels in pixel_batches(dataset, side, batch_size):

@@ -21,6 +21,7 @@ from .inputs import encode_dataset
 from .lora import adapter_edit, trainable_adapter
 from ..idle import held, refuse_idle
 from ..loop import fit
+from ...models.machine import require_at_home
 from ...models.network import require_unadapted
 from ..trainable import trainable_weights, weight_edit
 
@@ -129,6 +130,7 @@ class TrainedUnlearner(Unlearner):
         require_pipeline(self, model)
         require_plain(self, model)
         require_unadapted(model.unet, self.name)
+        require_at_home(model, self.name)
         self.check(forget, retain)
         refuse_idle(self, held(forget), held(retain))
         run = Training(model, forget, retain, generator or torch.Generator().manual_seed(0))
