@@ -1,8 +1,9 @@
-"""A pipeline smaller than the tiny one, for tests that train or draw hundreds of times.
+"""What is small enough for tests that train or draw hundreds of times: a pipeline, and settings.
 What takes their time is the number of modules, whatever their width."""
 import torch
 
 from vision_unlearning.models.tiny import tiny_pipeline, tiny_unet
+from vision_unlearning.unlearners.idle import held
 
 # One block down and one up, with three transformers that read the text.
 ONE_BLOCK = dict(
@@ -20,3 +21,11 @@ def small_pipeline(seed=0):
         torch.manual_seed(seed)
         pipe.unet = tiny_unet(**ONE_BLOCK).eval()
     return pipe
+
+
+def acting(cls, settings, *sides):
+    "Those of the settings that a method has and that do something beside the others, on these data."
+    known = {name: value for name, value in settings.items() if name in cls.model_fields}
+    kinds = map(held, sides) if sides else ["names" if cls.reads == "names" else "pictures"]*2
+    idle = cls(**known).idle(*kinds)
+    return {name: value for name, value in known.items() if name not in idle}

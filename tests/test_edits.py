@@ -14,7 +14,7 @@ import torch
 
 from vision_unlearning.core import ForeignFileError
 from vision_unlearning.models import tiny_pipeline
-from vision_unlearning.unlearners.attached import plain_values
+from vision_unlearning.unlearners.attached import LOCK, plain_values
 from vision_unlearning.unlearners.base import WeightEdit, attached, denoiser, load_edit
 from vision_unlearning.unlearners.diffusion.formats import effective_change, merge_edit
 from vision_unlearning.unlearners.diffusion.guidance import SafeLatentGuidance
@@ -477,7 +477,11 @@ def interrupted(line):
         return trace
     sys.settrace(trace)
     try: yield
-    finally: sys.settrace(None)
+    finally:
+        sys.settrace(None)
+        # CPython 3.11 counts the instruction of a `try:` to no block: an interrupt there, which no signal
+        # makes but a tracer does, leaves the lock held.
+        while LOCK._is_owned(): LOCK.release()
 
 
 @pytest.mark.long
@@ -554,10 +558,6 @@ def test_broken_folders(case, tmp_path):
     kind, change, line = BROKEN[case]
     write(tmp_path / "edit", EDITS[kind], **change)
     with pytest.raises(ForeignFileError, match=line): load_edit(tmp_path / "edit")
-
-
-def test_an_edit_of_nothing_is_none():
-    with pytest.raises(ValueError, match="holds no tensors"): WeightEdit({}, {"forget": ["fox"]})
 
 
 @kinds

@@ -7,6 +7,7 @@ import typing
 
 import pytest
 import torch
+from small import acting
 
 from vision_unlearning.data.classification import load_classification
 from vision_unlearning.data.loaders import ImageLoader
@@ -126,7 +127,8 @@ CHOICES = [
 def test_a_setting_of_a_classifier_method_acts(method, name):
     cls = FOUND[method].load()
     value, given = case_of(cls, name)
-    small = {k: v for k, v in {**SMALL, **given}.items() if k in cls.model_fields}
+    sides = ([3], None) if cls.reads == "names" else world()[1:]
+    small = acting(cls, {**SMALL, **given}, *sides)
     if (method, name) in REFUSED:
         with pytest.raises(ValueError, match=name): cls(**{**small, name: value})
         return

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from small import acting
 
 from vision_unlearning.core import initial_latents, torch_modules
 from vision_unlearning.data.splits import make_split
@@ -74,7 +75,7 @@ for name, edits in asked["edits"].items():
 def quick(name):
     "A method with the smallest settings that it has."
     cls = get_method(name)
-    return cls(**{k: v for k, v in QUICK.items() if k in cls.model_fields})
+    return cls(**acting(cls, QUICK))
 
 
 def draw(pipe):

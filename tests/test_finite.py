@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from small import acting
 
 from vision_unlearning.core import DivergedError, ForeignFileError
 from vision_unlearning.data.splits import image_dataset
@@ -33,7 +34,7 @@ def short(name, **settings):
     cls = get_method(name)
     few = dict(num_train_steps=2, num_train_epochs=1, num_inference_steps=2, rollout_batch_size=2)
     few |= dict(num_anchor_images=2, train_batch_size=2, num_rounds=1, num_images=3)
-    return cls(**{**{n: v for n, v in few.items() if n in cls.model_fields}, **settings})
+    return cls(**{**acting(cls, few), **settings})
 
 
 def given(method, sides):

@@ -165,8 +165,9 @@ class FeatureCache:
 
 # %% ../../nbs/5_interference/05_pair.ipynb #f8fb9cad
 def _metric_of(asked) -> PairMetric:
-    "A metric that was named, or that is here."
-    return get_pair_metric(asked) if isinstance(asked, str) else as_pair_metric(asked, type(asked).__name__)
+    "A metric that was named, also by where it is, or that is here."
+    if not isinstance(asked, str): return as_pair_metric(asked, type(asked).__name__)
+    return get_pair_metric(PAIR_METRICS.take(asked))
 
 # %% ../../nbs/5_interference/05_pair.ipynb #c13fe048
 def choose_metrics(

@@ -247,11 +247,6 @@ class WeightEdit(Edit):
     file: ClassVar[str] = "uce_sd_weights.safetensors"  # the contract's name for weight files
     acts_on: ClassVar[str] = "weights"
 
-    def check(self):
-        super().check()
-        if not self.tensors:
-            raise ValueError("an edit of weights holds no tensors, so it would change nothing")
-
     def _plan(self, model, scale):
         found = editable_tensors(model)
         missing = [n for n, t in self.tensors.items() if n not in found or found[n].shape != t.shape]
@@ -398,6 +393,8 @@ def load_edit(
         raise ForeignFileError(
             f"{folder}/{cls.file} is not a readable safetensors file ({error}); make the edit again"
         ) from error
+    if count is None and not tensors and cls.acts_on == "weights":
+        raise ForeignFileError(f"{folder}/{cls.file} holds no tensors; make the edit again")
     if count not in (None, len(tensors)):
         raise ForeignFileError(
             f"{folder}/{cls.file} holds {len(tensors)} tensors of the {count} that edit.json counts; make "

@@ -338,6 +338,8 @@ def export(self: Edit,
     model=None,  # pipeline that it belongs to; needed where the form is of another kind than the edit
 ) -> Path:
     "Write the edit as others publish theirs."
+    # looked up when it is called: a notebook that runs this cell gives way to others
+    from vision_unlearning.unlearners.diffusion.foreign import export_edit
     return export_edit(self, form, path, model)
 
 # %% ../../../nbs/3a_diffusion/08_foreign.ipynb #e49e1d5b

@@ -154,19 +154,14 @@ class UCE(Unlearner):
         edit, target = (
             torch.cat(x).cpu() for x in zip(*[self._vectors(pipe, n, g) for n, g in zip(names, guides)])
         )
-        return (
-            edit,
-            target,
-            embed_texts(pipe, [TEMPLATES[self.concept_type][0].format(k) for k in keep] + [""])
-            .flatten(0, 1)
-            .cpu(),
-        )
+        template = TEMPLATES[self.concept_type][0]
+        preserve = embed_texts(pipe, [template.format(k) for k in keep] + [""])
+        return edit, target, preserve.flatten(0, 1).cpu()
 
     def matrix(self, pipe, forget, retain):
         "(D,D) M, on the right of every projection."
-        return edit_matrix(
-            *self.system(pipe, forget, retain), self.erase_scale, self.retain_weight, self.lamb
-        )
+        weights = self.erase_scale, self.retain_weight, self.lamb
+        return edit_matrix(*self.system(pipe, forget, retain), *weights)
 
     def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):
         "Edit the key and value projections of every cross-attention; `retain` lists what to preserve."
