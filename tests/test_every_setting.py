@@ -73,7 +73,7 @@ OWN = {
         lamb=Case(1., UNEVEN), preservation=Case("null_space", UNEVEN),
         null_threshold=Case(.5, UNEVEN | dict(preservation="null_space")),
         expand_prompts=Case(False, UNEVEN),
-        recogniser="emoji-clip", num_inference_steps=Case(3, MOVED), guidance_scale=Case(5., MOVED),
+        recogniser="emoji-clip", num_inference_steps=Case(8, MOVED), guidance_scale=Case(5., MOVED),
     ),
     "distil_weight": dict(search_space=(1,)),
     "munba": dict(gradient_weighting="simple", trainable="cross_attention"),

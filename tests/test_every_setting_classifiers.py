@@ -71,7 +71,7 @@ def case_of(cls, name):
     "Another value of a setting, and what else is set."
     # a batch is a matter of memory, except where the square of its mean is summed
     if (cls.name, name) == ("ssd", "train_batch_size"): return 2, dict(estimator="batch")
-    if (cls.name, name) == ("gkt", "threshold"): return 1e-3, {}
+    if (cls.name, name) == ("gkt", "threshold"): return .005, {}
     if name in EVERYWHERE: return EVERYWHERE[name]
     field = cls.model_fields[name]
     now = SMALL.get(name, field.default)
