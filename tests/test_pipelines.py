@@ -298,7 +298,7 @@ def test_killed_sessions_continue(tmp_path):
     from vision_unlearning.unlearners.base import load_edit
     base, undisturbed = tmp_path / "killed", tmp_path / "whole"
     store, session = Store(base), planned(base)
-    train_and_draw(undisturbed)
+    assert Run(train_and_draw, undisturbed).end()
 
     assert not Run(lambda folder: train_and_draw(folder, DieAt(3)), base).end()
     assert not store.model(session).exists(), "half an edit under the name of a whole one"
