@@ -30,21 +30,7 @@ os.environ["HF_HOME"] = _hf_home.name
 # jsonschema, which reads notebooks, would compile forty grammars that no notebook's schema asks for.
 sys.modules.setdefault("rfc3987_syntax", None)
 
-import fastcore.imports
-import fastcore.test
 import pytest
-
-compare_slowly = fastcore.imports.equals
-
-
-def equals(a, b) -> bool:
-    """As fastcore's, which lessons call by `test_eq`.
-    That one takes bytes one by one and asks each what it is: a megabyte is twenty seconds of questions."""
-    plain = type(a) is type(b) and type(a) in (bytes, str, int, float, bool)
-    return plain and a == b or compare_slowly(a, b)
-
-
-fastcore.imports.equals = fastcore.test.equals = equals
 
 
 def pytest_addoption(parser):

@@ -121,16 +121,6 @@ def stages_here(name):
 def test_there_are_notebooks(): assert len(notebooks) > 100 and set(seconds) | KERNELS <= set(notebooks)
 
 
-VALUES = [b"fox", b"foxes", "fox", 1, 1., True, float("nan"), None, [1, "fox"], [1., "fox"]]
-
-
-@pytest.mark.parametrize("other", VALUES)
-def test_comparison_says_what_fastcore_says(other):
-    from conftest import compare_slowly, equals
-    for one in VALUES:
-        if type(one) is type(other): assert equals(one, other) == compare_slowly(one, other)
-
-
 # The lessons of a notebook may draw from the global generator; the library they call may not, and tests/ says
 # so.
 @pytest.mark.global_rng

@@ -17,6 +17,7 @@ from vision_unlearning.running.tuning.submissions import (
     measured_again,
     read_submission,
     shipped_submissions,
+    write_leaderboard,
 )
 from vision_unlearning.store import Store, read_entities, write_json
 from vision_unlearning.unlearners.tuned import held_out_record
@@ -107,7 +108,6 @@ def test_a_leaderboard_by_the_shell(made, tmp_path, capsys):
 
 def test_a_name_is_text_on_the_page(made, tmp_path):
     content = make_submission(held_out_record("emoji", "uce"), "<script>alert(1)</script>")
-    from vision_unlearning.running.tuning.submissions import write_leaderboard
     page = write_leaderboard([content], tmp_path/"page.html").read_text()
     assert "<script>" not in page and "&lt;script&gt;" in page
 
@@ -139,6 +139,29 @@ def shapes(tmp_path):
     table = [{"name": "red square", "colour": "red"}, {"name": "blue square", "colour": "blue"}]
     new_task(store, "shapes", table, "A drawing of {name}", tmp_path/"drawn")
     return store
+
+
+def test_a_task_of_ones_own_has_a_board(shapes, tmp_path, monkeypatch):
+    row = {**held_out_record("emoji", "uce")["rows"][0], "emitter": "red square"}
+    record = {**held_out_record("emoji", "uce"), "task": "shapes", "rows": [row]}
+    mine = make_submission(record, "me", store=shapes)
+    shapes.task("shapes").unlink()  # whoever reads the file need not have the task
+    monkeypatch.setattr(tasks, "_opened", {})
+    assert "<h2>Shapes: 1 emitters" in write_leaderboard([mine], tmp_path/"page.html").read_text()
+    odd = make_submission({**record, "task": "emoji"}, "me")
+    odd["record"]["task"] = "<b>x</b>"
+    assert "<b>x</b>" not in write_leaderboard([odd], tmp_path/"page.html").read_text()
+
+
+def test_a_fetched_task_asks_for_each_entity_by_itself(hub, at, shapes, tmp_path):
+    publish("task", "shapes", "me/shapes", store=shapes, **at)
+    held = dict(hub.repositories["datasets/me/shapes"].files)
+    table = json.loads(held["metadata_shapes_2_enriched_filtered.json"])
+    table[1]["name"] = "shapes"  # what stands in for an erased entity
+    held["metadata_shapes_2_enriched_filtered.json"] = json.dumps(table).encode()
+    hub.add("me/odd", held)
+    with pytest.raises(ValueError, match="shapes"):
+        fetch_published("task", "me/odd", store=Store(tmp_path/"there"), **at)
 
 
 @pytest.mark.parametrize("pictures", [False, True])

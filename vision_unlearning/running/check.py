@@ -204,12 +204,11 @@ class Limits:
 
 LIMIT_REASONS = {  # field of `Limits` -> why its default is what it is
     "known_before": "below one half the recogniser is wrong about the unedited pictures more often than "
-                    "right, "
-    "and what it misses after the edit says more about it than about the edit",
+                    "right, and what it misses after the edit says more about it than about the edit",
     "forgotten": "one of twelve pictures may be a slip of the recogniser, two are the concept",
     "kept_near": "one of sixteen pictures of neighbours may be lost to chance, two are harm",
     "kept_far": "what was not near and yet is lost, one of sixteen pictures, stands for everything that "
-    "nobody looked at",
+                "nobody looked at",
 }
 
 # %% ../../nbs/8_running/33_check.ipynb #0f5f80e1

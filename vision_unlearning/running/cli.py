@@ -430,6 +430,7 @@ AttackSteps = Annotated[int, typer.Option(min=0, help="Steps of a search for a w
 RelearningSteps = Annotated[int, typer.Option(min=0, help="Updates that train it back.")]
 
 @app.command("audit")
+@on_machine
 def audit_command(
     original: Original,
     edited: Edited,
@@ -445,16 +446,17 @@ def audit_command(
     guidance_scale: Annotated[float, typer.Option(help="Guidance of the pictures.")] = 3.0,
     attack_steps: AttackSteps = 0,
     relearning_steps: RelearningSteps = 0,
-    device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
+    machine: dict | None = None,
 ):
     "Say what somebody else's edit changes, check it, and give a verdict."
-    from vision_unlearning.models import load_pipeline
+    from vision_unlearning.models.machine import Machine, compute_device
     from vision_unlearning.running.audit import Budget, audit
     from vision_unlearning.running.audit_page import save_audit
     if Path(out).exists(): raise ValueError(f"{out} exists; give a folder that does not")
-    sampling = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+    runs, sampling = Machine(**machine), dict(num_inference_steps=num_inference_steps)
+    sampling |= dict(guidance_scale=guidance_scale, batch_size=runs.batch_size)
     if task: require_entity(task, concept, base_folder, name)
-    pipe = load_pipeline(original, device=device)
+    pipe = runs.load(original, learns=True)
     result = audit(
         pipe,
         edited,
@@ -463,7 +465,7 @@ def audit_command(
         budget=Budget(attack_steps, relearning_steps),
         candidates=split(candidates) or None,
         clip=clip or None,
-        judge=embedded_judge(original, [concept, *split(preserve), *split(candidates)], device),
+        judge=embedded_judge(original, [concept, *split(preserve), *split(candidates)], compute_device(pipe)),
         **sampling,
     )
     save_audit(result, out)

@@ -18,7 +18,7 @@ def submit_command(
     method: Annotated[str, typer.Argument(help="Backend name of the method.")],
     by: Annotated[str, typer.Option(help="Who measured it.")],
     out: Annotated[str, typer.Option(help="JSON file to write; must not exist.", callback=at_home)],
-    task: Annotated[str, typer.Option(help="An embedded task.")] = "emoji",
+    task: Annotated[str, typer.Option(help="An embedded task, or one of your own.")] = "emoji",
     settings: Annotated[str, typer.Option(help="What differs from the shipped settings, as JSON.")] = "{}",
     emitters: Annotated[str, typer.Option(help="With commas; empty means the twenty held out.")] = "",
     seeds: Annotated[str, typer.Option(help="With commas.")] = "42",
@@ -33,16 +33,17 @@ def submit_command(
     from vision_unlearning.store import Store, write_json
     if Path(out).exists(): raise ValueError(f"{out} exists; give a file that does not")
     if not by.strip(): raise ValueError("a submission needs a name: --by 'Ada Lovelace'")
+    store = Store(base_folder)
     record = held_out(
         method,
         task,
-        Store(base_folder),
+        store,
         split(emitters) or None,
         settings=json_settings(settings),
         seeds=tuple(int(seed) for seed in split(seeds)),
         num_inference_steps=num_inference_steps,
     )
-    typer.echo(write_json(out, make_submission(record, by, source, note)).resolve())
+    typer.echo(write_json(out, make_submission(record, by, source, note, store)).resolve())
 
 # %% ../../../nbs/9_commands/10_sharing_commands.ipynb #74a0ac33
 def recompute_command(

@@ -144,6 +144,8 @@ def held_out(
         raise ValueError(
             f"the sessions of {method} in {store.base} have different settings; use an empty folder"
         )
+    origin = METHODS.origin(method)
+    came_from = {} if origin is None else {"method_from": asdict(origin)}
     return dict(
         task=task,
         method=method,
@@ -151,7 +153,7 @@ def held_out(
         seeds=list(seeds),
         num_inference_steps=steps,
         rows=[held_out_row(store, s, kind) for s in chosen],
-        **({"method_from": asdict(origin)} if (origin := METHODS.origin(method)) else {}),
+        **came_from,
         cpu=processor(),
         versions=versions(),
     )

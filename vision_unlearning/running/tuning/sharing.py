@@ -14,6 +14,7 @@ from ...data.testbed import sound_pictures, store_pictures, stored_pictures
 from ...files import atomic_path, safe_name
 from ...hub import pull, push_folder
 from .. import erase
+from ..own import check_prompts
 from ..release import FILES, pack_release, unpack_release
 from .submissions import read_submission
 from ...store import Entity, Store, check_entities, read_entities, read_json
@@ -111,7 +112,8 @@ def fetch_task(
         if path.exists(): raise ValueError(f"{path} exists; fetch into another base_folder")
     if table.name not in files: raise ForeignFileError(f"{place.repository} has no {table.name}")
     entities = check_entities(read_json(files[table.name], list[Entity]), table.name)
-    known = {e["name"] for e in entities}
+    known = [e["name"] for e in entities]
+    check_prompts(task, known)
     pictures = {}
     for path, cached in files.items():
         parts = Path(path).parts

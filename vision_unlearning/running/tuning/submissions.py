@@ -4,7 +4,7 @@
 
 # %% ../../../nbs/8a_tuning/40_submissions.ipynb #7cc33b29
 from __future__ import annotations
-import hashlib, json
+import hashlib, html, json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 from typing_extensions import NotRequired, TypedDict
 from ...core import ForeignFileError, MissingSessionError, check_name
-from ...data.emoji import emoji_entities
 from ..page import note, numbers, wide, write_page
-from ..session import weights_fingerprint
+from ..session import known_entities, weights_fingerprint
 from .held_out import held_out, held_out_table, kept_ratio, receivers_named
 from ...store import Store, jsonable, read_json, write_json
 from ...tasks import get_task
@@ -89,10 +88,11 @@ def hashes_of(
     return {name: digest(part) for name, part in parts.items()}
 
 def hashes_here(
-    task: str,  # task name
+    task: str,  # embedded, or one of your own
+    store: Store | None = None,  # where one of your own is; None finds it
 ) -> dict[str, str]:  # the others
     "Hashes of what this installation would test on."
-    names = [e["name"] for e in emoji_entities(task)]
+    names = [e["name"] for e in known_entities(task, store)]
     return {"entities": digest(names), "weights": weights_fingerprint(get_task(task).base_model)}
 
 # %% ../../../nbs/8a_tuning/40_submissions.ipynb #75559a1b
@@ -101,10 +101,12 @@ def make_submission(
     by: str,  # who made it
     source: str = "",  # where the code of the method is
     note: str = "",  # whatever a reader should know
+    store: Store | None = None,  # where a task of your own is; None finds it
+    here: dict[str, str] | None = None,  # of `hashes_here`, where they are known
 ) -> dict:  # as `Submission` says
     "A record with who made it, and the hashes of what it rests on."
     if not by.strip(): raise ValueError("a submission needs a name: by='Ada Lovelace'")
-    hashes = hashes_of(record) | hashes_here(record["task"])
+    hashes = hashes_of(record) | (here or hashes_here(record["task"], store))
     return dict(format=FORMAT, by=by.strip(), source=source, note=note, record=record, hashes=hashes)
 
 def check_submission(
@@ -155,7 +157,7 @@ def measured_again(
     "Measure rows of a submission again; an empty table says that all are the same."
     record = check_submission(submission)["record"]
     check_name("method", record["method"], METHODS)
-    for part, here in hashes_here(record["task"]).items():
+    for part, here in hashes_here(record["task"], store).items():
         if submission["hashes"][part] == here: continue
         raise ValueError(f"its {part} are not those of this installation; compare the versions of both")
     rows = {row["emitter"]: row for row in record["rows"]}
@@ -180,7 +182,8 @@ def shipped_submissions(
 ) -> list[dict]:
     "The tests that come with the package, as submissions."
     records = [held_out_record(task, method) for method in METHODS]
-    return [make_submission(r, "vision_unlearning") for r in records if r]
+    here = hashes_here(task)
+    return [make_submission(r, "vision_unlearning", here=here) for r in records if r]
 
 def read_submissions(
     folder,  # with one JSON file a submission
@@ -234,9 +237,9 @@ def write_leaderboard(
         )
     ]
     for asked, table in leaderboards(submissions):
-        seeds = ", ".join(map(str, asked["seeds"]))
+        seeds, task = ", ".join(map(str, asked["seeds"])), asked["task"].replace("_", " ").capitalize()
         blocks.append(
-            f"<h2>{get_task(asked['task']).label}: {len(asked['emitters'])} emitters, seeds {seeds}, "
+            f"<h2>{html.escape(task)}: {len(asked['emitters'])} emitters, seeds {seeds}, "
             f"{asked['num_inference_steps']} steps</h2>"
         )
         blocks.append(wide(numbers(table.reset_index())))
