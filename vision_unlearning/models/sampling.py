@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from ..core import DivergedError, borrow, initial_latents, sampler_generators
 from .conditioning import latent_size
+from .families import denoiser, family_of
 from .machine import compute_device
 
 # %% auto #0
@@ -50,11 +51,9 @@ def check_text_to_image(
     takes, has = latent_channels(pipe)
     if takes != has:
         raise ValueError(
-            f"the UNet of this {name} takes {takes} channels and a latent has {has}, so it cannot draw from "
-            "a "
-            "text alone; uce, rece and prompt_filter edit it (get_method(name)().unlearn(pipe, concept)), "
-            "and "
-            "its pictures are yours to check"
+            f"the {family_of(pipe).word} of this {name} takes {takes} channels and a latent has {has}, so it "
+            "cannot draw from a text alone; uce, rece and prompt_filter edit it "
+            "(get_method(name)().unlearn(pipe, concept)), and its pictures are yours to check"
         )
     if wanted:
         raise ValueError(
@@ -64,19 +63,20 @@ def check_text_to_image(
 
 def latent_channels(
     pipe,  # a pipeline
-) -> tuple[int, int]:  # that its UNet takes, and that a latent has
-    "How much a UNet reads; an inpainting one reads a mask and a picture beside the latent."
-    return pipe.unet.config.in_channels, pipe.vae.config.latent_channels
+) -> tuple[int, int]:  # that its denoiser takes, and that a latent has
+    "How much a denoiser reads; an inpainting one reads a mask and a picture beside the latent."
+    return family_of(pipe).channels(pipe), pipe.vae.config.latent_channels
 
 def require_latents(
     pipe,  # a pipeline
 ):
-    "Refuse to train a UNet on pictures where it reads more than a noised latent."
+    "Refuse to train on pictures where the denoiser reads more than a noised latent."
     takes, has = latent_channels(pipe)
     if takes == has: return
     raise ValueError(
-        f"the UNet of this {type(pipe).__name__} takes {takes} channels where a noised picture has {has}, so "
-        "nothing is learned from pictures here; uce, rece and prompt_filter edit it without them"
+        f"the {family_of(pipe).word} of this {type(pipe).__name__} takes {takes} channels where a noised "
+        f"picture has {has}, so nothing is learned from pictures here; uce, rece and prompt_filter edit it "
+        "without them"
     )
 
 def check_drawing(
@@ -136,7 +136,7 @@ def latent_shape(
     pipe,  # Stable Diffusion pipeline
 ) -> tuple[int, int, int]:  # (C,h,w)
     "Shape of one latent at the pipeline's native size."
-    return (pipe.unet.config.in_channels, *latent_size(pipe.unet))
+    return (family_of(pipe).channels(pipe), *latent_size(pipe))
 
 def sample(
     pipe,  # Stable Diffusion pipeline; comes back as it was
@@ -146,7 +146,7 @@ def sample(
 ):  # what the pipeline returns
     "The pipeline's own call, with the noise of these seeds and prompts."
     check_drawing(pipe, **call)
-    latents = initial_latents(seeds, prompts, latent_shape(pipe), pipe.unet.dtype, compute_device(pipe))
+    latents = initial_latents(seeds, prompts, latent_shape(pipe), denoiser(pipe).dtype, compute_device(pipe))
     with borrow(pipe), torch.no_grad(), own_noise(pipe):
         return pipe(latents=latents, generator=sampler_generators(seeds, prompts), **call)
 
