@@ -11,7 +11,7 @@ from ..core import ForeignFileError, MissingSessionError, config_hash, require_f
 from ..dtypes import in_float64
 from ..memory import in_batches
 from ..models.sampling import sample
-from ..tasks import get_prompt, get_task
+from ..tasks import MODELS_OWN, get_prompt, get_task
 from .embeddings import image_similarity, plain_name
 from ..models.families import called_network, family_of
 from ..models.network import require_hooks
@@ -45,6 +45,7 @@ def attention_fingerprints(
     num_inference_steps: int = 10,
     guidance_scale: float = 3.,  # 1 or less draws without guidance
     batch_size: int = 50,  # changes speed and memory; numbers in the last digits of float32
+    **drawing,  # height, width, scheduler
 ) -> np.ndarray:  # (N,D) float64, unit length
     "Mean output of every cross-attention layer while each prompt is drawn."
     if not seeds or len(set(seeds)) != len(seeds):
@@ -56,7 +57,7 @@ def attention_fingerprints(
     prompts = as_texts(prompts, "prompts")
     jobs = [(i, s) for i in range(len(prompts)) for s in seeds]
     sums = [[0.]*len(layers) for _ in prompts]
-    how = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+    how = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, **drawing)
     def watched(part):
         asked, seen = [prompts[i] for i, _ in jobs[part]], [0.]*len(layers)
         handles = [
@@ -83,12 +84,13 @@ def save_fingerprints(
     model: str | None = None,  # name for the file; None for the task's own base model
     num_inference_steps: int = 10,
     fields: dict | None = None,  # other fields of the prompt template, such as `style`
-    **options,  # guidance_scale, batch_size
+    **options,  # guidance_scale, batch_size; size and scheduler are the task's
 ) -> np.ndarray:  # (N,D)
     "Fingerprint every entity of a task, and write the contract's file."
     entities = read_entities(store, task)
     model = model or get_task(task).base_model
     names = entity_names(entities)
+    options = {n: v for n, v in get_task(task).drawing.items() if n in MODELS_OWN} | options
     vectors = attention_fingerprints(
         pipe,
         [get_prompt(task, e["name"], **(fields or {})) for e in entities],

@@ -64,10 +64,13 @@ MOST = 50  # pictures at once, however much memory there is
 
 def picture_bytes(
     pipe,  # a pipeline
+    height: int = 0,  # pixels; 0 is the pipeline's own
+    width: int = 0,  # pixels; 0 is the pipeline's own
 ) -> int:
     "About what one more picture in a batch takes."
-    vae, (height, width) = pipe.vae, family_of(pipe).latent_size(pipe)
-    pixels = height*width*pipe.vae_scale_factor**2
+    vae, scale = pipe.vae, pipe.vae_scale_factor
+    tall, broad = family_of(pipe).latent_size(pipe)
+    pixels = (height or tall*scale)*(width or broad*scale)
     return MAPS*max(vae.config.block_out_channels[:2])*pixels*vae.dtype.itemsize
 
 def free_memory(
@@ -87,10 +90,11 @@ def fitting_batch(
     pipe,  # a pipeline
     batch_size: int | str = "auto",  # a wish of the caller; "auto" is what fits, at most `MOST`
     share: float = .8,  # of the free memory, 0..1
+    **size,  # height and width of the pictures
 ) -> int:  # pictures at once
     "How many pictures to draw at once."
     if batch_size != "auto": return batch_size
-    fits = int(share*free_memory(compute_device(pipe))//picture_bytes(pipe))
+    fits = int(share*free_memory(compute_device(pipe))//picture_bytes(pipe, **size))
     return max(1, min(MOST, fits))
 
 # %% ../../nbs/0_models/07_machine.ipynb #12d61796
