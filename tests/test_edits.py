@@ -14,8 +14,9 @@ import torch
 
 from vision_unlearning.core import ForeignFileError, UnchangedError
 from vision_unlearning.models import tiny_pipeline
+from vision_unlearning.models.families import denoiser
 from vision_unlearning.unlearners.attached import LOCK, plain_values
-from vision_unlearning.unlearners.base import WeightEdit, attached, denoiser, load_edit
+from vision_unlearning.unlearners.base import WeightEdit, attached, load_edit
 from vision_unlearning.unlearners.diffusion.formats import effective_change, merge_edit
 from vision_unlearning.unlearners.diffusion.guidance import SafeLatentGuidance
 from vision_unlearning.unlearners.diffusion.lora import LoraEdit

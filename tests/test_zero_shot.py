@@ -16,6 +16,8 @@ from vision_unlearning.unlearners.base import load_edit
 from vision_unlearning.unlearners.classifiers.gkt import GKT
 from vision_unlearning.unlearners.classifiers.zero_shot import ZeroShot, impression_sides
 
+pytestmark = pytest.mark.long
+
 SHAPE = (3, 16, 16)
 
 

@@ -14,14 +14,14 @@ from ...models.embedded import foreign_model, whole_model
 from ...models.network import all_layers
 from ...models.pipelines import CONVERT, load_pipeline
 from ...store import atomic_path, read_json
+from ...models.families import denoiser
 from vision_unlearning.unlearners.base import (
     Edit,
     WeightEdit,
     base_tensors,
-    denoiser,
     editable_tensors,
-    load_edit,
     encoders_of,
+    load_edit,
 )
 from ..between import differs, edit_between
 from .formats import effective_change, export_kohya, merge_edit

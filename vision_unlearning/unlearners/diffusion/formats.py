@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from ...store import atomic_path
 from ..attached import plain_values
-from ..base import Edit, WeightEdit, base_tensors, denoiser
+from ...models.families import denoiser
+from ..base import Edit, WeightEdit, base_tensors
 from .lora import SIDES, LoraEdit, lora_pairs
 
 # %% auto #0

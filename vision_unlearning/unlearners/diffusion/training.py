@@ -22,6 +22,7 @@ from .inputs import encode_dataset
 from .lora import adapter_edit, trainable_adapter
 from ..idle import held, refuse_idle
 from ..loop import fit
+from ...models.families import denoiser
 from ...models.machine import require_at_home
 from ...models.network import require_unadapted
 from ..trainable import trainable_weights, weight_edit
@@ -36,7 +37,7 @@ class Trained:
     parameters: list[torch.Tensor]  # what the optimiser moves
     edit: Any  # (info, scale) -> Edit
     base: dict[str, torch.Tensor] | None = None  # name -> remembered tensor, where weights themselves train
-    network: Any = None  # what is called in training, where it is not the UNet
+    network: Any = None  # what is called in training, where it is not the denoiser
 
 # %% ../../../nbs/3a_diffusion/12_training.ipynb #f63dc0c8
 @dataclass
@@ -50,6 +51,9 @@ class Training:
     trained: Trained | None = None  # the answer of `trains`
     losses: Any = None  # the answer of `losses`
 
+    @property
+    def network(self) -> torch.nn.Module: return denoiser(self.pipe)
+
 # %% ../../../nbs/3a_diffusion/12_training.ipynb #84b0cc56
 @contextmanager
 def as_adapter(
@@ -58,10 +62,11 @@ def as_adapter(
     lora_alpha: float,  # the update is lora_alpha/r BA
     target_modules: tuple[str, ...],  # ends of the names of adapted layers
 ):  # `Trained`
-    "A fresh LoRA on the UNet."
-    unet = run.pipe.unet
-    with trainable_adapter(unet, rank, lora_alpha, run.generator, target_modules) as (parameters, config):
-        yield Trained(parameters, lambda info, scale: adapter_edit(unet, config, info, scale))
+    "A fresh LoRA on the denoiser."
+    network = run.network
+    fresh = trainable_adapter(network, rank, lora_alpha, run.generator, target_modules)
+    with fresh as (parameters, config):
+        yield Trained(parameters, lambda info, scale: adapter_edit(network, config, info, scale))
 
 # %% ../../../nbs/3a_diffusion/12_training.ipynb #34e3d2c9
 @contextmanager
@@ -69,10 +74,10 @@ def as_weights(
     run: Training,
     names: list[str],  # of parameters, from `select_parameters`
 ):  # `Trained`, with the remembered tensors as `base`
-    "Weights that the UNet already has."
-    unet = run.pipe.unet
-    with trainable_weights(unet, names) as (parameters, base):
-        yield Trained(parameters, lambda info, scale: weight_edit(unet, names, base, info, scale), base)
+    "Weights that the denoiser already has."
+    network = run.network
+    def edit(info, scale): return weight_edit(network, names, base, info, scale)
+    with trainable_weights(network, names) as (parameters, base): yield Trained(parameters, edit, base)
 
 # %% ../../../nbs/3a_diffusion/12_training.ipynb #08763e31
 def refuse_unmoved(
@@ -143,7 +148,7 @@ class TrainedUnlearner(Unlearner):
         "Train on a borrowed pipeline and return what changed."
         require_pipeline(self, model)
         require_plain(self, model)
-        require_unadapted(model.unet, self.name)
+        require_unadapted(denoiser(model), self.name)
         require_at_home(model, self.name)
         self.check(forget, retain)
         refuse_idle(self, held(forget), held(retain))
