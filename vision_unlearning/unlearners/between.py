@@ -9,14 +9,8 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 from ..core import ForeignFileError, UnchangedError
-from vision_unlearning.unlearners.base import (
-    TEXT_ENCODERS,
-    Edit,
-    WeightEdit,
-    base_tensors,
-    denoiser,
-    editable_tensors,
-)
+from ..models.families import denoiser
+from .base import Edit, TEXT_ENCODERS, WeightEdit, base_tensors, editable_tensors
 
 # %% auto #0
 __all__ = ['LAYER_KINDS', 'require_same_architecture', 'differs', 'require_same_rest', 'edit_between', 'layer_kind',
