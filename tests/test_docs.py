@@ -4,9 +4,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from typing import NamedTuple
 
 import pytest
 from docs import Renderer
+from typing_extensions import NotRequired, TypedDict
 
 import vision_unlearning
 from vision_unlearning.core import Config
@@ -53,7 +55,9 @@ def test_every_symbol_has_its_place_on_a_page():
     "nbdev parses the source of what it shows, and of a class the constructor, whoever wrote it."
     for symbol in exported():
         shown = Renderer(symbol)
-        assert symbol.__name__ in shown._repr_markdown_() and symbol.__name__ in repr(shown), symbol
+        text = shown._repr_markdown_()
+        assert symbol.__name__ in text and symbol.__name__ in repr(shown), symbol
+        if inspect.isclass(symbol): assert "*args, **kwargs" not in text, f"what does {symbol} take?"
 
 
 def of_a_later_type(
@@ -64,3 +68,21 @@ def of_a_later_type(
 
 def test_a_type_that_is_defined_later_is_shown_by_its_name():
     assert "thing:LaterOnThePage" in Renderer(of_a_later_type)._repr_markdown_()
+
+
+class Parcel(TypedDict):
+    "A thing with keys."
+    to: str  # who gets it
+    grams: NotRequired[int | None]
+
+
+class Address(NamedTuple):
+    "A thing with fields."
+    street: str  # and number
+
+
+def test_keys_are_shown():
+    shown = Renderer(Parcel)._repr_markdown_()
+    assert "class Parcel(dict)" in shown and "| `to` | str | who gets it |" in shown
+    assert "| `grams` | int \\| None, may be missing |  |" in shown
+    assert "| `street` | str | and number |" in Renderer(Address)._repr_markdown_()

@@ -53,7 +53,10 @@ CHANGED = {
     "prepare": dict(task="emoji_canvas", sources={"x": "y"}, scale="smoke", legacy=True),
     "explore": dict(task="emoji", clip="emoji-clip", attention_seeds=[1]),
     "unlearn": OF_SESSIONS | dict(dtype="bfloat16"),
-    "generate": OF_SESSIONS | dict(dtype="bfloat16", seeds=[2], num_inference_steps=2, guidance_scale=2.),
+    "generate": OF_SESSIONS | dict(
+        dtype="bfloat16", seeds=[2], num_inference_steps=2, guidance_scale=2., height=40, width=40,
+        scheduler="EulerDiscreteScheduler",
+    ),
     "interference": OF_SESSIONS | dict(
         seeds=[2], metrics=["clip_diff"], clip="emoji-clip", judge="emoji-judge", encoder=CLIP
     ),

@@ -187,6 +187,8 @@ class Commands:
         "model",
         "overrides",
         "num_inference_steps",
+        "height",
+        "scheduler",
         "metrics",
         "clip",
         "embed",

@@ -10,14 +10,36 @@ from nbdev.doclinks import NbdevLookup
 from nbdev.process import NBProcessor, Processor
 from nbdev.showdoc import BasicMarkdownRenderer, _ext_link
 from pydantic import BaseModel
+from typing_extensions import is_typeddict
 
-from vision_unlearning.settings import settings_of, settings_table
+from vision_unlearning.settings import class_source, field_comments, settings_of, settings_table
+
+
+def has_keys(cls: type) -> bool:
+    "Whether a class is a list of names and types: a typed dictionary, or a named tuple."
+    return is_typeddict(cls) or (issubclass(cls, tuple) and hasattr(cls, "_fields"))
 
 
 def borrows_its_constructor(cls: type) -> bool:
-    "Whether another library says how an object is made, as matplotlib does of a figure."
+    "Whether Python or another library says how an object is made, as matplotlib does of a figure."
     maker = cls.__init__
-    return inspect.isfunction(maker) and not maker.__module__.startswith("vision_unlearning")
+    return not (inspect.isfunction(maker) and maker.__module__.startswith("vision_unlearning"))
+
+
+def keys_table(cls: type) -> str:
+    "The keys of such a class as Markdown, with those that it inherits."
+    rows = ["| key | type | what it says |", "|---|---|---|"]
+    comments = {}
+    for base in (*getattr(cls, "__orig_bases__", ()), cls):
+        if isinstance(base, type): comments |= field_comments(class_source(base))
+    optional = getattr(cls, "__optional_keys__", ())
+    for name, kind in cls.__annotations__.items():
+        text = getattr(kind, "__forward_arg__", None) or inspect.formatannotation(kind)
+        text = re.sub(r"^(typing\.)?NotRequired\[(.*)\]$", r"\2, may be missing", text)
+        if name in optional and "may be missing" not in text: text += ", may be missing"
+        cells = [cell.replace("|", "\\|") for cell in (f"`{name}`", text, comments.get(name, ""))]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def settle_annotations(symbol) -> None:
@@ -48,12 +70,14 @@ class Renderer(BasicMarkdownRenderer):
         if not self.plain: return super()._repr_markdown_()
         source = NbdevLookup().code(self.fn)
         link = _ext_link(source, "source", 'style="float:right; font-size:smaller"') if source else ""
-        bases = ", ".join(base.__name__ for base in self.sym.__bases__)
+        bases = ", ".join(base.__name__ for base in self.sym.__bases__ if base is not object)
         has_settings = issubclass(self.sym, BaseModel) and settings_of(self.sym)
         table = settings_table(self.sym) if has_settings else ""
+        if has_keys(self.sym): table = keys_table(self.sym)
+        made = f"class {self.nm}({bases})" if bases else f"class {self.nm}"
         head = f"{'#' * self.title_level} {self.nm}"
         promise = f"*{self.docs}*" if self.docs else ""
-        return "\n\n".join(["---", link, head, f"```python\nclass {self.nm}({bases})\n```", promise, table])
+        return "\n\n".join(["---", link, head, f"```python\n{made}\n```", promise, table])
 
 
 class name_the_module(Processor):

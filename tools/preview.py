@@ -173,7 +173,7 @@ def body_of(source: Path, exporter: PageExporter) -> str:
         fields, rest = front_matter(source.read_text(encoding="utf-8"))
         text = markdown2html(f"{head(fields)}\n\n{rest}\n\n{listing(source) if 'listing' in fields else ''}")
     # What is left of cells whose code is not shown.
-    text = re.sub(r'<div class="highlight[^"]*"><pre><span></span>\s*</pre></div>', "", text)
+    text = re.sub(r'<div class="[^"]*highlight[^"]*"><pre><span></span>\s*</pre></div>', "", text)
     # Attributes in braces and ::: fences are quarto's markdown; here they would be shown as text.
     text = re.sub(r"\{target=(?:\"|&quot;|“)_blank.*?\}", "", text)
     return re.sub(r"(<p>)?:::+ *(\{[^}]*\})?(</p>)?", "", text)

@@ -9,19 +9,55 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
 from os.path import isfile  # says no where a folder's name is too long
+from math import isfinite
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from .core import ForeignFileError, UnknownNameError, check_name
 
 # %% auto #0
-__all__ = ['SCALES', 'PROMPT_TEMPLATE', 'OWN_NAME', 'Task', 'find_tasks', 'task_module', 'look_for_tasks', 'opened_folders',
-           'read_task', 'own_tasks', 'own_task', 'get_task', 'how_to_bring', 'indefinite_article', 'entity_text',
-           'overwrite_concept', 'get_prompt', 'prompt_subject']
+__all__ = ['SCALES', 'MODELS_OWN', 'PROMPT_TEMPLATE', 'OWN_NAME', 'check_steps', 'check_size', 'said_of_drawing', 'Task',
+           'find_tasks', 'task_module', 'look_for_tasks', 'opened_folders', 'read_task', 'own_tasks', 'own_task',
+           'get_task', 'how_to_bring', 'indefinite_article', 'entity_text', 'overwrite_concept', 'get_prompt',
+           'prompt_subject']
 
 # %% ../nbs/0_base/05_tasks.ipynb #7f05631f
 SCALES = ("full", "smoke")  # how a task is prepared: from its sources, or from a dozen stand-ins
+# options of drawing, and what stands for leaving them to the model
+MODELS_OWN = dict(height=0, width=0, scheduler="")
 PROMPT_TEMPLATE = "An image of {}"  # how a picture of anything is asked for, unless a task says otherwise
+
+# %% ../nbs/0_base/05_tasks.ipynb #c5d1e0a2
+def check_steps(
+    num_inference_steps: int,
+    guidance_scale: float,
+):
+    "Refuse steps and guidance with which nothing can be drawn."
+    steps, scale = num_inference_steps, guidance_scale
+    if isinstance(steps, bool) or not hasattr(steps, "__index__") or steps < 1:
+        raise ValueError(f"num_inference_steps must be a whole number of at least 1, got {steps!r}")
+    if not isfinite(scale) or scale < 0:
+        raise ValueError(f"guidance_scale must be a finite number of at least 0, got {scale!r}")
+
+def check_size(
+    height: int,  # pixels; 0 is the model's own
+    width: int,  # pixels; 0 is the model's own
+    multiple: int = 8,  # of the sides, as an autoencoder wants it
+):
+    "Refuse sides that no picture can have."
+    for name, side in dict(height=height, width=width).items():
+        whole = hasattr(side, "__index__") and not isinstance(side, bool)
+        if whole and side >= 0 and side % multiple == 0: continue
+        raise ValueError(
+            f"{name} must be a multiple of {multiple} pixels, or 0 for the model's own, got {side!r}"
+        )
+
+def said_of_drawing(
+    options: dict[str, Any],  # of drawing
+) -> dict[str, Any]:
+    "The same, without what is left to the model."
+    return {name: value for name, value in options.items() if value != MODELS_OWN.get(name)}
 
 # %% ../nbs/0_base/05_tasks.ipynb #9fffce84
 @dataclass(frozen=True)
@@ -41,6 +77,9 @@ class Task:
     judge_heads: tuple[str, ...] = ()  # the judge's questions; their answers together name an entity
     num_inference_steps: int = 50  # of its pictures, unless asked otherwise
     guidance_scale: float = 7.5  # the same
+    height: int = 0  # the same, in pixels; 0 is the model's own
+    width: int = 0  # the same, in pixels; 0 is the model's own
+    scheduler: str = ""  # that draws them: "EulerDiscreteScheduler", of diffusers; empty is the model's own
     embedded: bool = False  # whether its entities and pictures ship with the package
     # not a field: a task that somebody brings is read with unknown names refused
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -51,11 +90,22 @@ class Task:
             said = f"{self.template!r} asks for {sorted(missing)}"
             raise ValueError(f"{said}; give their usual values as fields")
         if "name" not in wanted: raise ValueError(f"{self.template!r} has no {{name}}; say where it goes")
+        check_steps(self.num_inference_steps, self.guidance_scale)
+        check_size(self.height, self.width)
 
     @property
     def label(self) -> str:
         "The name as people read it."
         return self.name.replace("_", " ").capitalize()
+
+    @property
+    def drawing(self) -> dict[str, Any]:  # options of `generate`
+        "How its pictures are drawn, unless asked otherwise; what is left to the model is not in it."
+        asked = {name: getattr(self, name) for name in MODELS_OWN}
+        return dict(
+            num_inference_steps=self.num_inference_steps, guidance_scale=self.guidance_scale,
+            **said_of_drawing(asked),
+        )
 
     @property
     def asks_in_words(self) -> bool:

@@ -11,8 +11,9 @@ from ..core import ForeignFileError, MissingSessionError, config_hash, require_f
 from ..dtypes import in_float64
 from ..memory import in_batches
 from ..models.sampling import sample
-from ..tasks import get_prompt, get_task
+from ..tasks import MODELS_OWN, get_prompt, get_task
 from .embeddings import image_similarity, plain_name
+from ..models.families import called_network, family_of
 from ..models.network import require_hooks
 from .similarity import Similarity, entity_names
 from ..store import Store, read_entities, read_json, write_json
@@ -25,10 +26,10 @@ __all__ = ['PUBLISHED_NAMES', 'cross_attention', 'attention_fingerprints', 'save
 
 # %% ../../nbs/2_explore/20_attention.ipynb #e2a40fab
 def cross_attention(
-    unet,  # UNet2DConditionModel
-) -> dict[str, torch.nn.Module]:  # name -> layer, as they are registered: down, up, middle
+    network,  # denoiser of a known family
+) -> dict[str, torch.nn.Module]:  # name -> layer, as they are registered; of a UNet down, up, middle
     "The attention layers that read the text."
-    return {n: m for n, m in unet.named_modules() if getattr(m, "is_cross_attention", False)}
+    return family_of(network).readers(network)
 
 # %% ../../nbs/2_explore/20_attention.ipynb #6cbd6f9b
 def _adder(seen: list, k: int, n: int):
@@ -44,17 +45,19 @@ def attention_fingerprints(
     num_inference_steps: int = 10,
     guidance_scale: float = 3.,  # 1 or less draws without guidance
     batch_size: int = 50,  # changes speed and memory; numbers in the last digits of float32
+    **drawing,  # height, width, scheduler
 ) -> np.ndarray:  # (N,D) float64, unit length
     "Mean output of every cross-attention layer while each prompt is drawn."
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds must be one or more different integers, got {seeds}")
-    layers = cross_attention(pipe.unet)
-    if not layers: raise TypeError(f"{type(pipe.unet).__name__} has no cross-attention to read")
-    require_hooks(pipe.unet, "a reading of the attention")
+    network = called_network(pipe)
+    layers = cross_attention(network)
+    if not layers: raise TypeError(f"{type(network).__name__} has no cross-attention to read")
+    require_hooks(network, "a reading of the attention")
     prompts = as_texts(prompts, "prompts")
     jobs = [(i, s) for i in range(len(prompts)) for s in seeds]
     sums = [[0.]*len(layers) for _ in prompts]
-    how = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+    how = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, **drawing)
     def watched(part):
         asked, seen = [prompts[i] for i, _ in jobs[part]], [0.]*len(layers)
         handles = [
@@ -81,12 +84,13 @@ def save_fingerprints(
     model: str | None = None,  # name for the file; None for the task's own base model
     num_inference_steps: int = 10,
     fields: dict | None = None,  # other fields of the prompt template, such as `style`
-    **options,  # guidance_scale, batch_size
+    **options,  # guidance_scale, batch_size; size and scheduler are the task's
 ) -> np.ndarray:  # (N,D)
     "Fingerprint every entity of a task, and write the contract's file."
     entities = read_entities(store, task)
     model = model or get_task(task).base_model
     names = entity_names(entities)
+    options = {n: v for n, v in get_task(task).drawing.items() if n in MODELS_OWN} | options
     vectors = attention_fingerprints(
         pipe,
         [get_prompt(task, e["name"], **(fields or {})) for e in entities],

@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from ..core import MissingSessionError, config_hash
 from ..models.machine import fitting_batch, running_on
-from ..models.sampling import check_drawing, draw, latent_shape
+from ..models.sampling import check_drawing, draw, latent_shape, own_drawing
 from ..dtypes import dtype_name
 from ..memory import FITTED, in_batches
 from ..pictures import read_pictures
-from ..tasks import get_prompt
+from ..tasks import MODELS_OWN, get_prompt
 from ..texts import as_texts
 from ..files import alone, atomic_path
 from ..store import Session, Store, image_name, read_json, write_json
 
 # %% auto #0
 __all__ = ['generate', 'generate_array', 'claim_pictures', 'list_generated', 'fill_folder', 'stored_dtype', 'batch_held',
-           'remembered', 'task_prompts', 'generate_off', 'generate_on', 'read_images']
+           'size_among', 'remembered', 'task_prompts', 'generate_off', 'generate_on', 'read_images']
 
 # %% ../../nbs/5_interference/00_generate.ipynb #2aab72d7
 def generate(
@@ -35,6 +35,9 @@ def generate(
     guidance_scale: float = 3.,
     batch_size: int | str = "auto",  # changes speed and memory, pictures to one grey level; "auto" finds it
     progress: bool = False,  # show a bar
+    height: int = 0,  # pixels; 0 is the pipeline's own
+    width: int = 0,  # pixels; 0 is the pipeline's own
+    scheduler: str = "",  # of a class of diffusers; empty is the pipeline's own
 ):  # iterator of (slice, (B,H,W,3) uint8)
     "Yield pictures batch by batch; the pipeline comes back as it was."
     from tqdm.auto import tqdm
@@ -43,14 +46,16 @@ def generate(
     prompts = as_texts(prompts, "prompts")
     if len(seeds) != len(prompts):
         raise ValueError(f"{len(seeds)} seeds but {len(prompts)} prompts; give one seed an image")
-    batch_size = fitting_batch(pipe, batch_size)
+    size = dict(height=height, width=width)
+    batch_size = fitting_batch(pipe, batch_size, **size)
     if batch_size < 1: raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    check_drawing(pipe, num_inference_steps, guidance_scale)
+    how = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+    how |= dict(scheduler=scheduler, **size)
+    check_drawing(pipe, **how)
     require_live(pipe)
     distinct = list(dict.fromkeys(prompts))
     texts, nothing = condition(pipe, distinct or [""]), empty_condition(pipe)
     row = {p: i for i, p in enumerate(distinct)}
-    how = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
     def drawn(part):
         asked = prompts[part]
         wanted = texts[[row[t] for t in asked]].pipeline_kwargs()
@@ -107,13 +112,15 @@ def fill_folder(
     prompts: list[str],
     settings: dict | None = None,  # what else would change the pictures: model, session key
     progress: bool = False,
-    **generation,  # num_inference_steps, guidance_scale, batch_size
+    **generation,  # num_inference_steps, guidance_scale, height, width, scheduler, batch_size
 ) -> int:  # how many pictures were made
     "Make the pictures that are missing in `folder`."
     batch_size = generation.pop("batch_size", "auto")
     wanted = {"num_inference_steps": 12, "guidance_scale": 3., **generation, **(settings or {})}
     check_drawing(pipe, **wanted)
-    # full precision leaves no mark, as in folders that are older than the choice
+    for name in MODELS_OWN: wanted.pop(name, None)
+    wanted |= own_drawing(pipe, **{n: v for n, v in generation.items() if n in MODELS_OWN})
+    # nor does full precision leave a mark, as in folders that are older than the choice
     if dtype_name(pipe) != "float32": wanted["dtype"] = dtype_name(pipe)
     folder = Path(folder)
     with alone(folder, f"another worker draws {folder.name}; waiting"):
@@ -148,20 +155,28 @@ def stored_dtype(
 def batch_held(
     pipe,  # that has drawn
     batch_size: int | str = "auto",  # as it was asked for
+    **size,  # height and width of the pictures
 ) -> int:  # pictures at once
     "How many pictures were drawn at once."
-    wanted = fitting_batch(pipe, batch_size)
+    wanted = fitting_batch(pipe, batch_size, **size)
     return min(wanted, FITTED.get("drawing", wanted))
+
+def size_among(
+    options: dict[str, Any],  # of drawing
+) -> dict[str, int]:  # height and width, where they are asked
+    "The size among the options of drawing."
+    return {name: options[name] for name in ("height", "width") if name in options}
 
 @contextmanager
 def remembered(
     store: Store,
     pipe,  # that will draw
+    **size,  # height and width of the pictures
 ):
     "Begin with as many pictures at once as memory held last time, and note how many it holds now."
     path, runs = store.base/"batch_sizes.json", running_on(pipe)
     known = read_json(path, dict[str, int]) if path.is_file() else {}
-    what = f"{runs['device']}, {runs['dtype']}, offload {runs['offload']}, {latent_shape(pipe)}"
+    what = f"{runs['device']}, {runs['dtype']}, offload {runs['offload']}, {latent_shape(pipe, **size)}"
     if what in known: FITTED["drawing"] = min(known[what], FITTED.get("drawing", known[what]))
     try: yield
     finally:
@@ -183,10 +198,10 @@ def generate_off(
     prompts: list[str],
     seeds: list[int],
     model: str = "emoji-sd",  # name of the base model, for the settings of the folder
-    **options,  # num_inference_steps, guidance_scale, batch_size, progress
+    **options,  # num_inference_steps, guidance_scale, height, width, scheduler, batch_size, progress
 ) -> int:  # how many pictures were made
     "Pictures without any edit, once for a task."
-    with remembered(store, pipe):
+    with remembered(store, pipe, **size_among(options)):
         return fill_folder(pipe, store.baseline(task), "off", seeds, prompts, {"model": model}, **options)
 
 # %% ../../nbs/5_interference/00_generate.ipynb #2b18e269
@@ -194,13 +209,14 @@ def generate_on(
     pipe, edit, store: Store, session: Session,
     prompts: list[str],
     seeds: list[int],
-    **options,  # num_inference_steps, guidance_scale, batch_size, progress
+    **options,  # num_inference_steps, guidance_scale, height, width, scheduler, batch_size, progress
 ) -> int:  # how many pictures were made
     "Pictures with the session's edit attached; nothing is attached when nothing is missing."
     folder = store.generated(session)
     missing = any(not (folder/image_name("on", s, p)).exists() for p in prompts for s in seeds)
     settings = {"model": session.model, "session": session.key}
-    with edit.on(pipe) if missing else nullcontext(), remembered(store, pipe):
+    size = size_among(options)
+    with edit.on(pipe) if missing else nullcontext(), remembered(store, pipe, **size):
         return fill_folder(pipe, folder, "on", seeds, prompts, settings, **options)
 
 # %% ../../nbs/5_interference/00_generate.ipynb #ec1c1f54

@@ -18,7 +18,7 @@ from vision_unlearning.interference.pair_metrics import (
 )
 from .tables import read_pair
 from ..metrics.image_image import PairOfImages
-from ..tasks import get_task
+from ..tasks import MODELS_OWN, get_task
 from ..store import Session, Store, atomic_path, read_entities, read_json, write_json
 
 # %% auto #0
@@ -188,7 +188,8 @@ def check_twins(
     "Refuse `on` and `off` pictures that were generated under different settings."
     marks = [folder/"settings.json" for folder in (store.baseline(session.task), store.generated(session))]
     if not all(m.is_file() for m in marks): return  # published folders have no such file
-    off, on = ({"dtype": "float32", **read_json(mark, dict[str, Any])} for mark in marks)
+    usual = {"dtype": "float32", **MODELS_OWN}  # what leaves no mark
+    off, on = (usual | read_json(mark, dict[str, Any]) for mark in marks)
     other = {k: (off[k], on[k]) for k in off.keys() & on.keys() if off[k] != on[k]}
     if other:
         raise ValueError(

@@ -5,16 +5,21 @@
 # %% ../../nbs/0_models/14_sampling.ipynb #c1cccc3d
 from __future__ import annotations
 import copy, inspect, math, warnings
+from typing import Any
 from contextlib import contextmanager
+import diffusers
 import numpy as np
 import torch
-from ..core import DivergedError, borrow, initial_latents, sampler_generators
+from ..core import DivergedError, borrow, check_name, initial_latents, sampler_generators
 from .conditioning import latent_size
+from .families import denoiser, family_of
 from .machine import compute_device
+from ..tasks import check_size, check_steps
+
 
 # %% auto #0
-__all__ = ['sampling_times', 'check_text_to_image', 'latent_channels', 'require_latents', 'check_drawing', 'own_noise',
-           'unchecked', 'latent_shape', 'sample', 'draw']
+__all__ = ['sampling_times', 'scheduler_class', 'scheduler_of', 'check_text_to_image', 'latent_channels', 'require_latents',
+           'check_drawing', 'own_noise', 'unchecked', 'latent_shape', 'own_drawing', 'sample', 'draw']
 
 # %% ../../nbs/0_models/14_sampling.ipynb #6a00ef10
 def sampling_times(
@@ -40,6 +45,22 @@ def sampling_times(
         raise ValueError(f"{name} walks from the picture to the noise and cannot draw; {advice}")
     return times
 
+# %% ../../nbs/0_models/14_sampling.ipynb #c5d1e0b2
+def scheduler_class(
+    name: str,  # "EulerDiscreteScheduler"
+) -> type:
+    "A scheduler of diffusers by its name."
+    known = [n for n in dir(diffusers) if n.endswith("Scheduler") and not n.startswith("Flax")]
+    return getattr(diffusers, check_name("scheduler", name, known))
+
+def scheduler_of(
+    pipe,  # a pipeline; not changed
+    name: str = "",  # of a class of diffusers; empty is the pipeline's own
+):  # its scheduler, or one of that class with the same noise levels
+    "The scheduler that draws."
+    if name in ("", type(pipe.scheduler).__name__): return pipe.scheduler
+    return scheduler_class(name).from_config(pipe.scheduler.config)
+
 # %% ../../nbs/0_models/14_sampling.ipynb #47f01527
 def check_text_to_image(
     pipe,  # a pipeline
@@ -50,11 +71,9 @@ def check_text_to_image(
     takes, has = latent_channels(pipe)
     if takes != has:
         raise ValueError(
-            f"the UNet of this {name} takes {takes} channels and a latent has {has}, so it cannot draw from "
-            "a "
-            "text alone; uce, rece and prompt_filter edit it (get_method(name)().unlearn(pipe, concept)), "
-            "and "
-            "its pictures are yours to check"
+            f"the {family_of(pipe).word} of this {name} takes {takes} channels and a latent has {has}, so it "
+            "cannot draw from a text alone; uce, rece and prompt_filter edit it "
+            "(get_method(name)().unlearn(pipe, concept)), and its pictures are yours to check"
         )
     if wanted:
         raise ValueError(
@@ -64,35 +83,36 @@ def check_text_to_image(
 
 def latent_channels(
     pipe,  # a pipeline
-) -> tuple[int, int]:  # that its UNet takes, and that a latent has
-    "How much a UNet reads; an inpainting one reads a mask and a picture beside the latent."
-    return pipe.unet.config.in_channels, pipe.vae.config.latent_channels
+) -> tuple[int, int]:  # that its denoiser takes, and that a latent has
+    "How much a denoiser reads; an inpainting one reads a mask and a picture beside the latent."
+    return family_of(pipe).channels(pipe), pipe.vae.config.latent_channels
 
 def require_latents(
     pipe,  # a pipeline
 ):
-    "Refuse to train a UNet on pictures where it reads more than a noised latent."
+    "Refuse to train on pictures where the denoiser reads more than a noised latent."
     takes, has = latent_channels(pipe)
     if takes == has: return
     raise ValueError(
-        f"the UNet of this {type(pipe).__name__} takes {takes} channels where a noised picture has {has}, so "
-        "nothing is learned from pictures here; uce, rece and prompt_filter edit it without them"
+        f"the {family_of(pipe).word} of this {type(pipe).__name__} takes {takes} channels where a noised "
+        f"picture has {has}, so nothing is learned from pictures here; uce, rece and prompt_filter edit it "
+        "without them"
     )
 
 def check_drawing(
     pipe,  # Stable Diffusion pipeline
     num_inference_steps: int = 12,
     guidance_scale: float = 3.,
+    height: int = 0,  # pixels; 0 is the pipeline's own
+    width: int = 0,  # pixels; 0 is the pipeline's own
+    scheduler: str = "",  # of a class of diffusers; empty is the pipeline's own
     **others,  # settings of drawing that are checked elsewhere
 ):
-    "Refuse steps, guidance and schedulers with which nothing can be drawn."
-    steps, scale = num_inference_steps, guidance_scale
-    if isinstance(steps, bool) or not hasattr(steps, "__index__") or steps < 1:
-        raise ValueError(f"num_inference_steps must be a whole number of at least 1, got {steps!r}")
-    if not math.isfinite(scale) or scale < 0:
-        raise ValueError(f"guidance_scale must be a finite number of at least 0, got {scale!r}")
+    "Refuse steps, guidance, sizes and schedulers with which nothing can be drawn."
+    check_steps(num_inference_steps, guidance_scale)
+    check_size(height, width, math.lcm(8, pipe.vae_scale_factor))
     check_text_to_image(pipe)
-    sampling_times(pipe.scheduler, steps)
+    sampling_times(scheduler_of(pipe, scheduler), num_inference_steps)
 
 # %% ../../nbs/0_models/14_sampling.ipynb #e8734260
 def _random_states(device) -> list[torch.Tensor]:
@@ -134,28 +154,52 @@ def unchecked(
 # %% ../../nbs/0_models/14_sampling.ipynb #018f3d78
 def latent_shape(
     pipe,  # Stable Diffusion pipeline
+    height: int = 0,  # of the picture, pixels; 0 is the pipeline's native size
+    width: int = 0,  # of the picture, pixels; 0 is the pipeline's native size
 ) -> tuple[int, int, int]:  # (C,h,w)
-    "Shape of one latent at the pipeline's native size."
-    return (pipe.unet.config.in_channels, *latent_size(pipe.unet))
+    "Shape of one latent."
+    tall, broad = latent_size(pipe)
+    scale = pipe.vae_scale_factor
+    return family_of(pipe).channels(pipe), height//scale or tall, width//scale or broad
+
+def own_drawing(
+    pipe,  # Stable Diffusion pipeline
+    height: int = 0,  # pixels; 0 is the pipeline's own
+    width: int = 0,  # pixels; 0 is the pipeline's own
+    scheduler: str = "",  # of a class of diffusers; empty is the pipeline's own
+) -> dict[str, Any]:  # height, width, scheduler, those of them that are another
+    "In what pictures differ from those that the pipeline draws by itself."
+    found, scale = {}, pipe.vae_scale_factor
+    own, asked = latent_shape(pipe), latent_shape(pipe, height, width)
+    if asked != own: found = dict(height=asked[1]*scale, width=asked[2]*scale)
+    if scheduler not in ("", type(pipe.scheduler).__name__): found["scheduler"] = scheduler
+    return found
 
 def sample(
     pipe,  # Stable Diffusion pipeline; comes back as it was
     seeds: list[int],  # B seeds
     prompts: list[str],  # B prompts, which with the seeds say where the pictures start
+    *,
+    height: int = 0,  # pixels; 0 is the pipeline's own
+    width: int = 0,  # pixels; 0 is the pipeline's own
+    scheduler: str = "",  # of a class of diffusers; empty is the pipeline's own
     **call,  # of the pipeline: the texts in some form, num_inference_steps, guidance_scale, output_type
 ):  # what the pipeline returns
     "The pipeline's own call, with the noise of these seeds and prompts."
-    check_drawing(pipe, **call)
-    latents = initial_latents(seeds, prompts, latent_shape(pipe), pipe.unet.dtype, compute_device(pipe))
+    check_drawing(pipe, height=height, width=width, scheduler=scheduler, **call)
+    size = own_drawing(pipe, height, width)
+    shape = latent_shape(pipe, **size)
+    latents = initial_latents(seeds, prompts, shape, denoiser(pipe).dtype, compute_device(pipe))
     with borrow(pipe), torch.no_grad(), own_noise(pipe):
-        return pipe(latents=latents, generator=sampler_generators(seeds, prompts), **call)
+        pipe.scheduler = scheduler_of(pipe, scheduler)
+        return pipe(latents=latents, generator=sampler_generators(seeds, prompts), **size, **call)
 
 # %% ../../nbs/0_models/14_sampling.ipynb #16194aa3
 def draw(
     pipe,  # Stable Diffusion pipeline; comes back as it was
     seeds: list[int],  # B seeds
     prompts: list[str],  # B prompts, which with the seeds say where the pictures start
-    **call,  # of `sample`: the texts in some form, num_inference_steps, guidance_scale
+    **call,  # of `sample`: the texts in some form, num_inference_steps, guidance_scale, size, scheduler
 ) -> np.ndarray:  # (B,H,W,3) uint8
     "Pictures; flagged ones and those that are not finite are refused."
     with unchecked(pipe): output = sample(pipe, seeds, prompts, output_type="np", **call)

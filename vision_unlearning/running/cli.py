@@ -30,12 +30,13 @@ from vision_unlearning.running.tuning.commands import (
 )
 
 # %% auto #0
-__all__ = ['app', 'task_app', 'Stage', 'BatchMethods', 'BatchMetrics', 'OwnTemplates', 'BatchScale', 'Quick', 'Permutations',
-           'DemoFolder', 'EXIT_CODES', 'Candidates', 'Clip', 'Merge', 'ConfigFolder', 'Push', 'Original', 'Edited',
-           'AuditTask', 'EditName', 'AttackSteps', 'RelearningSteps', 'KEPT', 'STOPPED', 'INTERRUPTED',
-           'task_new_command', 'is_benchmark', 'run_command', 'run_benchmark_stage', 'batch_parameters',
-           'batch_command', 'smoke_batch', 'status_command', 'report_command', 'demo_command', 'embedded_judge',
-           'leave_with', 'erase_command', 'audit_command', 'require_entity', 'report_audit', 'error_line', 'main']
+__all__ = ['app', 'task_app', 'OwnSteps', 'OwnGuidance', 'OwnScheduler', 'Stage', 'BatchMethods', 'BatchMetrics', 'OwnTemplates',
+           'BatchScale', 'Quick', 'Permutations', 'DemoFolder', 'EXIT_CODES', 'Candidates', 'Clip', 'Merge',
+           'ConfigFolder', 'Push', 'Original', 'Edited', 'AuditTask', 'EditName', 'AttackSteps', 'RelearningSteps',
+           'AuditSteps', 'AuditGuidance', 'KEPT', 'STOPPED', 'INTERRUPTED', 'task_new_command', 'is_benchmark',
+           'run_command', 'run_benchmark_stage', 'batch_parameters', 'batch_command', 'smoke_batch', 'status_command',
+           'report_command', 'demo_command', 'embedded_judge', 'leave_with', 'erase_command', 'audit_command',
+           'require_entity', 'report_audit', 'error_line', 'main']
 
 # %% ../../nbs/9_commands/20_cli.ipynb #ebe4d688
 app = typer.Typer(
@@ -49,6 +50,10 @@ app = typer.Typer(
 # %% ../../nbs/9_commands/20_cli.ipynb #bafc512d
 task_app = typer.Typer(help="Bring a task of your own.", rich_markup_mode=None)
 app.add_typer(task_app, name="task")
+
+OwnSteps = Annotated[int, typer.Option(min=0, help="Of its pictures; 0 goes with the model.")]
+OwnGuidance = Annotated[float, typer.Option(help="Of its pictures; -1 goes with the model.")]
+OwnScheduler = Annotated[str, typer.Option(help="Of diffusers, that draws; empty is the model's own.")]
 
 @task_app.command("new")
 def task_new_command(
@@ -66,6 +71,11 @@ def task_new_command(
     noun: Annotated[str, typer.Option(help="What an entity is; empty is the task's name.")] = "",
     substitute: Annotated[str, typer.Option(help="What takes the place of an erased entity.")] = "",
     article: Annotated[bool, typer.Option("--article", help="Say a or an before names.")] = False,
+    num_inference_steps: OwnSteps = 0,
+    guidance_scale: OwnGuidance = -1.0,
+    height: Annotated[int, typer.Option(min=0, help="Of its pictures, pixels; 0 is the model's own.")] = 0,
+    width: Annotated[int, typer.Option(min=0, help="Of its pictures, pixels; 0 is the model's own.")] = 0,
+    scheduler: OwnScheduler = "",
     picture_column: Annotated[str, typer.Option(help="Of a dataset.")] = "image",
     name_column: Annotated[str, typer.Option(help="Of a dataset: whom a picture shows.")] = "name",
     base_folder: BaseFolder = "assets",
@@ -76,9 +86,11 @@ def task_new_command(
     columns = dict(picture_column=picture_column, name_column=name_column)
     words = dict(noun=noun, substitute=substitute, article=article)
     networks = dict(model=model, clip=clip, judge=judge)
-    typer.echo(
-        new_task(Store(base_folder), name, at_home(table), template, pictures, **networks, **words, **columns)
-    )
+    drawing = dict(height=height, width=width, scheduler=scheduler)
+    if num_inference_steps: drawing["num_inference_steps"] = num_inference_steps
+    if guidance_scale != -1: drawing["guidance_scale"] = guidance_scale
+    options = networks | words | columns | drawing
+    typer.echo(new_task(Store(base_folder), name, at_home(table), template, pictures, **options))
 
 # %% ../../nbs/9_commands/20_cli.ipynb #b1042ab1
 def is_benchmark(
@@ -429,6 +441,14 @@ EditName = Annotated[str, typer.Option(help="Of the edit in the store; empty tak
 AttackSteps = Annotated[int, typer.Option(min=0, help="Steps of a search for a word that brings it back.")]
 RelearningSteps = Annotated[int, typer.Option(min=0, help="Updates that train it back.")]
 
+AuditSteps = Annotated[
+    int | None,
+    typer.Option(min=1, help="Steps of the pictures; empty is 12, and what a task says of its own."),
+]
+AuditGuidance = Annotated[
+    float | None, typer.Option(help="Guidance of the pictures; empty is 3, and what a task says of its own.")
+]
+
 @app.command("audit")
 @on_machine
 def audit_command(
@@ -442,8 +462,8 @@ def audit_command(
     base_folder: BaseFolder = "assets",
     candidates: Candidates = "",
     clip: Clip = "",
-    num_inference_steps: Annotated[int, typer.Option(min=1, help="Steps of the pictures.")] = 12,
-    guidance_scale: Annotated[float, typer.Option(help="Guidance of the pictures.")] = 3.0,
+    num_inference_steps: AuditSteps = None,
+    guidance_scale: AuditGuidance = None,
     attack_steps: AttackSteps = 0,
     relearning_steps: RelearningSteps = 0,
     machine: dict | None = None,
@@ -453,8 +473,11 @@ def audit_command(
     from vision_unlearning.running.audit import Budget, audit
     from vision_unlearning.running.audit_page import save_audit
     if Path(out).exists(): raise ValueError(f"{out} exists; give a folder that does not")
-    runs, sampling = Machine(**machine), dict(num_inference_steps=num_inference_steps)
-    sampling |= dict(guidance_scale=guidance_scale, batch_size=runs.batch_size)
+    runs, asked = (
+        Machine(**machine),
+        dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale),
+    )
+    given = {n: value for n, value in asked.items() if value is not None} | {"batch_size": runs.batch_size}
     if task: require_entity(task, concept, base_folder, name)
     pipe = runs.load(original, learns=True)
     result = audit(
@@ -466,14 +489,14 @@ def audit_command(
         candidates=split(candidates) or None,
         clip=clip or None,
         judge=embedded_judge(original, [concept, *split(preserve), *split(candidates)], compute_device(pipe)),
-        **sampling,
+        **{"num_inference_steps": 12, "guidance_scale": 3.0, **given},
     )
     save_audit(result, out)
     typer.echo(str(result))
     if len(result.table): typer.echo(result.summary().round(3).to_string())
     typer.echo(Path(out).resolve())
     if task and result.edit is not None:
-        typer.echo(report_audit(result, pipe, base_folder, task, original, name, sampling))
+        typer.echo(report_audit(result, pipe, base_folder, task, original, name, given))
     leave_with(result.verdict)
 
 # %% ../../nbs/9_commands/20_cli.ipynb #0fd9cb3c
@@ -497,7 +520,7 @@ def report_audit(
     task: str,  # task name
     original: str,  # name of the original
     name: str,  # of the edit
-    sampling: dict,  # num_inference_steps, guidance_scale
+    given: dict,  # num_inference_steps, guidance_scale, batch_size, where they were asked; else the task says
 ) -> Path:  # page
     "Draw and score a task with a foreign edit, and write its report."
     from vision_unlearning.running.foreign import audit_session
@@ -505,7 +528,7 @@ def report_audit(
     from vision_unlearning.running.summary import printed, summary_table
     from vision_unlearning.store import Store
     store = Store(base_folder)
-    session = audit_session(result, pipe, store, task, original, name, **sampling)
+    session = audit_session(result, pipe, store, task, original, name, **given)
     typer.echo(printed(summary_table(store, [session])).to_string(index=False))
     return write_report(store, task, [session]).resolve()
 

@@ -97,16 +97,16 @@ def run_foreign(
     pipe,  # the original
     weights: str,  # its fingerprint
     seeds: tuple[int, ...] = (42, 43),  # every entity gets every one
-    **drawing,  # num_inference_steps, guidance_scale, batch_size; else those of the task
+    **drawing,  # num_inference_steps, guidance_scale, height, ...; else as the task says
 ):  # DataFrame: receiver, seed, metric, off, on, value
     "Draw and score every entity of a task without and with a foreign edit."
     task, seeds = get_task(session.task), list(seeds)
     if task.embedded: prepare_task(store, task.name, {}, "full", False)
     prompts = task_prompts(task.name, read_entities(store, task.name))
-    usual = dict(num_inference_steps=task.num_inference_steps, guidance_scale=task.guidance_scale)
     claim_baseline(store, task.name, weights)
-    generate_off(pipe, store, task.name, prompts, seeds, model=session.model, **usual | drawing)
-    generate_session(store, session, pipe, seeds, **usual | drawing)
+    drawing = task.drawing | drawing
+    generate_off(pipe, store, task.name, prompts, seeds, model=session.model, **drawing)
+    generate_session(store, session, pipe, seeds, **drawing)
     return score_images(store, session, seeds, **load_evaluators(task.name))
 
 def audit_session(

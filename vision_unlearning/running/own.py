@@ -16,11 +16,18 @@ from ..files import clear_leftovers, file_key, safe_name
 from ..models.judge import JudgeConfig
 from .values import NETWORKS, check_network, known_networks
 from ..store import Store, image_name, jsonable, read_json, write_json
-from ..tasks import OWN_NAME, PROMPT_TEMPLATE, Task, find_tasks, get_prompt
+from vision_unlearning.tasks import (
+    MODELS_OWN,
+    OWN_NAME,
+    PROMPT_TEMPLATE,
+    Task,
+    find_tasks,
+    get_prompt,
+)
 
 # %% auto #0
-__all__ = ['brought_table', 'check_prompts', 'attribute_notes', 'matched_pictures', 'judge_heads', 'Brought', 'described_task',
-           'check_unclaimed', 'new_task']
+__all__ = ['brought_table', 'check_prompts', 'attribute_notes', 'matched_pictures', 'judge_heads', 'Brought', 'check_walk',
+           'described_task', 'check_unclaimed', 'new_task']
 
 # %% ../../nbs/8_running/11_own_task.ipynb #b93a908c
 def brought_table(
@@ -160,18 +167,34 @@ class Brought:
         "What a person is told."
         about = self.task
         namer = f"zero-shot by {about.clip}" if about.judge == "clip" else about.judge or "nobody"
+        drawn = ", ".join(f"{name} {value}" for name, value in about.drawing.items() if name in MODELS_OWN)
         lines = [
             f"{about.name}: {self.entities} entities, {self.pictures} pictures, drawn by {about.base_model}",
             f'  asked for as "{get_prompt(about, self.first)}"',
             *(f"  {column}: {kind}" for column, kind in self.attributes.items()),
             f"  named by: {namer}",
         ]
+        if drawn: lines.append(f"  drawn with: {drawn}")
         if self.pictures and self.without: lines.append(f"  no pictures of: {', '.join(self.without)}")
         if not self.pictures: lines.append("  no pictures: methods that read pictures refuse it")
         return "\n".join((*lines, str(self.table), str(self.file)))
 
     @property
     def first(self) -> str: return read_json(self.table)[0]["name"]
+
+# %% ../../nbs/8_running/11_own_task.ipynb #c5d1e0d1
+def check_walk(
+    task: Task,
+):
+    "Refuse a scheduler that there is not, or with which a model that is here cannot draw."
+    import json
+    from vision_unlearning.models.embedded import EMBEDDED_MODELS, embedded_path
+    from vision_unlearning.models.sampling import sampling_times, scheduler_class
+    if not task.scheduler: return
+    cls = scheduler_class(task.scheduler)
+    folder = embedded_path(task.base_model) if task.base_model in EMBEDDED_MODELS else Path(task.base_model)
+    levels = folder/"scheduler"/"scheduler_config.json"
+    if levels.is_file(): sampling_times(cls.from_config(read_json(levels)), task.num_inference_steps)
 
 # %% ../../nbs/8_running/11_own_task.ipynb #46979c5e
 def described_task(
@@ -197,7 +220,22 @@ def described_task(
     task = Task(name, **{"noun": name.replace("_", " "), "base_model": model, **usual, **given})
     asked = dict(model=task.base_model, clip=task.clip, judge=task.judge, encoder=task.encoder)
     for kind, network in asked.items(): check_network(NETWORKS[kind], network, known_networks(kind))
+    check_walk(task)
     return task
+
+# %% ../../nbs/8_running/11_own_task.ipynb #c5d1e0d1
+def check_walk(
+    task: Task,
+):
+    "Refuse a scheduler that there is not, or with which a model that is here cannot draw."
+    import json
+    from vision_unlearning.models.embedded import EMBEDDED_MODELS, embedded_path
+    from vision_unlearning.models.sampling import sampling_times, scheduler_class
+    if not task.scheduler: return
+    cls = scheduler_class(task.scheduler)
+    folder = embedded_path(task.base_model) if task.base_model in EMBEDDED_MODELS else Path(task.base_model)
+    levels = folder/"scheduler"/"scheduler_config.json"
+    if levels.is_file(): sampling_times(cls.from_config(read_json(levels)), task.num_inference_steps)
 
 # %% ../../nbs/8_running/11_own_task.ipynb #1a2b98aa
 def check_unclaimed(
@@ -235,6 +273,9 @@ def new_task(
     name_column: str = "name",  # of a dataset: which entity a picture shows
     num_inference_steps: int | None = None,  # of its pictures; None goes with the model
     guidance_scale: float | None = None,  # the same
+    height: int = 0,  # the same, in pixels; 0 is the model's own
+    width: int = 0,  # the same, in pixels; 0 is the model's own
+    scheduler: str = "",  # that draws them: "EulerDiscreteScheduler", of diffusers; empty is the model's own
 ) -> Brought:
     "Bring a task: check everything, then write its table, its pictures and what it is."
     file = store.task(safe_name(name))
@@ -247,6 +288,7 @@ def new_task(
         name, model, template=template, clip=clip, judge=judge, encoder=encoder, noun=noun,
         substitute=substitute, article=article, judge_heads=judge_heads(judge, names),
         num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+        height=height, width=width, scheduler=scheduler,
     )
     check_prompts(task, names)
     check_unclaimed(store, name, rows, bool(pictures))

@@ -22,7 +22,7 @@ from .session import read_scores, task_entities
 from .summary import before_after, printed, rank_receivers, score_text
 from .summary import summary_table
 from ..store import Session, Store, image_name, read_record
-from ..tasks import get_task
+from ..tasks import MODELS_OWN, get_task
 from ..unlearners.methods import method_label
 
 # %% auto #0
@@ -192,7 +192,7 @@ def report_head(
         f"{len(records)} sessions",
         f"seeds {' or '.join(', '.join(map(str, s)) for s in seeds)}",
     ]
-    for name in ("num_inference_steps", "guidance_scale"):
+    for name in ("num_inference_steps", "guidance_scale", *MODELS_OWN):
         if name in drawn: facts.append(f"{name.replace('_', ' ')} {drawn[name]}")
     if words := namer_words(records, n_entities): facts.append(f"no judge: pictures are named {words}")
     return [f"<p>{html.escape('; '.join(facts))}.</p>", *([note(*notes)] if notes else [])]

@@ -319,10 +319,10 @@ def generate_session(
     session: Session,  # unlearned
     pipe,  # the loaded base model; comes back as it went in
     seeds: list[int],  # every entity of the task gets every seed
-    **options,  # num_inference_steps, guidance_scale, batch_size, progress
+    **options,  # num_inference_steps, guidance_scale, height, width, scheduler, batch_size, progress
 ) -> int:  # how many images were made
     "Make the `on` images that a session lacks."
-    from vision_unlearning.interference.generate import batch_held, generate_on, task_prompts
+    from vision_unlearning.interference.generate import batch_held, generate_on, size_among, task_prompts
     from vision_unlearning.models.machine import compute_device, running_on
     from vision_unlearning.unlearners.base import load_edit
 
@@ -331,13 +331,14 @@ def generate_session(
     start = time.perf_counter()
     prompts = task_prompts(session.task, task_entities(store, session.task))
     made = generate_on(pipe, load_edit(store.model(session)), store, session, prompts, seeds, **options)
+    held = batch_held(pipe, options.get("batch_size", "auto"), **size_among(options))
     facts = dict(
         seeds=list(seeds),
         images=made,
         seconds=time.perf_counter() - start,
         peak_memory=peak_memory(compute_device(pipe), reset),
         machine=running_on(pipe),
-        **options | {"batch_size": batch_held(pipe, options.get("batch_size", "auto"))},
+        **options | {"batch_size": held},
     )
     if made or record["stages"].get("generate", {}).get("seeds") != list(seeds):
         note_stage(store, session, "generate", **facts)

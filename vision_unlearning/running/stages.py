@@ -11,7 +11,7 @@ from typing import Any
 from ..core import check_name
 from .values import check_values, take_names
 from ..store import read_json
-from ..tasks import get_task, look_for_tasks
+from ..tasks import MODELS_OWN, get_task, look_for_tasks
 from ..texts import split_names
 
 # %% auto #0
@@ -65,7 +65,8 @@ def pipeline_parameters(
     return found
 
 # %% ../../nbs/8_running/00_stages.ipynb #bbc1f4be
-AS_THE_TASK_SAYS = dict(num_inference_steps=0, guidance_scale=-1.)  # parameter -> the default that means it
+# parameter -> the default that means it
+AS_THE_TASK_SAYS = dict(num_inference_steps=0, guidance_scale=-1., **MODELS_OWN)
 
 def _of_task(whole: dict) -> dict:
     "What a task says about parameters that were left to it."

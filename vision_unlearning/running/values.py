@@ -15,10 +15,10 @@ from ..store import Store
 
 # %% auto #0
 __all__ = ['LEAST', 'HUB_ID', 'DISTINCT', 'NETWORKS', 'NAMES', 'TOGETHER', 'check_number', 'check_distinct', 'check_network',
-           'known_networks', 'check_similarities', 'check_offload', 'check_tracker', 'door_of', 'take_names',
-           'as_typed', 'sources_of', 'check_unprepared', 'check_preparation', 'check_revision', 'check_variant',
-           'check_compiled', 'check_precision', 'check_encoder', 'check_templates', 'check_metrics',
-           'check_entity_metric', 'check_values']
+           'known_networks', 'check_similarities', 'check_offload', 'check_scheduler', 'check_tracker', 'door_of',
+           'take_names', 'as_typed', 'sources_of', 'check_unprepared', 'check_preparation', 'check_revision',
+           'check_variant', 'check_compiled', 'check_precision', 'check_encoder', 'check_sides', 'check_templates',
+           'check_metrics', 'check_entity_metric', 'check_values']
 
 # %% ../../nbs/8_running/02_values.ipynb #3a7e4abf
 LEAST = dict(  # parameter -> the smallest value that means something
@@ -84,6 +84,11 @@ def check_offload(name: str):
     "Refuse ways to wait that there are not."
     from vision_unlearning.models.machine import OFFLOADS
     check_name("offload", name, OFFLOADS)
+
+def check_scheduler(name: str):
+    "Refuse a scheduler that there is not; whether it fits a model is seen when it draws."
+    from vision_unlearning.models.sampling import scheduler_class
+    if name: scheduler_class(name)
 
 def check_tracker(name: str):
     "Refuse a tracker that there is not, or that is not installed."
@@ -217,6 +222,11 @@ def check_encoder(asked: dict):  # parameters of `interference`
     if asked["encoder"] and not asked["embed"] and "dino_diff" not in asked["metrics"]:
         raise ValueError("encoder is for embed and dino_diff, and neither is asked; leave it out")
 
+def check_sides(asked: dict):  # parameters of `generate`
+    "Refuse sides that no picture can have."
+    from vision_unlearning.tasks import check_size
+    check_size(asked["height"], asked["width"])
+
 def check_templates(names: list[str]):
     "Refuse templates that are asked anyway."
     from vision_unlearning.running.templates import RESULT_TEMPLATES
@@ -243,6 +253,7 @@ DISTINCT = dict(
 NETWORKS = dict(model="pipeline", clip="CLIP", judge="judge", encoder="image encoder")
 NAMES: dict[str, Callable] = dict(
     similarities=check_similarities,
+    scheduler=check_scheduler,
     templates=check_templates,
     track=check_tracker,
 )
@@ -251,6 +262,7 @@ TOGETHER: dict[tuple[str, ...], Callable] = {  # what a check reads -> the check
     ("task", "model", "revision"): check_revision,
     ("task", "model", "variant"): check_variant,
     ("device", "compiled"): check_compiled,
+    ("height", "width"): check_sides,
     ("method", "dtype"): check_precision,
     ("encoder", "embed", "metrics"): check_encoder,
     ("metrics",): check_metrics,

@@ -72,7 +72,7 @@ class JudgeObjective:
         *,
         pipe=None,  # default: the pipeline of the task
         judge=None,  # anything with `entity_probabilities`; default: the task's own
-        # num_inference_steps, guidance_scale, batch_size; a task of your own says what is not given
+        # num_inference_steps, guidance_scale, ... of `generate`; a task of your own says what is not given
         **generation,
     ):
         from vision_unlearning.models import load_pipeline
@@ -80,8 +80,7 @@ class JudgeObjective:
         about, own = get_task(task), own_task(task)
         if not about.judge and judge is None:
             raise ValueError(f"nobody names the pictures of {task}; give a judge, or --judge clip")
-        how = ("num_inference_steps", "guidance_scale") if own else ()
-        generation = {name: getattr(about, name) for name in how} | generation
+        if own: generation = about.drawing | generation
         self.task, self.entities, self.generation = task, known_entities(task), generation
         names = [e["name"] for e in self.entities]
         self.emitters = [check_name("entity", e, names) for e in emitters or tuning_emitters(task)]

@@ -18,7 +18,8 @@ from ...models.sampling import check_drawing, draw, latent_shape
 from ...tasks import PROMPT_TEMPLATE
 from ...texts import as_names, check_sentence
 from ..attached import stored_values
-from ..base import Unlearner, WeightEdit, concepts, denoiser
+from ...models.families import denoiser
+from ..base import Unlearner, WeightEdit, concepts
 from ..base import refuse_overlap, require_pipeline, require_plain
 from .uce import TEMPLATES, aligned_positions, apply_matrix
 from .uce import edit_matrix, projections, solve_system
@@ -266,9 +267,9 @@ def tensors(self: ShareSearch,
     strengths: torch.Tensor,  # (C,K) alpha
 ) -> dict[str, torch.Tensor]:  # name -> projection
     "The projections of an edit with these strengths."
-    unet = denoiser(self.pipe)
-    edited = apply_matrix(unet, self.matrix(strengths))
-    return stored_values(unet, projections(unet), edited)
+    network = denoiser(self.pipe)
+    edited = apply_matrix(network, self.matrix(strengths))
+    return stored_values(network, projections(network), edited)
 
 # %% ../../../nbs/3a_diffusion/27_debias.ipynb #2ca40e75
 @patch
