@@ -19,6 +19,8 @@ from vision_unlearning.unlearners.diffusion.prompt_filter import FilterPrompts
 from vision_unlearning.unlearners.diffusion.uce import UCE
 from vision_unlearning.unlearners.methods import check_known_method, method_label
 
+pytestmark = pytest.mark.long
+
 NAMES = ["red", "yellow", "cyan", "green"]
 FOLDERS = ("pipeline", "pipeline/unet", "edit")  # the other forms in which edits are published
 ROUNDING = 1  # grey levels by which it may move a pixel

@@ -20,6 +20,8 @@ from vision_unlearning.running.tuning.search_classifiers import OracleObjective,
 from vision_unlearning.store import read_json
 from vision_unlearning.unlearners.classifiers.base import get_classifier_method
 
+pytestmark = pytest.mark.long
+
 SHORT = dict(num_epochs=1, optimizer="Adam(lr=0.003)", schedule="Linear")
 FAILED = dict(method="neggrad", kind="class", seed=0, error="the loss is nan")
 

@@ -51,6 +51,8 @@ from vision_unlearning.running.testbeds import prepare_task
 from vision_unlearning.store import Store, write_json
 from vision_unlearning.unlearners.base import get_method
 
+pytestmark = pytest.mark.long
+
 COMPUTING = ("explore", "unlearn", "generate", "interference", "results", "answers")
 STEPS = dict(num_inference_steps=1)
 

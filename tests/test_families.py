@@ -317,5 +317,5 @@ def test_unsupported_is_refused_by_name(unsupported, method, split):
         "\n" not in line
         and type(unsupported).__name__ in line
         and unlearner.name in line
-        and "XL pipelines are supported" in line
+        and "pipelines are supported" in line
     ), line

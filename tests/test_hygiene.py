@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from sources import sources
 
+from vision_unlearning.finding import find_classes
+
 root = Path(__file__).resolve().parents[1]
 package, nbs = root / "vision_unlearning", root / "nbs"
 config = ConfigParser(delimiters=["="])
@@ -470,3 +472,13 @@ def test_wheel_holds_what_runs_without_the_repository(tmp_path):
     wanted |= {f"{package.name}/pipelines/{nb.path.name}" for nb in of_folder("pipelines")}
     assert not wanted - held, f"missing from the wheel: {sorted(wanted - held)}"
     assert any(n.endswith("licenses/THIRD_PARTY.md") for n in held), "the licences travel with the drawings"
+
+
+def test_one_place_knows_the_denoiser():
+    "Whoever holds a pipeline asks its family: only the families' own modules name the component."
+    families = {f.module for f in find_classes("vision_unlearning.models", "family", "network").values()}
+    for name, path in modules.items():
+        if f"vision_unlearning.{name}" in families or "embedded" in path.parts: continue
+        attributes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)]
+        found = [n.lineno for n in attributes if n.attr in ("unet", "transformer")]
+        assert not found, f"{name} line {found[0]} names a component; ask models.families.denoiser(pipe)"

@@ -31,6 +31,8 @@ from vision_unlearning.running.own import new_task
 from vision_unlearning.store import Store, read_json
 from vision_unlearning.unlearners.base import get_method
 
+pytestmark = pytest.mark.long
+
 PROMPTS = ["An image of fox", "An image of key", "An image of bell"]
 ONE_LEVEL = 1  # grey level: other batch sizes, slices of attention, weights that wait
 HALF_MEAN, HALF_MOST = 2., 40  # grey levels of bfloat16; .54 and 13 were measured on emoji-sd in 12 steps

@@ -21,6 +21,8 @@ from vision_unlearning.store import Store, read_record
 from vision_unlearning.unlearners.base import Unlearner, configured, get_method
 from vision_unlearning.unlearners.methods import METHODS, known_methods, method_color, method_label
 
+pytestmark = pytest.mark.long
+
 MINE = '''
 from pathlib import Path
 from typing import ClassVar

@@ -14,6 +14,7 @@ from ..memory import in_batches
 from ..models.sampling import sample
 from ..tasks import MODELS_OWN, get_prompt, get_task
 from .embeddings import image_similarity, plain_name
+from ..models.families import called_network, family_of
 from ..models.network import require_hooks
 from .similarity import Similarity, entity_names
 from ..store import Store, read_entities, read_json, write_json
@@ -26,10 +27,10 @@ __all__ = ['PUBLISHED_NAMES', 'cross_attention', 'attention_fingerprints', 'save
 
 # %% ../../nbs/2_explore/20_attention.ipynb #e2a40fab
 def cross_attention(
-    unet,  # UNet2DConditionModel
-) -> dict[str, torch.nn.Module]:  # name -> layer, as they are registered: down, up, middle
+    network,  # denoiser of a known family
+) -> dict[str, torch.nn.Module]:  # name -> layer, as they are registered; of a UNet down, up, middle
     "The attention layers that read the text."
-    return {n: m for n, m in unet.named_modules() if getattr(m, "is_cross_attention", False)}
+    return family_of(network).readers(network)
 
 # %% ../../nbs/2_explore/20_attention.ipynb #6cbd6f9b
 def _adder(seen: list, k: int, n: int):
@@ -50,9 +51,10 @@ def attention_fingerprints(
     "Mean output of every cross-attention layer while each prompt is drawn."
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds must be one or more different integers, got {seeds}")
-    layers = cross_attention(pipe.unet)
-    if not layers: raise TypeError(f"{type(pipe.unet).__name__} has no cross-attention to read")
-    require_hooks(pipe.unet, "a reading of the attention")
+    network = called_network(pipe)
+    layers = cross_attention(network)
+    if not layers: raise TypeError(f"{type(network).__name__} has no cross-attention to read")
+    require_hooks(network, "a reading of the attention")
     prompts = as_texts(prompts, "prompts")
     jobs = [(i, s) for i in range(len(prompts)) for s in seeds]
     sums = [[0.]*len(layers) for _ in prompts]

@@ -16,6 +16,7 @@ from .generate import generate_array
 from ..tasks import PROMPT_TEMPLATE
 from ..texts import Sentence, as_texts
 from ..unlearners.base import require_pipeline
+from ..models.families import called_network
 from ..models.network import require_hooks
 from ..models.conditioning import condition, predict
 from ..models.places import expanded_text
@@ -70,11 +71,11 @@ def denoising_error(
     "How badly a model denoises pictures that a text is said to mean."
     prompts = as_texts(prompts, "prompts")
     text = condition(pipe, prompts)
-    total = [0.]*len(prompts)
+    network, total = called_network(pipe), [0.]*len(prompts)
     batches = noised_batches(pipe, as_pictures(pipe, pictures), num, batch_size, generator)
     for noised, times, target in batches:
         for i in range(len(prompts)):
-            said = predict(pipe.unet, noised, times, text[[i]].expand(len(noised)))
+            said = predict(network, noised, times, text[[i]].expand(len(noised)))
             total[i] += float(F.mse_loss(said, target))/num
     return total
 
@@ -227,7 +228,8 @@ def search_tokens(
     losses = []
     for tokenizer, _ in encoders: mark_places(pipe, tokenizer, prompt, settings.num_tokens)
     with borrow(pipe), torch.no_grad():
-        for module in (pipe.unet, *(e for _, e in encoders)): module.eval().requires_grad_(False)
+        network = called_network(pipe)
+        for module in (network, *(e for _, e in encoders)): module.eval().requires_grad_(False)
         tables = [e.get_input_embeddings().weight for _, e in encoders]
         allowed = allowed_tokens(encoders[0][0], settings.forbidden, len(tables[0])).to(tables[0].device)
         batches = noised_batches(
@@ -235,7 +237,7 @@ def search_tokens(
         )
         if settings.wanted is not None:
             text = condition(pipe, [settings.wanted])
-            batches = [(z, t, predict(pipe.unet, z, t, text.expand(len(z)))) for z, t, _ in batches]
+            batches = [(z, t, predict(network, z, t, text.expand(len(z)))) for z, t, _ in batches]
         rows = [start_rows(tok, table, settings) for (tok, _), table in zip(encoders, tables)]
         rates = [settings.learning_rate*float(t.float().square().mean().sqrt()) for t in tables]
         with edited(pipe, edit), torch.enable_grad():
@@ -247,7 +249,7 @@ def search_tokens(
                     ids = nearest_tokens([r.detach() for r in rows], tables, allowed)
                     used = [row + (table[ids] - row).detach() for row, table in zip(rows, tables)]
                 with replaced_tokens(pipe, prompt, used): text = condition(pipe, [prompt], gradient=True)
-                said = predict(pipe.unet, noised, times, text.expand(len(noised)))
+                said = predict(network, noised, times, text.expand(len(noised)))
                 loss = F.mse_loss(said.float(), target.float())
                 for row, gradient in zip(rows, torch.autograd.grad(loss, rows)): row.grad = gradient
                 optimizer.step()

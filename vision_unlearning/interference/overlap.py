@@ -11,7 +11,8 @@ from ..core import MissingSessionError, check_name
 from ..tasks import get_task
 from ..explore.similarity import Similarity, matrix_to_records
 from ..store import Session, Store, read_entities, write_json
-from ..unlearners.base import denoiser, load_edit
+from ..models.families import denoiser
+from ..unlearners.base import load_edit
 from ..unlearners.diffusion.lora import lora_pairs
 
 # %% auto #0

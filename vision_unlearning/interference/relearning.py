@@ -16,8 +16,10 @@ from ..models.conditioning import predict
 from ..unlearners.diffusion.inputs import diffusion_batch
 from ..unlearners.loop import cycle
 from ..unlearners.diffusion.lora import trainable_adapter
+from ..unlearners.diffusion.weights import named_set
 from ..unlearners.callbacks import Callback
 from ..unlearners.loop import fit
+from ..models.families import denoiser
 from ..models.network import require_unadapted
 from ..unlearners.trainable import trainable_weights
 
@@ -38,29 +40,28 @@ class Relearning(Config):
 # %% ../../nbs/5_interference/50_relearning.ipynb #ce60ff9f
 @contextmanager
 def trainable_part(
-    unet,  # UNet2DConditionModel, perhaps with an edit attached
+    network,  # the denoiser, perhaps with an edit attached
     settings: Relearning,
     generator: torch.Generator,  # of the adapter's first values
 ):  # list of tensors
     "What may move, for the length of a block; the network is afterwards what it was."
     if settings.part == "lora":
-        with trainable_adapter(unet, settings.rank, float(settings.rank), generator) as (parameters, _):
+        with trainable_adapter(network, settings.rank, float(settings.rank), generator) as (parameters, _):
             yield parameters
         return
-    names = [n for n, _ in unet.named_parameters() if "attn2" in n]
-    with trainable_weights(unet, names) as (parameters, _): yield parameters
+    with trainable_weights(network, named_set(network, "xattn")) as (parameters, _): yield parameters
 
 # %% ../../nbs/5_interference/50_relearning.ipynb #28e241cd
 class Reading(Callback):
     "Ask the model at the chosen steps."
-    def __init__(self, measure, at, unet):
-        self.measure, self.at, self.unet, self.rows = measure, set(at), unet, []
+    def __init__(self, measure, at, network):
+        self.measure, self.at, self.network, self.rows = measure, set(at), network, []
     def read(self, step):
         if step not in self.at: return
-        training = self.unet.training
-        self.unet.eval()
+        training = self.network.training
+        self.network.eval()
         with torch.no_grad(): found = self.measure()
-        self.unet.train(training)
+        self.network.train(training)
         if not isinstance(found, dict): found = {"probability": float(found)}
         for name, number in found.items(): require_finite(number, f"{name} after {step} updates")
         self.rows.append({"step": step, **found})
@@ -81,7 +82,8 @@ def relearning_curve(
     "What a model says while it relearns a concept."
     settings = settings or Relearning()
     require_pipeline(settings, pipe)
-    require_unadapted(pipe.unet, settings.name)
+    network = denoiser(pipe)
+    require_unadapted(network, settings.name)
     if not settings.at or min(settings.at) < 0:
         raise ValueError(f"at={settings.at} must name at least one step, none negative")
     with borrow(pipe), edited(pipe, edit), torch.enable_grad():
@@ -95,10 +97,10 @@ def relearning_curve(
             text = sides[0][0].embeddings[index[0]]
             for (data, _), i in zip(sides[1:], index[1:]): text = text + data.embeddings[i]
             noised, times, target = diffusion_batch(pipe.scheduler, z, generator)
-            said = predict(pipe.unet, noised, times, text)
+            said = predict(network, noised, times, text)
             return {"denoise": F.mse_loss(said.float(), target.float())}
-        reading = Reading(measure, settings.at, pipe.unet)
-        with trainable_part(pipe.unet, settings, generator) as parameters:
+        reading = Reading(measure, settings.at, network)
+        with trainable_part(network, settings, generator) as parameters:
             if max(settings.at) == 0: reading.read(0)
             else:
                 fit(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import accelerate, torch
 from ..core import check_name, torch_modules, usable_device
 from ..dtypes import DTYPES, dtype_name, learning_dtype
+from .families import called_network, denoiser, family_of
 from .pipelines import fast_dtype, load_pipeline
 
 # %% auto #0
@@ -43,11 +44,11 @@ def require_at_home(
     name: str,  # who trains, for the message
 ):
     "Refuse to train weights that wait elsewhere than where they compute."
-    here, there = pipe.unet.device, compute_device(pipe)
+    here, there = denoiser(pipe).device, compute_device(pipe)
     if here.type == there.type: return
     raise ValueError(
-        f"{name} trains, and the UNet waits on {here} while it computes on {there}; load it without offload, "
-        "gradient_checkpointing and mixed_precision save memory too"
+        f"{name} trains, and the {family_of(pipe).word} waits on {here} while it computes on {there}; load "
+        "it without offload, gradient_checkpointing and mixed_precision save memory too"
     )
 
 def check_learns(
@@ -77,8 +78,8 @@ def picture_bytes(
     width: int = 0,  # pixels; 0 is the pipeline's own
 ) -> int:
     "About what one more picture in a batch takes."
-    side, vae, scale = pipe.unet.config.sample_size, pipe.vae, pipe.vae_scale_factor
-    tall, broad = (side, side) if isinstance(side, int) else side
+    vae, scale = pipe.vae, pipe.vae_scale_factor
+    tall, broad = family_of(pipe).latent_size(pipe)
     pixels = (height or tall*scale)*(width or broad*scale)
     return MAPS*max(vae.config.block_out_channels[:2])*pixels*vae.dtype.itemsize
 
@@ -160,7 +161,7 @@ class Machine:
         pipe = load_pipeline(model, first, self.number_format(learns, stored), revision, **files)
         if self.attention_slicing: pipe.enable_attention_slicing()
         offload(pipe, self.offload, place)
-        if self.compiled: pipe.unet.to(memory_format=torch.channels_last).compile()
+        if self.compiled: called_network(pipe).to(memory_format=torch.channels_last).compile()
         return pipe
 
 # %% ../../nbs/0_models/07_machine.ipynb #782270fc
@@ -170,11 +171,12 @@ def running_on(
     "How a pipeline runs, for the record."
     place = compute_device(pipe)
     card = f" ({torch.cuda.get_device_name(place)})" if place.type == "cuda" else ""
-    processors = [type(p).__name__ for p in pipe.unet.attn_processors.values()]
+    network = called_network(pipe)
+    processors = [type(p).__name__ for p in network.attn_processors.values()]
     return dict(
         device=f"{place.type}{card}",
         dtype=dtype_name(pipe),
         offload=offloading(pipe),
         attention_slicing=any(name.startswith("Sliced") for name in processors),
-        compiled=pipe.unet._compiled_call_impl is not None,
+        compiled=network._compiled_call_impl is not None,
     )

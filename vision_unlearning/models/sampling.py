@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from ..core import DivergedError, borrow, check_name, initial_latents, sampler_generators
 from .conditioning import latent_size
+from .families import denoiser, family_of
 from .machine import compute_device
 from ..tasks import check_size, check_steps
 
@@ -70,11 +71,9 @@ def check_text_to_image(
     takes, has = latent_channels(pipe)
     if takes != has:
         raise ValueError(
-            f"the UNet of this {name} takes {takes} channels and a latent has {has}, so it cannot draw from "
-            "a "
-            "text alone; uce, rece and prompt_filter edit it (get_method(name)().unlearn(pipe, concept)), "
-            "and "
-            "its pictures are yours to check"
+            f"the {family_of(pipe).word} of this {name} takes {takes} channels and a latent has {has}, so it "
+            "cannot draw from a text alone; uce, rece and prompt_filter edit it "
+            "(get_method(name)().unlearn(pipe, concept)), and its pictures are yours to check"
         )
     if wanted:
         raise ValueError(
@@ -84,19 +83,20 @@ def check_text_to_image(
 
 def latent_channels(
     pipe,  # a pipeline
-) -> tuple[int, int]:  # that its UNet takes, and that a latent has
-    "How much a UNet reads; an inpainting one reads a mask and a picture beside the latent."
-    return pipe.unet.config.in_channels, pipe.vae.config.latent_channels
+) -> tuple[int, int]:  # that its denoiser takes, and that a latent has
+    "How much a denoiser reads; an inpainting one reads a mask and a picture beside the latent."
+    return family_of(pipe).channels(pipe), pipe.vae.config.latent_channels
 
 def require_latents(
     pipe,  # a pipeline
 ):
-    "Refuse to train a UNet on pictures where it reads more than a noised latent."
+    "Refuse to train on pictures where the denoiser reads more than a noised latent."
     takes, has = latent_channels(pipe)
     if takes == has: return
     raise ValueError(
-        f"the UNet of this {type(pipe).__name__} takes {takes} channels where a noised picture has {has}, so "
-        "nothing is learned from pictures here; uce, rece and prompt_filter edit it without them"
+        f"the {family_of(pipe).word} of this {type(pipe).__name__} takes {takes} channels where a noised "
+        f"picture has {has}, so nothing is learned from pictures here; uce, rece and prompt_filter edit it "
+        "without them"
     )
 
 def check_drawing(
@@ -158,9 +158,9 @@ def latent_shape(
     width: int = 0,  # of the picture, pixels; 0 is the pipeline's native size
 ) -> tuple[int, int, int]:  # (C,h,w)
     "Shape of one latent."
-    tall, broad = latent_size(pipe.unet)
+    tall, broad = latent_size(pipe)
     scale = pipe.vae_scale_factor
-    return pipe.unet.config.in_channels, height//scale or tall, width//scale or broad
+    return family_of(pipe).channels(pipe), height//scale or tall, width//scale or broad
 
 def own_drawing(
     pipe,  # Stable Diffusion pipeline
@@ -189,7 +189,7 @@ def sample(
     check_drawing(pipe, height=height, width=width, scheduler=scheduler, **call)
     size = own_drawing(pipe, height, width)
     shape = latent_shape(pipe, **size)
-    latents = initial_latents(seeds, prompts, shape, pipe.unet.dtype, compute_device(pipe))
+    latents = initial_latents(seeds, prompts, shape, denoiser(pipe).dtype, compute_device(pipe))
     with borrow(pipe), torch.no_grad(), own_noise(pipe):
         pipe.scheduler = scheduler_of(pipe, scheduler)
         return pipe(latents=latents, generator=sampler_generators(seeds, prompts), **size, **call)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 import torch
 from ..files import atomic_path
+from .families import denoiser, family_of
 from .network import adapted_layers
 
 # %% auto #0
@@ -78,7 +79,8 @@ def check_first_generation(
     pipe,  # a pipeline
 ):
     "Refuse what is no Stable Diffusion 1.x, whose file has other names."
-    if not hasattr(pipe, "text_encoder_2") and not pipe.unet.config.use_linear_projection: return
+    of_unets = family_of(pipe).family == "unet" and not hasattr(pipe, "text_encoder_2")
+    if of_unets and not denoiser(pipe).config.use_linear_projection: return
     raise ValueError(
         f"this {type(pipe).__name__} is no Stable Diffusion 1.x, and only that is written as one file; use "
         "pipe.save_pretrained(folder)"
@@ -90,13 +92,14 @@ def single_file_tensors(
     "Every weight of a pipeline under its old name."
     from diffusers.loaders.single_file_utils import DIFFUSERS_TO_LDM_MAPPING as MAPPING
     check_first_generation(pipe)
-    adapted = next(iter(adapted_layers(pipe.unet)), None)
+    unet = denoiser(pipe)
+    adapted = next(iter(adapted_layers(unet)), None)
     if adapted:
         raise ValueError(f"an adapter is on {adapted}; put it into the weights first: merge_edit(edit, pipe)")
-    layers, levels = pipe.unet.config.layers_per_block, len(pipe.vae.config.block_out_channels)
+    layers, levels = unet.config.layers_per_block, len(pipe.vae.config.block_out_channels)
     plain_unet, plain_vae = MAPPING["unet"]["layers"], MAPPING["vae"]
     found = {}
-    for name, tensor in pipe.unet.state_dict().items():
+    for name, tensor in unet.state_dict().items():
         found[f"model.diffusion_model.{plain_unet.get(name) or unet_name(name, layers)}"] = tensor
     for name, tensor in pipe.vae.state_dict().items():
         found[f"first_stage_model.{plain_vae.get(name) or vae_name(name, levels)}"] = tensor

@@ -101,7 +101,10 @@ def find_protocol(
     "A protocol by its name, with fields of one's own."
     check_name("protocol", name, benchmark_names())
     known = PROTOCOLS.get(name) or plain_protocol(name)
-    return Protocol(**{**known.model_dump(), **(changes or {})})
+    found = Protocol(**{**known.model_dump(), **(changes or {})})
+    if found.flip != known.flip and not found.augment:
+        raise ValueError(f"flip={found.flip} would do nothing while augment is off; leave flip out")
+    return found
 
 # %% ../../nbs/7a_oracle/00_classification.ipynb #2704986c
 def training_of(

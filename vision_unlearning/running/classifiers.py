@@ -9,7 +9,13 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 from ..brought import Origin
-from ..core import DivergedError, MissingSessionError, check_name, config_hash
+from vision_unlearning.core import (
+    DivergedError,
+    MissingSessionError,
+    UnchangedError,
+    check_name,
+    config_hash,
+)
 from ..oracle.classification import GAP, KINDS, REFERENCES, benchmark_names, training_of
 from ..oracle.classification import Comparison, comparison_table, find_protocol
 from ..oracle.classification import own_source, run_method, stored_run
@@ -23,8 +29,8 @@ from ..unlearners.idle import refuse_idle
 from ..unlearners.methods import CLASSIFIER_METHODS
 
 # %% auto #0
-__all__ = ['CLASSIFIER_STAGES', 'PROTOCOL_PARAMETERS', 'RUN_PARAMETERS', 'chosen_methods', 'runs_asked', 'run_tuned',
-           'check_overrides', 'named_methods', 'run_classifiers', 'plot_gaps', 'kind_section',
+__all__ = ['CLASSIFIER_STAGES', 'PROTOCOL_PARAMETERS', 'TRAINING_FIELDS', 'RUN_PARAMETERS', 'chosen_methods', 'runs_asked',
+           'run_tuned', 'check_overrides', 'named_methods', 'run_classifiers', 'plot_gaps', 'kind_section',
            'write_classifier_report', 'stored_runs', 'classifier_status', 'report_classifiers', 'protocol_changes',
            'parse_parameters', 'batch_classifiers', 'run_classifier_stage']
 
@@ -58,12 +64,12 @@ def run_tuned(
     comparison: Comparison,
     method: str,  # "scrub", ... or one of `REFERENCES`
     changed: dict | None = None,  # settings that differ from the tuned ones
-) -> dict:  # of `run_method`; {"method", "kind", "seed", "error"} where it diverged
+) -> dict:  # of `run_method`; {"method", "kind", "seed", "error"} where it failed
     "One method with its tuned settings, as a row."
     c, settings = comparison, {}
     if method not in REFERENCES: settings = tuned_classifier(c.name, c.kind, method) | (changed or {})
     try: return run_method(c, method, settings)
-    except DivergedError as error:
+    except (DivergedError, UnchangedError) as error:
         return dict(method=method, kind=c.kind, seed=c.seed, error=str(error).partition("\n")[0])
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #12252f0f
@@ -252,6 +258,8 @@ CLASSIFIER_STAGES = ("unlearn", "report")  # of a classifier benchmark
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #3af47f50
 PROTOCOL_PARAMETERS = ("architecture", "options", "folder", "size", "training")
+# what `training` may hold; the other fields of a protocol are parameters of their own
+TRAINING_FIELDS = ("num_epochs", "optimizer", "schedule", "batch_size", "augment", "flip")
 RUN_PARAMETERS = ("forget", "kinds", "overrides", "seeds", "device")
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #e006e4cb
@@ -260,9 +268,10 @@ def protocol_changes(
     options: dict | None = None,  # of the architecture
     folder: str = "",  # local files of the data set; empty takes the hub
     size: int = 0,  # side of the pictures; 0 is the usual one
-    training: dict | None = None,  # num_epochs, optimizer, schedule, batch_size, augment, flip
+    training: dict | None = None,  # of `TRAINING_FIELDS`
 ) -> dict:  # fields of a `Protocol`
     "How a protocol is changed: another network, local files, another training."
+    for name in training or {}: check_name("field of training", name, TRAINING_FIELDS)
     data = {name: value for name, value in dict(folder=folder, size=size).items() if value}
     found = dict(architecture=architecture, options=options, data_options=data)
     return {name: value for name, value in found.items() if value} | (training or {})

@@ -18,6 +18,7 @@ from vision_unlearning.core import (
     DivergedError,
     ForeignFileError,
     MissingSessionError,
+    UnchangedError,
     check_name,
     require_finite,
     torch_modules,
@@ -33,38 +34,21 @@ from vision_unlearning.unlearners.attached import (
     Hook,
     close_ledger,
     expected_value,
+    guard_saving,
     open_ledger,
     read_ledger,
     write_values,
 )
 from .methods import METHODS, UNLEARNERS
+from ..models.families import called_network, denoiser, find_denoiser, find_family, supported
 from ..models.network import all_tensors, fused, obstacle
 from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['TEXT_ENCODERS', 'called_network', 'denoiser', 'EditRecord', 'Edit', 'attached', 'require_live', 'encoder_tensors',
-           'encoders_of', 'editable_tensors', 'base_tensors', 'WeightEdit', 'HookEdit', 'write_info', 'save_edit',
-           'edit_kinds', 'fetch_edit', 'read_info', 'load_edit', 'push_edit', 'Unlearner', 'get_method', 'configured',
-           'concepts', 'refuse_overlap', 'require_pictures', 'require_pipeline', 'require_plain']
-
-# %% ../../nbs/3_unlearners/00_base.ipynb #11797cfc
-def called_network(
-    model,  # a diffusers pipeline, or the module itself
-) -> torch.nn.Module:
-    "What is called when a picture is drawn: the UNet of a pipeline, or the module itself."
-    network = model if isinstance(model, torch.nn.Module) else getattr(model, "unet", None)
-    if network is None:
-        raise TypeError(
-            f"{type(model).__name__} has no UNet; Stable Diffusion 1.x, 2.x and XL pipelines are supported"
-        )
-    return network
-
-def denoiser(
-    model,  # a diffusers pipeline, or the module itself
-) -> torch.nn.Module:
-    "The network that an edit changes; of a compiled one, what `torch.compile` wrapped."
-    network = called_network(model)
-    return network._modules.get("_orig_mod", network)
+__all__ = ['TEXT_ENCODERS', 'EditRecord', 'Edit', 'attached', 'require_live', 'encoder_tensors', 'encoders_of',
+           'editable_tensors', 'base_tensors', 'WeightEdit', 'HookEdit', 'write_info', 'save_edit', 'edit_kinds',
+           'fetch_edit', 'read_info', 'load_edit', 'push_edit', 'Unlearner', 'get_method', 'configured', 'concepts',
+           'refuse_overlap', 'require_pictures', 'require_pipeline', 'require_plain']
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #95324d59
 class EditRecord(TypedDict, total=False):
@@ -93,7 +77,9 @@ class Edit(ABC):
         self.check()
 
     def check(self):
-        "Refuse numbers that are not finite; a kind refuses besides what is no edit of its own."
+        "Refuse what would change nothing, and numbers that are not finite; a kind refuses more of its own."
+        if self.acts_on != "calls" and not self.tensors:
+            raise UnchangedError("this edit holds no tensors and would change nothing")
         for name, tensor in self.tensors.items(): require_finite(tensor, f"{name} in this edit")
 
     @property
@@ -150,6 +136,7 @@ def attach(self: Edit,
             open_ledger(module).entries.append(entry)
             self._apply(module, entry)
             close_ledger(module)
+            guard_saving(model)
             return self
         except BaseException:
             _take_off(module, entry)
@@ -173,6 +160,7 @@ def detach(self: Edit,
         problem = obstacle(module, "weights") if self.acts_on == "weights" else None
         if problem: raise ValueError(f"the edit stays attached until its weights can be put back: {problem}")
         _take_off(module, entry)
+        guard_saving(model)
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #182cb35f
 @patch
@@ -222,7 +210,7 @@ def encoder_tensors(
     return {f"{part}.{n}": t for part, m in encoders.items() for n, t in all_tensors(m).items()}
 
 def encoders_of(
-    model,  # a pipeline; a UNet alone has none
+    model,  # a pipeline; a denoiser alone has none
 ) -> dict[str, torch.nn.Module]:  # component -> text encoder
     "The text encoders of a pipeline."
     found = {part: getattr(model, part, None) for part in TEXT_ENCODERS}
@@ -251,7 +239,7 @@ class WeightEdit(Edit):
         found = editable_tensors(model)
         missing = [n for n, t in self.tensors.items() if n not in found or found[n].shape != t.shape]
         if missing and isinstance(model, torch.nn.Module) and missing[0].startswith(TEXT_ENCODERS):
-            raise TypeError(f"{missing[0]} is in a text encoder: give the whole pipeline, not its UNet")
+            raise TypeError(f"{missing[0]} is in a text encoder: give the whole pipeline, not its denoiser")
         if missing:
             raise ForeignFileError(
                 f"this edit belongs to another model: {missing[0]} {tuple(self.tensors[missing[0]].shape)} "
@@ -270,7 +258,7 @@ class WeightEdit(Edit):
         for entry in read_ledger(module).entries:
             if isinstance(entry.memory, dict) and entry.memory.get(part, encoder) is not encoder:
                 raise ValueError(
-                    f"an edit is on that changes another {part} beside this UNet; detach it first"
+                    f"an edit is on that changes another {part} beside this denoiser; detach it first"
                 )
 
     def _apply(self, module, entry):
@@ -393,8 +381,6 @@ def load_edit(
         raise ForeignFileError(
             f"{folder}/{cls.file} is not a readable safetensors file ({error}); make the edit again"
         ) from error
-    if count is None and not tensors and cls.acts_on == "weights":
-        raise ForeignFileError(f"{folder}/{cls.file} holds no tensors; make the edit again")
     if count not in (None, len(tensors)):
         raise ForeignFileError(
             f"{folder}/{cls.file} holds {len(tensors)} tensors of the {count} that edit.json counts; make "
@@ -540,20 +526,14 @@ def require_pipeline(
     method,  # an `Unlearner`
     model,  # what the caller gave
 ):
-    "Refuse what is not a Stable Diffusion pipeline, naming it and what it lacks."
-    parts = {
-        "unet": "UNet",
-        "vae": "autoencoder",
-        "text_encoder": "text encoder",
-        "tokenizer": "tokenizer",
-        "scheduler": "scheduler",
-    }
-    lacks = [word for part, word in parts.items() if getattr(model, part, None) is None]
-    if lacks:
-        raise TypeError(
-            f"{method.name} cannot edit {type(model).__name__}, which has no {lacks[0]}; Stable Diffusion "
-            "1.x, 2.x and XL pipelines are supported"
-        )
+    "Refuse what is no pipeline of a known family, naming it and what it lacks."
+    said = f"{method.name} cannot edit {type(model).__name__}, which has"
+    network = None if isinstance(model, torch.nn.Module) else find_denoiser(model)
+    if network is None: raise TypeError(f"{said} no denoiser; {supported()}")
+    if find_family(network) is None: raise TypeError(f"{said} a {type(network).__name__}; {supported()}")
+    parts = ("vae", "text_encoder", "tokenizer", "scheduler")
+    lacks = [part for part in parts if getattr(model, part, None) is None]
+    if lacks: raise TypeError(f"{said} no {lacks[0].replace('_', ' ')}; {supported()}")
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #b6387d9e
 def require_plain(

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 from ...models.optimizers import make_optimizer
 from ...models.schedules import make_schedule
 from ...models.classifiers import plain_loader
-from ...core import DivergedError, borrow, check_name
+from ...core import DivergedError, UnchangedError, borrow, check_name
 from ...data.classification import ImageSet
 from ...data.loaders import as_loader
 from ..attached import forget_edits, stored_values
@@ -254,6 +254,11 @@ def edit(self: Run) -> WeightEdit:
     "What the student has that the original has not."
     before, after = all_tensors(self.original), all_tensors(self.student)
     changed = {n: t for n, t in after.items() if not torch.equal(t, before[n])}
+    if not changed:
+        raise UnchangedError(
+            f"{self.method.name} changed none of {len(before)} tensors; let it go further (learning rate, "
+            "epochs) or reach more weights (threshold)"
+        )
     if not all(bool(t.isfinite().all()) for t in changed.values()):
         raise DivergedError(
             f"{self.method.name} left weights that are not finite; lower the learning rate or set "

@@ -13,6 +13,7 @@ from ...core import require_finite
 from ...models.schedules import DiffusersSchedule
 from ...tasks import PROMPT_TEMPLATE
 from ...models.conditioning import condition, predict
+from ...models.families import denoiser
 from ...models.sampling import check_drawing, latent_shape, own_noise
 from ...models.places import require_words
 from ...texts import Sentence, as_texts, captions_of, shared_names
@@ -43,7 +44,7 @@ def draw_anchors(
     for i in range(0, len(prompts), batch_size):
         part = prompts[i:i+batch_size]
         noise = torch.randn((len(part), *latent_shape(pipe)), generator=generator)
-        noise = noise.to(pipe.unet.device, pipe.unet.dtype)
+        noise = noise.to(denoiser(pipe).device, denoiser(pipe).dtype)
         with own_noise(pipe):
             drawn = pipe(part, latents=noise, generator=generator, output_type="latent", **how)
         found.append(drawn.images)
@@ -107,7 +108,7 @@ class ConceptAblation(TrainedUnlearner):
         return draw_anchors(
             run.pipe, drawn, run.generator, self.num_inference_steps, self.guidance_scale
         )
-    def trains(self, run): return as_weights(run, select_parameters(run.pipe.unet, self.target_modules))
+    def trains(self, run): return as_weights(run, select_parameters(run.network, self.target_modules))
     def losses(self, run):
         return AblationLosses(
             self, run.pipe, run.trained.base, self.captions(run), run.data, run.generator
@@ -135,6 +136,7 @@ class AblationLosses:
     def __init__(self, settings, pipe, base, captions, anchors, generator):
         self.settings = settings
         self.pipe = pipe
+        self.network = denoiser(pipe)
         self.base = base
         self.anchors = anchors
         self.generator = generator
@@ -142,26 +144,21 @@ class AblationLosses:
         self.batches = cycle(len(anchors), settings.train_batch_size, generator)
 
     def __call__(self, step, micro):
-        index, unet, weight = next(self.batches), self.pipe.unet, self.settings.retain_weight
+        index, network, weight = next(self.batches), self.network, self.settings.retain_weight
         noised, times, target = diffusion_batch(
             self.pipe.scheduler, self.anchors.latents(index, self.generator), self.generator
         )
         concept = self.concept[torch.randint(len(self.concept), (len(index),), generator=self.generator)]
         caption = self.anchors.embeddings if self.anchors.overwrite is None else self.anchors.overwrite
         wanted = (
-            teacher(unet, self.base, noised, times, **caption[index].unet_kwargs())
+            teacher(network, self.base, noised, times, caption[index])
             if self.settings.variant == "model"
             else target
         )
         if not weight:
-            return {"ablate": F.mse_loss(predict(unet, noised, times, concept).float(), wanted.float())}
-        student = (
-            predict(
-                unet, torch.cat([noised, noised]), times.repeat(2), concept + self.anchors.embeddings[index]
-            )
-            .float()
-            .chunk(2)
-        )
+            return {"ablate": F.mse_loss(predict(network, noised, times, concept).float(), wanted.float())}
+        both, texts = torch.cat([noised, noised]), concept + self.anchors.embeddings[index]
+        student = predict(network, both, times.repeat(2), texts).float().chunk(2)
         return {
             "ablate": F.mse_loss(student[0], wanted.float()),
             "prior": weight * F.mse_loss(student[1], target.float()),

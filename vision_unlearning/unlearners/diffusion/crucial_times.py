@@ -7,6 +7,7 @@ from __future__ import annotations
 import torch
 from ...core import require_finite
 from ...models.conditioning import predict
+from ...models.families import denoiser
 from ...models.noise_levels import noise_unit, training_levels
 
 # %% auto #0
@@ -25,7 +26,7 @@ def crucial_times(
     "How often each time should be trained on, for one concept."
     if data.overwrite is None:
         raise ValueError("crucial times compare two captions; encode the data with overwrite=")
-    total, n = pipe.scheduler.config.num_train_timesteps, len(data)
+    network, total, n = denoiser(pipe), pipe.scheduler.config.num_train_timesteps, len(data)
     if not 1 <= bins <= total or not 0 <= uniform <= 1:
         raise ValueError(f"bins must be 1 to {total} and uniform 0 to 1, got {bins} and {uniform}")
     # where nothing is left of the picture
@@ -41,8 +42,8 @@ def crucial_times(
         t, a = times.to(latents.device), alphas[times].sqrt().float().to(latents)[:, None, None, None]
         noised = a*latents + (1 - a**2).sqrt()*noise
         gap = (
-            predict(pipe.unet, noised, t, data.embeddings).float()
-            - predict(pipe.unet, noised, t, data.overwrite).float()
+            predict(network, noised, t, data.embeddings).float()
+            - predict(network, noised, t, data.overwrite).float()
         )
         rate = speed[times].to(latents)[:, None, None, None]
         importance[b] = (gap*noise_unit(pipe.scheduler, a)*rate).square().mean().cpu()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch.func import functional_call
 from ...models.conditioning import predict
+from ...models.families import denoiser
 from ...models.schedules import DiffusersSchedule
 from ..callbacks import History
 from .inputs import diffusion_batch
@@ -22,7 +23,7 @@ __all__ = ['uniform_loss', 'constraint_weight', 'reachable_loss', 'EraseDiff', '
 
 # %% ../../../nbs/3a_diffusion/80_erasediff.ipynb #aa5775f5
 def uniform_loss(
-    network,  # called like the UNet
+    network,  # called like the denoiser
     noised: torch.Tensor,  # (B,C,h,w) of the concept's pictures
     times: torch.Tensor,  # (B,)
     embeddings,  # Conditioning of their captions, or (B,L,D) hidden states
@@ -45,7 +46,7 @@ def constraint_weight(
 
 # %% ../../../nbs/3a_diffusion/80_erasediff.ipynb #80938042
 def reachable_loss(
-    unet: torch.nn.Module,
+    network: torch.nn.Module,  # the denoiser
     named: dict[str, torch.Tensor],  # trained parameters
     loss,  # callable(network) -> scalar
     steps: int,  # K
@@ -53,7 +54,7 @@ def reachable_loss(
 ) -> float:  # the forget loss after the last step
     "What K steps of gradient descent on `loss` reach from here."
     current = {n: p.detach().clone().requires_grad_(True) for n, p in named.items()}
-    value = lambda: loss(lambda *args, **options: functional_call(unet, current, args, options))
+    value = lambda: loss(lambda *args, **options: functional_call(network, current, args, options))
     for _ in range(steps):
         gradients = torch.autograd.grad(value(), list(current.values()))
         with torch.no_grad():
@@ -85,7 +86,7 @@ class EraseDiff(TrainedUnlearner):
 
     def idle(self, forget, retain):
         return {} if self.inner_steps else {"inner_learning_rate": "inner_steps is 0"}
-    def trains(self, run): return as_weights(run, select_parameters(run.pipe.unet, self.target_modules))
+    def trains(self, run): return as_weights(run, select_parameters(run.network, self.target_modules))
     def losses(self, run):
         named = dict(zip(run.trained.base, run.trained.parameters))
         return EraseDiffLosses(self, run.pipe, named, *run.data, run.generator)
@@ -99,6 +100,7 @@ class EraseDiffLosses:
     def __init__(self, settings, pipe, named, forget, retain, generator):
         self.settings = settings
         self.pipe = pipe
+        self.network = denoiser(pipe)
         self.named = named
         self.forget = forget
         self.retain = retain
@@ -108,21 +110,21 @@ class EraseDiffLosses:
         self.retain_batches = cycle(len(retain), settings.retain_batch_size, generator)
 
     def __call__(self, step, micro):
-        f, r, unet, s = next(self.forget_batches), next(self.retain_batches), self.pipe.unet, self.settings
+        f, r, s, network = next(self.forget_batches), next(self.retain_batches), self.settings, self.network
         noised, times, _ = diffusion_batch(
             self.pipe.scheduler, self.forget.latents(f, self.generator), self.generator
         )
         uniform = torch.rand(noised.shape, generator=self.generator).to(noised)
         forget_loss = lambda network: uniform_loss(network, noised, times, self.forget.embeddings[f], uniform)
-        forget = forget_loss(unet)
+        forget = forget_loss(network)
         gap = None
         if s.inner_steps:
-            reachable = reachable_loss(unet, self.named, forget_loss, s.inner_steps, s.inner_learning_rate)
+            reachable = reachable_loss(network, self.named, forget_loss, s.inner_steps, s.inner_learning_rate)
             gap = float(forget.detach()) - reachable
         x, t, target = diffusion_batch(
             self.pipe.scheduler, self.retain.latents(r, self.generator), self.generator
         )
-        retain = F.mse_loss(predict(unet, x, t, self.retain.embeddings[r]).float(), target.float())
+        retain = F.mse_loss(predict(network, x, t, self.retain.embeddings[r]).float(), target.float())
         self.history.append({"forget": float(forget.detach()), "gap": gap})
         return {"retain": retain, "forget": forget}
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from ...models.schedules import DiffusersSchedule
 from ...tasks import PROMPT_TEMPLATE
 from ...texts import Sentence
 from ...models.conditioning import Conditioning, condition, empty_condition, predict
+from ...models.families import denoiser
 from ...models.sampling import check_drawing, latent_shape, own_noise
 from ...models.places import require_words
 from ..base import concepts, refuse_overlap
@@ -63,11 +65,12 @@ def rollout(
     walker=None,  # callable like `frozen` that walks; None: `frozen` itself
 ) -> Points:  # N*S points, ordered by time
     "Sample trajectories; every step is a training point with its target."
-    scheduler, unet, n = copy.deepcopy(pipe.scheduler), pipe.unet, len(text)
+    scheduler, network, n = copy.deepcopy(pipe.scheduler), denoiser(pipe), len(text)
     check_drawing(pipe, num_inference_steps, guidance_scale)
-    scheduler.set_timesteps(num_inference_steps, device=unet.device)
+    scheduler.set_timesteps(num_inference_steps, device=network.device)
     extra = pipe.prepare_extra_step_kwargs(generator, 0.)
-    noise = torch.randn((n, *latent_shape(pipe)), generator=generator).to(unet.device, unet.dtype)
+    noise = torch.randn((n, *latent_shape(pipe)), generator=generator)
+    noise = noise.to(network.device, network.dtype)
     latents = noise*scheduler.init_noise_sigma
     pair = text + empty.expand(n)
     texts, parts, found = (pair, 2, []) if anchor is None else (pair + anchor, 3, [])
@@ -194,7 +197,7 @@ class ESD(TrainedUnlearner):
         names = concepts(run.forget)
         require_words(run.pipe, self.prompt_template, names)
         return names, concepts(run.retain, "retain")
-    def trains(self, run): return as_weights(run, select_parameters(run.pipe.unet, self.target_modules))
+    def trains(self, run): return as_weights(run, select_parameters(run.network, self.target_modules))
     def losses(self, run): return EsdLosses(self, run.pipe, run.trained.base, *run.data, run.generator)
     def about(self, run): return {"forget": run.data[0]}
     def optimisation(self, length=0, model=None):
@@ -209,10 +212,9 @@ class EsdLosses:
         self.pipe = pipe
         self.generator = generator
         self.empty = empty_condition(pipe)
-        self.frozen = lambda latents, times, text: teacher(
-            pipe.unet, base, latents, times, **text.unet_kwargs()
-        )
-        self.walker = None if settings.sampler == "frozen" else lambda *args: predict(pipe.unet, *args)
+        self.network = denoiser(pipe)
+        self.frozen = partial(teacher, self.network, base)
+        self.walker = None if settings.sampler == "frozen" else partial(predict, self.network)
         fill = lambda name: settings.prompt_template.format(name) if name else ""
         anchors = (
             None
@@ -255,7 +257,7 @@ class EsdLosses:
             )
 
         return deal(
-            lambda i: join([walk(part) for part in i.to(self.pipe.unet.device).split(s.rollout_batch_size)]),
+            lambda i: join([walk(part) for part in i.to(self.network.device).split(s.rollout_batch_size)]),
             dealt,
             batch_size,
             self.generator,
@@ -266,7 +268,7 @@ class EsdLosses:
         batch = join(parts)
         error = (
             F.mse_loss(
-                predict(self.pipe.unet, batch.inputs, batch.times, batch.embeddings).float(),
+                predict(self.network, batch.inputs, batch.times, batch.embeddings).float(),
                 batch.targets.float(),
                 reduction="none",
             )

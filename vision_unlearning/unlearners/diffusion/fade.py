@@ -57,16 +57,17 @@ class FADE(TrainedUnlearner):
         forget = encode_dataset(run.pipe, run.forget, overwrite=self.anchor_concept)
         return forget, encode_dataset(run.pipe, run.retain)
     def trains(self, run):
-        layers = select_modules(run.pipe.unet, self.target_modules)
+        layers = select_modules(run.network, self.target_modules)
         return as_adapter(run, self.rank, self.lora_alpha, layers)
-    def losses(self, run): return FadeLosses(self, run.pipe, *run.data, run.generator)
+    def losses(self, run): return FadeLosses(self, run.pipe, run.network, *run.data, run.generator)
 
 # %% ../../../nbs/3a_diffusion/45_fade.ipynb #dd61fb0a
 class FadeLosses:
     "Named losses of one micro-batch; called by the training loop."
-    def __init__(self, settings, pipe, forget, retain, generator):
+    def __init__(self, settings, pipe, network, forget, retain, generator):
         self.settings = settings
         self.pipe = pipe
+        self.network = network  # with an adapter that can be switched off
         self.forget = forget
         self.retain = retain
         self.generator = generator
@@ -79,14 +80,14 @@ class FadeLosses:
         )
 
     def __call__(self, step, micro):
-        unet, f, r = self.pipe.unet, next(self.forget_batches), next(self.retain_batches)
+        network, f, r = self.network, next(self.forget_batches), next(self.retain_batches)
         latents = torch.cat([self.forget.latents(f, self.generator), self.retain.latents(r, self.generator)])
         noised, times, _ = diffusion_batch(self.pipe.scheduler, latents, self.generator, self.times)
         with torch.no_grad():
-            unet.disable_adapters()
-            teacher = predict(unet, noised, times, self.forget.overwrite[f] + self.retain.embeddings[r])
-            unet.enable_adapters()
-        student = predict(unet, noised, times, self.forget.embeddings[f] + self.retain.embeddings[r])
+            network.disable_adapters()
+            teacher = predict(network, noised, times, self.forget.overwrite[f] + self.retain.embeddings[r])
+            network.enable_adapters()
+        student = predict(network, noised, times, self.forget.embeddings[f] + self.retain.embeddings[r])
         error = F.mse_loss(student.float(), teacher.float(), reduction="none").mean((1, 2, 3))
         n = len(f)
         return {

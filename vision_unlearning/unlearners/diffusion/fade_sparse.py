@@ -5,12 +5,12 @@
 # %% ../../../nbs/3a_diffusion/50_fade_sparse.ipynb #c8606af5
 from __future__ import annotations
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from ...models.conditioning import predict
+from ...models.families import denoiser, family_of
 from ..attached import stored_values
 from ..base import WeightEdit
 from .fade import FADE, FadeLosses
@@ -26,19 +26,19 @@ __all__ = ['candidate_layers', 'forget_saliency', 'top_layers', 'FADESparse', 'F
 
 # %% ../../../nbs/3a_diffusion/50_fade_sparse.ipynb #687a7ae4
 def candidate_layers(
-    unet: torch.nn.Module,  # UNet2DConditionModel
+    network: torch.nn.Module,  # denoiser of a known family
     targets: tuple[str, ...],  # ends of names, as `target_modules` of peft
 ) -> list[str]:  # full names, in the order of the model
     "The linear layers that may be adapted."
     names = [
         n
-        for n, m in unet.named_modules()
+        for n, m in network.named_modules()
         if isinstance(m, torch.nn.Linear) and any(n == t or n.endswith(f".{t}") for t in targets)
     ]
     if not names:
         raise ValueError(
-            f"no linear layer of the UNet is called {', '.join(targets)}; attention projections are "
-            f"{', '.join(TARGETS)}"
+            f"no linear layer of the {family_of(network).word} is called {', '.join(targets)}; attention "
+            f"projections are {', '.join(family_of(network).targets)}"
         )
     return names
 
@@ -52,9 +52,10 @@ def forget_saliency(
     generator: torch.Generator,  # of order, noise and times
 ) -> dict[str, torch.Tensor]:  # weight name -> scores >= 0, of the weight's shape
     "Summed gradient magnitude of the diffusion loss on the concept."
+    network = denoiser(pipe)
     def loss(index):
         noised, times, target = diffusion_batch(pipe.scheduler, data.latents(index, generator), generator)
-        return F.mse_loss(predict(pipe.unet, noised, times, data.embeddings[index]).float(), target.float())
+        return F.mse_loss(predict(network, noised, times, data.embeddings[index]).float(), target.float())
 
     order = (
         index
@@ -62,7 +63,7 @@ def forget_saliency(
         for index in torch.randperm(len(data), generator=generator).split(batch_size)
     )
     return saliency(
-        pipe.unet, [f"{n}.weight" for n in layers], (loss(index) for index in order), "sum_of_abs"
+        network, [f"{n}.weight" for n in layers], (loss(index) for index in order), "sum_of_abs"
     )
 
 # %% ../../../nbs/3a_diffusion/50_fade_sparse.ipynb #bdf257b6
@@ -89,7 +90,8 @@ class FADESparse(FADE):
 
     def scores(self, pipe, data, generator):
         "Saliency of every candidate weight, by name; `data` is the encoded forget side."
-        layers = candidate_layers(pipe.unet, select_modules(pipe.unet, self.target_modules))
+        network = denoiser(pipe)
+        layers = candidate_layers(network, select_modules(network, self.target_modules))
         return forget_saliency(
             pipe, data, layers, self.saliency_passes, self.train_batch_size, generator
         )
@@ -110,23 +112,23 @@ class FADEModule(FADESparse):
 
     def chosen(self, run): return top_layers(run.data[2], self.kept_fraction)
     def trains(self, run): return as_adapter(run, self.rank, self.lora_alpha, self.chosen(run))
-    def losses(self, run): return FadeLosses(self, run.pipe, *run.data[:2], run.generator)
+    def losses(self, run): return FadeLosses(self, run.pipe, run.network, *run.data[:2], run.generator)
     def about(self, run): return {**super().about(run), "layers": self.chosen(run)}
 
 # %% ../../../nbs/3a_diffusion/50_fade_sparse.ipynb #27570cb8
 class MaskedAdapter:
-    "Low-rank updates of linear layers times a mask, on a UNet for the length of a `with` block."
+    "Low-rank updates of linear layers times a mask, on a denoiser for the length of a `with` block."
     def __init__(self,
-        unet: torch.nn.Module,  # UNet2DConditionModel, in float32
+        network: torch.nn.Module,  # the denoiser, in float32
         masks: dict[str, torch.Tensor],  # layer name -> bool (out,in)
         rank: int,  # r
         alpha: float,  # the update is alpha/r (BA) * mask
         generator: torch.Generator,  # of the initial A, and of the drawn ranks
         search_space: tuple[int, ...] = (),  # ranks to draw from, each at most r; empty for r itself
     ):
-        found = dict(unet.named_modules())
+        found = dict(network.named_modules())
         self.layers = {n: found[n] for n in masks}
-        self.unet = unet
+        self.network = network
         self.scaling = alpha / rank
         self.generator = generator
         self.search_space = search_space
@@ -163,7 +165,7 @@ class MaskedAdapter:
         self.handles = [m.register_forward_hook(self._hook(n)) for n, m in self.layers.items()]
         return self
     def __exit__(self, *error): [h.remove() for h in self.handles]
-    def __call__(self, *args, **kwargs): return self.unet(*args, **kwargs)
+    def __call__(self, *args, **kwargs): return self.network(*args, **kwargs)
     def disable_adapters(self): self.active = False
     def enable_adapters(self): self.active = True
 
@@ -189,7 +191,7 @@ def masked_edit(
     masked = sum(int(m.count_nonzero()) for m in adapter.masks.values())
     before = {f"{n}.weight": m.weight for n, m in adapter.layers.items()}
     return WeightEdit(
-        stored_values(adapter.unet, before, tensors),
+        stored_values(adapter.network, before, tensors),
         {
             **info,
             "sparsity": dict(
@@ -234,14 +236,13 @@ class FADEWeight(FADESparse):
 
     @contextmanager
     def trains(self, run):
-        unet = run.pipe.unet
+        network = run.network
         masks = self.masks(run.data[2])
         total = sum(s.numel() for s in run.data[2].values())
-        unet.requires_grad_(False)
-        adapter = MaskedAdapter(unet, masks, self.rank, self.lora_alpha, run.generator, self.search_space)
+        network.requires_grad_(False)
+        adapter = MaskedAdapter(network, masks, self.rank, self.lora_alpha, run.generator, self.search_space)
         def edit(info, scale): return masked_edit(adapter, total, info, scale)
         with adapter: yield Trained(adapter.parameters, edit, network=adapter)
 
     def losses(self, run):
-        pipe = SimpleNamespace(unet=run.trained.network, scheduler=run.pipe.scheduler)
-        return FadeLosses(self, pipe, *run.data[:2], run.generator)
+        return FadeLosses(self, run.pipe, run.trained.network, *run.data[:2], run.generator)

@@ -10,13 +10,15 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from ...core import ForeignFileError, borrow, check_name
-from ...models.conditioning import encode_prompt
+from ...models.conditioning import condition
+from ...models.families import called_network
 from ...models.noise_levels import noise_unit, signal_at, signal_levels
 from ...models.places import require_words
 from ...store import current_settings
 from ...texts import Sentence
 from ..attached import Hook
-from ..base import Edit, Unlearner, concepts, denoiser, require_pipeline
+from ...models.families import denoiser
+from ..base import Edit, Unlearner, concepts, require_pipeline
 from ..idle import held, refuse_idle
 from typing_extensions import TypedDict
 
@@ -86,7 +88,7 @@ class Steering:
     step: int = 0
     asking: bool = False  # a question of this hook's own is under way
 
-    def ask(self, unet, text, pooled, latents, time, kwargs, rows):
+    def ask(self, network, text, pooled, latents, time, kwargs, rows):
         "(B,C,h,w) prediction of the same UNet for a stored text."
         def batch(tensor): return tensor.to(latents).expand(len(latents), *tensor.shape[1:])
 
@@ -102,12 +104,12 @@ class Steering:
             }
         self.asking = True
         try:
-            return unet(
+            return network(
                 latents, time, encoder_hidden_states=batch(text), return_dict=False, **others
             )[0]
         finally: self.asking = False
 
-    def __call__(self, unet, args, kwargs, output):
+    def __call__(self, network, args, kwargs, output):
         if self.asking: return None
         latents, time = (
             args[i] if len(args) > i else kwargs[k] for i, k in enumerate(("sample", "timestep"))
@@ -126,7 +128,7 @@ class Steering:
             conditional, corrected = answer[rows], answer[rows]
             def said(guide, name):
                 text, pooled = guide.tensors[name], guide.tensors.get(f"{name}.pooled")
-                return self.ask(unet, text, pooled, z, t, kwargs, rows)
+                return self.ask(network, text, pooled, z, t, kwargs, rows)
             for guide in self.guides:
                 unwanted = said(guide, "concept")
                 empty = answer[:rows.start] if guided else said(guide, "empty")
@@ -199,9 +201,9 @@ class Guided:
 
     def hooks(self) -> list[Hook]:
         "The shared hook of the pipeline's guides, where there is one."
-        calls = self.pipe.unet._forward_hooks.values()
+        calls = called_network(self.pipe)._forward_hooks.values()
         there = [c for c in calls if isinstance(c, Steering) and c.pipe is self.pipe]
-        return [Hook(self.pipe.unet, call, with_kwargs=True) for call in there]
+        return [Hook(called_network(self.pipe), call, with_kwargs=True) for call in there]
 
     def steering(self) -> Steering | None:
         "The hook that asks this guide."
@@ -209,8 +211,8 @@ class Guided:
 
     def begin(self):
         hook = next(iter(self.hooks()), None)
-        if hook is not None: hook.call.guides.append(self.guide)
-        else: Hook(self.pipe.unet, Steering(self.pipe, [self.guide]), with_kwargs=True).put_on()
+        if hook is not None: return hook.call.guides.append(self.guide)
+        Hook(called_network(self.pipe), Steering(self.pipe, [self.guide]), with_kwargs=True).put_on()
 
     def end(self):
         for hook in self.hooks():
@@ -314,5 +316,5 @@ def stored_texts(
     texts: list[str],
 ) -> list[tuple[torch.Tensor, ...]]:  # for each text (1,L,D), and with XL (1,P) pooled
     "What the pipeline's UNet would be given for each text."
-    found = [encode_prompt(pipe, text) for text in texts]
-    return [(f[0], f[2]) if len(f) == 4 else (f[0],) for f in found]
+    found = [condition(pipe, [text]) for text in texts]
+    return [(f.prompt_embeds,) if f.pooled is None else (f.prompt_embeds, f.pooled) for f in found]

@@ -60,7 +60,7 @@ def encode_dataset(
     require_latents(pipe)
     texts = captions_of(dataset)
     if len(dataset) == 0: raise ValueError("the dataset is empty")
-    height, width = latent_size(pipe.unet)
+    height, width = latent_size(pipe)
     if height != width:
         raise ValueError(
             f"the network was made for {width}x{height} latents; pictures are learned as squares"

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from ...core import ForeignFileError
 from ..attached import Hook
-from ..base import HookEdit, denoiser
+from ...models.families import denoiser
+from ..base import HookEdit
 from ...models.network import all_layers, require_unadapted
 from ..trainable import require_float32
 

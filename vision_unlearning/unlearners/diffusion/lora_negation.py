@@ -44,15 +44,15 @@ def negate(
 
 # %% ../../../nbs/3a_diffusion/60_lora_negation.ipynb #5a2f402f
 def signed_network(
-    unet,  # with the adapter of `trainable_adapter` on it
+    network,  # with the adapter of `trainable_adapter` on it
     scale: float,  # factor of the adapter: 1 as trained, -lambda as deployed
-):  # callable like the UNet
+):  # callable like the network
     "The network with `scale` times its adapter."
-    if scale == 1: return unet
-    names = [n for n, _ in unet.named_parameters() if ".lora_B." in n]
+    if scale == 1: return network
+    names = [n for n, _ in network.named_parameters() if ".lora_B." in n]
     def call(*inputs, **options):
-        found = dict(unet.named_parameters())
-        return functional_call(unet, {n: scale*found[n] for n in names}, inputs, options)
+        found = dict(network.named_parameters())
+        return functional_call(network, {n: scale*found[n] for n in names}, inputs, options)
     return call
 
 # %% ../../../nbs/3a_diffusion/60_lora_negation.ipynb #a8bee954
@@ -101,7 +101,7 @@ class LoraNegation(TrainedUnlearner):
         return encode_dataset(run.pipe, run.forget), retain
     def trains(self, run): return as_adapter(run, self.rank, self.lora_alpha, TARGETS)
     def losses(self, run):
-        return NegationLosses(self, run.pipe.scheduler, run.pipe.unet, *run.data, run.generator)
+        return NegationLosses(self, run.pipe.scheduler, run.network, *run.data, run.generator)
     def combine(self, run):
         return gradient_combiner(self.gradient_weighting, [self.forget_weight, self.retain_weight])
     def result(self, run, info): return negate(super().result(run, info), self.negation_scale)
@@ -109,13 +109,13 @@ class LoraNegation(TrainedUnlearner):
 # %% ../../../nbs/3a_diffusion/60_lora_negation.ipynb #ab889393
 class NegationLosses:
     "The loss of the concept, and of the retained pictures where there are any; called by the training loop."
-    def __init__(self, settings, scheduler, unet, forget, retain, generator):
+    def __init__(self, settings, scheduler, network, forget, retain, generator):
         self.settings = settings
         self.loss = partial(diffusion_loss, scheduler=scheduler, generator=generator)
         self.generator = generator
-        self.unet = unet
+        self.network = network
         self.deployed = signed_network(
-            unet, -settings.negation_scale if settings.retain_sign == "deployed" else 1
+            network, -settings.negation_scale if settings.retain_sign == "deployed" else 1
         )
         self.forget, self.forget_batches = forget, cycle(len(forget), settings.train_batch_size, generator)
         self.retain = retain
@@ -127,7 +127,7 @@ class NegationLosses:
         f = next(self.forget_batches)
         losses = {
             "forget": self.loss(
-                self.unet,
+                self.network,
                 latents=self.forget.latents(f, self.generator),
                 embeddings=self.forget.embeddings[f],
             )

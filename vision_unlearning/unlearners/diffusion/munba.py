@@ -19,6 +19,7 @@ from ..base import WeightEdit, require_pictures
 from .inputs import diffusion_batch, encode_dataset
 from .lora import adapter_edit, trainable_adapter
 from .training import Trained, TrainedUnlearner
+from .weights import named_set
 from ..loop import cycle
 from ..weighting import gradient_combiner
 
@@ -27,7 +28,7 @@ __all__ = ['diffusion_loss', 'Pair', 'student_and_teacher', 'MUNBa', 'MunbaLosse
 
 # %% ../../../nbs/3a_diffusion/55_munba.ipynb #b4583ef3
 def diffusion_loss(
-    network,  # callable like a UNet: (noised, times, embeddings) -> object with `sample`
+    network,  # the denoiser, or what is called like it
     scheduler,  # of the pipeline
     latents: torch.Tensor,  # (B,C,h,w)
     embeddings: torch.Tensor,  # (B,L,D)
@@ -41,34 +42,31 @@ def diffusion_loss(
 @dataclass
 class Pair(Trained):
     "A `Trained` whose `network` is the student."
-    teacher: Any = None  # called like the UNet: what the student was before
+    teacher: Any = None  # called like the denoiser: what the student was before
 
 @contextmanager
 def student_and_teacher(
-    unet,  # UNet2DConditionModel
+    network,  # denoiser of a known family
     trainable: str,  # "lora" or "cross_attention"
     rank: int,  # of the LoRA
     lora_alpha: float,  # of the LoRA
     generator: torch.Generator,  # of the initial LoRA
 ):  # `Pair`
     "The network that learns and the one that does not, in one set of weights."
-    def call(tensors, *inputs, **options): return functional_call(unet, tensors, inputs, options)
+    def call(tensors, *inputs, **options): return functional_call(network, tensors, inputs, options)
     if trainable == "lora":
-        with trainable_adapter(unet, rank, lora_alpha, generator) as (parameters, config):
-            off = {n: torch.zeros_like(p) for n, p in unet.named_parameters() if ".lora_B." in n}
-            yield Pair(parameters, partial(adapter_edit, unet, config), None, unet, partial(call, off))
+        with trainable_adapter(network, rank, lora_alpha, generator) as (parameters, config):
+            off = {n: torch.zeros_like(p) for n, p in network.named_parameters() if ".lora_B." in n}
+            yield Pair(parameters, partial(adapter_edit, network, config), None, network, partial(call, off))
         return
-    unet.requires_grad_(False)
-    copies = {
-        n: p.detach().clone().requires_grad_(True)
-        for n, p in unet.named_parameters()
-        if "attn2" in n and n.endswith(("to_k.weight", "to_v.weight"))
-    }
+    network.requires_grad_(False)
+    named = {n: network.get_parameter(n).detach() for n in named_set(network, "xattn_kv")}
+    copies = {n: p.clone().requires_grad_(True) for n, p in named.items()}
     def edit(info, scale=1.):
-        before = {n: unet.get_parameter(n).detach() for n in copies}
+        before = {n: network.get_parameter(n).detach() for n in copies}
         moved = {n: torch.lerp(before[n], p.detach(), scale) for n, p in copies.items()}
-        return WeightEdit(stored_values(unet, before, moved), info)
-    yield Pair(list(copies.values()), edit, None, partial(call, copies), unet)
+        return WeightEdit(stored_values(network, before, moved), info)
+    yield Pair(list(copies.values()), edit, None, partial(call, copies), network)
 
 # %% ../../../nbs/3a_diffusion/55_munba.ipynb #ea097884
 class MUNBa(TrainedUnlearner):
@@ -118,7 +116,7 @@ class MUNBa(TrainedUnlearner):
         forget = encode_dataset(run.pipe, run.forget, overwrite=self.anchor_concept)
         return forget, encode_dataset(run.pipe, run.retain) if self.reads_retain else None
     def trains(self, run):
-        return student_and_teacher(run.pipe.unet, self.trainable, self.rank, self.lora_alpha, run.generator)
+        return student_and_teacher(run.network, self.trainable, self.rank, self.lora_alpha, run.generator)
     def losses(self, run):
         pair = run.trained
         return MunbaLosses(self, run.pipe.scheduler, pair.network, pair.teacher, *run.data, run.generator)

@@ -6,7 +6,8 @@
 from __future__ import annotations
 import torch
 from ..attached import plain_values
-from ..base import Edit, WeightEdit, denoiser
+from ...models.families import denoiser
+from ..base import Edit, WeightEdit
 from .formats import effective_change
 
 # %% auto #0

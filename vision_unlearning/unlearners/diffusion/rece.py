@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from ...core import borrow
-from ..base import denoiser
+from ...models.families import denoiser
 from .uce import UCE, edit_matrix, projections, solve_system
 
 # %% auto #0

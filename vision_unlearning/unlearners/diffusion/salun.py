@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from ...models.conditioning import Conditioning, empty_condition, predict
+from ...models.families import denoiser
 from ...models.schedules import DiffusersSchedule
 from .inputs import diffusion_batch, encode_dataset
 from .training import TrainedUnlearner, as_weights
@@ -31,10 +32,11 @@ def forget_loss(
 ) -> torch.Tensor:  # scalar
     "Diffusion loss of the concept's pictures, of the plain or of the guided prediction."
     noised, times, target = diffusion_batch(pipe.scheduler, latents, generator)
-    if not guidance: return F.mse_loss(predict(pipe.unet, noised, times, embeddings).float(), target.float())
+    network = denoiser(pipe)
+    if not guidance: return F.mse_loss(predict(network, noised, times, embeddings).float(), target.float())
     concept, nothing = (
         predict(
-            pipe.unet, noised.repeat(2, 1, 1, 1), times.repeat(2), embeddings + empty.expand(len(embeddings))
+            network, noised.repeat(2, 1, 1, 1), times.repeat(2), embeddings + empty.expand(len(embeddings))
         )
         .float()
         .chunk(2)
@@ -71,7 +73,7 @@ class SalUn(TrainedUnlearner):
     max_grad_norm: float = Field(1., gt=0)
     weight_decay: float = Field(0., ge=0)  # towards zero, inside the mask
 
-    def weights(self, run): return select_parameters(run.pipe.unet, self.target_modules)
+    def weights(self, run): return select_parameters(run.network, self.target_modules)
     def encode(self, run):
         forget = encode_dataset(run.pipe, run.forget, overwrite=self.anchor_concept)
         retain = encode_dataset(run.pipe, run.retain)
@@ -90,6 +92,7 @@ class SalunLosses:
     def __init__(self, settings, pipe, base, forget, retain, generator):
         self.settings = settings
         self.pipe = pipe
+        self.network = denoiser(pipe)
         self.base = base
         self.forget = forget
         self.retain = retain
@@ -102,11 +105,9 @@ class SalunLosses:
         n = len(f)
         latents = torch.cat([self.forget.latents(f, self.generator), self.retain.latents(r, self.generator)])
         noised, times, target = diffusion_batch(self.pipe.scheduler, latents, self.generator)
-        relabelled = teacher(
-            self.pipe.unet, self.base, noised[:n], times[:n], **self.forget.overwrite[f].unet_kwargs()
-        )
+        relabelled = teacher(self.network, self.base, noised[:n], times[:n], self.forget.overwrite[f])
         student = predict(
-            self.pipe.unet, noised, times, self.forget.embeddings[f] + self.retain.embeddings[r]
+            self.network, noised, times, self.forget.embeddings[f] + self.retain.embeddings[r]
         ).float()
         return {
             "forget": F.mse_loss(student[:n], relabelled.float()),
@@ -131,4 +132,4 @@ def salun_mask(
         )
         for i in drawn
     )
-    return top_mask(saliency(pipe.unet, names, losses), method.mask_fraction)
+    return top_mask(saliency(denoiser(pipe), names, losses), method.mask_fraction)

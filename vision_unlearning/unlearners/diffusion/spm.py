@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from ...core import ForeignFileError
 from ...models.conditioning import Conditioning, condition, empty_condition, predict
+from ...models.families import denoiser
 from ...models.places import require_words
 from ...models.schedules import DiffusersSchedule
 from ...tasks import PROMPT_TEMPLATE
 from ...texts import Sentence
 from ..attached import Hook
-from ..base import HookEdit, concepts, denoiser, refuse_overlap
+from ..base import HookEdit, concepts, refuse_overlap
 from .esd import deal, rollout
 from .lora import TARGETS, LoraEdit, LowRank, adapted_pairs, check_lora
 from .training import TrainedUnlearner, as_adapter
@@ -31,18 +32,18 @@ SPM_TARGETS = (*TARGETS, "ff.net.0.proj", "ff.net.2")  # all linear layers of a 
 
 # %% ../../../nbs/3a_diffusion/70_spm.ipynb #f1812a57
 def adapter_share(
-    unet,  # UNet2DConditionModel
+    network,  # the denoiser
     rank: int = 1,
     target_modules=SPM_TARGETS,
-) -> tuple[int, float]:  # trainable numbers, and their share of the UNet's
+) -> tuple[int, float]:  # trainable numbers, and their share of the network's
     "How much a LoRA on `target_modules` would train."
     layers = [
         m
-        for n, m in unet.named_modules()
+        for n, m in network.named_modules()
         if isinstance(m, torch.nn.Linear) and n.endswith(tuple(f".{t}" for t in target_modules))
     ]
     count = sum(rank*(m.in_features + m.out_features) for m in layers)
-    return count, count/sum(p.numel() for p in unet.parameters())
+    return count, count/sum(p.numel() for p in network.parameters())
 
 # %% ../../../nbs/3a_diffusion/70_spm.ipynb #15384d76
 def text_cosine(
@@ -134,7 +135,7 @@ class SPM(TrainedUnlearner):
     def losses(self, run): return SpmLosses(self, run.pipe, *run.data, run.generator)
     def about(self, run):
         count = sum(p.numel() for p in run.trained.parameters)
-        others = sum(p.numel() for p in run.pipe.unet.parameters()) - count
+        others = sum(p.numel() for p in run.network.parameters()) - count
         return {"forget": run.data[0], "trained": {"numbers": count, "share": count/others}}
     def result(self, run, info):
         edit = super().result(run, info)
@@ -146,6 +147,7 @@ class SpmLosses:
     "Named losses of one step; called by the training loop."
     def __init__(self, settings, pipe, forget, retain, generator):
         self.settings, self.pipe, self.generator = settings, pipe, generator
+        self.network = denoiser(pipe)
         fill = lambda name: settings.prompt_template.format(name) if name else ""
         self.concept = condition(pipe, [fill(n) for n in forget])
         surrogate = empty_condition(pipe)
@@ -161,7 +163,7 @@ class SpmLosses:
             return rollout(
                 pipe,
                 self.frozen,
-                self.concept[i.to(pipe.unet.device)],
+                self.concept[i.to(self.network.device)],
                 surrogate,
                 generator=generator,
                 negative_guidance=1 + settings.negative_guidance,
@@ -173,16 +175,16 @@ class SpmLosses:
     @torch.no_grad()
     def frozen(self, latents, times, text):
         "Predictions of the model without the adapter."
-        self.pipe.unet.disable_adapters()
-        try: return predict(self.pipe.unet, latents, times, text)
-        finally: self.pipe.unet.enable_adapters()
+        self.network.disable_adapters()
+        try: return predict(self.network, latents, times, text)
+        finally: self.network.enable_adapters()
 
     def sample_anchors(self, count):
         "What to hold, N texts."
         if self.anchors is None: return random_anchors(self.concept, count, self.generator)
         return self.anchors[
             torch.multinomial(self.probabilities, count, replacement=True, generator=self.generator).to(
-                self.pipe.unet.device
+                self.network.device
             )
         ]
 
@@ -199,7 +201,7 @@ class SpmLosses:
         x = torch.cat([points.inputs, points.inputs[again]])
         t = torch.cat([points.times, points.times[again]])
         held = self.frozen(x[n:], t[n:], anchors)
-        student = predict(self.pipe.unet, x, t, points.embeddings + anchors)
+        student = predict(self.network, x, t, points.embeddings + anchors)
         return {
             "erase": F.mse_loss(student[:n].float(), points.targets.float()),
             "anchor": self.settings.retain_weight * F.mse_loss(student[n:].float(), held.float()),
@@ -208,12 +210,12 @@ class SpmLosses:
 # %% ../../../nbs/3a_diffusion/70_spm.ipynb #e3d2cde9
 @dataclass(eq=False)
 class Permeability:
-    "A hook before the UNet's forward: reads how near each row's text is to the concept."
+    "A hook before the denoiser's forward: reads how near each row's text is to the concept."
     concept: torch.Tensor  # (K,L,D)
     centre: torch.Tensor  # (L,D)
     rows: torch.Tensor | None = None  # (B,) 0..1, of the call in progress
 
-    def __call__(self, unet, args, kwargs):
+    def __call__(self, network, args, kwargs):
         text = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
         near = text_cosine(text, self.concept.to(text), self.centre.to(text))
         self.rows = near.clamp(0, 1).to(text.dtype)

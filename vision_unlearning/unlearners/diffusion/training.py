@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 import torch
 from pydantic import Field, model_serializer
-from ...core import borrow
+from ...core import UnchangedError, borrow
 from vision_unlearning.unlearners.base import (
     Edit,
     Unlearner,
@@ -17,16 +17,18 @@ from vision_unlearning.unlearners.base import (
     require_pipeline,
     require_plain,
 )
+from .formats import moves_weights
 from .inputs import encode_dataset
 from .lora import adapter_edit, trainable_adapter
 from ..idle import held, refuse_idle
 from ..loop import fit
+from ...models.families import denoiser
 from ...models.machine import require_at_home
 from ...models.network import require_unadapted
 from ..trainable import trainable_weights, weight_edit
 
 # %% auto #0
-__all__ = ['Trained', 'Training', 'as_adapter', 'as_weights', 'TrainedUnlearner']
+__all__ = ['Trained', 'Training', 'as_adapter', 'as_weights', 'refuse_unmoved', 'TrainedUnlearner']
 
 # %% ../../../nbs/3a_diffusion/12_training.ipynb #e4797cd8
 @dataclass
@@ -35,7 +37,7 @@ class Trained:
     parameters: list[torch.Tensor]  # what the optimiser moves
     edit: Any  # (info, scale) -> Edit
     base: dict[str, torch.Tensor] | None = None  # name -> remembered tensor, where weights themselves train
-    network: Any = None  # what is called in training, where it is not the UNet
+    network: Any = None  # what is called in training, where it is not the denoiser
 
 # %% ../../../nbs/3a_diffusion/12_training.ipynb #f63dc0c8
 @dataclass
@@ -49,6 +51,9 @@ class Training:
     trained: Trained | None = None  # the answer of `trains`
     losses: Any = None  # the answer of `losses`
 
+    @property
+    def network(self) -> torch.nn.Module: return denoiser(self.pipe)
+
 # %% ../../../nbs/3a_diffusion/12_training.ipynb #84b0cc56
 @contextmanager
 def as_adapter(
@@ -57,10 +62,11 @@ def as_adapter(
     lora_alpha: float,  # the update is lora_alpha/r BA
     target_modules: tuple[str, ...],  # ends of the names of adapted layers
 ):  # `Trained`
-    "A fresh LoRA on the UNet."
-    unet = run.pipe.unet
-    with trainable_adapter(unet, rank, lora_alpha, run.generator, target_modules) as (parameters, config):
-        yield Trained(parameters, lambda info, scale: adapter_edit(unet, config, info, scale))
+    "A fresh LoRA on the denoiser."
+    network = run.network
+    fresh = trainable_adapter(network, rank, lora_alpha, run.generator, target_modules)
+    with fresh as (parameters, config):
+        yield Trained(parameters, lambda info, scale: adapter_edit(network, config, info, scale))
 
 # %% ../../../nbs/3a_diffusion/12_training.ipynb #34e3d2c9
 @contextmanager
@@ -68,10 +74,23 @@ def as_weights(
     run: Training,
     names: list[str],  # of parameters, from `select_parameters`
 ):  # `Trained`, with the remembered tensors as `base`
-    "Weights that the UNet already has."
-    unet = run.pipe.unet
-    with trainable_weights(unet, names) as (parameters, base):
-        yield Trained(parameters, lambda info, scale: weight_edit(unet, names, base, info, scale), base)
+    "Weights that the denoiser already has."
+    network = run.network
+    def edit(info, scale): return weight_edit(network, names, base, info, scale)
+    with trainable_weights(network, names) as (parameters, base): yield Trained(parameters, edit, base)
+
+# %% ../../../nbs/3a_diffusion/12_training.ipynb #08763e31
+def refuse_unmoved(
+    method,  # an `Unlearner`
+    edit: Edit,  # that it made; other kinds than weights and LoRA are not asked
+    model,  # the pipeline that it belongs to
+):
+    "Refuse an edit of weights, or a LoRA, that changes none of them."
+    if moves_weights(edit, model) is not False: return
+    raise UnchangedError(
+        f"{method.name}: training changed none of the weights by more than rounding; raise learning_rate, or "
+        "train longer"
+    )
 
 # %% ../../../nbs/3a_diffusion/12_training.ipynb #9f18082c
 class TrainedUnlearner(Unlearner):
@@ -129,7 +148,7 @@ class TrainedUnlearner(Unlearner):
         "Train on a borrowed pipeline and return what changed."
         require_pipeline(self, model)
         require_plain(self, model)
-        require_unadapted(model.unet, self.name)
+        require_unadapted(denoiser(model), self.name)
         require_at_home(model, self.name)
         self.check(forget, retain)
         refuse_idle(self, held(forget), held(retain))
@@ -147,4 +166,6 @@ class TrainedUnlearner(Unlearner):
                     **self.optimisation(length, model),
                 )
                 info = {"method": self.name, "settings": self.model_dump(mode="json"), **self.about(run)}
-                return self.result(run, info)
+                edit = self.result(run, info)
+        refuse_unmoved(self, edit, model)
+        return edit

@@ -12,11 +12,13 @@ from ...core import DivergedError, borrow
 from ...tasks import PROMPT_TEMPLATE
 from ...texts import name_key
 from ..attached import stored_values
-from ..base import Unlearner, WeightEdit, concepts, denoiser
+from ...models.families import denoiser
+from ..base import Unlearner, WeightEdit, concepts
 from ..base import refuse_overlap, require_pipeline, require_plain
 from ..idle import held, refuse_idle
-from ...models.conditioning import condition, embed_texts, latent_size, predict
+from ...models.conditioning import condition, embed_texts, predict
 from ...models.places import token_span
+from ...models.sampling import latent_shape
 
 # %% auto #0
 __all__ = ['TEMPLATES', 'solve_system', 'edit_matrix', 'aligned_positions', 'projections', 'apply_matrix', 'UCE', 'PooledLeak',
@@ -202,13 +204,13 @@ def pooled_leak(
     "What the pooled text still says of a concept when its tokens are edited."
     named, anchor = (condition(pipe, [template.format(n)]) for n in (concept, anchor_concept))
     if named.pooled is None: raise ValueError("this pipeline has no pooled text; only XL has one")
-    generator, unet = torch.Generator().manual_seed(0), denoiser(pipe)
+    generator, network = torch.Generator().manual_seed(0), denoiser(pipe)
     last = pipe.scheduler.config.num_train_timesteps
-    latents = torch.randn((num, unet.config.in_channels, *latent_size(unet)), generator=generator)
+    latents = torch.randn((num, *latent_shape(pipe)), generator=generator)
     times = torch.randint(0, last, (num,), generator=generator).to(pipe.device)
-    latents = latents.to(pipe.device, unet.dtype)
+    latents = latents.to(pipe.device, network.dtype)
     def gap(text):
-        said, wanted = (predict(unet, latents, times, t.expand(num)) for t in (text, anchor))
+        said, wanted = (predict(network, latents, times, t.expand(num)) for t in (text, anchor))
         return float((said - wanted).float().square().mean().sqrt())
     before = gap(named)
     with edit.on(pipe): return PooledLeak(before, gap(replace(named, pooled=anchor.pooled)), gap(named))
