@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from vision_unlearning.core import ForeignFileError
+from vision_unlearning.core import ForeignFileError, UnchangedError
 from vision_unlearning.models import tiny_pipeline
 from vision_unlearning.models.families import denoiser
 from vision_unlearning.unlearners.attached import LOCK, plain_values
@@ -463,6 +463,24 @@ def test_saved_while_it_is_on(kind, tmp_path):
     pipe.unet.save_pretrained(tmp_path / "after")
 
 
+@kinds
+def test_a_pipeline_is_saved_whole_or_not_at_all(kind, tmp_path):
+    pipe, edit = tiny_pipeline(), EDITS[kind]
+    edit.attach(pipe)
+    twin = copy.deepcopy(pipe)
+    for one in (pipe, twin):
+        if kind == "weights": continue
+        with pytest.raises(ValueError, match="no file of weights holds"):
+            one.save_pretrained(tmp_path / "half")
+        assert not (tmp_path / "half").exists()
+        one.vae.save_pretrained(tmp_path / "part")
+    edit.detach(pipe), edit.detach(twin.unet)  # the second one without its pipeline
+    for one, name in ((pipe, "whole"), (twin, "again")):
+        one.save_pretrained(tmp_path / name)
+        assert (tmp_path / name / "model_index.json").is_file()
+    assert "save_pretrained" not in vars(pipe)
+
+
 @contextmanager
 def interrupted(line):
     "Ctrl-C before the n-th line of the library that runs in this block."
@@ -571,13 +589,50 @@ def test_whole_folders(kind, tmp_path):
     with loaded.on(pipe): assert np.allclose(draw(pipe), on, atol=1e-6)
 
 
-@pytest.mark.parametrize("method, settings", [("salun", {}), ("erasediff", {}), ("concept_ablation", {})])
-def test_a_training_that_changes_nothing(method, settings):
+STILL = {
+    **{method: {} for method in TRAINED},
+    "munba, cross-attention": dict(trainable="cross_attention"),
+    "spm, transport": dict(facilitated_transport=True),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", STILL)
+def test_a_training_that_changes_nothing(case):
+    "Whatever is trained: weights, a mask of them, an adapter, the half of one."
+    from small import acting, small_pipeline
+
     from vision_unlearning.data.splits import make_split
     from vision_unlearning.unlearners.base import get_method
     from vision_unlearning.unlearners.callbacks import SingleBatch
     forget, retain = make_split("emoji", "fox", per_entity=1)
-    unlearner = get_method(method)(learning_rate=1e-14, **settings)
-    sides = ("fox", ["wolf"]) if unlearner.reads == "names" else (forget, retain)
-    with pytest.raises(ValueError, match="changed none of"):
-        unlearner.unlearn(tiny_pipeline(), *sides, callbacks=[SingleBatch()])
+    cls, few = get_method(case.partition(",")[0]), dict(num_inference_steps=1, rollout_batch_size=1)
+    sides = ("fox", ["wolf"]) if cls.reads == "names" else (forget, retain)
+    still = acting(cls, dict(learning_rate=1e-14, **few, **STILL[case]), *sides)
+    with pytest.raises(UnchangedError, match="changed none of"):
+        cls(**still).unlearn(small_pipeline(), *sides, callbacks=[SingleBatch()])
+
+
+def test_a_classifier_method_that_changes_nothing():
+    from vision_unlearning.unlearners.classifiers.simple import NegGrad
+    from vision_unlearning.unlearners.classifiers.ssd import SSD
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    data = torch.rand(6, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
+    for method in (NegGrad(optimizer="SGD(lr=1e-14)"), SSD(threshold=1e9)):
+        with pytest.raises(UnchangedError, match=f"{method.name} changed none of 2 tensors"):
+            method.unlearn(net, data, data)
+
+
+@kinds
+def test_an_edit_of_nothing_is_none(kind, tmp_path):
+    "It would say that a concept is gone: none can be made, so none is saved, attached or read."
+    edit = EDITS[kind]
+    nothing = {**edit.info, "forget": []} if kind == "prompt_filter" else edit.info
+    with pytest.raises(ValueError, match="no tensors|needs the tensor|needs forget"): type(edit)({}, nothing)
+    write(
+        tmp_path / "edit", edit, drop=0, num_tensors=0, **({"forget": []} if nothing is not edit.info else {})
+    )
+    with pytest.raises(ForeignFileError, match="no tensors|needs the tensor|needs forget"):
+        load_edit(tmp_path / "edit")

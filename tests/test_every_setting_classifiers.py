@@ -45,7 +45,7 @@ EVERYWHERE = dict(
     layer=("picture", {}),
     impression=(dict(min_distance=0., l2=.1), {}),
     decay=("linear", dict(l1_penalty=.1, num_train_epochs=2)),
-    threshold=(100., {}),
+    threshold=(1.5, {}),
     repeat=(8, {}),
     repair_factor=(.1, dict(num_train_epochs=2)),
     impair_epochs=(2, dict(num_train_epochs=2)),

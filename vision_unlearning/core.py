@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from .settings import computed, settings_docstring, settings_signature, settings_table
 
 # %% auto #0
-__all__ = ['TOLD', 'UnknownNameError', 'MissingSessionError', 'ForeignFileError', 'DivergedError', 'check_name', 'require_finite',
-           'Config', 'config_hash', 'image_generator', 'initial_latents', 'sampler_generators', 'computing_on',
-           'fastest_device', 'usable_device', 'torch_modules', 'borrow', 'installed_version', 'versions',
-           'give_back_freed_memory', 'reset_peak_memory', 'peak_memory']
+__all__ = ['TOLD', 'UnknownNameError', 'MissingSessionError', 'ForeignFileError', 'DivergedError', 'UnchangedError', 'check_name',
+           'require_finite', 'Config', 'config_hash', 'image_generator', 'initial_latents', 'sampler_generators',
+           'computing_on', 'fastest_device', 'usable_device', 'torch_modules', 'borrow', 'installed_version',
+           'versions', 'give_back_freed_memory', 'reset_peak_memory', 'peak_memory']
 
 # %% ../nbs/0_base/00_core.ipynb #aeb495f2
 class UnknownNameError(ValueError): "A task, method, entity, metric or parameter that does not exist."
@@ -23,6 +23,7 @@ class MissingSessionError(FileNotFoundError): "A result was asked for before the
 class ForeignFileError(ValueError):
     "A file that is not what its name promises: corrupt, truncated, or of another kind."
 class DivergedError(ValueError): "Training or a closed form left numbers that are not finite."
+class UnchangedError(ValueError): "A method, or whoever gave an edited model, has changed nothing."
 
 # %% ../nbs/0_base/00_core.ipynb #db0defd5
 def check_name(

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NotRequired
 import numpy as np
 import torch
 from ..core import ForeignFileError, MissingSessionError, config_hash, require_finite
+from ..dtypes import dtype_name
 from ..dtypes import in_float64
 from ..memory import in_batches
 from ..models.sampling import sample
@@ -107,6 +108,7 @@ def save_fingerprints(
         "task": task,
         **options,
     }
+    if dtype_name(pipe) != "float32": about["dtype"] = dtype_name(pipe)
     write_json(
         store.fingerprints(task, model),
         {

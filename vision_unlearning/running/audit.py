@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from ..core import UnchangedError
 from ..data.prompts import PARAPHRASES
 from ..models.pipelines import load_pipeline
 from ..models.sampling import check_drawing
@@ -30,7 +31,7 @@ from .probes import Budget, Probe, bring_back
 from ..tasks import PROMPT_TEMPLATE
 from ..texts import as_names, one_name, shared_names
 from ..unlearners.base import Edit, attached, base_tensors
-from ..unlearners.between import UnchangedError, edit_between, what_changed
+from ..unlearners.between import edit_between, what_changed
 from ..unlearners.diffusion.foreign import import_edit
 from ..unlearners.diffusion.formats import effective_change, merge_edit
 

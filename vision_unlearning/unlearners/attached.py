@@ -11,8 +11,8 @@ import torch
 from ..models.network import all_tensors
 
 # %% auto #0
-__all__ = ['LOCK', 'Attachment', 'Ledger', 'read_ledger', 'open_ledger', 'Unsaved', 'close_ledger', 'forget_edits', 'combined',
-           'write_values', 'expected_value', 'plain_values', 'stored_values', 'Hook']
+__all__ = ['LOCK', 'Attachment', 'Ledger', 'read_ledger', 'open_ledger', 'Unsaved', 'close_ledger', 'SavedWhole', 'guard_saving',
+           'forget_edits', 'combined', 'write_values', 'expected_value', 'plain_values', 'stored_values', 'Hook']
 
 # %% ../../nbs/3_unlearners/04_attached.ipynb #122b5b1d
 @dataclass(eq=False)
@@ -80,6 +80,31 @@ def close_ledger(
     if not there: vars(module).pop("_edits", None)
     ledger.entries = there
     ledger.forget()
+
+# %% ../../nbs/3_unlearners/04_attached.ipynb #ce4bd006
+@dataclass(eq=False)
+class SavedWhole:
+    "Stands in the place of a pipeline's `save_pretrained`: refuses before the first file is written."
+    pipe: Any  # diffusers pipeline
+
+    def refusal(self) -> Unsaved | None:
+        "What one of the networks would say in the middle of it."
+        networks = [m for m in vars(self.pipe).values() if isinstance(m, torch.nn.Module)]
+        said = [vars(m._modules.get("_orig_mod", m)).get("save_pretrained") for m in networks]
+        return next((call for call in said if isinstance(call, Unsaved)), None)
+
+    def __call__(self, *args, **kwargs):
+        if refusal := self.refusal(): refusal()
+        return type(self.pipe).save_pretrained(self.pipe, *args, **kwargs)
+
+def guard_saving(
+    model,  # a pipeline, after its edits have changed; a network answers for itself
+):
+    "Let a pipeline ask before it is saved, while there is something to ask."
+    if isinstance(model, torch.nn.Module) or not hasattr(type(model), "save_pretrained"): return
+    guard = SavedWhole(model)
+    if guard.refusal(): vars(model)["save_pretrained"] = guard
+    else: vars(model).pop("save_pretrained", None)
 
 # %% ../../nbs/3_unlearners/04_attached.ipynb #2788f38f
 def forget_edits(

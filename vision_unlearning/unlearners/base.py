@@ -18,6 +18,7 @@ from vision_unlearning.core import (
     DivergedError,
     ForeignFileError,
     MissingSessionError,
+    UnchangedError,
     check_name,
     require_finite,
     torch_modules,
@@ -33,6 +34,7 @@ from vision_unlearning.unlearners.attached import (
     Hook,
     close_ledger,
     expected_value,
+    guard_saving,
     open_ledger,
     read_ledger,
     write_values,
@@ -75,7 +77,9 @@ class Edit(ABC):
         self.check()
 
     def check(self):
-        "Refuse numbers that are not finite; a kind refuses besides what is no edit of its own."
+        "Refuse what would change nothing, and numbers that are not finite; a kind refuses more of its own."
+        if self.acts_on != "calls" and not self.tensors:
+            raise UnchangedError("this edit holds no tensors and would change nothing")
         for name, tensor in self.tensors.items(): require_finite(tensor, f"{name} in this edit")
 
     @property
@@ -132,6 +136,7 @@ def attach(self: Edit,
             open_ledger(module).entries.append(entry)
             self._apply(module, entry)
             close_ledger(module)
+            guard_saving(model)
             return self
         except BaseException:
             _take_off(module, entry)
@@ -155,6 +160,7 @@ def detach(self: Edit,
         problem = obstacle(module, "weights") if self.acts_on == "weights" else None
         if problem: raise ValueError(f"the edit stays attached until its weights can be put back: {problem}")
         _take_off(module, entry)
+        guard_saving(model)
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #182cb35f
 @patch
@@ -375,8 +381,6 @@ def load_edit(
         raise ForeignFileError(
             f"{folder}/{cls.file} is not a readable safetensors file ({error}); make the edit again"
         ) from error
-    if count is None and not tensors and cls.acts_on == "weights":
-        raise ForeignFileError(f"{folder}/{cls.file} holds no tensors; make the edit again")
     if count not in (None, len(tensors)):
         raise ForeignFileError(
             f"{folder}/{cls.file} holds {len(tensors)} tensors of the {count} that edit.json counts; make "

@@ -8,13 +8,13 @@ import re
 import pandas as pd
 import torch
 from fastcore.basics import patch
-from ..core import ForeignFileError
+from ..core import ForeignFileError, UnchangedError
 from ..models.families import denoiser
 from .base import Edit, TEXT_ENCODERS, WeightEdit, base_tensors, editable_tensors
 
 # %% auto #0
-__all__ = ['LAYER_KINDS', 'require_same_architecture', 'UnchangedError', 'differs', 'require_same_rest', 'edit_between',
-           'layer_kind', 'what_changed']
+__all__ = ['LAYER_KINDS', 'require_same_architecture', 'differs', 'require_same_rest', 'edit_between', 'layer_kind',
+           'what_changed']
 
 # %% ../../nbs/3_unlearners/06_between.ipynb #629719b0
 def require_same_architecture(
@@ -30,9 +30,6 @@ def require_same_architecture(
         f"the models are of two architectures: {odd[0]} is {sizes[0]} in the original and {sizes[1]} in the "
         f"edited one ({len(odd)} tensors do not match)"
     )
-
-class UnchangedError(ValueError):
-    "What was given as edited is the original."
 
 def differs(
     mine: torch.Tensor,  # of the original

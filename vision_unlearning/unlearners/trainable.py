@@ -6,6 +6,7 @@
 from __future__ import annotations
 from contextlib import contextmanager
 import torch
+from ..core import UnchangedError
 from .attached import stored_values
 from .base import WeightEdit
 
@@ -65,7 +66,7 @@ def weight_edit(
     found = dict(module.named_parameters())
     changed = [n for n in names if not torch.equal(found[n], base[n])]
     if not changed:
-        raise ValueError(
+        raise UnchangedError(
             f"training changed none of {len(names)} tensors; raise learning_rate, num_train_epochs or the "
             "share of weights that may change"
         )

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 import numpy as np
-from ...core import DivergedError, check_name, config_hash, versions
+from ...core import DivergedError, UnchangedError, check_name, config_hash, versions
 from .objective import JudgeObjective
 from ...tasks import get_task
 from ...plotting import new_axes
@@ -292,7 +292,7 @@ def tune(
             trial = study.ask()
             start = time.perf_counter()
             try: found = objective(cls(**{**(fixed or {}), **suggest(trial, space)}))
-            except DivergedError:
+            except (DivergedError, UnchangedError):
                 found = dict(forgetting=math.nan, retained=math.nan)  # a row of the record without a score
             value = score(found["forgetting"], found["retained"], scalarise)
             for name, number in {**found, "seconds": time.perf_counter() - start}.items():

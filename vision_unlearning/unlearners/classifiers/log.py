@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 from ...models.classifiers import accuracy
-from ...core import ForeignFileError, check_name, config_hash
+from ...core import ForeignFileError, UnchangedError, check_name, config_hash
 from ...models.best_epoch import is_better
 from ...models.checkpoints import load_checkpoint, save_checkpoint
 from ...store import write_json
@@ -182,6 +182,7 @@ def checkpoint_edit(
     found = all_tensors(model)
     require_same_shapes(path, tree["model"], found)
     changed = {n: t for n, t in tree["model"].items() if not torch.equal(t, found[n].cpu())}
+    if not changed: raise UnchangedError(f"{path} is the model as it was given; there is nothing to attach")
     method = about["identity"].split()[0]
     tensors = stored_values(model, found, changed)
     return WeightEdit(tensors, {"method": method, "checkpoint": name, "epoch": about["epoch"]})

@@ -26,7 +26,7 @@ from .uce import edit_matrix, projections, solve_system
 
 # %% auto #0
 __all__ = ['attributed', 'attribute_directions', 'free_directions', 'null_space_matrix', 'judge_class', 'attribute_reader',
-           'Debias', 'Round', 'ShareSearch']
+           'Debias', 'Wishes', 'Round', 'ShareSearch']
 
 # %% ../../../nbs/3a_diffusion/27_debias.ipynb #c7856581
 def attributed(
@@ -136,7 +136,7 @@ class Debias(Unlearner):
     tolerance: float = Field(.05, ge=0, le=1)  # how far a share may be from its aim
     num_rounds: int = Field(10, ge=1)  # most edits that are tried; the published code allows 30
     num_images: int = Field(20, ge=1)  # pictures of each concept in a round
-    step_size: float = Field(1., gt=0)  # of alpha, for a share that is missed by 1
+    step_size: float = Field(1., gt=0)  # of the wish for an attribute whose share is missed by 1
     erase_scale: float = Field(1., gt=0)  # s, weight of each vector of the concept
     retain_weight: float = Field(1., ge=0)  # weight of each vector to preserve
     lamb: float = Field(.1, gt=0)  # lambda, pull towards the original weights
@@ -186,6 +186,31 @@ class Debias(Unlearner):
         about = {"method": self.name, "settings": settings, "forget": names, "rounds": search.rounds}
         about["reached"] = best.within(self.tolerance)
         return WeightEdit(search.tensors(best.strengths), about)
+
+# %% ../../../nbs/3a_diffusion/27_debias.ipynb #0b14d459
+class Wishes:
+    "How far each attribute is to be mixed in, corrected round by round."
+    def __init__(self, count, settings):
+        self.settings = settings  # `Debias`
+        self.steps = torch.full((count, 1), settings.step_size, dtype=torch.float64)  # of each concept
+        self.wishes = torch.zeros(count, len(settings.attributes), dtype=torch.float64)  # of any sign
+        self.missed = self.wishes  # what was missing of each share a round ago
+
+    @property
+    def strengths(self) -> torch.Tensor:  # (C,K) alpha, at least 0
+        return self.wishes.clamp_min(0)
+
+    def correct(self,
+        shares: torch.Tensor,  # (C,K) that were drawn with these strengths
+    ) -> torch.Tensor:  # (C,K) alpha
+        "The strengths to try next."
+        missing = self.settings.aim - shares
+        went_past = (missing*self.missed < 0).any(1, keepdim=True)
+        self.steps = torch.where(went_past, self.steps/2, self.steps)
+        there = missing.abs().amax(1, keepdim=True) <= self.settings.tolerance + 1e-9
+        self.wishes = self.wishes + self.steps*missing.masked_fill(there, 0)
+        self.missed = missing
+        return self.strengths
 
 # %% ../../../nbs/3a_diffusion/27_debias.ipynb #d66a6d1e
 class Round:
@@ -269,7 +294,7 @@ def shares(self: ShareSearch) -> torch.Tensor:  # (C,K) float64
 # %% ../../../nbs/3a_diffusion/27_debias.ipynb #4e6f04d9
 @patch
 def note(self: ShareSearch,
-    strengths: torch.Tensor,  # (C,K) alpha
+    strengths: torch.Tensor,  # (C,K) alpha, at least 0
     shares: torch.Tensor,  # (C,K) of the pictures
 ) -> Round:
     "Keep a round, and say it as an edit's file does."
@@ -281,11 +306,10 @@ def note(self: ShareSearch,
 def run(self: ShareSearch) -> Round:
     "The best round."
     s = self.settings
-    strengths = torch.zeros(len(self.names), len(s.attributes), dtype=torch.float64)
-    start = last = self.note(strengths, self.shares())
-    tried = []
+    wishes, tried = Wishes(len(self.names), s), []
+    start = last = self.note(wishes.strengths, self.shares())
     while not last.within(s.tolerance) and len(tried) < s.num_rounds:
-        strengths = strengths + s.step_size*(s.aim - last.shares)
+        strengths = wishes.correct(last.shares)
         with WeightEdit(self.tensors(strengths)).on(self.pipe): shares = self.shares()
         last = self.note(strengths, shares)
         tried.append(last)

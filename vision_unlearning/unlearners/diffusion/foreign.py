@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 from fastcore.basics import patch
-from ...core import ForeignFileError, check_name
+from ...core import ForeignFileError, UnchangedError, check_name
 from ...models.embedded import foreign_model, whole_model
 from ...models.network import all_layers
 from ...models.pipelines import CONVERT, load_pipeline
@@ -23,7 +23,7 @@ from vision_unlearning.unlearners.base import (
     encoders_of,
     load_edit,
 )
-from ..between import UnchangedError, differs, edit_between
+from ..between import differs, edit_between
 from .formats import effective_change, export_kohya, merge_edit
 from .lora import LoraEdit, factor_keys
 

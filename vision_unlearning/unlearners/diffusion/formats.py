@@ -13,25 +13,44 @@ from ..base import Edit, WeightEdit, base_tensors
 from .lora import SIDES, LoraEdit, lora_pairs
 
 # %% auto #0
-__all__ = ['effective_change', 'merge_edit', 'export_kohya']
+__all__ = ['each_change', 'effective_change', 'moves_weights', 'merge_edit', 'export_kohya']
 
 # %% ../../../nbs/3a_diffusion/07_lora_formats.ipynb #b5757032
 @torch.no_grad()
+def each_change(
+    edit: Edit,  # a WeightEdit or a LoRA
+    model,  # the pipeline or UNet that it belongs to; not changed
+):  # yields (parameter name, change), float32 on the CPU
+    "By how much an edit moves each weight, one after another."
+    lora = getattr(edit, "lora", edit)
+    if isinstance(edit, WeightEdit):
+        plain = base_tensors(model)
+        for n, t in edit.tensors.items(): yield n, t.float() - plain[n].detach().cpu().float()
+    elif isinstance(lora, LoraEdit):
+        alpha = lora.info["adapter"]["lora_alpha"]
+        for n, p in lora_pairs(lora.tensors).items():
+            yield f"{n}.weight", p["B"].float() @ p["A"].float() * (alpha / len(p["A"]))
+    else: raise TypeError(f"{type(edit).__name__} moves no weights, so there is no change of any size")
+
 def effective_change(
     edit: Edit,  # a WeightEdit or a LoRA
     model,  # the pipeline or UNet that it belongs to; not changed
 ) -> dict[str, torch.Tensor]:  # parameter name -> change, float32 on the CPU
     "By how much an edit moves each weight."
-    if isinstance(edit, WeightEdit):
-        plain = base_tensors(model)
-        return {n: t.float() - plain[n].detach().cpu().float() for n, t in edit.tensors.items()}
-    edit = getattr(edit, "lora", edit)
-    if not isinstance(edit, LoraEdit):
-        raise TypeError(f"{type(edit).__name__} moves no weights, so there is no change of any size")
-    return {
-        f"{n}.weight": p["B"].float() @ p["A"].float() * (edit.info["adapter"]["lora_alpha"] / len(p["A"]))
-        for n, p in lora_pairs(edit.tensors).items()
-    }
+    return dict(each_change(edit, model))
+
+# %% ../../../nbs/3a_diffusion/07_lora_formats.ipynb #5e64a20a
+def moves_weights(
+    edit: Edit,
+    model,  # the pipeline or UNet that it belongs to; not changed
+) -> bool | None:  # None for an edit that is neither weights nor a LoRA
+    "Whether an edit changes the weights it touches by more than the rounding of float32."
+    if not isinstance(getattr(edit, "lora", edit), (WeightEdit, LoraEdit)): return None
+    plain, moved, size = base_tensors(model), 0., 0.
+    for name, change in each_change(edit, model):
+        moved += float(change.square().sum())
+        size += float(plain[name].detach().float().square().sum())
+    return moved > size*torch.finfo(torch.float32).eps**2
 
 # %% ../../../nbs/3a_diffusion/07_lora_formats.ipynb #aeab7890
 @torch.no_grad()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 import torch
 from pydantic import Field, model_serializer
-from ...core import borrow
+from ...core import UnchangedError, borrow
 from vision_unlearning.unlearners.base import (
     Edit,
     Unlearner,
@@ -17,6 +17,7 @@ from vision_unlearning.unlearners.base import (
     require_pipeline,
     require_plain,
 )
+from .formats import moves_weights
 from .inputs import encode_dataset
 from .lora import adapter_edit, trainable_adapter
 from ..idle import held, refuse_idle
@@ -27,7 +28,7 @@ from ...models.network import require_unadapted
 from ..trainable import trainable_weights, weight_edit
 
 # %% auto #0
-__all__ = ['Trained', 'Training', 'as_adapter', 'as_weights', 'TrainedUnlearner']
+__all__ = ['Trained', 'Training', 'as_adapter', 'as_weights', 'refuse_unmoved', 'TrainedUnlearner']
 
 # %% ../../../nbs/3a_diffusion/12_training.ipynb #e4797cd8
 @dataclass
@@ -77,6 +78,19 @@ def as_weights(
     network = run.network
     def edit(info, scale): return weight_edit(network, names, base, info, scale)
     with trainable_weights(network, names) as (parameters, base): yield Trained(parameters, edit, base)
+
+# %% ../../../nbs/3a_diffusion/12_training.ipynb #08763e31
+def refuse_unmoved(
+    method,  # an `Unlearner`
+    edit: Edit,  # that it made; other kinds than weights and LoRA are not asked
+    model,  # the pipeline that it belongs to
+):
+    "Refuse an edit of weights, or a LoRA, that changes none of them."
+    if moves_weights(edit, model) is not False: return
+    raise UnchangedError(
+        f"{method.name}: training changed none of the weights by more than rounding; raise learning_rate, or "
+        "train longer"
+    )
 
 # %% ../../../nbs/3a_diffusion/12_training.ipynb #9f18082c
 class TrainedUnlearner(Unlearner):
@@ -152,4 +166,6 @@ class TrainedUnlearner(Unlearner):
                     **self.optimisation(length, model),
                 )
                 info = {"method": self.name, "settings": self.model_dump(mode="json"), **self.about(run)}
-                return self.result(run, info)
+                edit = self.result(run, info)
+        refuse_unmoved(self, edit, model)
+        return edit
