@@ -42,7 +42,7 @@ from typing_extensions import TypedDict
 # %% auto #0
 __all__ = ['PROTOCOLS', 'KINDS', 'GAP', 'REFERENCES', 'Protocol', 'benchmark_names', 'plain_protocol', 'find_protocol',
            'training_of', 'scenario_split', 'trained', 'moved_pictures', 'Comparison', 'about_run', 'run_path',
-           'WrittenRun', 'stored_run', 'measured_run', 'own_source', 'run_method', 'comparison_table']
+           'WrittenRun', 'stored_run', 'measured_run', 'method_source', 'run_method', 'comparison_table']
 
 # %% ../../nbs/7a_oracle/00_classification.ipynb #32be4772
 class Protocol(Config):
@@ -349,7 +349,7 @@ def measured_run(
     return numbers, dict(seconds=spent.seconds, bytes=spent.bytes, memory=spent.kind)
 
 # %% ../../nbs/7a_oracle/00_classification.ipynb #c5d2e0b1
-def own_source(
+def method_source(
     folder,  # of all models and results
     method: str,  # that ships or was brought
 ) -> dict:  # {"method_from": origin}; empty for what ships
@@ -368,7 +368,7 @@ def run_method(
     "One method on one comparison, from its file or run now."
     c = comparison
     if method not in REFERENCES: method = CLASSIFIER_METHODS.take(method)
-    came_from = own_source(c.folder, method)
+    came_from = method_source(c.folder, method)
     made = None if method in REFERENCES else get_classifier_method(method)(**(settings or {}))
     about = about_run(c, method, {} if made is None else made.model_dump(mode="json"))
     path = run_path(c.folder, about)

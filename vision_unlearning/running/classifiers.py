@@ -18,7 +18,7 @@ from vision_unlearning.core import (
 )
 from ..oracle.classification import GAP, KINDS, REFERENCES, benchmark_names, training_of
 from ..oracle.classification import Comparison, comparison_table, find_protocol
-from ..oracle.classification import own_source, run_method, stored_run
+from ..oracle.classification import method_source, run_method, stored_run
 from ..oracle.tuned import askable, comparable, comparison_settings, tuned_classifier
 from ..plotting import new_axes
 from .page import figure_html, page
@@ -113,7 +113,7 @@ def run_classifiers(
     "Run what is missing and read what is there."
     from tqdm.auto import tqdm
     methods = named_methods(methods, folder)
-    for method in methods: own_source(folder, method)
+    for method in methods: method_source(folder, method)
     chosen = runs_asked(methods, kinds, forget)
     check_overrides(protocol, overrides or {}, chosen)
     total = len(seeds)*sum(len(names) for names in chosen.values())
