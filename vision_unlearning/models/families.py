@@ -145,5 +145,6 @@ def family_of(
     network = denoiser(model)
     found = find_family(network)
     if found is not None: return found
-    kind = type(network).__name__
-    raise TypeError(f"{type(model).__name__} has a {kind}, of no family that is known; {supported()}")
+    kind, whole = type(network).__name__, type(model).__name__
+    said = f"{kind} is" if network is model else f"{whole} has a {kind},"
+    raise TypeError(f"{said} of no family that is known; {supported()}")
