@@ -96,8 +96,9 @@ def _ours() -> dict[str, type]:
 
 def families() -> dict[str, Family]:  # by name
     "All families: those of this library, and every other one that was imported."
-    brought = {name: cls for name, cls in STATED.items() if name not in _ours()}
-    return {name: cls() for name, cls in (_ours() | brought).items()}
+    ours = _ours()
+    brought = {name: cls for name, cls in STATED.items() if name not in ours}
+    return {name: cls() for name, cls in (ours | brought).items()}
 
 def get_family(
     name: str,  # "unet"
