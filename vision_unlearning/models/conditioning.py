@@ -21,6 +21,7 @@ class Conditioning:
     pooled: torch.Tensor | None = None  # (N,P); not of Stable Diffusion 1.x and 2.x
     time_ids: torch.Tensor | None = None  # (N,6), XL only: height, width, top, left, height, width
     guidance: torch.Tensor | None = None  # (N,), Flux dev only: how strong the guidance is that it learned
+    mask: torch.Tensor | None = None  # (N,L) which tokens count, where a denoiser is told
     family: str = "unet"  # whose denoiser is told
 
     @property
@@ -45,6 +46,7 @@ class Conditioning:
         return {
             f"{prefix}prompt_embeds": self.prompt_embeds,
             **({} if self.pooled is None else {f"{prefix}pooled_prompt_embeds": self.pooled}),
+            **({} if self.mask is None else {f"{prefix}prompt_attention_mask": self.mask}),
         }
 
 # %% ../../nbs/0_models/10_conditioning.ipynb #2c6d2532

@@ -39,6 +39,11 @@ def trainable_adapter(
     from peft import LoraConfig
     require_float32(unet.parameters())
     require_unadapted(unet, "an adapter in training")
+    if not hasattr(unet, "add_adapter"):
+        raise TypeError(
+            f"no LoRA is trained on a {type(unet).__name__}, to which diffusers adds no adapters; take a "
+            "method that trains weights (esd, salun) or a closed form (uce)"
+        )
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
