@@ -18,9 +18,9 @@ from vision_unlearning.running.stages import check_parameters
 from vision_unlearning.store import Store, read_json, read_record, write_json
 from vision_unlearning.tasks import MODELS_OWN, get_task
 
-NAMES = [
-    {"name": name, "colour": colour} for name, colour in (("fox", "red"), ("key", "red"), ("crab", "blue"))
-]
+RED, BLUE = ("fox", "key", "red apple", "tomato"), ("crab", "bell", "castle", "wolf")
+COLOURS = dict.fromkeys(RED, "red") | dict.fromkeys(BLUE, "blue")
+NAMES = [{"name": name, "colour": colour} for name, colour in COLOURS.items()]
 WIDE = dict(num_inference_steps=2, guidance_scale=2., height=40, width=48, scheduler="EulerDiscreteScheduler")
 
 
@@ -42,7 +42,8 @@ def wide(store, **changed):
 
 def test_a_command_says_it_and_every_stage_knows(store, tmp_path, capsys):
     table = tmp_path/"names.csv"
-    table.write_text("name,colour\nfox,red\nkey,red\ncrab,blue\nbell,blue\n")
+    rows = [f"{name},{colour}" for name, colour in COLOURS.items()]
+    table.write_text("\n".join(["name,colour", *rows]))
     words = [w for name, value in WIDE.items() for w in (f"--{name.replace('_', '-')}", str(value))]
     main(["task", "new", "wide", "--table", str(table), *words, "--base-folder", str(store.base)])
     assert "drawn with: height 40, width 48, scheduler EulerDiscreteScheduler" in capsys.readouterr().out

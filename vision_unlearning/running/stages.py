@@ -97,7 +97,7 @@ def check_parameters(
     known = pipeline_parameters(stage)
     for name in parameters: check_name(f"parameter of {stage}", name, known)
     if parameters.get("base_folder"): look_for_tasks(parameters["base_folder"])
-    if stage != "classifiers": parameters = take_names(parameters)
+    parameters = take_names(parameters, stage)
     for name, value in parameters.items():
         kind = known[name].type
         if not fits(value, kind):

@@ -23,15 +23,15 @@ from ..attached import forget_edits, stored_values
 from ..base import Unlearner, WeightEdit
 from ..idle import held, refuse_idle
 from ...models.network import all_tensors
-from ..methods import CLASSIFIERS, find_methods
+from ..methods import CLASSIFIER_METHODS
 from .recipes import Minimizer, checked_recipe, make_minimizer
 from ..loop import cycle
 from ..trainable import require_changed
 from ..callbacks import State, attended
 
 # %% auto #0
-__all__ = ['CLASSIFIER_METHODS', 'RENAMED', 'check_labels', 'unwrapped', 'tensor_pair', 'require_loader', 'Samples', 'draw_seed',
-           'Run', 'require_precision', 'require_sides', 'count_classes', 'ClassifierUnlearner', 'TrainedClassifier',
+__all__ = ['RENAMED', 'check_labels', 'unwrapped', 'tensor_pair', 'require_loader', 'Samples', 'draw_seed', 'Run',
+           'require_precision', 'require_sides', 'count_classes', 'ClassifierUnlearner', 'TrainedClassifier',
            'set_modes', 'train_step', 'train_run', 'batch_loss', 'Finetune', 'get_classifier_method',
            'settings_of_today', 'first_names']
 
@@ -461,12 +461,9 @@ class Finetune(TrainedClassifier):
     figure_order: ClassVar[int] = 170
     def losses(self, run, batch): return {"retain": batch_loss(run, batch["retain"])}
 
-# %% ../../../nbs/3b_classifiers/00_base.ipynb #4867c6a8
-CLASSIFIER_METHODS = find_methods(CLASSIFIERS)  # backend name -> where it is
-
 # %% ../../../nbs/3b_classifiers/00_base.ipynb #b958b8fb
 def get_classifier_method(
-    name: str,  # "scrub"
+    name: str,  # "scrub", of what ships or was brought
 ) -> type[ClassifierUnlearner]:
     "The class of a method for classifiers."
     return CLASSIFIER_METHODS[check_name("classifier method", name, CLASSIFIER_METHODS)].load()
