@@ -128,6 +128,7 @@ def require_latents(
         "without them"
     )
 
+# %% ../../nbs/0_models/14_sampling.ipynb #c5d1e0e2
 def check_places(
     pipe,  # a pipeline
     height: int,  # pixels; 0 is the pipeline's own
