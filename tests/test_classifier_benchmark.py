@@ -42,6 +42,16 @@ def test_runs_are_read_the_second_time(rows, place):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("method, changed", [("ssd", dict(threshold=1e9)), ("gkt", dict(threshold=0.))])
+def test_a_method_that_changes_nothing_is_a_row_with_its_reason(rows, place, method, changed):
+    changed |= dict(num_rounds=2) if method == "gkt" else {}
+    ask = dict(progress=False, changes=SHORT, overrides={method: changed})
+    found = run_classifiers("digits", [method], ["class"], [0], place, **ask)
+    assert "changed none" in found[-1]["error"] or "no picture passed" in found[-1]["error"]
+    assert found[:2] == rows[:2]
+
+
+@pytest.mark.long
 def test_the_page_names_what_failed(rows, place):
     page, table = write_classifier_report("digits", [*rows, FAILED], place, SHORT)
     text = page.read_text(encoding="utf-8")

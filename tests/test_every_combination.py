@@ -16,8 +16,8 @@ from annotated_types import Ge
 from test_every_setting import world  # noqa: F401
 
 from vision_unlearning.unlearners.base import METHODS
-from vision_unlearning.unlearners.classifiers.base import CLASSIFIER_METHODS
 from vision_unlearning.unlearners.idle import refuse_idle
+from vision_unlearning.unlearners.methods import CLASSIFIER_METHODS
 
 WINGS = {"diffusion": METHODS, "classifiers": CLASSIFIER_METHODS}
 EVERY = [(wing, method) for wing, methods in WINGS.items() for method in methods]

@@ -77,7 +77,7 @@ HOWS = {
     "explore": (dict(device="cpu:0"), dict(clip="emoji-clip")),
     "results": (dict(device="cpu:0"), dict(n_permutations=29)),
     "answers": (dict(device="cpu:0"), dict(n_permutations=29)),
-    "unlearn": (dict(device="cpu:0"), OTHER),
+    "unlearn": (dict(device="cpu:0", offload="model"), OTHER),
     "generate": (
         dict(device="cpu:0", batch_size=3, offload="model", attention_slicing=True, compiled=True),
         dict(seeds=[2]),
@@ -85,7 +85,7 @@ HOWS = {
     "interference": (dict(device="cpu:0", batch_size=1), dict(metrics=["rmse", "clip_diff"])),
 }
 # what a finished store does not show, since it is there already
-APART = {("interference", "embed")}
+APART = {("interference", "embed"), ("explore", "dtype")}
 
 
 def few_questions(*asked):
@@ -146,6 +146,15 @@ def test_a_parameter_of_a_stage_acts(stage, name, finished, tmp_path):
     before, after = held(finished), held(folder)
     changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
     assert {path for path in changed if not path.startswith("notebooks/")}
+
+
+def test_fingerprints_are_read_in_the_format_that_is_asked(finished, tmp_path):
+    folder = copied(finished, tmp_path)
+    found = []
+    for dtype in ("auto", "bfloat16"):
+        run("explore", folder, attention_seeds=[1], dtype=dtype)
+        found.append(content(next(folder.glob("act_fingerprints_*.json"))))
+    assert found[0] != found[1] and "bfloat16" in str(found[1])
 
 
 def test_embeddings_are_kept_where_they_are_asked_for(finished, tmp_path):

@@ -7,7 +7,9 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from kills import in_this_process
 from PIL import Image
+from safetensors.torch import load_file
 
 from vision_unlearning.core import ForeignFileError, computing_on, usable_device
 from vision_unlearning.data.splits import make_split
@@ -23,6 +25,9 @@ from vision_unlearning.models.machine import Machine, fitting_batch, offload, ru
 from vision_unlearning.models.pipelines import load_pipeline
 from vision_unlearning.models.single_file import save_single_file
 from vision_unlearning.models.tiny import tiny_pipeline
+from vision_unlearning.running.cli import main
+from vision_unlearning.running.notebooks import run_pipeline
+from vision_unlearning.running.own import new_task
 from vision_unlearning.store import Store, read_json
 from vision_unlearning.unlearners.base import get_method
 
@@ -109,6 +114,78 @@ def test_what_is_learned_while_weights_wait_is_the_same(monkeypatch):
         small("esd").unlearn(pipes[1], "fox")
     with pytest.raises(ValueError, match="no weights to learn from"):
         Machine("cpu", offload="sequential").load("tiny", learns=True)
+
+
+@pytest.mark.parametrize("precision", ("bf16", "fp16"))
+def test_training_in_half_the_bits_keeps_what_is_trained_in_all_of_them(precision):
+    pipe, sides = tiny_pipeline(), [side.select([0]) for side in make_split("emoji", "fox", per_entity=1)]
+    cls, how = get_method("distil"), dict(num_train_epochs=2, train_batch_size=1)
+    def learned(**more):
+        return cls(**how, **more).unlearn(pipe, *sides, generator=torch.Generator().manual_seed(0)).tensors
+    plain, half = learned(), learned(mixed_precision=precision)
+    assert {t.dtype for t in half.values()} == {torch.float32} == {p.dtype for p in pipe.unet.parameters()}
+    assert all(t.isfinite().all() for t in half.values())
+    apart, size = (sum(float(x.square().sum()) for x in found) for found in (
+        [half[n] - plain[n] for n in plain], plain.values()
+    ))
+    assert 0 < (apart/size)**.5 < .2
+
+
+@pytest.mark.long(5)
+def test_compiled_and_channels_last_draw_the_same(monkeypatch, plain):
+    "Compiling is for CUDA; here the same code runs, without a compiler behind it."
+    monkeypatch.setattr(Machine, "place", lambda self: torch.device("cpu"))
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_module(self, backend="eager"))
+    pipe, plainly = Machine("cpu", compiled=True).load("tiny"), tiny_pipeline()
+    weight = pipe.unet.conv_in.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) and running_on(pipe)["compiled"]
+    assert np.abs(drawn(pipe) - plain).max() <= ONE_LEVEL
+    edit = small("uce").unlearn(plainly, "fox", ["wolf"])
+    with edit.on(pipe), edit.on(plainly): assert np.abs(drawn(pipe) - drawn(plainly)).max() <= ONE_LEVEL
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (
+            "run interference --dtype bfloat16",
+            "dtype is not for interference but for explore, unlearn, generate; what",
+        ),
+        ("run results --offload model", "offload is not for results but for unlearn, generate; leave it out"),
+        ("run explore --dtype float61", "did you mean 'float16'"),
+        ("run unlearn --offload sequential", "leaves no weights to learn from; take offload='model'"),
+        ("run unlearn -p method=munba --dtype bfloat16", "munba trains, which needs dtype float32"),
+        ("run generate --compile", "compiled is for CUDA"),
+    ],
+)
+def test_what_a_stage_cannot_do_is_one_line(words, said, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop: main([*words.split(), "--base-folder", str(tmp_path/"out")])
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out, err.count("\n")) == (2, "", 1) and said in err, err
+    assert not (tmp_path/"out").exists()
+
+
+@pytest.mark.long(8)
+@in_this_process()
+def test_stages_run_while_weights_wait_and_in_half_the_bits(tmp_path):
+    "The edit of a closed form is the same; fingerprints say in which format they were read."
+    where = {kind: Store(tmp_path/kind) for kind in ("none", "model")}
+    asked = dict(task="emoji", entities=["fox"], model="tiny", device="cpu")
+    for kind, store in where.items():
+        run_pipeline("unlearn", asked | {"offload": kind}, store, progress=False)
+    edits = [load_file(next(store.base.glob("models/*/*.safetensors"))) for store in where.values()]
+    assert edits[0].keys() == edits[1].keys()
+    assert all(torch.equal(edits[0][name], edits[1][name]) for name in edits[0])
+    store = Store(tmp_path/"few")
+    rows = [
+        {"name": name, "colour": colour}
+        for name, colour in (("fox", "red"), ("key", "red"), ("bell", "blue"))
+    ]
+    new_task(store, "few_things", rows, model="tiny", clip="tiny", judge="")
+    asked = dict(task="few_things", clip="tiny", attention_seeds=[1], dtype="bfloat16")
+    run_pipeline("explore", asked, store, progress=False)
+    assert read_json(store.fingerprints("few_things", "tiny"))["metadata"]["dtype"] == "bfloat16"
 
 
 def test_half_the_bits_are_near_and_never_mixed(tmp_path, plain):

@@ -188,6 +188,13 @@ def test_a_broken_file_is_named(door, tmp_path):
         with pytest.raises(ForeignFileError, match=path.name): opened(path)
 
 
+def test_an_image_that_PIL_has_not_read_yet_is_named(tmp_path):
+    broken_files(tmp_path)
+    for door in (open_picture, as_images, lambda image: stack_images([image], 3)):
+        with pytest.raises(ForeignFileError, match="cut.jpg is not a whole picture"):
+            door(Image.open(tmp_path/"cut.jpg"))
+
+
 def test_a_bomb_is_named(tmp_path, monkeypatch):
     Image.new("RGB", (400, 400)).save(tmp_path/"bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)

@@ -117,8 +117,12 @@ def open_picture(
 ) -> Image.Image:  # mode "L" or "RGB"
     "One picture, decoded whole, as people see it."
     if isinstance(source, np.ndarray): return plain_picture(array_picture(source))
-    if isinstance(source, Image.Image): return plain_picture(source)
-    with opened_picture(source, remedy=remedy) as picture: return plain_picture(picture)
+    if not isinstance(source, Image.Image):
+        with opened_picture(source, remedy=remedy) as picture: return plain_picture(picture)
+    try: return plain_picture(source)
+    except OSError as error:  # PIL reads the bytes of an image when it is first asked for them
+        name = getattr(source, "filename", None) or "a picture"
+        raise ForeignFileError(f"{name} is not a whole picture ({error}); {remedy}") from error
 
 def picture_array(
     source,  # as `open_picture` takes it

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NotRequired
 import numpy as np
 import torch
 from ..core import ForeignFileError, MissingSessionError, config_hash, require_finite
+from ..dtypes import dtype_name
 from ..dtypes import in_float64
 from ..memory import in_batches
 from ..models.sampling import sample
@@ -34,7 +35,9 @@ def cross_attention(
 # %% ../../nbs/2_explore/20_attention.ipynb #6cbd6f9b
 def _adder(seen: list, k: int, n: int):
     "A hook that adds a layer's mean output over places, of the last n of its batch, to `seen[k]`."
-    def hook(module, inputs, output): seen[k] = seen[k] + in_float64(output[-n:].detach()).mean(1).cpu()
+    def hook(module, inputs, output):
+        said = output[0] if isinstance(output, tuple) else output  # of a joint attention the picture's part
+        seen[k] = seen[k] + in_float64(said[-n:].detach()).mean(1).cpu()
     return hook
 
 # %% ../../nbs/2_explore/20_attention.ipynb #fed8e3b4
@@ -105,6 +108,7 @@ def save_fingerprints(
         "task": task,
         **options,
     }
+    if dtype_name(pipe) != "float32": about["dtype"] = dtype_name(pipe)
     write_json(
         store.fingerprints(task, model),
         {

@@ -87,7 +87,7 @@ def text_encoders(
 ) -> list[tuple]:  # (tokenizer, text encoder); two for XL
     "What reads a prompt."
     part = lambda name: getattr(pipe, name, None)
-    pairs = [(part(f"tokenizer{end}"), part(f"text_encoder{end}")) for end in ("", "_2")]
+    pairs = [(part(f"tokenizer{end}"), part(f"text_encoder{end}")) for end in ("", "_2", "_3")]
     return [(tokenizer, encoder) for tokenizer, encoder in pairs if encoder is not None]
 
 # %% ../../nbs/5_interference/45_attacks.ipynb #1726c06a
@@ -224,6 +224,12 @@ def search_tokens(
     settings = settings or TokenSearch()
     require_pipeline(settings, pipe)
     encoders = text_encoders(pipe)
+    for _, encoder in encoders:
+        if type(encoder).__name__.startswith("CLIP"): continue
+        raise ValueError(
+            f"search_tokens looks among CLIP's tokens, and {type(pipe).__name__} is also read by a "
+            f"{type(encoder).__name__}; attack it with paraphrases"
+        )
     prompt = settings.prompt
     losses = []
     for tokenizer, _ in encoders: mark_places(pipe, tokenizer, prompt, settings.num_tokens)

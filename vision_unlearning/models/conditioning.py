@@ -20,6 +20,8 @@ class Conditioning:
     prompt_embeds: torch.Tensor  # (N,L,D) hidden states of the tokens
     pooled: torch.Tensor | None = None  # (N,P); not of Stable Diffusion 1.x and 2.x
     time_ids: torch.Tensor | None = None  # (N,6), XL only: height, width, top, left, height, width
+    guidance: torch.Tensor | None = None  # (N,), Flux dev only: how strong the guidance is that it learned
+    mask: torch.Tensor | None = None  # (N,L) which tokens count, where a denoiser is told
     family: str = "unet"  # whose denoiser is told
 
     @property
@@ -28,6 +30,10 @@ class Conditioning:
         return {name: part for name, part in found.items() if torch.is_tensor(part)}
     def _each(self, change):
         return replace(self, **{name: change(part) for name, part in self.parts.items()})
+    def guided(self, scale: float):
+        "The same with another guidance, where a denoiser is told of it."
+        if self.guidance is None: return self
+        return replace(self, guidance=torch.full_like(self.guidance, scale))
     def __len__(self): return len(self.prompt_embeds)
     def __getitem__(self, index): return self._each(lambda part: part[index])
     def expand(self, length): return self._each(lambda part: part.expand(length, *part.shape[1:]))
@@ -40,6 +46,7 @@ class Conditioning:
         return {
             f"{prefix}prompt_embeds": self.prompt_embeds,
             **({} if self.pooled is None else {f"{prefix}pooled_prompt_embeds": self.pooled}),
+            **({} if self.mask is None else {f"{prefix}prompt_attention_mask": self.mask}),
         }
 
 # %% ../../nbs/0_models/10_conditioning.ipynb #2c6d2532
@@ -50,7 +57,7 @@ def predict(
     text,  # Conditioning of length B; of a UNet also (B,L,D) hidden states
 ) -> torch.Tensor:  # (B,C,h,w) what the denoiser predicts
     "One evaluation of the denoiser of any supported pipeline."
-    told = text if isinstance(text, Conditioning) else Conditioning(text)
+    told = Conditioning(text) if torch.is_tensor(text) else text
     return get_family(told.family).predict(network, latents, times, told)
 
 # %% ../../nbs/0_models/10_conditioning.ipynb #81dab2f5

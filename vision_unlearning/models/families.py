@@ -13,8 +13,8 @@ from ..core import check_name
 from ..finding import find_classes
 
 # %% auto #0
-__all__ = ['Place', 'Family', 'families', 'get_family', 'supported', 'find_denoiser', 'called_network', 'denoiser', 'find_family',
-           'family_of']
+__all__ = ['STATED', 'Place', 'TokenRow', 'Family', 'without_component', 'families', 'get_family', 'supported', 'find_denoiser',
+           'called_network', 'denoiser', 'find_family', 'family_of']
 
 # %% ../../nbs/0_models/03_families.ipynb #03eef0fb
 @dataclass(frozen=True)
@@ -25,7 +25,17 @@ class Place:
     width: int  # D, numbers of a vector of the text
     edited: bool = True  # whether closed forms edit it
 
+@dataclass(frozen=True)
+class TokenRow:
+    "The tokens of one tokenizer among those that a denoiser reads."
+    tokenizer: object  # of the pipeline
+    start: int  # place of its first token
+    length: int  # how many there are, with padding
+    first: int  # tokens that it puts in front of a text: 1 for CLIP, 0 for T5
+
 # %% ../../nbs/0_models/03_families.ipynb #493cd5c0
+STATED = {}  # name -> class of every family that was imported
+
 class Family(ABC):
     "What the methods need to know of an architecture."
     family: ClassVar[str]  # its name, "unet"
@@ -36,6 +46,9 @@ class Family(ABC):
     flow: ClassVar[bool]  # whether it predicts the velocity of a flow
     targets: ClassVar[tuple[str, ...]]  # ends of the names of the attention's projections
     blocks: ClassVar[tuple[str, ...]]  # the same of all linear layers of a transformer block
+
+    def __init_subclass__(cls):
+        if "family" in vars(cls): STATED[cls.family] = cls
 
     @abstractmethod
     def latent_size(self, pipe) -> tuple[int, int]: "Height and width of the latents it was made for."
@@ -52,14 +65,38 @@ class Family(ABC):
     @abstractmethod
     def readers(self, network) -> dict[str, torch.nn.Module]: "The attention layers that read the text."
 
+    def rows(self, pipe) -> list[TokenRow]:
+        "The tokens of a text, a row a tokenizer."
+        return [TokenRow(pipe.tokenizer, 0, pipe.tokenizer.model_max_length, first=1)]
+    def distilled(self, pipe) -> bool:
+        "Whether guidance is a number that the denoiser is told, and no second pass."
+        return False
+    def shift(self, pipe) -> float:
+        "What the autoencoder's latents are shifted by before they are scaled."
+        return 0.
+    def call(self, pipe, latents, **settings):
+        "The pipeline's own call on latents (B,C,h,w); with `output_type='latent'` it returns such ones."
+        return pipe(latents=latents, **settings)
+    def schedule(self, pipe, num_inference_steps: int, shape) -> dict:
+        "What the pipeline gives `set_timesteps` of its scheduler, for latents of a shape (C,h,w)."
+        return dict(num_inference_steps=num_inference_steps)
+
 # %% ../../nbs/0_models/03_families.ipynb #3597baf3
+def without_component(
+    name: str,  # of a tensor in the file of a LoRA: "unet.down_blocks.0..."
+) -> str:  # "down_blocks.0..."
+    "The name of a tensor in its denoiser."
+    for component in {f.component for f in families().values()}: name = name.removeprefix(f"{component}.")
+    return name
+
 @cache
-def _ours(): return find_classes("vision_unlearning.models", "family", "network")
+def _ours() -> dict[str, type]:
+    found = find_classes("vision_unlearning.models", "family", "network")
+    return {name: found[name].load() for name in sorted(found, reverse=True)}
 
 def families() -> dict[str, Family]:  # by name
-    "All families: those of this library, and every other subclass there is."
-    ours = {name: found.load() for name, found in _ours().items()}
-    return {name: cls() for name, cls in (ours | {c.family: c for c in Family.__subclasses__()}).items()}
+    "All families: those of this library, and every other one that was imported."
+    return {name: cls() for name, cls in (_ours() | STATED).items()}
 
 def get_family(
     name: str,  # "unet"

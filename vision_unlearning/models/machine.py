@@ -12,8 +12,8 @@ from .families import called_network, denoiser, family_of
 from .pipelines import fast_dtype, load_pipeline
 
 # %% auto #0
-__all__ = ['OFFLOADS', 'MAPS', 'MOST', 'offload', 'compute_device', 'require_at_home', 'offloading', 'picture_bytes',
-           'free_memory', 'fitting_batch', 'Machine', 'running_on']
+__all__ = ['OFFLOADS', 'MAPS', 'MOST', 'offload', 'compute_device', 'require_at_home', 'check_learns', 'offloading',
+           'picture_bytes', 'free_memory', 'fitting_batch', 'Machine', 'running_on']
 
 # %% ../../nbs/0_models/07_machine.ipynb #5ae2502b
 OFFLOADS = ("none", "model", "sequential")
@@ -49,6 +49,16 @@ def require_at_home(
     raise ValueError(
         f"{name} trains, and the {family_of(pipe).word} waits on {here} while it computes on {there}; load "
         "it without offload, gradient_checkpointing and mixed_precision save memory too"
+    )
+
+def check_learns(
+    kind: str,  # one of `OFFLOADS`
+):
+    "Refuse a way to wait that leaves no weights to learn from."
+    if kind != "sequential": return
+    raise ValueError(
+        "offload='sequential' leaves no weights to learn from; take offload='model', and draw so by `vu run "
+        "generate`"
     )
 
 def offloading(
@@ -144,8 +154,7 @@ class Machine:
     ):  # a diffusers pipeline
         "A pipeline as this machine runs it."
         place = self.place()
-        if learns and self.offload == "sequential":
-            raise ValueError("offload='sequential' leaves no weights to learn from; take offload='model'")
+        if learns: check_learns(self.offload)
         if learns and self.compiled: raise ValueError("compiled is for drawing, not to learn; leave it out")
         first = place if self.offload == "none" else "cpu"
         files = dict(variant=self.variant or None, config=config)

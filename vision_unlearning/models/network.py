@@ -73,10 +73,11 @@ def fused(
 ) -> str | None:  # the obstacle in words, or None
     "Whether attention computes with one projection that was made of several."
     for name, layer in module.named_modules():
-        if type(getattr(layer, "processor", None)).__name__.startswith("Fused"):
+        kind = type(getattr(layer, "processor", None)).__name__
+        if kind.startswith("Fused") or getattr(layer, "fused_projections", False):
             return (
                 f"{name} computes with fused projections and leaves its own out; call "
-                "pipe.unfuse_qkv_projections() first"
+                "unfuse_qkv_projections() of the pipeline, or of its transformer, first"
             )
     return None
 

@@ -7,21 +7,36 @@ from __future__ import annotations
 import torch
 
 # %% auto #0
-__all__ = ['UNITS', 'noise_unit', 'signal_levels', 'tells_logarithms', 'training_levels', 'signal_at']
+__all__ = ['UNITS', 'PICTURES', 'MEANT', 'is_flow', 'prediction_type', 'noise_unit', 'signal_levels', 'tells_logarithms',
+           'training_levels', 'signal_at', 'flow_levels', 'training_points', 'noise_ratios', 'told_times',
+           'noise_beside', 'converted']
 
 # %% ../../nbs/0_models/16_noise_levels.ipynb #62fc6783
 UNITS = {  # prediction type -> (a) factor that makes noise of a difference of predictions
     "epsilon": lambda a: torch.ones_like(a),
     "v_prediction": lambda a: a,
     "sample": lambda a: -a/(1 - a**2).sqrt(),
+    "flow_prediction": lambda a: a,
 }
+
+def is_flow(
+    scheduler,  # of a pipeline
+) -> bool:
+    "Whether a scheduler walks on straight lines between picture and noise."
+    return type(scheduler).__name__.startswith("FlowMatch")
+
+def prediction_type(
+    scheduler,  # of a pipeline
+) -> str:  # a key of `UNITS`
+    "What a network says to this scheduler."
+    return "flow_prediction" if is_flow(scheduler) else scheduler.config.prediction_type
 
 def noise_unit(
     scheduler,  # of a pipeline
     signal: torch.Tensor,  # a, 0..1
 ) -> torch.Tensor:  # of the same shape
     "What makes a difference of noise of a difference of predictions."
-    return UNITS[scheduler.config.prediction_type](signal)
+    return UNITS[prediction_type(scheduler)](signal)
 
 # %% ../../nbs/0_models/16_noise_levels.ipynb #29321c75
 def signal_levels(
@@ -33,8 +48,9 @@ def signal_levels(
     levels = getattr(scheduler, "alphas_cumprod", None)
     if levels is None: raise ValueError(f"{name} has no alphas_cumprod, which this method needs; {advice}")
     kind = scheduler.config.prediction_type
-    if kind not in UNITS:
-        raise ValueError(f"{name} predicts {kind!r}, and this method knows {', '.join(UNITS)}; {advice}")
+    known = [kind for kind in UNITS if kind != "flow_prediction"]
+    if kind not in known:
+        raise ValueError(f"{name} predicts {kind!r}, and this method knows {', '.join(known)}; {advice}")
     return levels
 
 # %% ../../nbs/0_models/16_noise_levels.ipynb #570849d1
@@ -62,7 +78,87 @@ def signal_at(
     time: float,  # as the scheduler tells it to the network
 ) -> torch.Tensor:  # a, a scalar above 0
     "How much of the picture is left at a time of sampling."
+    if is_flow(scheduler):
+        return torch.tensor(1 - time/scheduler.config.num_train_timesteps).clamp_min(1e-4)
     levels = signal_levels(scheduler)
     if tells_logarithms(scheduler): left = 1/(1 + torch.tensor(8*time).exp())
     else: left = levels[int(time)]
     return left.sqrt().clamp_min(1e-4)
+
+# %% ../../nbs/0_models/16_noise_levels.ipynb #6ceaada7
+def flow_levels(
+    scheduler,  # of a flow
+) -> torch.Tensor:  # (T,) float32 sigma, from little noise to nothing else
+    "Share of noise at each training time of a flow."
+    return type(scheduler).from_config(scheduler.config).sigmas.float().flip(0)
+
+def training_points(
+    scheduler,  # of a pipeline
+    latents: torch.Tensor,  # (B,C,h,w) clean latents z
+    noise: torch.Tensor,  # (B,C,h,w)
+    index: torch.Tensor,  # (B,) which of the training times
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # noised latents, (B,) times, targets
+    "Noised latents, the times that the network is told, and what a perfect network says."
+    if is_flow(scheduler):
+        sigma = flow_levels(scheduler).to(latents.device)[index]
+        share = sigma.to(latents.dtype)[:, None, None, None]
+        times = scheduler.config.num_train_timesteps*sigma
+        return (1 - share)*latents + share*noise, times, noise - latents
+    alpha = training_levels(scheduler).to(latents)[index][:, None, None, None]
+    signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
+    targets = {
+        "epsilon": lambda: noise,
+        "v_prediction": lambda: signal * noise - sigma * latents,
+        "sample": lambda: latents,
+    }
+    return signal*latents + sigma*noise, index, targets[scheduler.config.prediction_type]()
+
+def noise_ratios(
+    scheduler,  # of a pipeline
+) -> tuple[torch.Tensor, torch.Tensor]:  # (T,) float64: share a of the picture, and noise over picture
+    "How noisy each training time is."
+    if is_flow(scheduler):
+        left = (1 - flow_levels(scheduler).double()).clamp_min(2**-12)
+        return left, (1 - left)/left
+    alphas = training_levels(scheduler).double().clamp_min(2**-24)
+    return alphas.sqrt(), ((1 - alphas)/alphas).sqrt()
+
+def told_times(
+    scheduler,  # of a pipeline
+) -> torch.Tensor:  # (T,)
+    "What the network is told at each training time."
+    total = scheduler.config.num_train_timesteps
+    return total*flow_levels(scheduler) if is_flow(scheduler) else torch.arange(total)
+
+def noise_beside(
+    scheduler,  # of a pipeline
+    signal: torch.Tensor,  # a
+) -> torch.Tensor:  # of the same shape
+    "What noise is multiplied by where the picture is multiplied by a."
+    return 1 - signal if is_flow(scheduler) else (1 - signal**2).sqrt()
+
+# %% ../../nbs/0_models/16_noise_levels.ipynb #5dd2d14b
+PICTURES = {  # prediction type -> (prediction, x, a, s) the picture that it means
+    "epsilon": lambda said, x, a, s: (x - s*said)/a,
+    "v_prediction": lambda said, x, a, s: a*x - s*said,
+    "sample": lambda said, x, a, s: said,
+    "flow_prediction": lambda said, x, a, s: (x - s*said)/(a + s),
+}
+MEANT = {  # prediction type -> (picture, noise, a, s) what is said of them
+    "epsilon": lambda picture, noise, a, s: noise,
+    "v_prediction": lambda picture, noise, a, s: a*noise - s*picture,
+    "sample": lambda picture, noise, a, s: picture,
+    "flow_prediction": lambda picture, noise, a, s: noise - picture,
+}
+
+def converted(
+    said: torch.Tensor,  # a prediction
+    kind: str,  # its type, a key of `UNITS`
+    wanted: str,  # the type that is wanted
+    noised: torch.Tensor,  # x
+    signal: torch.Tensor,  # a
+    sigma: torch.Tensor,  # s, above 0
+) -> torch.Tensor:  # of the same shape
+    "The same prediction as another type says it."
+    picture = PICTURES[kind](said, noised, signal, sigma)
+    return MEANT[wanted](picture, (noised - signal*picture)/sigma, signal, sigma)

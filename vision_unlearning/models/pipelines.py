@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 # %% auto #0
 __all__ = ['SHARD', 'WEIGHTS', 'CONFIGS', 'CONVERT', 'only_variant', 'variants', 'ModelIndex', 'check_folder', 'ShardIndex',
            'absent_files', 'check_parts', 'check_weights', 'check_words', 'require_variant', 'check_file',
-           'config_folder', 'load_single_file', 'fast_dtype', 'load_pipeline', 'load_folder']
+           'config_folder', 'load_single_file', 'fast_dtype', 'left_out', 'load_pipeline', 'load_folder']
 
 # %% ../../nbs/0_models/05_pipelines.ipynb #1d19643b
 SHARD = r"(?:-\d+-of-\d+)?"
@@ -211,8 +211,17 @@ def fast_dtype(
     return torch.float16 if kind == "mps" else torch.float32
 
 # %% ../../nbs/0_models/05_pipelines.ipynb #282b4958
+def left_out(
+    source,  # folder, or hub id
+) -> dict[str, None]:  # component -> None
+    "Text encoders that a folder says it does without, as Stable Diffusion 3 may without T5."
+    if not Path(source).exists(): return {}
+    index = read_json(Path(source)/"model_index.json", ModelIndex)
+    lists = {name: kind for name, kind in index.items() if isinstance(kind, list)}
+    return {n: None for n, k in lists.items() if n.startswith(("text_", "token")) and k[-1:] == [None]}
+
 def load_pipeline(
-    name: str = "emoji-sd",  # embedded name, "tiny", "tiny-sd2", "tiny-sdxl", a folder, a file, or a hub id
+    name: str = "emoji-sd",  # embedded or tiny name ("tiny-sd3"), a folder, a file, or a hub id
     device="cpu",  # where the modules go; "auto" takes CUDA, else MPS, else the CPU
     dtype=torch.float32,  # of the weights, a torch dtype or its name; "auto" takes `fast_dtype` of the device
     revision: str | None = None,  # commit of a hub model; record it
@@ -250,5 +259,5 @@ def load_folder(
         only = check_folder(Path(source))
         if variant: require_variant(Path(source), variant)
         variant = variant or only
-    options = dict(dtype=dtype, revision=revision, variant=variant, use_safetensors=True)
+    options = dict(dtype=dtype, revision=revision, variant=variant, use_safetensors=True, **left_out(source))
     with foreign_model("pipeline", source): return DiffusionPipeline.from_pretrained(source, **options)

@@ -4,10 +4,11 @@
 
 # %% ../../nbs/0_models/12_places.ipynb #cbd3115c
 from __future__ import annotations
+from .families import TokenRow, family_of
 from ..texts import check_sentence
 
 # %% auto #0
-__all__ = ['expanded_text', 'token_ids', 'require_words', 'token_span', 'end_position']
+__all__ = ['expanded_text', 'token_row', 'token_ids', 'require_words', 'token_span', 'end_position']
 
 # %% ../../nbs/0_models/12_places.ipynb #b8053a28
 def expanded_text(
@@ -20,30 +21,41 @@ def expanded_text(
     return text if convert is None else convert(text, tokenizer or pipe.tokenizer)
 
 # %% ../../nbs/0_models/12_places.ipynb #5177353d
+def token_row(
+    pipe,  # a pipeline of a known family
+    row: TokenRow | None = None,
+) -> TokenRow:  # `row`, or the first that the denoiser reads
+    "The tokens that are looked at."
+    return row or family_of(pipe).rows(pipe)[0]
+
 def token_ids(
-    pipe,  # Stable Diffusion pipeline
+    pipe,  # a pipeline of a known family
     text: str,
+    row: TokenRow | None = None,  # whose tokens; None takes the first row
 ) -> list[int]:  # without begin and end of text, not cut
     "The tokens that the pipeline makes of a text."
-    return pipe.tokenizer(expanded_text(pipe, text), add_special_tokens=False).input_ids
+    tokenizer = token_row(pipe, row).tokenizer
+    return tokenizer(expanded_text(pipe, text, tokenizer), add_special_tokens=False).input_ids
 
 # %% ../../nbs/0_models/12_places.ipynb #4421bdb1
 def require_words(
     pipe,  # Stable Diffusion pipeline
     template: str,  # sentence with one gap {}
     names: list[str],  # each fills the gap
+    row: TokenRow | None = None,  # whose tokens; None takes the first row
 ):
     "Refuse names that the text encoder cannot read in their sentence."
     check_sentence(template)
-    length = pipe.tokenizer.model_max_length
-    before = len(token_ids(pipe, template.partition("{}")[0]))
+    row = token_row(pipe, row)
+    length, before = row.length, len(token_ids(pipe, template.partition("{}")[0], row))
     for name in names:
-        own = token_ids(pipe, name)
-        if own and set(own) == {pipe.tokenizer.unk_token_id}:
+        own = token_ids(pipe, name, row)
+        read = {i for i in own if row.tokenizer.convert_ids_to_tokens(i) != "▁"}  # T5's mark of a blank
+        if own and read <= {row.tokenizer.unk_token_id}:
             raise ValueError(
                 f"the text encoder knows no part of {name!r}; give a name in words that it knows"
             )
-        if 1 + before + len(own) > length - 1:
+        if row.first + before + len(own) > length - 1:
             raise ValueError(
                 f"{name!r} in {template!r} reaches beyond the {length} tokens of the text encoder; "
                 "give a shorter one"
@@ -54,17 +66,19 @@ def token_span(
     pipe,  # Stable Diffusion pipeline
     template: str,  # sentence with one gap {}
     name: str,  # what fills the gap; may be empty
+    row: TokenRow | None = None,  # whose tokens; None takes the first row
 ) -> tuple[int, int]:  # position of its first token in the encoder's output, and of the first one after it
     "Where the name that fills a sentence stands among the sentence's tokens."
-    require_words(pipe, template, [name])
+    row = token_row(pipe, row)
+    require_words(pipe, template, [name], row)
     before, after = template.split("{}")
-    known, filled = token_ids(pipe, before), token_ids(pipe, before + name)
-    whole = token_ids(pipe, before + name + after)
+    known, filled = token_ids(pipe, before, row), token_ids(pipe, before + name, row)
+    whole = token_ids(pipe, before + name + after, row)
     if filled[:len(known)] != known or whole[:len(filled)] != filled:
         raise ValueError(
             f"{name!r} grows together with its neighbour in {template!r}; put blanks around the gap"
         )
-    return 1 + len(known), 1 + len(filled)
+    return row.first + len(known), row.first + len(filled)
 
 # %% ../../nbs/0_models/12_places.ipynb #de2fcb96
 def end_position(
@@ -72,4 +86,5 @@ def end_position(
     text: str,
 ) -> int:  # position of the end-of-text token; a text that is too long is cut before it
     "Where a text ends in the encoder's output."
-    return min(1 + len(token_ids(pipe, text)), pipe.tokenizer.model_max_length - 1)
+    row = token_row(pipe)
+    return min(row.first + len(token_ids(pipe, text, row)), row.length - 1)

@@ -13,13 +13,15 @@ import torch
 from ..core import DivergedError, borrow, check_name, initial_latents, sampler_generators
 from .conditioning import latent_size
 from .families import denoiser, family_of
+from .noise_levels import is_flow, signal_levels
 from .machine import compute_device
 from ..tasks import check_size, check_steps
 
 
 # %% auto #0
-__all__ = ['sampling_times', 'scheduler_class', 'scheduler_of', 'check_text_to_image', 'latent_channels', 'require_latents',
-           'check_drawing', 'own_noise', 'unchecked', 'latent_shape', 'own_drawing', 'sample', 'draw']
+__all__ = ['sampling_times', 'scheduler_class', 'scheduler_of', 'flow_times', 'check_text_to_image', 'latent_channels',
+           'require_schedule', 'require_latents', 'check_places', 'check_drawing', 'own_noise', 'unchecked',
+           'latent_shape', 'own_drawing', 'sample', 'Walk', 'draw']
 
 # %% ../../nbs/0_models/14_sampling.ipynb #6a00ef10
 def sampling_times(
@@ -62,6 +64,22 @@ def scheduler_of(
     return scheduler_class(name).from_config(pipe.scheduler.config)
 
 # %% ../../nbs/0_models/14_sampling.ipynb #47f01527
+def flow_times(
+    pipe,  # of a flow transformer
+    scheduler,  # that draws; not changed
+    num_inference_steps: int,
+    shape: tuple[int, int, int],  # of a latent
+) -> torch.Tensor:  # times of the evaluations, from noise to picture
+    "The times that a scheduler of a flow walks through; another one is refused by name."
+    name, advice = type(scheduler).__name__, "give the pipeline FlowMatchEulerDiscreteScheduler"
+    if not is_flow(scheduler): raise ValueError(f"{name} does not fit a flow transformer; {advice}")
+    walker = copy.deepcopy(scheduler)
+    try: walker.set_timesteps(**family_of(pipe).schedule(pipe, num_inference_steps, shape))
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{name} cannot draw in {num_inference_steps} steps: {reason}; {advice}") from error
+    return walker.timesteps
+
 def check_text_to_image(
     pipe,  # a pipeline
 ):
@@ -87,10 +105,21 @@ def latent_channels(
     "How much a denoiser reads; an inpainting one reads a mask and a picture beside the latent."
     return family_of(pipe).channels(pipe), pipe.vae.config.latent_channels
 
+def require_schedule(
+    pipe,  # a pipeline
+):
+    "Refuse a scheduler of another noise process than the denoiser's."
+    family, scheduler = family_of(pipe), pipe.scheduler
+    if family.flow == is_flow(scheduler): return
+    name = type(scheduler).__name__
+    if is_flow(scheduler): signal_levels(scheduler)
+    raise ValueError(f"{name} is not for {family.label}; give the pipeline FlowMatchEulerDiscreteScheduler")
+
 def require_latents(
     pipe,  # a pipeline
 ):
     "Refuse to train on pictures where the denoiser reads more than a noised latent."
+    require_schedule(pipe)
     takes, has = latent_channels(pipe)
     if takes == has: return
     raise ValueError(
@@ -98,6 +127,19 @@ def require_latents(
         f"picture has {has}, so nothing is learned from pictures here; uce, rece and prompt_filter edit it "
         "without them"
     )
+
+def check_places(
+    pipe,  # a pipeline
+    height: int,  # pixels; 0 is the pipeline's own
+    width: int,  # pixels; 0 is the pipeline's own
+):
+    "Refuse a picture that is larger than a transformer has places for."
+    config = denoiser(pipe).config
+    if "pos_embed_max_size" not in config: return
+    most = config["pos_embed_max_size"]*config["patch_size"]*pipe.vae_scale_factor
+    for name, side in dict(height=height, width=width).items():
+        if side > most:
+            raise ValueError(f"{name} of {type(pipe).__name__} is {most} pixels at most, got {side}")
 
 def check_drawing(
     pipe,  # Stable Diffusion pipeline
@@ -110,9 +152,12 @@ def check_drawing(
 ):
     "Refuse steps, guidance, sizes and schedulers with which nothing can be drawn."
     check_steps(num_inference_steps, guidance_scale)
-    check_size(height, width, math.lcm(8, pipe.vae_scale_factor))
+    check_size(height, width, math.lcm(8, pipe.vae_scale_factor*(2 if family_of(pipe).flow else 1)))
     check_text_to_image(pipe)
-    sampling_times(scheduler_of(pipe, scheduler), num_inference_steps)
+    check_places(pipe, height, width)
+    drawing = scheduler_of(pipe, scheduler)
+    if not family_of(pipe).flow: sampling_times(drawing, num_inference_steps)
+    else: flow_times(pipe, drawing, num_inference_steps, latent_shape(pipe, height, width))
 
 # %% ../../nbs/0_models/14_sampling.ipynb #e8734260
 def _random_states(device) -> list[torch.Tensor]:
@@ -192,7 +237,35 @@ def sample(
     latents = initial_latents(seeds, prompts, shape, denoiser(pipe).dtype, compute_device(pipe))
     with borrow(pipe), torch.no_grad(), own_noise(pipe):
         pipe.scheduler = scheduler_of(pipe, scheduler)
-        return pipe(latents=latents, generator=sampler_generators(seeds, prompts), **size, **call)
+        generators = sampler_generators(seeds, prompts)
+        return family_of(pipe).call(pipe, latents, generator=generators, **size, **call)
+
+# %% ../../nbs/0_models/14_sampling.ipynb #a1c4e7d2
+class Walk:
+    "A pipeline's scheduler on its way from noise to picture, for whoever asks the denoiser himself."
+    def __init__(self,
+        pipe,  # a pipeline of a known family; not changed
+        num_inference_steps: int,
+        generator,  # of noise that the scheduler adds
+    ):
+        family, self.pipe, self.scheduler = family_of(pipe), pipe, copy.deepcopy(pipe.scheduler)
+        how = family.schedule(pipe, num_inference_steps, latent_shape(pipe))
+        self.scheduler.set_timesteps(device=denoiser(pipe).device, **how)
+        self.options = {"generator": generator}
+        if not family.flow: self.options = pipe.prepare_extra_step_kwargs(generator, 0.)
+        self.times = self.scheduler.timesteps
+
+    def start(self, noise):
+        "(B,C,h,w) the first latents."
+        return noise*getattr(self.scheduler, "init_noise_sigma", 1.)
+    def seen(self, latents, time):
+        "(B,C,h,w) what the denoiser is shown."
+        scale = getattr(self.scheduler, "scale_model_input", None)
+        return latents if scale is None else scale(latents, time)
+    def step(self, said, time, latents):
+        "(B,C,h,w) the next latents."
+        with own_noise(self.pipe):
+            return self.scheduler.step(said, time, latents, **self.options).prev_sample
 
 # %% ../../nbs/0_models/14_sampling.ipynb #16194aa3
 def draw(

@@ -9,11 +9,17 @@ from ..core import check_name
 from .embedded import embedded_path
 
 # %% auto #0
-__all__ = ['TINY_FAMILIES', 'LINEAR', 'TINY_UNETS', 'tiny_unet', 'tiny_text_encoder', 'tiny_vae', 'tiny_scheduler',
-           'tiny_pipeline']
+__all__ = ['TINY_FAMILIES', 'LINEAR', 'TINY_UNETS', 'TINY_FLOWS', 'tiny_unet', 'tiny_text_encoder', 'tiny_vae', 'tiny_scheduler',
+           'tiny_t5', 'tiny_flow_parts', 'tiny_sd3', 'tiny_flux', 'tiny_pipeline']
 
 # %% ../../nbs/0_models/04_tiny.ipynb #117fb174
-TINY_FAMILIES = {"tiny": "sd1", "tiny-sd2": "sd2", "tiny-sdxl": "sdxl"}  # name for `load_pipeline` -> family
+TINY_FAMILIES = {  # name for `load_pipeline` -> family
+    "tiny": "sd1",
+    "tiny-sd2": "sd2",
+    "tiny-sdxl": "sdxl",
+    "tiny-sd3": "sd3",
+    "tiny-flux": "flux",
+}
 
 # %% ../../nbs/0_models/04_tiny.ipynb #f731d02d
 def tiny_unet(
@@ -106,15 +112,107 @@ TINY_UNETS = {  # family -> options of `tiny_unet`
     ),
 }
 
+# %% ../../nbs/0_models/04_tiny.ipynb #98cf70f2
+def tiny_t5(
+    words,  # CLIP tokenizer, whose words it knows
+    width: int = 32,
+) -> tuple:  # T5EncoderModel, and its tokenizer
+    "The smallest T5 tower."
+    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+    whole = sorted(t.removesuffix("</w>") for t in words.get_vocab() if t.endswith("</w>"))
+    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789AI"]
+    pieces = {"<pad>": 0., "</s>": 0., "<unk>": 0., "▁": -8.}
+    pieces |= {letter: -8. for letter in letters} | {f"▁{word}": -4. for word in ("A", "An", *whole)}
+    tokenizer = T5Tokenizer(vocab=[*pieces.items()], extra_ids=0, model_max_length=512)
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=width,
+        d_kv=8,
+        d_ff=32,
+        num_layers=1,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+    )
+    return T5EncoderModel(config).eval(), tokenizer
+
+# %% ../../nbs/0_models/04_tiny.ipynb #92e58ee2
+def tiny_flow_parts(
+    **shift,  # how the scheduler shifts its times
+) -> tuple:  # CLIP tokenizer, autoencoder, FlowMatchEulerDiscreteScheduler
+    "What both flow transformers have; their autoencoders shift latents before they scale them."
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    from transformers import CLIPTokenizer
+    vae = tiny_vae()
+    vae.register_to_config(shift_factor=.1, scaling_factor=1.5)
+    tokenizer = CLIPTokenizer.from_pretrained(embedded_path("emoji-sd")/"tokenizer")
+    return tokenizer, vae, FlowMatchEulerDiscreteScheduler(**shift)
+
+def tiny_sd3(
+    seed: int = 0,  # seed of the random weights
+):  # StableDiffusion3Pipeline under 1 MB
+    "The smallest Stable Diffusion 3, without T5; its first block has 3.5's second attention."
+    from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        tokenizer, vae, scheduler = tiny_flow_parts(shift=3.)
+        towers = [tiny_text_encoder(tokenizer, kind, pooled=True) for kind in ("quick_gelu", "gelu")]
+        transformer = SD3Transformer2DModel(
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=64,
+            caption_projection_dim=16,
+            pooled_projection_dim=64,
+            pos_embed_max_size=8,
+            dual_attention_layers=(0,),
+            qk_norm="rms_norm",
+        ).eval()
+    named = dict(zip(("text_encoder", "text_encoder_2"), towers), tokenizer=tokenizer, tokenizer_2=tokenizer)
+    without = dict(text_encoder_3=None, tokenizer_3=None)
+    pipe = StableDiffusion3Pipeline(transformer, scheduler, vae, **named, **without)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+def tiny_flux(
+    seed: int = 0,  # seed of the random weights
+    guidance_embeds: bool = True,  # whether it is told its guidance, as dev is and schnell is not
+):  # FluxPipeline under 1 MB
+    "The smallest Flux, with a double and a single block."
+    from diffusers import FluxPipeline, FluxTransformer2DModel
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        tokenizer, vae, scheduler = tiny_flow_parts(use_dynamic_shifting=True)
+        clip, (t5, pieces) = tiny_text_encoder(tokenizer), tiny_t5(tokenizer)
+        transformer = FluxTransformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            pooled_projection_dim=32,
+            guidance_embeds=guidance_embeds,
+            axes_dims_rope=(2, 2, 4),
+        ).eval()
+    pipe = FluxPipeline(scheduler, vae, clip, tokenizer, t5, pieces, transformer)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+TINY_FLOWS = {"sd3": tiny_sd3, "flux": tiny_flux}
+
 # %% ../../nbs/0_models/04_tiny.ipynb #4b615fef
 def tiny_pipeline(
     seed: int = 0,  # seed of the random weights
-    family: str = "sd1",  # "sd1", "sd2" or "sdxl"
-):  # StableDiffusionPipeline or StableDiffusionXLPipeline under 1 MB
+    family: str = "sd1",  # one of the values of `TINY_FAMILIES`
+):  # a pipeline of diffusers under 1 MB
     "A random pipeline of real classes, the same for the same seed; the global RNG is left alone."
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
     from transformers import CLIPTokenizer
-    check_name("family of pipelines", family, TINY_FAMILIES.values())
+    if check_name("family of pipelines", family, TINY_FAMILIES.values()) in TINY_FLOWS:
+        return TINY_FLOWS[family](seed)
     tokenizer = CLIPTokenizer.from_pretrained(embedded_path("emoji-sd")/"tokenizer")
     more = dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     with torch.random.fork_rng():

@@ -85,7 +85,7 @@ class UNets(Family):
             for n, m in network.named_modules()
             if "attn2" in n and n.endswith(("to_k", "to_v"))
         }
-        found = [Place("tokens", keys, network.config.cross_attention_dim)]
+        found = [Place("tokens", keys, next(iter(keys.values())).shape[1])]
         if network.config.addition_embed_type != "text_time": return found
         layer, sizes = network.add_embedding.linear_1, 6*network.config.addition_time_embed_dim
         pooled = {"add_embedding.linear_1.weight": layer.weight}

@@ -15,6 +15,7 @@ from ..data.forgetting import class_split
 from ..data.loaders import ImageLoader, split_loaders
 from ..store import Store, read_json, write_json
 from ..unlearners.classifiers.base import get_classifier_method
+from ..unlearners.methods import CLASSIFIER_METHODS
 
 # %% auto #0
 __all__ = ['class_numbers', 'class_interference', 'prepare_classes']
@@ -44,7 +45,7 @@ def class_numbers(
 # %% ../../nbs/7a_oracle/10_class_interference.ipynb #b66b713f
 def class_interference(
     store: Store,
-    method: str,  # classifier method, "scrub"
+    method: str,  # classifier method, "scrub", or one of your own as a reference or a class
     settings: dict | None = None,  # that differ from the method's defaults
     classes: list[str] = (),  # emitters; empty means all
     *,
@@ -58,6 +59,8 @@ def class_interference(
     "Unlearn one class after the other and write who was harmed."
     p = find_protocol(protocol, changes)
     data = load_classification(p.data, **p.data_options)
+    method = CLASSIFIER_METHODS.take(method)
+    CLASSIFIER_METHODS.require_same(store, method)
     made = get_classifier_method(method)(**(settings or {}))
     chosen = [check_name("class", c, data.classes) for c in classes] or data.classes
     asked = dict(
@@ -75,6 +78,7 @@ def class_interference(
             f"base_folder, or delete {note.name} and the tables"
         )
     write_json(note, asked)
+    CLASSIFIER_METHODS.keep_card(store, method)
     prepare_classes(store, protocol, data)
     model = trained(p, data, None, seed, store.base/"classification"/"models", device)
     shown = ImageLoader(

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/7a_oracle/00_classification.ipynb #b09cb9c1
 from __future__ import annotations
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,15 +33,16 @@ from vision_unlearning.metrics.forgetting import (
     oracle_gap,
 )
 from ..metrics.membership import MEMBERSHIP, membership
-from ..store import read_json, write_json
+from ..store import Store, read_json, write_json
 from ..unlearners.classifiers.base import ClassifierUnlearner, first_names
 from ..unlearners.classifiers.base import get_classifier_method, settings_of_today
+from ..unlearners.methods import CLASSIFIER_METHODS
 from typing_extensions import TypedDict
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'KINDS', 'GAP', 'REFERENCES', 'Protocol', 'benchmark_names', 'plain_protocol', 'find_protocol',
            'training_of', 'scenario_split', 'trained', 'moved_pictures', 'Comparison', 'about_run', 'run_path',
-           'WrittenRun', 'stored_run', 'measured_run', 'run_method', 'comparison_table']
+           'WrittenRun', 'stored_run', 'measured_run', 'method_source', 'run_method', 'comparison_table']
 
 # %% ../../nbs/7a_oracle/00_classification.ipynb #32be4772
 class Protocol(Config):
@@ -346,14 +348,27 @@ def measured_run(
     with edit.on(c.original): numbers = c.measure(c.original)
     return numbers, dict(seconds=spent.seconds, bytes=spent.bytes, memory=spent.kind)
 
+# %% ../../nbs/7a_oracle/00_classification.ipynb #c5d2e0b1
+def method_source(
+    folder,  # of all models and results
+    method: str,  # that ships or was brought
+) -> dict:  # {"method_from": origin}; empty for what ships
+    "Where a method of one's own came from; another version than that of the runs in the folder is refused."
+    origin = CLASSIFIER_METHODS.origin(method)
+    if origin is None: return {}
+    CLASSIFIER_METHODS.require_same(Store(folder), method)
+    return {"method_from": asdict(origin)}
+
 # %% ../../nbs/7a_oracle/00_classification.ipynb #0bd73ba3
 def run_method(
     comparison: Comparison,
-    method: str,  # "scrub", ... or one of `REFERENCES`
+    method: str,  # "scrub", ..., one of your own as a reference or a class, or one of `REFERENCES`
     settings: dict | None = None,  # that differ from the method's defaults
 ) -> dict:  # method, kind, seed, settings, seconds, numbers, oracle, gap
     "One method on one comparison, from its file or run now."
     c = comparison
+    if method not in REFERENCES: method = CLASSIFIER_METHODS.take(method)
+    came_from = method_source(c.folder, method)
     made = None if method in REFERENCES else get_classifier_method(method)(**(settings or {}))
     about = about_run(c, method, {} if made is None else made.model_dump(mode="json"))
     path = run_path(c.folder, about)
@@ -362,7 +377,8 @@ def run_method(
     else: numbers, cost = measured_run(c, made)
     gap = oracle_gap(numbers, c.oracle_numbers, GAP)
     found = dict(numbers=numbers, oracle=c.oracle_numbers, gap=gap, versions=versions())
-    write_json(path, {**about, **cost, **found})
+    if came_from: CLASSIFIER_METHODS.keep_card(Store(c.folder), method)
+    write_json(path, {**about, **cost, **found, **came_from})
     return stored_run(path)
 
 # %% ../../nbs/7a_oracle/00_classification.ipynb #0b45eebc

@@ -5,35 +5,51 @@
 # %% ../../nbs/7a_oracle/05_tuned.ipynb #4a6bd3ed
 from __future__ import annotations
 from pathlib import Path
+from typing import Any
 import vision_unlearning
 from ..core import check_name
 from .classification import KINDS, REFERENCES, benchmark_names
 from ..store import read_json
-from ..unlearners.classifiers.base import CLASSIFIER_METHODS, get_classifier_method
+from ..unlearners.classifiers.base import get_classifier_method
+from ..unlearners.methods import CLASSIFIER_METHODS, OwnMethod
 
 # %% auto #0
-__all__ = ['comparable', 'askable', 'tuned_path', 'tuned_classifier', 'comparison_settings']
+__all__ = ['part_of', 'stands_beside', 'comparable', 'askable', 'tuned_path', 'tuned_classifier', 'comparison_settings']
 
 # %% ../../nbs/7a_oracle/05_tuned.ipynb #54e02b8d
+def part_of(
+    method: str,  # "scrub", of what ships, was brought or has a card
+) -> dict[str, Any]:  # reads, is_oracle, whole_classes
+    "What a method says of its part in a comparison."
+    found = CLASSIFIER_METHODS[check_name("classifier method", method, CLASSIFIER_METHODS)]
+    if isinstance(found, OwnMethod): return found.constants
+    return {name: getattr(found.load(), name) for name in ("reads", "is_oracle", "whole_classes")}
+
+def stands_beside(
+    method: str,
+    kind: str,  # "class" or "random"
+) -> bool:
+    "Whether a method is compared on equal terms."
+    part = part_of(method)
+    reads_data = part["reads"] == "pictures" and not part["is_oracle"]
+    return reads_data and (kind == "class" or not part["whole_classes"])
+
 def comparable(
     kind: str,  # "class" or "random"
 ) -> list[str]:  # names of methods
-    "The methods that take part in a comparison."
+    "The methods of the library that take part in a comparison."
     check_name("kind of forgetting", kind, KINDS)
-    found = {name: get_classifier_method(name) for name in CLASSIFIER_METHODS}
-    return [
-        name
-        for name, cls in found.items()
-        if cls.reads == "pictures" and not cls.is_oracle and (kind == "class" or not cls.whole_classes)
-    ]
+    return [name for name in CLASSIFIER_METHODS.shipped() if stands_beside(name, kind)]
 
 # %% ../../nbs/7a_oracle/05_tuned.ipynb #1ad7fe93
 def askable(
     kind: str,  # "class" or "random"
 ) -> list[str]:  # names of methods
     "The methods that can be run beside an oracle when they are named."
-    reads_names = [n for n in CLASSIFIER_METHODS if get_classifier_method(n).reads == "names"]
-    return comparable(kind) + (reads_names if kind == "class" else [])
+    own = [name for name in CLASSIFIER_METHODS if name not in CLASSIFIER_METHODS.shipped()]
+    reads_names = [name for name in CLASSIFIER_METHODS if part_of(name)["reads"] == "names"]
+    found = comparable(kind) + [name for name in own if stands_beside(name, kind)]
+    return found + (reads_names if kind == "class" else [])
 
 # %% ../../nbs/7a_oracle/05_tuned.ipynb #33e695f8
 def tuned_path(
@@ -66,5 +82,7 @@ def comparison_settings(
     "All settings that a comparison would run a method with now."
     if method in REFERENCES: return {}
     if method not in askable(kind): return None
+    found = CLASSIFIER_METHODS[method]
+    if isinstance(found, OwnMethod): return found.constants["settings"]
     made = get_classifier_method(method)(**tuned_classifier(protocol, kind, method))
     return made.model_dump(mode="json")

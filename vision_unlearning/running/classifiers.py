@@ -8,6 +8,7 @@ import html
 from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
+from ..brought import Origin
 from vision_unlearning.core import (
     DivergedError,
     MissingSessionError,
@@ -17,20 +18,21 @@ from vision_unlearning.core import (
 )
 from ..oracle.classification import GAP, KINDS, REFERENCES, benchmark_names, training_of
 from ..oracle.classification import Comparison, comparison_table, find_protocol
-from ..oracle.classification import run_method, stored_run
+from ..oracle.classification import method_source, run_method, stored_run
 from ..oracle.tuned import askable, comparable, comparison_settings, tuned_classifier
 from ..plotting import new_axes
 from .page import figure_html, page
 from .stages import check_parameters, parse_parameter
-from ..store import atomic_path
+from ..store import Store, atomic_path
 from ..unlearners.classifiers.base import get_classifier_method
 from ..unlearners.idle import refuse_idle
+from ..unlearners.methods import CLASSIFIER_METHODS
 
 # %% auto #0
 __all__ = ['CLASSIFIER_STAGES', 'PROTOCOL_PARAMETERS', 'TRAINING_FIELDS', 'RUN_PARAMETERS', 'chosen_methods', 'runs_asked',
-           'run_tuned', 'check_overrides', 'run_classifiers', 'plot_gaps', 'kind_section', 'write_classifier_report',
-           'stored_runs', 'classifier_status', 'report_classifiers', 'protocol_changes', 'parse_parameters',
-           'batch_classifiers', 'run_classifier_stage']
+           'run_tuned', 'check_overrides', 'named_methods', 'run_classifiers', 'plot_gaps', 'kind_section',
+           'write_classifier_report', 'stored_runs', 'classifier_status', 'report_classifiers', 'protocol_changes',
+           'parse_parameters', 'batch_classifiers', 'run_classifier_stage']
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #4cf742cb
 def chosen_methods(
@@ -88,9 +90,17 @@ def check_overrides(
             refuse_idle(made, side, side)
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #1f16ca19
+def named_methods(
+    methods: list[str],  # names, or references of your own, as `mine.py:Class`
+    folder,  # of models and results, where cards are
+) -> list[str]:  # names
+    "Bring in what was named."
+    Store(folder)  # from now on its cards are known
+    return [CLASSIFIER_METHODS.take(method) for method in methods]
+
 def run_classifiers(
     protocol: str,  # one of `benchmark_names()`
-    methods: list[str] = (),  # names; empty means all that see data
+    methods: list[str] = (),  # names, or references of your own; empty means all that see data
     kinds: list[str] = (),  # "class", "random"; empty means those that the methods can do
     seeds: list[int] = (0, 1, 2),
     folder="assets/classification",  # of models and results
@@ -102,6 +112,8 @@ def run_classifiers(
 ) -> list[dict]:  # of `run_tuned`
     "Run what is missing and read what is there."
     from tqdm.auto import tqdm
+    methods = named_methods(methods, folder)
+    for method in methods: method_source(folder, method)
     chosen = runs_asked(methods, kinds, forget)
     check_overrides(protocol, overrides or {}, chosen)
     total = len(seeds)*sum(len(names) for names in chosen.values())
@@ -178,6 +190,9 @@ def write_classifier_report(
     body = [shown.to_html(header=False, border=0, classes="numbers")]
     for kind in dict.fromkeys(r["kind"] for r in done):
         body += kind_section(kind, [r for r in rows if r["kind"] == kind])
+    brought = {r["method"]: Origin(**r["method_from"]) for r in done if "method_from" in r}
+    sources = [f"{method} is {origin}" for method, origin in brought.items()]
+    body += [f"<p>{html.escape(source)}</p>" for source in sources]
     target = Path(folder)/f"report_{protocol}.html"
     table = target.with_suffix(".csv")
     with atomic_path(target) as temporary:
@@ -191,6 +206,7 @@ def stored_runs(
     folder="assets/classification",  # of models and results
 ) -> list[dict]:  # of `run_method`, those with the settings that a comparison uses
     "The runs of a protocol that are in a folder."
+    Store(folder)  # from now on its cards are known
     training = config_hash(training_of(find_protocol(protocol)))
     found = []
     for path in sorted(Path(folder, "runs").glob(f"{protocol}_*.json")):
@@ -220,12 +236,12 @@ def classifier_status(
 # %% ../../nbs/8_running/50_classifiers.ipynb #becaf914
 def report_classifiers(
     protocol: str,  # one of `benchmark_names()`
-    methods: list[str] = (),  # names; empty means all that ran
+    methods: list[str] = (),  # names, or references of your own; empty means all that ran
     base_folder="assets",  # root of the store
 ) -> tuple[Path, Path]:  # page and table
     "Write the page of the runs that are there."
     folder = Path(base_folder)/"classification"
-    rows = stored_runs(protocol, folder)
+    rows, methods = stored_runs(protocol, folder), named_methods(methods, folder)
     kept = []
     for kind in dict.fromkeys(r["kind"] for r in rows):
         part = [r for r in rows if r["kind"] == kind]

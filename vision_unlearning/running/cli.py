@@ -19,6 +19,7 @@ from vision_unlearning.running.options import (
     beside,
     json_settings,
     on_machine,
+    require_options,
     split,
 )
 from vision_unlearning.running.tuning.commands import (
@@ -135,6 +136,7 @@ def run_command(
         texts = [*(parameter or []), *(f"{name}={value}" for name, value in machine.items())]
         run_benchmark_stage(stage, task, texts, base_folder, quiet)
         return
+    require_options(stage, machine)
     texts = ([f"task={task}"] if task else []) + (parameter or [])
     given = beside(dict(parse_parameter(stage, text) for text in texts), machine)
     store = Store(given.pop("base_folder", base_folder))

@@ -16,7 +16,7 @@ from ..data.splits import image_dataset
 from ..hub import push_folder
 from ..interference.generate import generate_array
 from ..models import quiet_loading
-from ..models.conditioning import condition
+from ..models.families import denoiser, family_of
 from ..models.sampling import check_drawing
 from vision_unlearning.running.check import (
     Checked,
@@ -122,7 +122,9 @@ def pooled_note(
     template: str = PROMPT_TEMPLATE,
 ) -> tuple[str, ...]:  # one for XL; none where no text is pooled, or where the edit watches the calls
     "What is left of a concept in the pooled text, for whoever reads the check."
-    if edit.acts_on == "calls" or condition(pipe, [concept]).pooled is None: return ()
+    network = denoiser(pipe)
+    left = [p for p in family_of(network).places(network) if p.reads == "pooled" and not p.edited]
+    if edit.acts_on == "calls" or not left: return ()
     leak = pooled_leak(pipe, edit, concept, anchor_concept, template)
     other = anchor_concept or "an empty text"
     return (

@@ -50,7 +50,7 @@ def run_stamp(
             "parameters": {n: v for n, v in parameters.items() if n not in HOW},
             "notebook": digest(pipeline_path(stage)),
             "read": {s.slug: digest(store.scores(s)) for s in sessions},
-            "brought": sources_of(parameters),
+            "brought": sources_of(parameters, stage),
         }
     )
 
@@ -199,7 +199,7 @@ def execute(
             papermill.execute_notebook(
                 literal(pipeline_path(stage)),
                 literal(temporary),
-                as_typed(parameters),
+                as_typed(parameters, stage),
                 progress_bar=False,
                 request_save_on_cell_execute=False,
                 stderr_file=sys.stderr if progress else None,

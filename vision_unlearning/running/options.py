@@ -12,7 +12,7 @@ from ..texts import split_names
 # %% auto #0
 __all__ = ['BaseFolder', 'Quiet', 'Force', 'TaskName', 'Parameters', 'Device', 'Dtype', 'Variant', 'Offload', 'AttentionSlicing',
            'BatchSize', 'Compiled', 'at_home', 'split', 'json_settings', 'rows', 'machine_options', 'on_machine',
-           'beside']
+           'require_options', 'beside']
 
 # %% ../../nbs/9_commands/00_options.ipynb #0e6be802
 def at_home(
@@ -100,6 +100,22 @@ def on_machine(
     return asked
 
 # %% ../../nbs/9_commands/00_options.ipynb #5a1c0e25
+def require_options(
+    stage: str,  # one of `STAGES`
+    machine: dict,  # of `on_machine`
+):
+    "Refuse an option of a machine that a stage has not, and say which stages have it."
+    from vision_unlearning.running.stages import STAGES, pipeline_parameters
+    for name in machine:
+        if name in pipeline_parameters(stage): continue
+        others = ", ".join(other for other in STAGES if name in pipeline_parameters(other))
+        why = (
+            "what looks at pictures does so in float32 on every machine"
+            if name == "dtype"
+            else "leave it out"
+        )
+        raise ValueError(f"{name} is not for {stage} but for {others}; {why}")
+
 def beside(
     given: dict,  # parameters that were said with -p
     machine: dict,  # of `on_machine`

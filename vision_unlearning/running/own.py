@@ -223,20 +223,6 @@ def described_task(
     check_walk(task)
     return task
 
-# %% ../../nbs/8_running/11_own_task.ipynb #c5d1e0d1
-def check_walk(
-    task: Task,
-):
-    "Refuse a scheduler that there is not, or with which a model that is here cannot draw."
-    import json
-    from vision_unlearning.models.embedded import EMBEDDED_MODELS, embedded_path
-    from vision_unlearning.models.sampling import sampling_times, scheduler_class
-    if not task.scheduler: return
-    cls = scheduler_class(task.scheduler)
-    folder = embedded_path(task.base_model) if task.base_model in EMBEDDED_MODELS else Path(task.base_model)
-    levels = folder/"scheduler"/"scheduler_config.json"
-    if levels.is_file(): sampling_times(cls.from_config(read_json(levels)), task.num_inference_steps)
-
 # %% ../../nbs/8_running/11_own_task.ipynb #1a2b98aa
 def check_unclaimed(
     store: Store,

@@ -97,7 +97,7 @@ def check_parameters(
     known = pipeline_parameters(stage)
     for name in parameters: check_name(f"parameter of {stage}", name, known)
     if parameters.get("base_folder"): look_for_tasks(parameters["base_folder"])
-    if stage != "classifiers": parameters = take_names(parameters)
+    parameters = take_names(parameters, stage)
     for name, value in parameters.items():
         kind = known[name].type
         if not fits(value, kind):
@@ -136,8 +136,10 @@ def as_declared(
     found = {}
     for name, parameter in pipeline_parameters(stage).items():
         value = given[name]
+        if isinstance(value, list) and parameter.type == "list[str]":
+            value = [str(one) if isinstance(one, int) else one for one in value]
         if fits(value, parameter.type): found[name] = value
-        elif isinstance(value, str): _, found[name] = parse_parameter(stage, f"{name}={value}")
+        elif isinstance(value, (str, int)): _, found[name] = parse_parameter(stage, f"{name}={value}")
         elif parameter.type.startswith("list"): found[name] = [value]
         else: found[name] = value
     return check_parameters(stage, found)

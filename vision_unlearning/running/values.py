@@ -17,8 +17,8 @@ from ..store import Store
 __all__ = ['LEAST', 'HUB_ID', 'DISTINCT', 'NETWORKS', 'NAMES', 'TOGETHER', 'check_number', 'check_distinct', 'check_network',
            'known_networks', 'check_similarities', 'check_offload', 'check_scheduler', 'check_tracker', 'door_of',
            'take_names', 'as_typed', 'sources_of', 'check_unprepared', 'check_preparation', 'check_revision',
-           'check_variant', 'check_compiled', 'check_precision', 'check_encoder', 'check_sides', 'check_templates',
-           'check_metrics', 'check_entity_metric', 'check_values']
+           'check_variant', 'check_compiled', 'check_format', 'check_precision', 'check_encoder', 'check_sides',
+           'check_templates', 'check_metrics', 'check_entity_metric', 'check_values']
 
 # %% ../../nbs/8_running/02_values.ipynb #3a7e4abf
 LEAST = dict(  # parameter -> the smallest value that means something
@@ -80,10 +80,14 @@ def check_similarities(names: list[str]):
     from vision_unlearning.explore.similarity import SIMILARITIES
     for name in names: check_name("similarity", name, SIMILARITIES)
 
-def check_offload(name: str):
-    "Refuse ways to wait that there are not."
-    from vision_unlearning.models.machine import OFFLOADS
+def check_offload(
+    name: str,
+    stage: str,  # one of `PIPELINES`
+):
+    "Refuse ways to wait that there are not, or that leave no weights to learn from."
+    from vision_unlearning.models.machine import OFFLOADS, check_learns
     check_name("offload", name, OFFLOADS)
+    if stage == "unlearn": check_learns(name)
 
 def check_scheduler(name: str):
     "Refuse a scheduler that there is not; whether it fits a model is seen when it draws."
@@ -98,11 +102,12 @@ def check_tracker(name: str):
 # %% ../../nbs/8_running/02_values.ipynb #8456579a
 def door_of(
     parameter: str,  # of a stage
+    stage: str = "",  # one of `PIPELINES`; only that of classifiers has other methods
 ) -> Door | None:  # None where it holds no such names
     "The door by which the values of a parameter come in."
     if parameter in ("method", "methods"):
-        from vision_unlearning.unlearners.methods import METHODS
-        return METHODS
+        from vision_unlearning.unlearners.methods import CLASSIFIER_METHODS, METHODS
+        return CLASSIFIER_METHODS if stage == "classifiers" else METHODS
     if parameter in ("metrics", "pair_metrics"):
         from vision_unlearning.interference.pair_metrics import PAIR_METRICS
         return PAIR_METRICS
@@ -117,12 +122,14 @@ def _each(values: Any, call: Callable) -> Any:
 
 def take_names(
     asked: dict[str, Any],  # parameters, possibly with references, classes or objects
+    stage: str = "",  # one of `PIPELINES`
 ) -> dict[str, Any]:  # the same with names
     "Bring in what was named, and refuse what there is not."
     store = Store(asked["base_folder"]) if asked.get("base_folder") else None
+    if store and stage == "classifiers": store = Store(store.base/"classification")  # where its cards are
     found = dict(asked)
     for parameter, value in asked.items():
-        door = door_of(parameter) if value else None
+        door = door_of(parameter, stage) if value else None
         if door is None: continue
         def take(thing):
             name = door.take(thing)
@@ -134,19 +141,21 @@ def take_names(
 # %% ../../nbs/8_running/02_values.ipynb #3c128430
 def as_typed(
     parameters: dict[str, Any],  # with names
+    stage: str = "",  # one of `PIPELINES`
 ) -> dict[str, Any]:  # the same with references for what was brought
     "Parameters for another process, which has to bring it in again."
-    doors = {name: door_of(name) for name, value in parameters.items() if value}
+    doors = {name: door_of(name, stage) for name, value in parameters.items() if value}
     brought = {name: _each(parameters[name], door.command) for name, door in doors.items() if door}
     return {**parameters, **brought}
 
 def sources_of(
     parameters: dict[str, Any],  # with names
+    stage: str = "",  # one of `PIPELINES`
 ) -> dict[str, str]:  # name -> hash
     "The sources of what was brought among some parameters."
     found = {}
     for parameter, value in parameters.items():
-        door = door_of(parameter) if value else None
+        door = door_of(parameter, stage) if value else None
         names = value if isinstance(value, list) else [value]
         brought = [name for name in names if door and name in door.brought]
         found |= {name: door.origin(name).sha256 for name in brought}
@@ -208,10 +217,13 @@ def check_compiled(asked: dict):  # parameters of `generate`
     from vision_unlearning.models.machine import Machine
     if asked["compiled"]: Machine(asked["device"], compiled=True).place()
 
-def check_precision(asked: dict):  # parameters of `unlearn` or `generate`
-    "Refuse a precision that there is not, or in which the method cannot train."
-    from vision_unlearning.unlearners.base import get_method
+def check_format(asked: dict):  # parameters of a stage
+    "Refuse a number format that there is not."
     check_name("dtype", asked["dtype"], (*DTYPES, "auto"))
+
+def check_precision(asked: dict):  # parameters of `unlearn` or `generate`
+    "Refuse a precision in which the method cannot train."
+    from vision_unlearning.unlearners.base import get_method
     trains = "learning_rate" in get_method(asked["method"]).model_fields
     if trains and asked["dtype"] not in ("float32", "auto"):
         raise ValueError(f"{asked['method']} trains, which needs dtype float32, got {asked['dtype']}")
@@ -263,6 +275,7 @@ TOGETHER: dict[tuple[str, ...], Callable] = {  # what a check reads -> the check
     ("task", "model", "variant"): check_variant,
     ("device", "compiled"): check_compiled,
     ("height", "width"): check_sides,
+    ("dtype",): check_format,
     ("method", "dtype"): check_precision,
     ("encoder", "embed", "metrics"): check_encoder,
     ("metrics",): check_metrics,
@@ -282,7 +295,7 @@ def check_values(
         if name in DISTINCT: check_distinct(name, value, DISTINCT[name])
         if name in NETWORKS: check_network(NETWORKS[name], value, known_networks(name))
     if "device" in given: usable_device(given["device"])
-    if "offload" in given: check_offload(given["offload"])
+    if "offload" in given: check_offload(given["offload"], stage)
     if stage == "classifiers": return  # `run_classifiers` knows its names, and trains nothing before
     for name in set(NAMES) & set(given): NAMES[name](given[name])
     for names, check in TOGETHER.items():

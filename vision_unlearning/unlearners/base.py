@@ -48,7 +48,7 @@ from typing_extensions import TypedDict
 __all__ = ['TEXT_ENCODERS', 'EditRecord', 'Edit', 'attached', 'require_live', 'encoder_tensors', 'encoders_of',
            'editable_tensors', 'base_tensors', 'WeightEdit', 'HookEdit', 'write_info', 'save_edit', 'edit_kinds',
            'fetch_edit', 'read_info', 'load_edit', 'push_edit', 'Unlearner', 'get_method', 'configured', 'concepts',
-           'refuse_overlap', 'require_pictures', 'require_pipeline', 'require_plain']
+           'refuse_overlap', 'require_pictures', 'refuse_family', 'require_pipeline', 'require_plain']
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #95324d59
 class EditRecord(TypedDict, total=False):
@@ -201,7 +201,7 @@ def require_live(
         )
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #ff730a4e
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 def encoder_tensors(
     encoders: dict[str, torch.nn.Module],  # component of a pipeline -> text encoder
@@ -420,6 +420,7 @@ class Unlearner(Config, ABC):
     kind: ClassVar[Literal["text-to-image", "classifier"]]
     reads: ClassVar[Literal["names", "pictures"]] = "pictures"  # what `forget` and `retain` are best given as
     tuning: ClassVar[dict] = {}  # where a search should look, see `running.tune`
+    refuses: ClassVar[dict[str, str]] = {}  # name of a family -> why the method does not work on it
     @property
     def epochs(self) -> int: return getattr(self, "num_train_epochs", 0)  # passes over the forget set
 
@@ -522,6 +523,14 @@ def require_pictures(
         captions_of(data, what)
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #94e767e2
+def refuse_family(
+    method,  # an `Unlearner`, or its class
+    family,  # of a pipeline
+):
+    "Refuse a family on which a method does not work, with the reason."
+    reason = getattr(method, "refuses", {}).get(family.family)
+    if reason: raise TypeError(f"{method.name} does not work on {family.label}: {reason}")
+
 def require_pipeline(
     method,  # an `Unlearner`
     model,  # what the caller gave
@@ -530,10 +539,12 @@ def require_pipeline(
     said = f"{method.name} cannot edit {type(model).__name__}, which has"
     network = None if isinstance(model, torch.nn.Module) else find_denoiser(model)
     if network is None: raise TypeError(f"{said} no denoiser; {supported()}")
-    if find_family(network) is None: raise TypeError(f"{said} a {type(network).__name__}; {supported()}")
+    family = find_family(network)
+    if family is None: raise TypeError(f"{said} a {type(network).__name__}; {supported()}")
     parts = ("vae", "text_encoder", "tokenizer", "scheduler")
     lacks = [part for part in parts if getattr(model, part, None) is None]
     if lacks: raise TypeError(f"{said} no {lacks[0].replace('_', ' ')}; {supported()}")
+    refuse_family(method, family)
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #b6387d9e
 def require_plain(

@@ -7,15 +7,16 @@ from __future__ import annotations
 import inspect, re
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 from typing_extensions import TypedDict
 from ..brought import Card, Door
 from ..core import check_name
 from ..finding import Found, find_classes
 
 # %% auto #0
-__all__ = ['UNLEARNERS', 'DIFFUSION', 'CLASSIFIERS', 'UNLEARNER', 'METHODS', 'FOREIGN', 'BASELINES', 'find_methods', 'OwnMethod',
-           'check_method_class', 'MethodWords', 'MethodDoor', 'Look', 'shipped_looks', 'known_methods',
+__all__ = ['UNLEARNERS', 'DIFFUSION', 'CLASSIFIERS', 'UNLEARNER', 'PARENTS', 'TAKES', 'METHODS', 'CLASSIFIER_METHODS', 'DOORS',
+           'FOREIGN', 'BASELINES', 'find_methods', 'OwnMethod', 'check_method_class', 'MethodWords', 'MethodDoor',
+           'ClassifierMethodWords', 'ClassifierMethodDoor', 'Look', 'shipped_looks', 'known_methods',
            'check_known_method', 'is_foreign', 'method_label', 'method_color']
 
 # %% ../../nbs/3_unlearners/02_methods.ipynb #77364293
@@ -44,21 +45,25 @@ class OwnMethod:
 
 # %% ../../nbs/3_unlearners/02_methods.ipynb #ac6cf602
 UNLEARNER = f"{UNLEARNERS}.base.Unlearner"  # what a method inherits
+PARENTS = {"text-to-image": UNLEARNER, "classifier": f"{CLASSIFIERS}.base.ClassifierUnlearner"}
+TAKES = {
+    "text-to-image": "a task of pictures takes text-to-image methods",
+    "classifier": "a classifier benchmark takes methods for classifiers",
+}
 
 def check_method_class(
     cls: Any,  # what somebody brings
     said: str,  # what it is called in messages
+    kind: str = "text-to-image",  # of models that it is wanted for, one of `PARENTS`
 ):
-    "Refuse what is no method for text-to-image models."
+    "Refuse what is no method for models of a kind."
     lineage = [f"{base.__module__}.{base.__name__}" for base in getattr(cls, "__mro__", ())]
-    if UNLEARNER not in lineage: raise ValueError(f"{said} is no method: it does not inherit {UNLEARNER}")
+    if UNLEARNER not in lineage: raise ValueError(f"{said} is no method: it does not inherit {PARENTS[kind]}")
     if inspect.isabstract(cls): raise ValueError(f"{said} has no unlearn(model, forget, retain)")
     absent = [c for c in ("name", "label", "kind") if not isinstance(getattr(cls, c, None), str)]
     if absent: raise ValueError(f"{said} states no {absent[0]}; write {absent[0]}: ClassVar[str] = ...")
-    if cls.kind != "text-to-image":
-        raise ValueError(
-            f"{said} is of the kind {cls.kind!r}; a task of pictures takes text-to-image methods"
-        )
+    if cls.kind != kind: raise ValueError(f"{said} is of the kind {cls.kind!r}; {TAKES[kind]}")
+    if PARENTS[kind] not in lineage: raise ValueError(f"{said} does not inherit {PARENTS[kind]}")
     if not re.fullmatch(r"#[0-9a-fA-F]{6}", str(cls.color)):
         raise ValueError(f"{said} has the color {cls.color!r}; write it as #rrggbb")
 
@@ -73,20 +78,44 @@ class MethodDoor(Door):
     "The methods for text-to-image models, by backend name."
     kind, file, group = "method", "method", "vision_unlearning.methods"
     words = MethodWords
-    def shipped(self) -> dict[str, Found]: return find_methods(DIFFUSION)
+    wing: ClassVar[str] = DIFFUSION  # package of those that ship
+    models: ClassVar[str] = "text-to-image"  # what they are for
+    def shipped(self) -> dict[str, Found]: return find_methods(self.wing)
     def taken(self) -> set[str]: return set(shipped_looks())
     def name_of_ours(self, thing: Any) -> str:
         found = self.shipped().get(getattr(thing, "name", ""))
         return thing.name if found and found.load() is thing else ""
     def accept(self, thing: Any, said: str) -> tuple[str, OwnMethod]:
-        check_method_class(thing, said)
-        constants = {constant: getattr(thing, constant) for constant in MethodWords.__annotations__}
-        return thing.name, OwnMethod(constants, thing)
+        check_method_class(thing, said, self.models)
+        return thing.name, OwnMethod(self.constants(thing), thing)
+    def constants(self, cls: type) -> dict[str, Any]:
+        "What is kept of a class."
+        return {constant: getattr(cls, constant) for constant in MethodWords.__annotations__}
     def says(self, value: OwnMethod) -> dict[str, Any]: return value.constants
     def closed(self, card: Card) -> OwnMethod:
         return OwnMethod(card["says"], None, f"{card['name']}, from {card['origin']['reference']}")
 
 METHODS = MethodDoor()
+
+# %% ../../nbs/3_unlearners/02_methods.ipynb #c5d2e0a1
+class ClassifierMethodWords(MethodWords):
+    "What a card keeps of a method for classifiers: its part in a comparison, and the settings there."
+    reads: str
+    is_oracle: bool
+    whole_classes: bool
+    settings: dict[str, Any]
+
+class ClassifierMethodDoor(MethodDoor):
+    "The methods for classifiers, by backend name; some have the name of one for pictures."
+    kind, file = "classifier method", "classifier_method"
+    group = "vision_unlearning.classifier_methods"
+    words, wing, models = ClassifierMethodWords, CLASSIFIERS, "classifier"
+    def constants(self, cls: type) -> dict[str, Any]:
+        part = {name: getattr(cls, name) for name in ("reads", "is_oracle", "whole_classes")}
+        return super().constants(cls) | part | {"settings": cls(**cls.fixed).model_dump(mode="json")}
+
+CLASSIFIER_METHODS = ClassifierMethodDoor()
+DOORS = {door.models: door for door in (METHODS, CLASSIFIER_METHODS)}  # kind of models -> its methods
 
 # %% ../../nbs/3_unlearners/02_methods.ipynb #e86efc33
 @dataclass(frozen=True)
@@ -112,7 +141,8 @@ def shipped_looks() -> dict[str, Look]:  # backend name -> look, in the order of
 
 def known_methods() -> dict[str, Look]:  # backend name -> look, in the order of figures
     "What ships, and what was brought, by its figure_order and its name."
-    own = {name: METHODS[name].constants for name in METHODS if name not in shipped_looks()}
+    shipped = shipped_looks()
+    own = {name: door[name].constants for door in DOORS.values() for name in door if name not in shipped}
     def place(name): return own[name].get("figure_order", 10_000), name
     return shipped_looks() | {name: _look(own[name]) for name in sorted(own, key=place)}
 
@@ -121,8 +151,12 @@ def check_known_method(
     method: str,  # backend name
 ) -> str:  # the same
     "Refuse a name that no table can be of."
-    known = method in shipped_looks() or method in METHODS or is_foreign(method)
+    known = method in shipped_looks() or _door_with(method) or is_foreign(method)
     return method if known else check_name("method", method, known_methods())
+
+def _door_with(method: str) -> MethodDoor | None:
+    "The door that knows a method, that of the pictures first."
+    return next((door for door in DOORS.values() if method in door), None)
 
 def is_foreign(
     method: str,  # backend name, or "foreign_somebody"
@@ -134,7 +168,8 @@ def _look_of(method: str) -> Look:
     "Of a method; one that is not known keeps its name, in dark grey."
     if method in (looks := shipped_looks()): return looks[method]
     if is_foreign(method): return Look(f"{method.removeprefix(FOREIGN + '_')} (foreign)")
-    return _look(METHODS[method].constants) if method in METHODS else Look(method)
+    door = _door_with(method)
+    return _look(door[method].constants) if door else Look(method)
 
 # %% ../../nbs/3_unlearners/02_methods.ipynb #17987378
 def method_label(

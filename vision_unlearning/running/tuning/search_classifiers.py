@@ -14,6 +14,7 @@ from ...core import check_name
 from ...metrics.forgetting import accuracies
 from .search import tune, tuned_from
 from ...unlearners.classifiers.base import get_classifier_method
+from ...unlearners.methods import CLASSIFIER_METHODS
 
 # %% auto #0
 __all__ = ['TUNING_SEEDS', 'OracleObjective', 'searched', 'tune_classifiers']
@@ -80,6 +81,7 @@ def searched(
     progress: bool,
 ) -> dict:  # the record, as it is shipped
     "The search of one method; of a method without a space, what is fixed."
+    method = CLASSIFIER_METHODS.take(method)
     cls = get_classifier_method(method)
     fixed = dict(cls.fixed)
     record, settings = dict(trials=[]), fixed

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import nn
 from ...models.classifiers import reset_layers
 from ...models.cutting import network_of, picture_shape
-from ...core import DivergedError
+from ...core import DivergedError, UnchangedError
 from ...dtypes import in_float64
 from ..base import WeightEdit
 from ..callbacks import attended
@@ -240,9 +240,9 @@ def teach(
 def closed(
     method: GKT,
     rounds: int,  # without a picture
-) -> ValueError:
+) -> UnchangedError:
     "What is said where the student was shown nothing."
-    return ValueError(
+    return UnchangedError(
         f"{method.name}: in {rounds} rounds no picture passed the gate at threshold={method.threshold}; "
         "raise it, or forget fewer classes"
     )

@@ -13,7 +13,7 @@ from ...core import require_finite
 from ...models.schedules import DiffusersSchedule
 from ...tasks import PROMPT_TEMPLATE
 from ...models.conditioning import condition, predict
-from ...models.families import denoiser
+from ...models.families import denoiser, family_of
 from ...models.sampling import check_drawing, latent_shape, own_noise
 from ...models.places import require_words
 from ...texts import Sentence, as_texts, captions_of, shared_names
@@ -46,7 +46,8 @@ def draw_anchors(
         noise = torch.randn((len(part), *latent_shape(pipe)), generator=generator)
         noise = noise.to(denoiser(pipe).device, denoiser(pipe).dtype)
         with own_noise(pipe):
-            drawn = pipe(part, latents=noise, generator=generator, output_type="latent", **how)
+            asked = dict(prompt=part, generator=generator, output_type="latent", **how)
+            drawn = family_of(pipe).call(pipe, noise, **asked)
         found.append(drawn.images)
     latents = torch.cat(found)
     require_finite(latents, "the anchor pictures", "draw in float32")

@@ -8,7 +8,7 @@ import torch
 from ...core import require_finite
 from ...models.conditioning import predict
 from ...models.families import denoiser
-from ...models.noise_levels import noise_unit, training_levels
+from ...models.noise_levels import noise_beside, noise_ratios, noise_unit, told_times
 
 # %% auto #0
 __all__ = ['crucial_times']
@@ -29,18 +29,18 @@ def crucial_times(
     network, total, n = denoiser(pipe), pipe.scheduler.config.num_train_timesteps, len(data)
     if not 1 <= bins <= total or not 0 <= uniform <= 1:
         raise ValueError(f"bins must be 1 to {total} and uniform 0 to 1, got {bins} and {uniform}")
-    # where nothing is left of the picture
-    alphas = training_levels(pipe.scheduler).double().clamp_min(2**-24)
-    ratio = ((1 - alphas)/alphas).sqrt()
+    left, ratio = noise_ratios(pipe.scheduler)
     speed = torch.diff(ratio, prepend=torch.zeros(1, dtype=ratio.dtype)).float()  # d(sigma/a) of each time
+    told = told_times(pipe.scheduler)
     latents = data.latents(torch.arange(n), generator)
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     edges = torch.linspace(0, total, bins + 1).round().long()
     importance = torch.zeros(bins)
     for b, (low, high) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist())):
         times = low + ((high - low)*(torch.arange(n) + .5)/n).long()
-        t, a = times.to(latents.device), alphas[times].sqrt().float().to(latents)[:, None, None, None]
-        noised = a*latents + (1 - a**2).sqrt()*noise
+        a = left[times].float().to(latents)[:, None, None, None]
+        noised = a*latents + noise_beside(pipe.scheduler, a)*noise
+        t = told[times].to(latents.device)
         gap = (
             predict(network, noised, t, data.embeddings).float()
             - predict(network, noised, t, data.overwrite).float()

@@ -127,6 +127,9 @@ class Debias(Unlearner):
     figure_order: ClassVar[int] = 45
     kind: ClassVar[str] = "text-to-image"
     reads: ClassVar[str] = "names"
+    refuses: ClassVar[dict] = dict.fromkeys(
+        ("sd3", "flux"), "it moves the tokens of a text, and the pooled text would still say what it said"
+    )
     # two or more words that go before the concept, or phrases with a gap for it: "{} with dark skin tone"
     attributes: tuple[str, ...] = ("man", "woman")
     target_shares: tuple[float, ...] | None = None  # one for each attribute, summing to 1; None: all alike

@@ -4,7 +4,6 @@
 
 # %% ../../../nbs/3a_diffusion/65_esd.ipynb #20404f0e
 from __future__ import annotations
-import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
@@ -15,8 +14,8 @@ from ...models.schedules import DiffusersSchedule
 from ...tasks import PROMPT_TEMPLATE
 from ...texts import Sentence
 from ...models.conditioning import Conditioning, condition, empty_condition, predict
-from ...models.families import denoiser
-from ...models.sampling import check_drawing, latent_shape, own_noise
+from ...models.families import denoiser, family_of
+from ...models.sampling import Walk, check_drawing, latent_shape
 from ...models.places import require_words
 from ..base import concepts, refuse_overlap
 from .training import TrainedUnlearner, as_weights
@@ -65,17 +64,18 @@ def rollout(
     walker=None,  # callable like `frozen` that walks; None: `frozen` itself
 ) -> Points:  # N*S points, ordered by time
     "Sample trajectories; every step is a training point with its target."
-    scheduler, network, n = copy.deepcopy(pipe.scheduler), denoiser(pipe), len(text)
+    network, n, distilled = denoiser(pipe), len(text), family_of(pipe).distilled(pipe)
     check_drawing(pipe, num_inference_steps, guidance_scale)
-    scheduler.set_timesteps(num_inference_steps, device=network.device)
-    extra = pipe.prepare_extra_step_kwargs(generator, 0.)
+    walk = Walk(pipe, num_inference_steps, generator)
+    text, empty = text.guided(guidance_scale), empty.guided(guidance_scale)
+    if anchor is not None: anchor = anchor.guided(guidance_scale)
     noise = torch.randn((n, *latent_shape(pipe)), generator=generator)
     noise = noise.to(network.device, network.dtype)
-    latents = noise*scheduler.init_noise_sigma
+    latents = walk.start(noise)
     pair = text + empty.expand(n)
     texts, parts, found = (pair, 2, []) if anchor is None else (pair + anchor, 3, [])
-    for t in scheduler.timesteps:
-        x, times = scheduler.scale_model_input(latents, t), t.expand(n)
+    for t in walk.times:
+        x, times = walk.seen(latents, t), t.expand(n)
         concept, nothing, *other = frozen(torch.cat([x]*parts), times.repeat(parts), texts).chunk(parts)
         found.append(
             Points(
@@ -86,8 +86,8 @@ def rollout(
             )
         )
         if walker is not None: concept, nothing = walker(torch.cat([x]*2), times.repeat(2), pair).chunk(2)
-        guided = nothing + guidance_scale*(concept - nothing)
-        with own_noise(pipe): latents = scheduler.step(guided, t, latents, **extra).prev_sample
+        guided = concept if distilled else nothing + guidance_scale*(concept - nothing)
+        latents = walk.step(guided, t, latents)
     return join(found)
 
 # %% ../../../nbs/3a_diffusion/65_esd.ipynb #65ee9360

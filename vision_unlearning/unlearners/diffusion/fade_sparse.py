@@ -17,7 +17,7 @@ from .fade import FADE, FadeLosses
 from .inputs import diffusion_batch
 from .lora import TARGETS
 from .training import Trained, as_adapter
-from .weights import select_modules
+from .weights import own_targets, select_modules
 from ..saliency import saliency, top_mask
 
 # %% auto #0
@@ -30,6 +30,7 @@ def candidate_layers(
     targets: tuple[str, ...],  # ends of names, as `target_modules` of peft
 ) -> list[str]:  # full names, in the order of the model
     "The linear layers that may be adapted."
+    targets = own_targets(network, targets)
     names = [
         n
         for n, m in network.named_modules()

@@ -14,7 +14,7 @@ from ...models.embedded import foreign_model, whole_model
 from ...models.network import all_layers
 from ...models.pipelines import CONVERT, load_pipeline
 from ...store import atomic_path, read_json
-from ...models.families import denoiser
+from ...models.families import denoiser, family_of, without_component
 from vision_unlearning.unlearners.base import (
     Edit,
     WeightEdit,
@@ -25,12 +25,12 @@ from vision_unlearning.unlearners.base import (
 )
 from ..between import differs, edit_between
 from .formats import effective_change, export_kohya, merge_edit
-from .lora import LoraEdit
+from .lora import LoraEdit, factor_keys
 
 # %% auto #0
-__all__ = ['FACTOR_NAMES', 'KNOWN', 'PICKLES', 'FORMS', 'weights_edit', 'Factors', 'split_key', 'layer_names', 'read_factors',
-           'complete', 'lora_edit', 'require_no_pickle', 'read_tensors', 'import_file', 'import_folder', 'import_edit',
-           'as_lora', 'export_edit', 'spm_head', 'published_weights']
+__all__ = ['FACTOR_NAMES', 'KOHYA_ENCODERS', 'KNOWN', 'PICKLES', 'FORMS', 'weights_edit', 'Factors', 'split_key', 'layer_names',
+           'read_factors', 'complete', 'lora_edit', 'require_no_pickle', 'read_tensors', 'import_file', 'import_folder',
+           'import_edit', 'as_lora', 'export_edit', 'spm_head', 'published_weights']
 
 # %% ../../../nbs/3a_diffusion/08_foreign.ipynb #96d5b589
 def weights_edit(
@@ -41,7 +41,7 @@ def weights_edit(
 ) -> WeightEdit:  # what differs from the original
     "Replaced weights, under the names that the network has for them."
     mine = base_tensors(model)
-    named = {component + n.removeprefix("unet."): t for n, t in tensors.items()}
+    named = {component + without_component(n): t for n, t in tensors.items()}
     odd = [n for n, t in named.items() if n not in mine or mine[n].shape != t.shape]
     if odd:
         size = tuple(mine[odd[0]].shape) if odd[0] in mine else "nothing"
@@ -97,15 +97,22 @@ def split_key(
     )
 
 # %% ../../../nbs/3a_diffusion/08_foreign.ipynb #a383d035
+KOHYA_ENCODERS = {  # component -> what kohya's files call it
+    "text_encoder": ("lora_te", "lora_te1"),
+    "text_encoder_2": ("lora_te2",),
+    "text_encoder_3": ("lora_te3",),
+}
+
 def layer_names(
     model,  # the original
 ) -> dict[str, str]:  # what a file may call a layer -> "text_encoder.<layer>", or a layer of the UNet
     "The names that diffusers and kohya have for every layer."
-    names = {}
+    names, component = {}, family_of(model).component
     for layer in all_layers(denoiser(model)):
-        names |= {f"unet.{layer}": layer, f"lora_unet_{layer.replace('.', '_')}": layer}
+        names[f"{component}.{layer}"] = layer
+        if component == "unet": names[f"lora_unet_{layer.replace('.', '_')}"] = layer
     for part, encoder in encoders_of(model).items():
-        short = {"text_encoder": ("lora_te", "lora_te1"), "text_encoder_2": ("lora_te2",)}[part]
+        short = KOHYA_ENCODERS[part]
         for layer in all_layers(encoder):
             ours, plain = f"{part}.{layer}", layer.removeprefix("text_model.")
             for spelt in (plain, f"text_model.{plain}"):
@@ -147,7 +154,8 @@ def complete(
             f"{source} is of another model: the factors of {layer} are {tuple(up.shape)} and "
             f"{tuple(down.shape)}, its weight is {size} here"
         )
-    component = layer.split(".")[0] if layer.startswith("text_encoder") else "unet"
+    component = family_of(model).component
+    if layer.startswith("text_encoder"): component = layer.split(".")[0]
     alpha = adapter.get(f"{component}.lora_alpha", len(down))
     return Factors(down, up, float(sides.get("alpha", alpha)))
 
@@ -163,7 +171,8 @@ def lora_edit(
     if len(alphas) == 1 and all(f.linear and n in inside for n, f in factors.items()):
         tensors = {}
         for n, f in factors.items():
-            tensors |= {f"unet.{n}.lora.down.weight": f.down, f"unet.{n}.lora.up.weight": f.up}
+            down, up = factor_keys(family_of(model).component, n)
+            tensors |= {down: f.down, up: f.up}
         ranks = [len(f.down) for f in factors.values()]
         adapter = {"r": max(ranks), "lora_alpha": alphas.pop(), "target_modules": sorted(factors)}
         return LoraEdit(tensors, {"method": "foreign", "adapter": adapter})
@@ -221,7 +230,7 @@ def import_file(
             f"{path} is a whole checkpoint; load it with load_pipeline({path.name!r}, config=...) and take "
             "Edit.between(original, edited)"
         )
-    names = {n.removeprefix("unet.") for n in tensors}
+    names = {without_component(n) for n in tensors}
     if tensors and not names & editable_tensors(model).keys():
         known = all_layers(model.text_encoder) if "text_encoder" in encoders_of(model) else {}
         if any(n.rpartition(".")[0] in known for n in names):
@@ -242,11 +251,10 @@ def import_folder(
     if (folder/"pytorch_lora_weights.safetensors").is_file():
         return import_file(folder/"pytorch_lora_weights.safetensors", model)
     config = read_json(folder/"config.json") if (folder/"config.json").is_file() else {}
-    if config.get("_class_name") == "UNet2DConditionModel":
-        from diffusers import UNet2DConditionModel
-        with foreign_model("UNet", folder):
-            unet = whole_model(UNet2DConditionModel, folder, use_safetensors=True)
-        return weights_edit(unet.state_dict(), model, folder)
+    if config.get("_class_name") == family_of(model).network:
+        with foreign_model(family_of(model).word, folder):
+            network = whole_model(type(denoiser(model)), folder, use_safetensors=True)
+        return weights_edit(network.state_dict(), model, folder)
     kind = (config.get("architectures") or [""])[0]
     part = {"CLIPTextModel": "text_encoder", "CLIPTextModelWithProjection": "text_encoder_2"}.get(kind)
     if part in encoders_of(model):
@@ -276,7 +284,7 @@ def as_lora(
     if model is None: raise ValueError("a LoRA holds a change: give model=, the pipeline that was edited")
     linear = {f"{n}.weight" for n, m in all_layers(denoiser(model)).items() if isinstance(m, torch.nn.Linear)}
     odd = [n for n in edit.tensors if n not in linear]
-    if odd: raise ValueError(f"{odd[0]} is no weight of a linear layer of the UNet; export it as 'esd'")
+    if odd: raise ValueError(f"{odd[0]} is no weight of a linear layer of the denoiser; export it as 'esd'")
     parts = {
         n: torch.linalg.svd(x.double(), full_matrices=False) for n, x in effective_change(edit, model).items()
     }
@@ -313,7 +321,8 @@ def export_edit(
     metadata = {"format": "pt"}
     if form == "diffusers":
         lora = as_lora(edit, model)
-        adapter = {f"unet.{k}": v for k, v in lora.info["adapter"].items()}
+        component = next(iter(lora.tensors)).split(".")[0]
+        adapter = {f"{component}.{k}": v for k, v in lora.info["adapter"].items()}
         tensors, metadata["lora_adapter_metadata"] = lora.tensors, json.dumps(adapter, sort_keys=True)
     else: tensors = published_weights(edit, form, model)
     with atomic_path(path) as temporary: save_file(tensors, temporary, metadata=metadata)

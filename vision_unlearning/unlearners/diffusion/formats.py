@@ -80,6 +80,8 @@ def export_kohya(
     if edit.kind != "lora":
         raise ValueError(f"only a LoRA has a kohya form, this edit holds {edit.kind}; save it merged instead")
     if Path(path).suffix != ".safetensors": raise ValueError(f"{path} must end in .safetensors")
+    if not next(iter(edit.tensors)).startswith("unet."):
+        raise ValueError("kohya's programs call the layers of transformers otherwise; export as 'diffusers'")
     def peft_name(key):
         layer, side, _ = key.rsplit(".", 2)
         return f"{layer.removesuffix('.lora')}.lora_{SIDES[side]}.weight"

@@ -11,14 +11,14 @@ import torch
 from pydantic import Field
 from ...core import ForeignFileError, borrow, check_name
 from ...models.conditioning import condition
-from ...models.families import called_network
+from ...models.families import called_network, denoiser, family_of
 from ...models.noise_levels import noise_unit, signal_at, signal_levels
 from ...models.places import require_words
+from ...models.sampling import require_schedule
 from ...store import current_settings
 from ...texts import Sentence
 from ..attached import Hook
-from ...models.families import denoiser
-from ..base import Edit, Unlearner, concepts, require_pipeline
+from ..base import Edit, Unlearner, concepts, refuse_family, require_pipeline
 from ..idle import held, refuse_idle
 from typing_extensions import TypedDict
 
@@ -95,8 +95,9 @@ class Steering:
         others = {
             k: v
             for k, v in kwargs.items()
-            if k not in ("sample", "timestep", "encoder_hidden_states", "return_dict")
+            if k not in ("sample", "hidden_states", "timestep", "encoder_hidden_states", "return_dict")
         }
+        if "pooled_projections" in others: others["pooled_projections"] = batch(pooled)
         if others.get("added_cond_kwargs"):
             others["added_cond_kwargs"] = {
                 k: batch(pooled) if k == "text_embeds" else v[rows]
@@ -104,16 +105,15 @@ class Steering:
             }
         self.asking = True
         try:
-            return network(
-                latents, time, encoder_hidden_states=batch(text), return_dict=False, **others
-            )[0]
+            told = dict(timestep=time, encoder_hidden_states=batch(text), return_dict=False, **others)
+            return network(latents, **told)[0]
         finally: self.asking = False
 
     def __call__(self, network, args, kwargs, output):
         if self.asking: return None
-        latents, time = (
-            args[i] if len(args) > i else kwargs[k] for i, k in enumerate(("sample", "timestep"))
-        )
+        named = {"sample": "latents", "hidden_states": "latents", "timestep": "time"}
+        told = dict(zip(("latents", "time"), args)) | {named[k]: v for k, v in kwargs.items() if k in named}
+        latents, time = told["latents"], told["time"]
         guided = bool(getattr(self.pipe, "do_classifier_free_guidance", False))
         rows = slice(len(latents)//2, None) if guided else slice(None)
         time = torch.as_tensor(time)
@@ -174,17 +174,19 @@ class GuidanceEdit(OnPipeline, Edit):
                 f"{type(model).__name__} is guided by a picture too, which this guidance does not know; "
                 "uce, rece and prompt_filter edit it"
             )
-        signal_levels(model.scheduler)  # refused here, and not in the middle of a picture
-        width = denoiser(model).config.cross_attention_dim
+        refuse_family(SafeLatentGuidance, family_of(model))
+        require_schedule(model)  # refused here, and not in the middle of a picture
+        if not family_of(model).flow: signal_levels(model.scheduler)
+        places = {place.reads: place for place in family_of(model).places(denoiser(model))}
+        width = places["tokens"].width
         if self.tensors["concept"].shape[-1] != width:
             raise ForeignFileError(
                 f"this edit belongs to another model: its text has {self.tensors['concept'].shape[-1]} "
                 f"numbers a token, and {width} are read here"
             )
-        pooled = denoiser(model).config.addition_embed_type == "text_time"
-        if pooled and not {"concept.pooled", "empty.pooled"} <= self.tensors.keys():
+        if "pooled" in places and not {"concept.pooled", "empty.pooled"} <= self.tensors.keys():
             raise ForeignFileError(
-                "this edit belongs to another model: an XL pipeline needs pooled texts too"
+                f"this edit belongs to another model: {type(model).__name__} needs pooled texts too"
             )
         return Guided(model, Guide(self.tensors, self.settings(), scale))
 
@@ -265,6 +267,9 @@ class SafeLatentGuidance(Unlearner):
         sld_warmup_steps=dict(low=0, high=15),
         sld_threshold=dict(low=0.0, high=1.0),
     )
+    refuses: ClassVar[dict] = {
+        "flux": "it draws without a second, empty text beside the prompt, and sld steers by the two together"
+    }
     sld_guidance_scale: float = Field(1000., ge=0)  # s_S
     sld_warmup_steps: int = Field(10, ge=0, le=50)  # delta, of 50 steps
     sld_threshold: float = .01  # lambda, in units of the noise

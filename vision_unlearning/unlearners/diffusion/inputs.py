@@ -10,7 +10,8 @@ from itertools import islice
 import numpy as np
 import torch
 from ...models.conditioning import Conditioning, condition, latent_size
-from ...models.noise_levels import training_levels
+from ...models.families import family_of
+from ...models.noise_levels import training_points
 from ...models.sampling import require_latents
 from ...pictures import column_pictures, square_picture
 from ...texts import captions_of, require_table
@@ -67,9 +68,10 @@ def encode_dataset(
         )
     side = height*pipe.vae_scale_factor
     means, stds, scale = [], [], pipe.vae.config.scaling_factor
+    shift = family_of(pipe).shift(pipe)
     for pixels in pixel_batches(dataset, side, batch_size):
         posterior = pipe.vae.encode(pixels.to(pipe.vae.device, pipe.vae.dtype)).latent_dist
-        means.append(posterior.mean*scale)
+        means.append((posterior.mean - shift)*scale)
         stds.append(posterior.std*scale)
     replaced = None if overwrite is None else [overwrite]*len(dataset)
     if overwrite == "" and "overwrite" in dataset.column_names:
@@ -90,20 +92,8 @@ def diffusion_batch(
     # noised latents, (B,) times, what a perfect network predicts
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     "Forward diffusion at random times, with the target in the scheduler's own parametrisation."
-    if weights is None:
-        times = torch.randint(
-            0, scheduler.config.num_train_timesteps, (len(latents),), generator=generator
-        ).to(latents.device)
-    else:
-        times = torch.multinomial(weights, len(latents), replacement=True, generator=generator).to(
-            latents.device
-        )
+    count, total = len(latents), scheduler.config.num_train_timesteps
+    if weights is None: index = torch.randint(0, total, (count,), generator=generator)
+    else: index = torch.multinomial(weights, count, replacement=True, generator=generator)
     noise = torch.randn(latents.shape, generator=generator).to(latents)
-    alpha = training_levels(scheduler).to(latents)[times][:, None, None, None]
-    signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
-    targets = {
-        "epsilon": lambda: noise,
-        "v_prediction": lambda: signal * noise - sigma * latents,
-        "sample": lambda: latents,
-    }
-    return signal*latents + sigma*noise, times, targets[scheduler.config.prediction_type]()
+    return training_points(scheduler, latents, noise, index.to(latents.device))

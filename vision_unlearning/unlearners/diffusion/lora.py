@@ -14,12 +14,14 @@ from ...core import ForeignFileError
 from ..attached import Hook
 from ...models.families import denoiser
 from ..base import HookEdit
+from ...models.families import family_of, without_component
 from ...models.network import all_layers, require_unadapted
+from .weights import own_targets
 from ..trainable import require_float32
 
 # %% auto #0
-__all__ = ['TARGETS', 'SIDES', 'VARIANTS', 'trainable_adapter', 'LowRank', 'lora_pairs', 'check_lora', 'adapted_pairs',
-           'LoraEdit', 'adapter_edit', 'save_lora_edit']
+__all__ = ['TARGETS', 'SIDES', 'VARIANTS', 'trainable_adapter', 'LowRank', 'factor_keys', 'lora_pairs', 'check_lora',
+           'adapted_pairs', 'LoraEdit', 'adapter_edit', 'save_lora_edit']
 
 # %% ../../../nbs/3a_diffusion/05_lora.ipynb #cb5ae1f2
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -37,8 +39,16 @@ def trainable_adapter(
     from peft import LoraConfig
     require_float32(unet.parameters())
     require_unadapted(unet, "an adapter in training")
+    if not hasattr(unet, "add_adapter"):
+        raise TypeError(
+            f"no LoRA is trained on a {type(unet).__name__}, to which diffusers adds no adapters; take a "
+            "method that trains weights (esd, salun) or a closed form (uce)"
+        )
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(target_modules)
+        r=rank,
+        lora_alpha=alpha,
+        init_lora_weights="gaussian",
+        target_modules=list(own_targets(unet, target_modules)),
     )
     with torch.random.fork_rng():
         torch.manual_seed(generator.initial_seed() if generator is not None else 0)
@@ -70,6 +80,15 @@ class LowRank:
 # %% ../../../nbs/3a_diffusion/05_lora.ipynb #07c74b89
 SIDES = {"down": "A", "up": "B", "lora_A": "A", "lora_B": "B"}  # diffusers' names and peft's
 
+def factor_keys(
+    component: str,  # "unet" or "transformer"
+    layer: str,  # of the denoiser
+) -> tuple[str, str]:  # of A and of B
+    "What the file of a LoRA calls the factors of a layer: transformers came later, with peft's names."
+    ends = (".lora.down.weight", ".lora.up.weight")
+    if component != "unet": ends = (".lora_A.weight", ".lora_B.weight")
+    return f"{component}.{layer}{ends[0]}", f"{component}.{layer}{ends[1]}"
+
 # %% ../../../nbs/3a_diffusion/05_lora.ipynb #af79e8a5
 def lora_pairs(
     tensors: dict[str, torch.Tensor],  # of a LoRA, under diffusers' or peft's names
@@ -77,7 +96,7 @@ def lora_pairs(
     "The two factors of every adapted layer."
     pairs = {}
     for key, tensor in tensors.items():
-        name, _, side = key.removeprefix("unet.").removesuffix(".weight").rpartition(".")
+        name, _, side = without_component(key).removesuffix(".weight").rpartition(".")
         if not name or side not in SIDES:
             raise ForeignFileError(
                 f"{key} is not part of a LoRA of linear layers; known are {', '.join(SIDES)}"
@@ -141,7 +160,7 @@ def adapted_pairs(
 
 # %% ../../../nbs/3a_diffusion/05_lora.ipynb #9b3dcbe2
 class LoraEdit(HookEdit):
-    "A LoRA of a UNet, in diffusers' own format."
+    "A LoRA of a denoiser, in diffusers' own format."
     kind: ClassVar[str] = "lora"
     file: ClassVar[str] = "pytorch_lora_weights.safetensors"
     acts_on: ClassVar[str] = "layers"
@@ -170,7 +189,8 @@ def adapter_edit(
     "The adapter that is being trained, as an edit."
     from peft.utils import get_peft_model_state_dict
     from diffusers.utils import convert_state_dict_to_diffusers
-    tensors = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name="learned"))
+    component, tensors = family_of(unet).component, get_peft_model_state_dict(unet, adapter_name="learned")
+    if component == "unet": tensors = convert_state_dict_to_diffusers(tensors)
     adapter = {
         k: sorted(v) if isinstance(v, set) else v
         for k, v in config.to_dict().items()
@@ -178,7 +198,7 @@ def adapter_edit(
         in ("r", "lora_alpha", "target_modules", "lora_bias", "use_dora", "rank_pattern", "alpha_pattern")
     }
     return LoraEdit(
-        {f"unet.{k}": v.clone() for k, v in tensors.items()},
+        {f"{component}.{k}": v.clone() for k, v in tensors.items()},
         {**(info or {}), "adapter": {**adapter, "lora_alpha": adapter["lora_alpha"] * scale}},
     )
 
@@ -188,13 +208,14 @@ def save_lora_edit(
     folder,  # written whole or not at all
 ):
     "Write the adapter as diffusers does, with its metadata, and `edit.json` beside it."
-    from diffusers import StableDiffusionPipeline
+    from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
     from vision_unlearning.store import atomic_folder
     from vision_unlearning.unlearners.base import write_info
     edit.check()
     with atomic_folder(folder) as temporary:
-        tensors = {k.removeprefix("unet."): v for k, v in edit.tensors.items()}
-        StableDiffusionPipeline.save_lora_weights(
-            temporary, unet_lora_layers=tensors, unet_lora_adapter_metadata=dict(edit.info["adapter"])
-        )
+        tensors = {without_component(k): v for k, v in edit.tensors.items()}
+        part = next(iter(edit.tensors)).split(".")[0]
+        writer = StableDiffusionPipeline if part == "unet" else StableDiffusion3Pipeline
+        about = {f"{part}_lora_adapter_metadata": dict(edit.info["adapter"])}
+        writer.save_lora_weights(temporary, **{f"{part}_lora_layers": tensors}, **about)
         write_info(edit, temporary)

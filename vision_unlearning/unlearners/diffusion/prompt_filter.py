@@ -80,7 +80,7 @@ class PromptFilter(OnPipeline, HookEdit):
     def stored(self) -> dict: return current_settings("prompt_filter", self.info.get("settings", {}))
 
     def _hooks(self, model, scale):
-        ends = [e for e in ("", "_2") if getattr(model, f"text_encoder{e}", None) is not None]
+        ends = [e for e in ("", "_2", "_3") if getattr(model, f"text_encoder{e}", None) is not None]
         verdicts, hooks = {}, []
         for end in ends:
             tokenizer, encoder = getattr(model, f"tokenizer{end}"), getattr(model, f"text_encoder{end}")
@@ -99,34 +99,40 @@ class Guard:
         self.scale = scale
         self.verdicts = verdicts
         self.threshold = settings["similarity_threshold"]
-        texts = [settings["anchor_concept"], *(settings["prompt_template"].format(n) for n in names)]
-        self.ids = tokenizer(
-            texts,
-            padding="max_length",
-            truncation=True,
-            max_length=tokenizer.model_max_length,
-            return_tensors="pt",
-        ).input_ids
-        self.stored = None
-        if self.threshold is not None:
-            place = "cpu" if encoder.device.type == "meta" else encoder.device  # meta: brought layer by layer
-            with torch.no_grad(): self.stored = encoder.forward(self.ids.to(place)).last_hidden_state
+        self.texts = [settings["anchor_concept"], *(settings["prompt_template"].format(n) for n in names)]
+        self.ids, self.stored = {}, {}
+        self.read(min(tokenizer.model_max_length, 512))
+
+    def read(self, length: int):
+        "Tokens of the neutral text and of the concept's, and what the encoder says of them, once a length."
+        if length in self.ids: return
+        how = dict(padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        self.ids[length] = self.tokenizer(self.texts, **how).input_ids
+        if self.threshold is None: return
+        encoder = self.encoder
+        place = "cpu" if encoder.device.type == "meta" else encoder.device  # meta: brought layer by layer
+        with torch.no_grad(): said = encoder.forward(self.ids[length].to(place)).last_hidden_state
+        self.stored[length] = said
+
+    def near(self, said, stored): return text_cosine(said, stored[1:], stored[0]) >= self.threshold
 
     def __call__(self, encoder, args, kwargs, output):
         ids = args[0] if args else kwargs["input_ids"]
+        length = ids.shape[1]
+        self.read(length)
         texts = [plain_words(t) for t in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
         near = (
             torch.zeros(len(texts), dtype=torch.bool)
             if self.threshold is None
-            else text_cosine(output.last_hidden_state, self.stored[1:], self.stored[0]) >= self.threshold
+            else self.near(output.last_hidden_state, self.stored[length])
         )
         for text, close in zip(texts, near.tolist()):
             self.verdicts.setdefault(text, close or names_concept(text, self.names))
         rows = torch.tensor([self.verdicts[t] for t in texts], device=ids.device)
         if not rows.any(): return None
         others = {k: v for k, v in kwargs.items() if k not in ("input_ids", "attention_mask")}
-        with torch.no_grad():
-            return blend(output, encoder.forward(self.ids[:1].to(ids.device), **others), rows, self.scale)
+        neutral = self.ids[length][:1].to(ids.device)
+        with torch.no_grad(): return blend(output, encoder.forward(neutral, **others), rows, self.scale)
 
 # %% ../../../nbs/3a_diffusion/35_prompt_filter.ipynb #586307cd
 class FilterPrompts(Unlearner):

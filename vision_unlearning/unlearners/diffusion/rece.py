@@ -48,11 +48,12 @@ class RECE(UCE):
         if self.num_iterations: return {}
         return dict.fromkeys(("ridge", "rounds"), "num_iterations is 0")
 
-    def matrices(self, pipe, forget, retain=None):
+    def matrices(self, pipe, forget, retain=None, reads="tokens"):
         "M after the first edit and after every round, and the Gram matrix S: each (D,D) float64."
         with borrow(pipe), torch.no_grad():
-            edit, target, preserve = (x.double() for x in self.system(pipe, forget, retain))
-            gram = sum(w.T @ w for w in (w.cpu().double() for w in projections(denoiser(pipe)).values()))
+            edit, target, preserve = (x.double() for x in self.system(pipe, forget, retain, reads))
+            weights = projections(denoiser(pipe), reads).values()
+            gram = sum(w.T @ w for w in (w[:, :edit.shape[1]].cpu().double() for w in weights))
             def solve(vectors):
                 return edit_matrix(
                     vectors,
@@ -70,9 +71,9 @@ class RECE(UCE):
                 found.append(solve(vectors) if self.rounds == "joint" else found[-1] @ solve(adversary))
         return found, gram
 
-    def matrix(self, pipe, forget, retain):
+    def matrix(self, pipe, forget, retain, reads="tokens"):
         "(D,D) M after the last round."
-        return self.matrices(pipe, forget, retain)[0][-1]
+        return self.matrices(pipe, forget, retain, reads)[0][-1]
 
 # %% ../../../nbs/3a_diffusion/30_rece.ipynb #14e3bb67
 def relative_change(

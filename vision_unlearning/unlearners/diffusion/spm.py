@@ -4,14 +4,14 @@
 
 # %% ../../../nbs/3a_diffusion/70_spm.ipynb #634c6964
 from __future__ import annotations
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from ...core import ForeignFileError
 from ...models.conditioning import Conditioning, condition, empty_condition, predict
-from ...models.families import denoiser
+from ...models.families import denoiser, without_component
 from ...models.places import require_words
 from ...models.schedules import DiffusersSchedule
 from ...tasks import PROMPT_TEMPLATE
@@ -21,6 +21,7 @@ from ..base import HookEdit, concepts, refuse_overlap
 from .esd import deal, rollout
 from .lora import TARGETS, LoraEdit, LowRank, adapted_pairs, check_lora
 from .training import TrainedUnlearner, as_adapter
+from .weights import own_targets
 from ..loop import cycle
 
 # %% auto #0
@@ -37,10 +38,11 @@ def adapter_share(
     target_modules=SPM_TARGETS,
 ) -> tuple[int, float]:  # trainable numbers, and their share of the network's
     "How much a LoRA on `target_modules` would train."
+    ends = tuple(f".{end}" for end in own_targets(network, target_modules))
     layers = [
         m
         for n, m in network.named_modules()
-        if isinstance(m, torch.nn.Linear) and n.endswith(tuple(f".{t}" for t in target_modules))
+        if isinstance(m, torch.nn.Linear) and n.endswith(ends)
     ]
     count = sum(rank*(m.in_features + m.out_features) for m in layers)
     return count, count/sum(p.numel() for p in network.parameters())
@@ -79,11 +81,8 @@ def random_anchors(
             count, *part.shape[1:]
         ) * part.flatten(1).norm(dim=1).mean()
 
-    return Conditioning(
-        draw(concept.prompt_embeds),
-        None if concept.pooled is None else draw(concept.pooled),
-        concept[:1].expand(count).time_ids,
-    )
+    drawn = {name: draw(part) for name, part in concept.parts.items() if name in ("prompt_embeds", "pooled")}
+    return replace(concept[:1].expand(count), **drawn)
 
 # %% ../../../nbs/3a_diffusion/70_spm.ipynb #bf4ca819
 class SPM(TrainedUnlearner):
@@ -238,7 +237,7 @@ class TransportEdit(HookEdit):
     @property
     def lora(self) -> LoraEdit:
         # without the dependence on the prompt
-        return LoraEdit({k: v for k, v in self.tensors.items() if k.startswith("unet.")}, self.info)
+        return LoraEdit({k: v for k, v in self.tensors.items() if without_component(k) != k}, self.info)
 
     def check(self):
         super().check()

@@ -7,22 +7,24 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 import torch
+from fastcore.basics import patch
 from pydantic import Field
 from ...core import DivergedError, borrow
 from ...tasks import PROMPT_TEMPLATE
 from ...texts import name_key
 from ..attached import stored_values
-from ...models.families import denoiser
+from ...models.families import denoiser, family_of
 from ..base import Unlearner, WeightEdit, concepts
 from ..base import refuse_overlap, require_pipeline, require_plain
 from ..idle import held, refuse_idle
-from ...models.conditioning import condition, embed_texts, predict
+from ...models.conditioning import Conditioning, condition, embed_texts, predict
+from ...models.noise_levels import told_times
 from ...models.places import token_span
 from ...models.sampling import latent_shape
 
 # %% auto #0
-__all__ = ['TEMPLATES', 'solve_system', 'edit_matrix', 'aligned_positions', 'projections', 'apply_matrix', 'UCE', 'PooledLeak',
-           'pooled_leak']
+__all__ = ['TEMPLATES', 'solve_system', 'edit_matrix', 'row_positions', 'aligned_positions', 'projections', 'apply_matrix', 'UCE',
+           'PooledLeak', 'text_gap', 'pooled_leak']
 
 # %% ../../../nbs/3a_diffusion/25_uce.ipynb #c346005d
 def solve_system(
@@ -55,21 +57,35 @@ def edit_matrix(
     return solve_system(left.T, right).T
 
 # %% ../../../nbs/3a_diffusion/25_uce.ipynb #c45fa013
+def row_positions(
+    pipe,  # a pipeline of a known family
+    row,  # `TokenRow`
+    template: str,  # sentence with one gap {}
+    concept: str,  # fills the gap in the prompt
+    guide: str,  # fills it in the prompt that the concept is to be read as; may be empty
+    positions: str,  # "all" or "last"
+) -> list[tuple[int, int]]:  # positions in the prompt, and in the guide's prompt
+    "Pairs of token positions of one tokenizer whose vectors correspond."
+    start, end = token_span(pipe, template, concept, row)
+    guide_end = token_span(pipe, template, guide, row)[1]
+    if positions == "last": return [(end - 1, guide_end - 1 if guide.strip() else 0)]
+    inside = [(i, max(guide_end - 1, 0)) for i in range(start, end)]
+    after = [(i, min(guide_end + i - end, row.length - 1)) for i in range(end, row.length)]
+    return [*inside, *after]
+
 def aligned_positions(
-    pipe,  # Stable Diffusion pipeline
+    pipe,  # a pipeline of a known family
     template: str,  # sentence with one gap {}
     concept: str,  # fills the gap in the prompt
     guide: str,  # fills it in the prompt that the concept is to be read as; may be empty
     positions: str = "all",  # "all" from the concept on, or "last" as in the published code
 ) -> tuple[list[int], list[int]]:  # positions in the prompt, and in the guide's prompt
-    "Pairs of token positions whose vectors correspond."
-    start, end = token_span(pipe, template, concept)
-    guide_end = token_span(pipe, template, guide)[1]
-    if positions == "last": return [end - 1], [guide_end - 1 if guide.strip() else 0]
-    length = pipe.tokenizer.model_max_length
-    inside = [(i, guide_end - 1) for i in range(start, end)]
-    after = [(i, min(guide_end + i - end, length - 1)) for i in range(end, length)]
-    return tuple(map(list, zip(*inside, *after)))
+    "Pairs of token positions whose vectors correspond, in every row of tokens."
+    pairs = []
+    for row in family_of(pipe).rows(pipe):
+        found = row_positions(pipe, row, template, concept, guide, positions)
+        pairs += [(row.start + i, row.start + j) for i, j in found]
+    return tuple(map(list, zip(*pairs)))
 
 # %% ../../../nbs/3a_diffusion/25_uce.ipynb #1380611b
 TEMPLATES = {
@@ -86,27 +102,30 @@ TEMPLATES = {
 
 # %% ../../../nbs/3a_diffusion/25_uce.ipynb #5f076356
 def projections(
-    unet,  # UNet with cross-attention
-) -> dict[str, torch.Tensor]:  # name -> (out,D) weight
-    "The key and value projections through which a text enters."
-    return {
-        f"{n}.weight": m.weight
-        for n, m in unet.named_modules()
-        if "attn2" in n and n.endswith(("to_k", "to_v"))
-    }
+    network,  # denoiser of a known family
+    reads: str = "tokens",  # or "pooled"
+) -> dict[str, torch.Tensor]:  # name -> weight; its first D columns read the text
+    "The weights through which one form of a text enters."
+    places = [place for place in family_of(network).places(network) if place.reads == reads]
+    return {name: weight for place in places for name, weight in place.weights.items()}
 
 # %% ../../../nbs/3a_diffusion/25_uce.ipynb #f7e7d91f
 @torch.no_grad()
 def apply_matrix(
-    unet,  # UNet with cross-attention; not changed
+    network,  # denoiser of a known family; not changed
     matrix: torch.Tensor,  # (D,D) M
-) -> dict[str, torch.Tensor]:  # name -> (out,D) W M, in the dtype of the weight
+    reads: str = "tokens",  # or "pooled"
+) -> dict[str, torch.Tensor]:  # name -> W M, in the dtype of the weight
     "The projections after an edit."
-    return {n: (w.cpu().double() @ matrix).to(w.dtype) for n, w in projections(unet).items()}
+    width = len(matrix)
+    def edited(weight):
+        wide = weight.cpu().double()
+        return torch.cat([wide[:, :width] @ matrix, wide[:, width:]], 1).to(weight.dtype)
+    return {name: edited(weight) for name, weight in projections(network, reads).items()}
 
 # %% ../../../nbs/3a_diffusion/25_uce.ipynb #c4d2d467
 class UCE(Unlearner):
-    "Unified Concept Editing of the cross-attention, in closed form."
+    "Unified Concept Editing of the layers that read a text, in closed form."
     name: ClassVar[str] = "uce"
     label: ClassVar[str] = "UCE"
     color: ClassVar[str] = "#0072B2"
@@ -127,7 +146,7 @@ class UCE(Unlearner):
     )
     positions: Literal["all", "last"] = "all"  # token positions; "last" reproduces the published code
 
-    def _vectors(self, pipe, concept, guide):
+    def _vectors(self, pipe, concept, guide, reads="tokens"):
         "Vectors of one concept and of its guide, (n,D) each."
         if name_key(guide) == name_key(concept):
             raise ValueError(
@@ -135,6 +154,7 @@ class UCE(Unlearner):
             )
         templates = TEMPLATES[self.concept_type] if self.expand_prompts else TEMPLATES[self.concept_type][:1]
         prompts, replaced = ([t.format(x) for t in templates] for x in (concept, guide))
+        if reads == "pooled": return condition(pipe, prompts).pooled, condition(pipe, replaced).pooled
         edit, target = [], []
         for template, a, b in zip(templates, embed_texts(pipe, prompts), embed_texts(pipe, replaced)):
             mine, theirs = aligned_positions(pipe, template, concept, guide, self.positions)
@@ -142,41 +162,58 @@ class UCE(Unlearner):
             target.append(b[theirs])
         return torch.cat(edit), torch.cat(target)
 
-    def system(self, pipe, forget, retain):
-        "Vectors of concepts, guides and what to preserve: (n,D), (n,D), (m,D) on the CPU."
-        names, keep = concepts(forget), concepts(retain, "retain")
-        guides = [self.anchor_concept] if isinstance(self.anchor_concept, str) else list(self.anchor_concept)
-        if not names: raise ValueError("there is no concept to forget; name at least one")
-        if len(guides) == 1: guides = guides*len(names)
-        if len(guides) != len(names):
-            raise ValueError(
-                f"{len(guides)} guides for {len(names)} concepts; give one for all or one for each"
-            )
-        refuse_overlap(names, keep)
-        edit, target = (
-            torch.cat(x).cpu() for x in zip(*[self._vectors(pipe, n, g) for n, g in zip(names, guides)])
-        )
-        template = TEMPLATES[self.concept_type][0]
-        preserve = embed_texts(pipe, [template.format(k) for k in keep] + [""])
-        return edit, target, preserve.flatten(0, 1).cpu()
-
-    def matrix(self, pipe, forget, retain):
-        "(D,D) M, on the right of every projection."
-        weights = self.erase_scale, self.retain_weight, self.lamb
-        return edit_matrix(*self.system(pipe, forget, retain), *weights)
-
     def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):
-        "Edit the key and value projections of every cross-attention; `retain` lists what to preserve."
+        "Edit every place where texts enter; `retain` lists what to preserve."
         require_pipeline(self, model)
         require_plain(self, model)
         refuse_idle(self, held(forget), held(retain))
         with borrow(model), torch.no_grad():
-            edited = apply_matrix(denoiser(model), self.matrix(model, forget, retain))
-            tensors = stored_values(denoiser(model), projections(denoiser(model)), edited)
+            network, before, after = denoiser(model), {}, {}
+            for place in family_of(network).places(network):
+                if not place.edited: continue
+                before |= place.weights
+                after |= apply_matrix(network, self.matrix(model, forget, retain, place.reads), place.reads)
+            tensors = stored_values(network, before, after)
         return WeightEdit(
             tensors,
             {"method": self.name, "settings": self.model_dump(mode="json"), "forget": concepts(forget)},
         )
+
+# %% ../../../nbs/3a_diffusion/25_uce.ipynb #6c324098
+@patch
+def system(self: UCE,
+    pipe,  # a pipeline of a known family
+    forget,  # names
+    retain,  # names, or None
+    reads: str = "tokens",  # the form of the text; or "pooled"
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # (n,D), (n,D), (m,D) on the CPU
+    "Vectors of concepts, of their guides and of what to preserve."
+    names, keep = concepts(forget), concepts(retain, "retain")
+    guides = [self.anchor_concept] if isinstance(self.anchor_concept, str) else list(self.anchor_concept)
+    if not names: raise ValueError("there is no concept to forget; name at least one")
+    if len(guides) == 1: guides = guides*len(names)
+    if len(guides) != len(names):
+        raise ValueError(
+            f"{len(guides)} guides for {len(names)} concepts; give one for all or one for each"
+        )
+    refuse_overlap(names, keep)
+    pairs = [self._vectors(pipe, n, g, reads) for n, g in zip(names, guides)]
+    edit, target = (torch.cat(x).cpu() for x in zip(*pairs))
+    template = TEMPLATES[self.concept_type][0]
+    kept = condition(pipe, [template.format(k) for k in keep] + [""])
+    preserve = kept.pooled if reads == "pooled" else kept.prompt_embeds.flatten(0, 1)
+    return edit, target, preserve.cpu()
+
+@patch
+def matrix(self: UCE,
+    pipe,  # a pipeline of a known family
+    forget,  # names
+    retain,  # names, or None
+    reads: str = "tokens",  # the form of the text; or "pooled"
+) -> torch.Tensor:  # (D,D)
+    "M, on the right of every projection that reads this form of a text."
+    weights = self.erase_scale, self.retain_weight, self.lamb
+    return edit_matrix(*self.system(pipe, forget, retain, reads), *weights)
 
 # %% ../../../nbs/3a_diffusion/25_uce.ipynb #c4bf6478
 @dataclass(frozen=True)
@@ -193,8 +230,25 @@ class PooledLeak:
 
 # %% ../../../nbs/3a_diffusion/25_uce.ipynb #555489d5
 @torch.no_grad()
+def text_gap(
+    pipe,  # a pipeline of a known family
+    told: Conditioning,  # of one text
+    wanted: Conditioning,  # of another
+    num: int = 16,  # noises and times
+) -> float:
+    "How far a denoiser tells two texts apart: root mean square difference of predictions."
+    generator, network = torch.Generator().manual_seed(0), denoiser(pipe)
+    last = pipe.scheduler.config.num_train_timesteps
+    latents = torch.randn((num, *latent_shape(pipe)), generator=generator)
+    index = torch.randint(0, last, (num,), generator=generator)
+    times = told_times(pipe.scheduler)[index].to(pipe.device)
+    latents = latents.to(pipe.device, network.dtype)
+    said, other = (predict(network, latents, times, text.expand(num)) for text in (told, wanted))
+    return float((said - other).float().square().mean().sqrt())
+
+@torch.no_grad()
 def pooled_leak(
-    pipe,  # Stable Diffusion XL pipeline
+    pipe,  # a pipeline that reads a pooled text
     edit,  # an `Edit` of it
     concept: str,
     anchor_concept: str,  # what the concept was made to be
@@ -203,14 +257,7 @@ def pooled_leak(
 ) -> PooledLeak:
     "What the pooled text still says of a concept when its tokens are edited."
     named, anchor = (condition(pipe, [template.format(n)]) for n in (concept, anchor_concept))
-    if named.pooled is None: raise ValueError("this pipeline has no pooled text; only XL has one")
-    generator, network = torch.Generator().manual_seed(0), denoiser(pipe)
-    last = pipe.scheduler.config.num_train_timesteps
-    latents = torch.randn((num, *latent_shape(pipe)), generator=generator)
-    times = torch.randint(0, last, (num,), generator=generator).to(pipe.device)
-    latents = latents.to(pipe.device, network.dtype)
-    def gap(text):
-        said, wanted = (predict(network, latents, times, t.expand(num)) for t in (text, anchor))
-        return float((said - wanted).float().square().mean().sqrt())
-    before = gap(named)
-    with edit.on(pipe): return PooledLeak(before, gap(replace(named, pooled=anchor.pooled)), gap(named))
+    if named.pooled is None: raise ValueError("this pipeline has no pooled text")
+    before, tokens = text_gap(pipe, named, anchor, num), replace(named, pooled=anchor.pooled)
+    with edit.on(pipe):
+        return PooledLeak(before, text_gap(pipe, tokens, anchor, num), text_gap(pipe, named, anchor, num))

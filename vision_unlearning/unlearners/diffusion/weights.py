@@ -9,10 +9,10 @@ import torch
 from torch.func import functional_call
 from ...core import check_name
 from ...models.conditioning import predict
-from ...models.families import family_of
+from ...models.families import family_of, find_family, get_family
 
 # %% auto #0
-__all__ = ['PARAMETER_SETS', 'TargetModules', 'named_set', 'select_parameters', 'select_modules', 'teacher']
+__all__ = ['PARAMETER_SETS', 'TargetModules', 'named_set', 'select_parameters', 'own_targets', 'select_modules', 'teacher']
 
 # %% ../../../nbs/3a_diffusion/10_weights.ipynb #055998f7
 PARAMETER_SETS = ("xattn", "xattn_kv", "selfattn", "noxattn", "u", "full")
@@ -46,6 +46,16 @@ def select_parameters(
     return names
 
 # %% ../../../nbs/3a_diffusion/10_weights.ipynb #1e9372cd
+def own_targets(
+    network: torch.nn.Module,  # a denoiser
+    target_modules: tuple[str, ...],  # endings of the names of modules
+) -> tuple[str, ...]:  # the same, or what they are called here
+    "The choices that methods have by default, in the words of the network's own family."
+    family, plain = find_family(network), get_family("unet")
+    if family is None: return tuple(target_modules)
+    known = {plain.targets: family.targets, plain.blocks: family.blocks}
+    return known.get(tuple(target_modules), tuple(target_modules))
+
 def select_modules(
     network: torch.nn.Module,  # denoiser of a known family
     target_modules: str | tuple[str, ...],  # one of `PARAMETER_SETS`, or endings of the names of modules
