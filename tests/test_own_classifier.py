@@ -6,13 +6,22 @@ import pytest
 
 from vision_unlearning import tasks
 from vision_unlearning.oracle import classification
+from vision_unlearning.oracle.class_interference import class_interference
 from vision_unlearning.oracle.tuned import askable, comparable
+from vision_unlearning.results.base import read_pairs
 from vision_unlearning.running.classifiers import classifier_status, stored_runs
 from vision_unlearning.running.cli import main
 from vision_unlearning.running.notebooks import execute, run_pipeline
 from vision_unlearning.running.stages import check_parameters
 from vision_unlearning.store import Store, read_json, read_record
-from vision_unlearning.unlearners.methods import CLASSIFIER_METHODS, METHODS, method_color, method_label
+from vision_unlearning.unlearners.methods import (
+    CLASSIFIER_METHODS,
+    METHODS,
+    check_known_method,
+    known_methods,
+    method_color,
+    method_label,
+)
 
 MINE = '''
 from typing import ClassVar
@@ -147,6 +156,18 @@ def test_a_class_of_a_notebook_in_python(tmp_path):
     assert row["method"] == "here" and row["numbers"]["retain"] < original["numbers"]["retain"]
     assert row["method_from"]["reference"].endswith(":Here")
     with pytest.raises(ValueError, match="%%writefile here.py"): CLASSIFIER_METHODS.command("here")
+
+
+def test_tables_of_who_was_harmed(mine):
+    "The results of I-CARE read them by name, also where only the card is known."
+    store, short = Store("out"), dict(num_epochs=1)
+    assert class_interference(store, "mine.py:Shrink", {}, ["fox"], changes=short) == 1
+    CLASSIFIER_METHODS.brought.clear()
+    assert check_known_method("shrink") == "shrink" and "shrink" in known_methods()
+    assert len(read_pairs(store, "emoji_classes", "shrink").names) == 100
+    mine.write_text(MINE.replace("factor: float = .5", "factor: float = .6"))
+    with pytest.raises(ValueError, match="has results of the classifier method 'shrink'"):
+        class_interference(store, "mine.py:Shrink", {}, ["wolf"], changes=short)
 
 
 @pytest.mark.long(40)

@@ -136,8 +136,10 @@ def as_declared(
     found = {}
     for name, parameter in pipeline_parameters(stage).items():
         value = given[name]
+        if isinstance(value, list) and parameter.type == "list[str]":
+            value = [str(one) if isinstance(one, int) else one for one in value]
         if fits(value, parameter.type): found[name] = value
-        elif isinstance(value, str): _, found[name] = parse_parameter(stage, f"{name}={value}")
+        elif isinstance(value, (str, int)): _, found[name] = parse_parameter(stage, f"{name}={value}")
         elif parameter.type.startswith("list"): found[name] = [value]
         else: found[name] = value
     return check_parameters(stage, found)

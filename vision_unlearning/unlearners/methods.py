@@ -14,8 +14,8 @@ from ..core import check_name
 from ..finding import Found, find_classes
 
 # %% auto #0
-__all__ = ['UNLEARNERS', 'DIFFUSION', 'CLASSIFIERS', 'UNLEARNER', 'PARENTS', 'TAKES', 'METHODS', 'CLASSIFIER_METHODS', 'FOREIGN',
-           'BASELINES', 'find_methods', 'OwnMethod', 'check_method_class', 'MethodWords', 'MethodDoor',
+__all__ = ['UNLEARNERS', 'DIFFUSION', 'CLASSIFIERS', 'UNLEARNER', 'PARENTS', 'TAKES', 'METHODS', 'CLASSIFIER_METHODS', 'DOORS',
+           'FOREIGN', 'BASELINES', 'find_methods', 'OwnMethod', 'check_method_class', 'MethodWords', 'MethodDoor',
            'ClassifierMethodWords', 'ClassifierMethodDoor', 'Look', 'shipped_looks', 'known_methods',
            'check_known_method', 'is_foreign', 'method_label', 'method_color']
 
@@ -115,6 +115,7 @@ class ClassifierMethodDoor(MethodDoor):
         return super().constants(cls) | part | {"settings": cls(**cls.fixed).model_dump(mode="json")}
 
 CLASSIFIER_METHODS = ClassifierMethodDoor()
+DOORS = {door.models: door for door in (METHODS, CLASSIFIER_METHODS)}  # kind of models -> its methods
 
 # %% ../../nbs/3_unlearners/02_methods.ipynb #e86efc33
 @dataclass(frozen=True)
@@ -140,8 +141,8 @@ def shipped_looks() -> dict[str, Look]:  # backend name -> look, in the order of
 
 def known_methods() -> dict[str, Look]:  # backend name -> look, in the order of figures
     "What ships, and what was brought, by its figure_order and its name."
-    doors, shipped = (METHODS, CLASSIFIER_METHODS), shipped_looks()
-    own = {name: door[name].constants for door in doors for name in door if name not in shipped}
+    shipped = shipped_looks()
+    own = {name: door[name].constants for door in DOORS.values() for name in door if name not in shipped}
     def place(name): return own[name].get("figure_order", 10_000), name
     return shipped_looks() | {name: _look(own[name]) for name in sorted(own, key=place)}
 
@@ -155,7 +156,7 @@ def check_known_method(
 
 def _door_with(method: str) -> MethodDoor | None:
     "The door that knows a method, that of the pictures first."
-    return next((door for door in (METHODS, CLASSIFIER_METHODS) if method in door), None)
+    return next((door for door in DOORS.values() if method in door), None)
 
 def is_foreign(
     method: str,  # backend name, or "foreign_somebody"

@@ -11,7 +11,7 @@ from .attached import stored_values
 from .base import WeightEdit
 
 # %% auto #0
-__all__ = ['require_float32', 'trainable_weights', 'weight_edit']
+__all__ = ['require_float32', 'trainable_weights', 'require_changed', 'weight_edit']
 
 # %% ../../nbs/3_unlearners/22_trainable.ipynb #9594f6b1
 def require_float32(
@@ -55,6 +55,18 @@ def trainable_weights(
         for p, gradient in gradients: p.grad = gradient
 
 # %% ../../nbs/3_unlearners/22_trainable.ipynb #c68ab000
+def require_changed(
+    who: str,  # changed them: the name of a method
+    changed,  # those that differ
+    count: int,  # of those that might
+):
+    "Refuse what changed nothing."
+    if not changed:
+        raise UnchangedError(
+            f"{who} changed none of {count} tensors; raise learning_rate, the epochs, or the share of "
+            "weights that may change"
+        )
+
 def weight_edit(
     module: torch.nn.Module,  # after training, inside `trainable_weights`
     names: list[str],  # of the trained parameters
@@ -65,10 +77,6 @@ def weight_edit(
     "The parameters that changed, as an edit."
     found = dict(module.named_parameters())
     changed = [n for n in names if not torch.equal(found[n], base[n])]
-    if not changed:
-        raise UnchangedError(
-            f"training changed none of {len(names)} tensors; raise learning_rate, num_train_epochs or the "
-            "share of weights that may change"
-        )
+    require_changed("training", changed, len(names))
     after = {n: torch.lerp(base[n], found[n].detach(), scale) for n in changed}
     return WeightEdit(stored_values(module, base, after), info)

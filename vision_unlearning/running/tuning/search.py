@@ -14,7 +14,7 @@ from ...core import DivergedError, UnchangedError, check_name, config_hash, vers
 from .objective import JudgeObjective
 from ...tasks import get_task
 from ...plotting import new_axes
-from ...unlearners.methods import METHODS, method_color, method_label
+from ...unlearners.methods import DOORS, METHODS, method_color, method_label
 from ...store import safe_name, write_json
 from ...unlearners.base import get_method
 
@@ -267,7 +267,7 @@ def tune(
         objective=getattr(objective, "description", None)
         or dict(name=type(objective).__name__ if not hasattr(objective, "__name__") else objective.__name__),
     )
-    if origin := METHODS.origin(method): asked["method_from"] = asdict(origin)
+    if origin := DOORS[cls.kind].origin(method): asked["method_from"] = asdict(origin)
     study = open_study(folder, f"{task}_{method}", asked, {n: defaults[n] for n in space})
     with quiet_optuna(), tqdm(total=budget, desc=f"{method} on {task}", disable=not progress) as bar:
         while True:

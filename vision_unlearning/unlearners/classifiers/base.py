@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 from ...models.optimizers import make_optimizer
 from ...models.schedules import make_schedule
 from ...models.classifiers import plain_loader
-from ...core import DivergedError, UnchangedError, borrow, check_name
+from ...core import DivergedError, borrow, check_name
 from ...data.classification import ImageSet
 from ...data.loaders import as_loader
 from ..attached import forget_edits, stored_values
@@ -26,6 +26,7 @@ from ...models.network import all_tensors
 from ..methods import CLASSIFIER_METHODS
 from .recipes import Minimizer, checked_recipe, make_minimizer
 from ..loop import cycle
+from ..trainable import require_changed
 from ..callbacks import State, attended
 
 # %% auto #0
@@ -254,11 +255,7 @@ def edit(self: Run) -> WeightEdit:
     "What the student has that the original has not."
     before, after = all_tensors(self.original), all_tensors(self.student)
     changed = {n: t for n, t in after.items() if not torch.equal(t, before[n])}
-    if not changed:
-        raise UnchangedError(
-            f"{self.method.name} changed none of {len(before)} tensors; let it go further (learning rate, "
-            "epochs) or reach more weights (threshold)"
-        )
+    require_changed(self.method.name, changed, len(before))
     if not all(bool(t.isfinite().all()) for t in changed.values()):
         raise DivergedError(
             f"{self.method.name} left weights that are not finite; lower the learning rate or set "
@@ -405,7 +402,7 @@ def train_step(
     run.optimizer.zero_grad(set_to_none=True)
     try: found = run.minimizer.gradients(run, batch)
     except ValueError as error:
-        # torch's BatchNorm has no statistics of one value
+        # torch's BatchNorm, of one value
         if "more than 1 value per channel" not in str(error): raise
         alone = ", ".join(side for side, (inputs, _) in batch.items() if len(inputs) == 1) or "a side"
         raise ValueError(
