@@ -74,7 +74,9 @@ def fused(
     "Whether attention computes with one projection that was made of several."
     for name, layer in module.named_modules():
         kind = type(getattr(layer, "processor", None)).__name__
-        if kind.startswith("Fused") or getattr(layer, "fused_projections", False):
+        # a layer that cannot take its projections apart again keeps the flag when it computes without them
+        flag = hasattr(layer, "unfuse_projections") and getattr(layer, "fused_projections", False)
+        if kind.startswith("Fused") or flag:
             return (
                 f"{name} computes with fused projections and leaves its own out; call "
                 "unfuse_qkv_projections() of the pipeline, or of its transformer, first"
