@@ -14,6 +14,7 @@ from vision_unlearning.models.noise_levels import flow_levels
 from vision_unlearning.models.sampling import check_drawing, latent_shape, require_schedule, sample
 from vision_unlearning.models.tiny import tiny_flux, tiny_t5
 from vision_unlearning.unlearners.base import WeightEdit, attached, load_edit
+from vision_unlearning.unlearners.between import what_changed
 from vision_unlearning.unlearners.diffusion.esd import rollout
 from vision_unlearning.unlearners.diffusion.foreign import import_edit
 from vision_unlearning.unlearners.diffusion.inputs import diffusion_batch
@@ -127,6 +128,13 @@ def test_uce_edits_every_place_and_biases_cancel(name):
         right = (answers - b).T @ inputs + method.lamb * w
         solved = right @ np.linalg.inv(inputs.T @ inputs + method.lamb * pull)
         assert np.abs(solved - edit.tensors[weight_name].numpy()).max() < 1e-4
+
+
+@flows
+def test_what_changed_knows_the_places(name):
+    pipe = load_pipeline(name)
+    table = what_changed(UCE().unlearn(pipe, "fox"), pipe)
+    assert set(table["kind"]) == {"text embedding"} and table["changed"].sum() == 2
 
 
 def lora_of(pipe, seed):

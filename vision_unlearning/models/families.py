@@ -96,7 +96,9 @@ def _ours() -> dict[str, type]:
 
 def families() -> dict[str, Family]:  # by name
     "All families: those of this library, and every other one that was imported."
-    return {name: cls() for name, cls in (_ours() | STATED).items()}
+    ours = _ours()
+    brought = {name: cls for name, cls in STATED.items() if name not in ours}
+    return {name: cls() for name, cls in (ours | brought).items()}
 
 def get_family(
     name: str,  # "unet"
@@ -145,5 +147,9 @@ def family_of(
     network = denoiser(model)
     found = find_family(network)
     if found is not None: return found
-    kind = type(network).__name__
-    raise TypeError(f"{type(model).__name__} has a {kind}, of no family that is known; {supported()}")
+    # what somebody wrapped is still what the pipeline calls, where one family only has such a component
+    named = [f for f in families().values() if getattr(model, f.component, None) is not None]
+    if len(named) == 1 and network is not model: return named[0]
+    kind, whole = type(network).__name__, type(model).__name__
+    said = f"{kind} is" if network is model else f"{whole} has a {kind},"
+    raise TypeError(f"{said} of no family that is known; {supported()}")

@@ -20,8 +20,8 @@ from ..tasks import check_size, check_steps
 
 # %% auto #0
 __all__ = ['sampling_times', 'scheduler_class', 'scheduler_of', 'flow_times', 'check_text_to_image', 'latent_channels',
-           'require_schedule', 'require_latents', 'check_drawing', 'own_noise', 'unchecked', 'latent_shape',
-           'own_drawing', 'sample', 'Walk', 'draw']
+           'require_schedule', 'require_latents', 'check_places', 'check_drawing', 'own_noise', 'unchecked',
+           'latent_shape', 'own_drawing', 'sample', 'Walk', 'draw']
 
 # %% ../../nbs/0_models/14_sampling.ipynb #6a00ef10
 def sampling_times(
@@ -128,6 +128,20 @@ def require_latents(
         "without them"
     )
 
+# %% ../../nbs/0_models/14_sampling.ipynb #c5d1e0e2
+def check_places(
+    pipe,  # a pipeline
+    height: int,  # pixels; 0 is the pipeline's own
+    width: int,  # pixels; 0 is the pipeline's own
+):
+    "Refuse a picture that is larger than a transformer has places for."
+    config = denoiser(pipe).config
+    if "pos_embed_max_size" not in config: return
+    most = config["pos_embed_max_size"]*config["patch_size"]*pipe.vae_scale_factor
+    for name, side in dict(height=height, width=width).items():
+        if side > most:
+            raise ValueError(f"{name} of {type(pipe).__name__} is {most} pixels at most, got {side}")
+
 def check_drawing(
     pipe,  # Stable Diffusion pipeline
     num_inference_steps: int = 12,
@@ -141,6 +155,7 @@ def check_drawing(
     check_steps(num_inference_steps, guidance_scale)
     check_size(height, width, math.lcm(8, pipe.vae_scale_factor*(2 if family_of(pipe).flow else 1)))
     check_text_to_image(pipe)
+    check_places(pipe, height, width)
     drawing = scheduler_of(pipe, scheduler)
     if not family_of(pipe).flow: sampling_times(drawing, num_inference_steps)
     else: flow_times(pipe, drawing, num_inference_steps, latent_shape(pipe, height, width))

@@ -9,12 +9,12 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 from ..core import ForeignFileError, UnchangedError
-from ..models.families import denoiser
+from ..models.families import denoiser, find_family
 from .base import Edit, TEXT_ENCODERS, WeightEdit, base_tensors, editable_tensors
 
 # %% auto #0
-__all__ = ['LAYER_KINDS', 'require_same_architecture', 'differs', 'require_same_rest', 'edit_between', 'layer_kind',
-           'what_changed']
+__all__ = ['LAYER_KINDS', 'JOINT_KINDS', 'require_same_architecture', 'differs', 'require_same_rest', 'edit_between',
+           'layer_kind', 'what_changed']
 
 # %% ../../nbs/3_unlearners/06_between.ipynb #629719b0
 def require_same_architecture(
@@ -88,12 +88,21 @@ LAYER_KINDS = {  # kind of layer -> what its names contain
     "normalisation": r"norm",
     "convolution": r"conv",
 }
+JOINT_KINDS = {  # the same of a transformer with a joint attention, whose attn2 reads the picture alone
+    "text of the joint attention": r"\.add_[qkv]_proj\.|\.to_add_out\.",
+    "text embedding": r"context_embedder|text_embedder",
+    "picture of the joint attention": r"\.attn2?\.",
+    "feed-forward": r"\.ff\.|\.ff_context\.|\.proj_mlp\.",
+    "embedding": r"embed",
+    "normalisation": r"norm",
+}
 
 def layer_kind(
     name: str,  # of a tensor
-) -> str:  # one of `LAYER_KINDS`, or "other"
+    kinds: dict[str, str] = LAYER_KINDS,  # or `JOINT_KINDS`
+) -> str:  # one of the kinds, or "other"
     "What kind of layer a tensor is of."
-    return next((kind for kind, pattern in LAYER_KINDS.items() if re.search(pattern, f".{name}")), "other")
+    return next((kind for kind, pattern in kinds.items() if re.search(pattern, f".{name}")), "other")
 
 def what_changed(
     edit: WeightEdit,
@@ -101,10 +110,13 @@ def what_changed(
 ) -> pd.DataFrame:  # component, kind, changed, tensors (of that kind in all), relative_norm
     "How many tensors an edit changes, of which layers, and by how much."
     plain, rows = base_tensors(model), []
+    joint = getattr(find_family(denoiser(model)), "flow", False)
+    inside = JOINT_KINDS if joint else LAYER_KINDS
     for name, tensor in plain.items():
         component = next((part for part in TEXT_ENCODERS if name.startswith(f"{part}.")), "denoiser")
         changed = name in edit.tensors and differs(tensor, edit.tensors[name])
-        row = dict(component=component, kind=layer_kind(name), changed=changed, moved=0.0, size=0.0)
+        kind = layer_kind(name, inside if component == "denoiser" else LAYER_KINDS)
+        row = dict(component=component, kind=kind, changed=changed, moved=0.0, size=0.0)
         if row["changed"]:
             before, after = tensor.detach().cpu().double(), edit.tensors[name].double()
             row |= dict(moved=float((after - before).square().sum()), size=float(before.square().sum()))
