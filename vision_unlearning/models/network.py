@@ -72,14 +72,15 @@ def fused(
     module: torch.nn.Module,
 ) -> str | None:  # the obstacle in words, or None
     "Whether attention computes with one projection that was made of several."
+    owner = "pipe.transformer" if "Transformer" in type(module).__name__ else "pipe"
     for name, layer in module.named_modules():
         kind = type(getattr(layer, "processor", None)).__name__
-        # a layer that cannot take its projections apart again keeps the flag when it computes without them
-        flag = hasattr(layer, "unfuse_projections") and getattr(layer, "fused_projections", False)
-        if kind.startswith("Fused") or flag:
+        # the newer attention layers keep their processor and say so themselves
+        says = hasattr(layer, "_default_processor_cls") and getattr(layer, "fused_projections", False)
+        if kind.startswith("Fused") or says:
             return (
                 f"{name} computes with fused projections and leaves its own out; call "
-                "unfuse_qkv_projections() of the pipeline, or of its transformer, first"
+                f"{owner}.unfuse_qkv_projections() first"
             )
     return None
 
