@@ -33,7 +33,7 @@ FOUND = {
         "erasediff": "inner_learning_rate",
         "rece": "ridge rounds",
         "prompt_filter": "prompt_template",
-        "sld": "sld_warmup_steps sld_threshold sld_momentum_scale sld_mom_beta prompt_template",
+        "sld": "sld_mom_beta",
     },
     "classifiers": {
         "boundary_shrink": "bounds",

@@ -270,17 +270,14 @@ class SafeLatentGuidance(Unlearner):
     refuses: ClassVar[dict] = {
         "flux": "it draws without a second, empty text beside the prompt, and sld steers by the two together"
     }
-    sld_guidance_scale: float = Field(1000., ge=0)  # s_S
-    sld_warmup_steps: int = Field(10, ge=0, le=50)  # delta, of 50 steps
+    sld_guidance_scale: float = Field(1000., gt=0)  # s_S
+    sld_warmup_steps: int = Field(10, ge=0, lt=50)  # delta, of 50 steps
     sld_threshold: float = .01  # lambda, in units of the noise
     sld_momentum_scale: float = Field(.3, ge=0, le=1)  # s_m
     sld_mom_beta: float = Field(.4, ge=0, lt=1)  # beta_m
     prompt_template: Sentence = Field("{}")  # the unwanted text around the names
 
     def idle(self, forget, retain):
-        if not self.sld_guidance_scale:
-            others = [n for n in type(self).model_fields if n != "sld_guidance_scale"]
-            return dict.fromkeys(others, "sld_guidance_scale is 0")
         # beta 0 beside it is how the preset `weak` says the same
         if self.sld_momentum_scale or not self.sld_mom_beta: return {}
         return {"sld_mom_beta": "sld_momentum_scale is 0"}
