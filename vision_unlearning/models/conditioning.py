@@ -57,7 +57,7 @@ def predict(
     text,  # Conditioning of length B; of a UNet also (B,L,D) hidden states
 ) -> torch.Tensor:  # (B,C,h,w) what the denoiser predicts
     "One evaluation of the denoiser of any supported pipeline."
-    told = Conditioning(text) if torch.is_tensor(text) else text
+    told = text if hasattr(text, "family") else Conditioning(text)
     return get_family(told.family).predict(network, latents, times, told)
 
 # %% ../../nbs/0_models/10_conditioning.ipynb #81dab2f5
