@@ -14,7 +14,7 @@ from ..finding import find_classes
 
 # %% auto #0
 __all__ = ['STATED', 'Place', 'TokenRow', 'Family', 'without_component', 'families', 'get_family', 'supported', 'find_denoiser',
-           'called_network', 'denoiser', 'find_family', 'family_of']
+           'called_network', 'denoiser', 'find_family', 'family_of', 'refuse_family']
 
 # %% ../../nbs/0_models/03_families.ipynb #03eef0fb
 @dataclass(frozen=True)
@@ -153,3 +153,11 @@ def family_of(
     kind, whole = type(network).__name__, type(model).__name__
     said = f"{kind} is" if network is model else f"{whole} has a {kind},"
     raise TypeError(f"{said} of no family that is known; {supported()}")
+
+def refuse_family(
+    method,  # with a name, and perhaps `refuses`: name of a family -> why it does not work there
+    family: Family,  # of a pipeline
+):
+    "Refuse a family on which a method does not work, with the reason."
+    reason = getattr(method, "refuses", {}).get(family.family)
+    if reason: raise TypeError(f"{method.name} does not work on {family.label}: {reason}")

@@ -40,7 +40,8 @@ from vision_unlearning.unlearners.attached import (
     write_values,
 )
 from .methods import METHODS, UNLEARNERS
-from ..models.families import called_network, denoiser, find_denoiser, find_family, supported
+from ..models.families import called_network, denoiser, find_denoiser, find_family
+from ..models.families import refuse_family, supported
 from ..models.network import all_tensors, fused, obstacle
 from typing_extensions import TypedDict
 
@@ -48,7 +49,7 @@ from typing_extensions import TypedDict
 __all__ = ['TEXT_ENCODERS', 'EditRecord', 'Edit', 'attached', 'require_live', 'encoder_tensors', 'encoders_of',
            'editable_tensors', 'base_tensors', 'WeightEdit', 'HookEdit', 'write_info', 'save_edit', 'edit_kinds',
            'fetch_edit', 'read_info', 'load_edit', 'push_edit', 'Unlearner', 'get_method', 'configured', 'concepts',
-           'refuse_overlap', 'require_pictures', 'refuse_family', 'require_pipeline', 'require_plain']
+           'refuse_overlap', 'require_pictures', 'require_pipeline', 'require_plain']
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #95324d59
 class EditRecord(TypedDict, total=False):
@@ -523,14 +524,6 @@ def require_pictures(
         captions_of(data, what)
 
 # %% ../../nbs/3_unlearners/00_base.ipynb #94e767e2
-def refuse_family(
-    method,  # an `Unlearner`, or its class
-    family,  # of a pipeline
-):
-    "Refuse a family on which a method does not work, with the reason."
-    reason = getattr(method, "refuses", {}).get(family.family)
-    if reason: raise TypeError(f"{method.name} does not work on {family.label}: {reason}")
-
 def require_pipeline(
     method,  # an `Unlearner`
     model,  # what the caller gave

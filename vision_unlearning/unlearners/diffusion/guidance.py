@@ -11,14 +11,14 @@ import torch
 from pydantic import Field
 from ...core import ForeignFileError, borrow, check_name
 from ...models.conditioning import condition
-from ...models.families import called_network, denoiser, family_of
+from ...models.families import called_network, denoiser, family_of, refuse_family
 from ...models.noise_levels import noise_unit, signal_at, signal_levels
 from ...models.places import require_words
 from ...models.sampling import require_schedule
 from ...store import current_settings
 from ...texts import Sentence
 from ..attached import Hook
-from ..base import Edit, Unlearner, concepts, refuse_family, require_pipeline
+from ..base import Edit, Unlearner, concepts, require_pipeline
 from ..idle import held, refuse_idle
 from typing_extensions import TypedDict
 
