@@ -9,7 +9,7 @@ from vision_unlearning.interference.generate import generate_array
 from vision_unlearning.models import load_pipeline, tiny_pipeline
 from vision_unlearning.models.conditioning import condition, empty_condition, predict
 from vision_unlearning.models.families import denoiser, family_of
-from vision_unlearning.models.flux import unpack
+from vision_unlearning.models.flux import unpack_latents
 from vision_unlearning.models.noise_levels import flow_levels
 from vision_unlearning.models.sampling import check_drawing, latent_shape, require_schedule, sample
 from vision_unlearning.models.tiny import tiny_flux, tiny_t5
@@ -63,7 +63,7 @@ def test_a_walk_is_the_pipelines_own(name):
     with torch.no_grad(): family_of(pipe).call(pipe, noise, prompt=PROMPTS[:1], **how)
     handle.remove()
     for point, shown in zip(points.inputs, seen, strict=True):
-        if name == "tiny-flux": shown = unpack(shown, 8, 8)
+        if name == "tiny-flux": shown = unpack_latents(shown, 8, 8)
         assert (point - shown[0]).abs().max() < 1e-5
     def said(asked): return predict(network, points.inputs, points.times, asked.guided(scale).expand(steps))
     with torch.no_grad(): ends = [said(asked) for asked in (text, empty)]

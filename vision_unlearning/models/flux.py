@@ -13,10 +13,10 @@ from .joint import JointFamily, shift_of
 from .machine import compute_device
 
 # %% auto #0
-__all__ = ['GUIDANCE', 'pack', 'unpack', 'patch_places', 'Flux']
+__all__ = ['GUIDANCE', 'pack_latents', 'unpack_latents', 'patch_places', 'Flux']
 
 # %% ../../nbs/0_models/21_flux.ipynb #cc15cdb3
-def pack(
+def pack_latents(
     latents: torch.Tensor,  # (B,C,h,w)
 ) -> torch.Tensor:  # (B, h/2*w/2, 4C)
     "Latents as a row of patches."
@@ -24,7 +24,7 @@ def pack(
     patches = latents.reshape(count, channels, height//2, 2, width//2, 2).permute(0, 2, 4, 1, 3, 5)
     return patches.reshape(count, height//2*(width//2), 4*channels)
 
-def unpack(
+def unpack_latents(
     row: torch.Tensor,  # (B, h/2*w/2, 4C)
     height: int,  # h
     width: int,  # w
@@ -66,7 +66,7 @@ class Flux(JointFamily):
         height, width = latents.shape[-2:]
         told = torch.as_tensor(times, device=latents.device).expand(len(latents))
         row = network(
-            hidden_states=pack(latents),
+            hidden_states=pack_latents(latents),
             timestep=told.to(latents.dtype)/1000,
             guidance=text.guidance,
             pooled_projections=text.pooled,
@@ -74,7 +74,7 @@ class Flux(JointFamily):
             txt_ids=latents.new_zeros(text.prompt_embeds.shape[1], 3),
             img_ids=patch_places(height, width, latents),
         ).sample
-        return unpack(row, height, width)
+        return unpack_latents(row, height, width)
 
     def call(self, pipe, latents, **settings):
         height, width = latents.shape[-2:]
@@ -83,8 +83,8 @@ class Flux(JointFamily):
         if not self.distilled(pipe):
             settings["true_cfg_scale"] = settings.get("guidance_scale", 1.)
             if "negative_prompt_embeds" not in settings: settings.setdefault("negative_prompt", "")
-        drawn = pipe(latents=pack(latents), **settings)
-        if settings.get("output_type") == "latent": drawn.images = unpack(drawn.images, height, width)
+        drawn = pipe(latents=pack_latents(latents), **settings)
+        if settings.get("output_type") == "latent": drawn.images = unpack_latents(drawn.images, height, width)
         return drawn
 
     def schedule(self, pipe, num_inference_steps, shape):

@@ -16,11 +16,11 @@ from ...data.forgetting import class_indices
 from .base import count_classes
 
 # %% auto #0
-__all__ = ['Place', 'place_of', 'starting_points', 'climb', 'distinct', 'attempt_impressions', 'num_outputs', 'class_impressions',
-           'responsive_layers']
+__all__ = ['TailInput', 'place_of', 'starting_points', 'climb', 'distinct', 'attempt_impressions', 'num_outputs',
+           'class_impressions', 'responsive_layers']
 
 # %% ../../../nbs/3b_classifiers/65_impressions.ipynb #00fbd4df
-class Place(NamedTuple):
+class TailInput(NamedTuple):
     "Where impressions are made."
     tail: torch.nn.Module  # from the place to the logits
     shape: tuple  # of one input of the tail
@@ -34,17 +34,17 @@ def place_of(
     layer: str | None = None,  # the input of this layer, "fc2" or "net.fc2"; None is the picture
     input_shape: tuple | None = None,  # (C,H,W) of a picture; None asks the model
     in_range: bool = True,  # keep to the values that can occur; False is the published code
-) -> Place:
+) -> TailInput:
     "The tail that starts at a layer, and what its inputs look like."
     shape = picture_shape(model, input_shape)
     bounds = (0., 1.) if in_range else (None, None)
-    if layer is None: return Place(model, shape, *bounds)
+    if layer is None: return TailInput(model, shape, *bounds)
     head, tail = split_at(model, layer, shape)
     device = next(model.parameters()).device
     with borrow(model):
         model.eval()
         seen = head(torch.rand(64, *shape, generator=torch.Generator().manual_seed(0)).to(device))
-    return Place(tail, tuple(seen.shape[1:]), 0. if in_range and float(seen.min()) >= 0 else None)
+    return TailInput(tail, tuple(seen.shape[1:]), 0. if in_range and float(seen.min()) >= 0 else None)
 
 # %% ../../../nbs/3b_classifiers/65_impressions.ipynb #67d877f4
 def starting_points(
@@ -62,7 +62,7 @@ def starting_points(
 
 # %% ../../../nbs/3b_classifiers/65_impressions.ipynb #88461582
 def climb(
-    place: Place,
+    place: TailInput,
     start: torch.Tensor,  # (B, *shape)
     label: int,  # whose logit is climbed
     l2: float = 0.,  # beta, weight of the squared norm
@@ -108,7 +108,7 @@ def distinct(
 
 # %% ../../../nbs/3b_classifiers/65_impressions.ipynb #5132cef7
 def attempt_impressions(
-    place: Place,
+    place: TailInput,
     label: int,
     count: int,
     generator: torch.Generator,  # CPU generator
@@ -124,7 +124,7 @@ def attempt_impressions(
 # %% ../../../nbs/3b_classifiers/65_impressions.ipynb #e5488406
 @torch.no_grad()
 def num_outputs(
-    place: Place,
+    place: TailInput,
 ) -> int:
     "How many classes the tail tells apart."
     device = next(place.tail.parameters()).device
