@@ -21,6 +21,8 @@ from vision_unlearning.unlearners.diffusion.inputs import diffusion_batch
 from vision_unlearning.unlearners.diffusion.lora import adapter_edit, trainable_adapter
 from vision_unlearning.unlearners.diffusion.uce import UCE, apply_matrix, text_gap
 
+pytestmark = pytest.mark.long
+
 FLOWS = ("tiny-sd3", "tiny-flux")
 flows = pytest.mark.parametrize("name", FLOWS)
 PROMPTS = ["An image of fox", "An image of wolf"]
