@@ -77,4 +77,5 @@ def fate_table(
     seen = answers[answers["before"] == answers["emitter"]]
     became = [fate(row.emitter, row.after, kind or {}) for row in seen.itertuples()]
     table = pd.crosstab(seen["method"], pd.Series(became, seen.index, dtype=object), normalize="index")
-    return table.reindex(columns=FATES, fill_value=0.).assign(pictures=seen.groupby("method").size())
+    fates = table.reindex(columns=pd.Index(FATES, name="fate"), fill_value=0.)
+    return fates.assign(pictures=seen.groupby("method").size())
