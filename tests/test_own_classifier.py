@@ -3,6 +3,7 @@ import json
 import sys
 
 import pytest
+from shell import refused, vu
 
 from vision_unlearning import tasks
 from vision_unlearning.oracle import classification
@@ -10,7 +11,6 @@ from vision_unlearning.oracle.class_interference import class_interference
 from vision_unlearning.oracle.tuned import askable, comparable
 from vision_unlearning.results.base import read_pairs
 from vision_unlearning.running.classifiers import classifier_status, stored_runs
-from vision_unlearning.running.cli import main
 from vision_unlearning.running.notebooks import execute, run_pipeline
 from vision_unlearning.running.stages import check_parameters
 from vision_unlearning.store import Store, read_json, read_record
@@ -76,20 +76,6 @@ def mine(tmp_path, monkeypatch):
     (tmp_path/"mine.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)
     return tmp_path/"mine.py"
-
-
-def vu(words, capsys):
-    "A command as a shell gives it; what it printed."
-    main(words.split())
-    return capsys.readouterr().out
-
-
-def refused(words, capsys):
-    "The one line with which a command is refused."
-    with pytest.raises(SystemExit) as stop: main(words.split())
-    out, err = capsys.readouterr()
-    assert (stop.value.code, out, err.count("\n")) == (2, "", 1), err
-    return err
 
 
 @pytest.mark.long(8)

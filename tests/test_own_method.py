@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from kills import in_this_process
+from shell import refused, vu
 
 from vision_unlearning import brought, tasks
 from vision_unlearning.core import UnknownNameError
 from vision_unlearning.interference.pair_metrics import PAIR_METRICS, PairMetric
-from vision_unlearning.running.cli import main
 from vision_unlearning.running.session import finished, plan_sessions, read_scores
 from vision_unlearning.running.stages import check_parameters
 from vision_unlearning.running.templates import RESULT_TEMPLATES
@@ -104,20 +104,6 @@ def mine(tmp_path, monkeypatch):
     pd.DataFrame(SHAPES).to_csv(tmp_path/"shapes.csv", index=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path/"mine.py"
-
-
-def vu(words, capsys):
-    "A command as a shell gives it; what it printed."
-    main(words.split())
-    return capsys.readouterr().out
-
-
-def refused(words, capsys):
-    "The one line with which a command is refused."
-    with pytest.raises(SystemExit) as stop: main(words.split())
-    out, err = capsys.readouterr()
-    assert (stop.value.code, out, err.count("\n")) == (2, "", 1), err
-    return err
 
 
 BATCH = """batch --task shapes -q --methods mine.py:Fade --metrics clip_diff,mine.py:BRIGHT
