@@ -35,7 +35,7 @@ install: $(STAMP) ## make .venv and install the package with the tested versions
 test: $(STAMP) ## every test: the notebooks, the package, the house rules
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} $(PY) -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
-quick: $(STAMP) ## in a minute and a half: the house rules, the package, one notebook a band
+quick: $(STAMP) ## in under two minutes: the house rules, the package, one notebook a band
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} $(PY) -m pytest -n $(WORKERS) --dist worksteal --quick $(PYTEST_ARGS)
 
 # On an idle machine, when lessons have become longer or shorter.

@@ -22,6 +22,8 @@ from vision_unlearning.hub import (
     push,
 )
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def ask(hub, tmp_path): return dict(folder_cache=str(tmp_path / "cache"), endpoint=hub.url)

@@ -22,6 +22,8 @@ from vision_unlearning.running.tuning.submissions import (
 from vision_unlearning.store import Store, read_entities, write_json
 from vision_unlearning.unlearners.tuned import held_out_record
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(autouse=True)
 def nobody_else(monkeypatch):

@@ -5,6 +5,7 @@
 # %% ../../nbs/8_running/02_values.ipynb #6ef0dddd
 from __future__ import annotations
 import re
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any, Callable
@@ -120,6 +121,12 @@ def _each(values: Any, call: Callable) -> Any:
     if isinstance(values, (list, tuple)): return [_each(value, call) for value in values]
     return values if values is None or isinstance(values, (int, float, dict)) else call(values)
 
+def _take(door: Door, store: Store | None, thing: Any) -> str:
+    "Bring in one thing; its name."
+    name = door.take(thing)
+    if store: door.require_same(store, name)
+    return name
+
 def take_names(
     asked: dict[str, Any],  # parameters, possibly with references, classes or objects
     stage: str = "",  # one of `PIPELINES`
@@ -131,11 +138,7 @@ def take_names(
     for parameter, value in asked.items():
         door = door_of(parameter, stage) if value else None
         if door is None: continue
-        def take(thing):
-            name = door.take(thing)
-            if store: door.require_same(store, name)
-            return name
-        found[parameter] = _each(value, take)
+        found[parameter] = _each(value, partial(_take, door, store))
     return found
 
 # %% ../../nbs/8_running/02_values.ipynb #3c128430
