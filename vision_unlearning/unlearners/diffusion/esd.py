@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from ...models.schedules import DiffusersSchedule
 from ...tasks import PROMPT_TEMPLATE
-from ...texts import Sentence
+from ...texts import Sentence, shared_names
 from ...models.conditioning import Conditioning, condition, empty_condition, predict
 from ...models.families import denoiser, family_of
 from ...models.sampling import Walk, check_drawing, latent_shape
@@ -53,9 +53,10 @@ class Points:
 def rollout(
     pipe,  # Stable Diffusion pipeline; its scheduler walks
     frozen,  # callable(latents, times, text) -> predictions of the model before training
-    text: Conditioning,  # prompt of each trajectory, length N
+    text: Conditioning,  # prompt of each trajectory, which the student is asked, length N
     empty: Conditioning,  # empty prompt, length 1
     anchor: Conditioning | None = None,  # prompts c_o, length N; None: the prompt itself
+    concept: Conditioning | None = None,  # prompts c_e, length N; None: the prompt itself
     *,
     generator: torch.Generator,  # CPU generator of the initial noise
     negative_guidance: float = 2.,  # eta
@@ -68,25 +69,21 @@ def rollout(
     check_drawing(pipe, num_inference_steps, guidance_scale)
     walk = Walk(pipe, num_inference_steps, generator)
     text, empty = text.guided(guidance_scale), empty.guided(guidance_scale)
-    if anchor is not None: anchor = anchor.guided(guidance_scale)
     noise = torch.randn((n, *latent_shape(pipe)), generator=generator)
     noise = noise.to(network.device, network.dtype)
     latents = walk.start(noise)
     pair = text + empty.expand(n)
-    texts, parts, found = (pair, 2, []) if anchor is None else (pair + anchor, 3, [])
+    texts, others, found = pair, [c for c in (anchor, concept) if c is not None], []
+    for other in others: texts = texts + other.guided(guidance_scale)
+    parts = 2 + len(others)
     for t in walk.times:
         x, times = walk.seen(latents, t), t.expand(n)
-        concept, nothing, *other = frozen(torch.cat([x]*parts), times.repeat(parts), texts).chunk(parts)
-        found.append(
-            Points(
-                x,
-                times,
-                text,
-                esd_target(other[0] if other else concept, concept, nothing, negative_guidance),
-            )
-        )
-        if walker is not None: concept, nothing = walker(torch.cat([x]*2), times.repeat(2), pair).chunk(2)
-        guided = concept if distilled else nothing + guidance_scale*(concept - nothing)
+        said, nothing, *more = frozen(torch.cat([x]*parts), times.repeat(parts), texts).chunk(parts)
+        near = said if anchor is None else more[0]
+        away = said if concept is None else more[-1]
+        found.append(Points(x, times, text, esd_target(near, away, nothing, negative_guidance)))
+        if walker is not None: said, nothing = walker(torch.cat([x]*2), times.repeat(2), pair).chunk(2)
+        guided = said if distilled else nothing + guidance_scale*(said - nothing)
         latents = walk.step(guided, t, latents)
     return join(found)
 
@@ -164,7 +161,9 @@ class ESD(TrainedUnlearner):
     learning_rate: float = Field(5e-5, gt=0)
     lr_scheduler: DiffusersSchedule = "constant"
     negative_guidance: float = Field(2., ge=0)  # eta
-    # anchor c_o; None: the concept itself; "": the empty prompt, as in the paper
+    # c_o, what the concept becomes; None: the concept itself; "": the empty prompt, as in the paper
+    anchor_concept: str | None = None
+    # c_f, out of which the concept is taken as an attribute: "cowboy" for "hat"; None: it is erased itself
     erase_from: str | None = None
     prompt_template: Sentence = Field(PROMPT_TEMPLATE)  # the prompt in which the concept is met
     # who walks: the model before training, or the one in training
@@ -183,6 +182,8 @@ class ESD(TrainedUnlearner):
     def check(self, forget, retain):
         names, keep = concepts(forget), concepts(retain, "retain")
         if not names: raise ValueError("there is no concept to forget; name at least one")
+        if self.erase_from is not None and shared_names(names, [self.erase_from]):
+            raise ValueError(f"{self.erase_from!r} is not taken out of itself; leave erase_from out")
         if not self.retain_weight: return
         if not keep:
             raise ValueError(
@@ -191,11 +192,14 @@ class ESD(TrainedUnlearner):
             )
         refuse_overlap(names, keep)
     def idle(self, forget, retain):
-        if self.retain_weight: return {}
-        return dict.fromkeys(("retain_rollouts", "retain_batch_size"), "retain_weight is 0")
+        idle = ("retain_rollouts", "retain_batch_size")
+        found = {} if self.retain_weight else dict.fromkeys(idle, "retain_weight is 0")
+        if self.erase_from is not None: found["anchor_concept"] = "erase_from is the anchor"
+        return found
     def encode(self, run):
         names = concepts(run.forget)
-        require_words(run.pipe, self.prompt_template, names)
+        out_of = [self.erase_from] if self.erase_from else []
+        require_words(run.pipe, self.prompt_template, names + out_of)
         return names, concepts(run.retain, "retain")
     def trains(self, run): return as_weights(run, select_parameters(run.network, self.target_modules))
     def losses(self, run): return EsdLosses(self, run.pipe, run.trained.base, *run.data, run.generator)
@@ -216,15 +220,13 @@ class EsdLosses:
         self.frozen = partial(teacher, self.network, base)
         self.walker = None if settings.sampler == "frozen" else partial(predict, self.network)
         fill = lambda name: settings.prompt_template.format(name) if name else ""
-        anchors = (
-            None
-            if settings.erase_from is None
-            else condition(pipe, [fill(settings.erase_from)] * len(forget))
-        )
+        def each(name): return None if name is None else condition(pipe, [fill(name)]*len(forget))
+        concept, part_of = condition(pipe, [fill(n) for n in forget]), each(settings.erase_from)
+        texts = concept, each(settings.anchor_concept), None
+        if part_of is not None: texts = part_of, None, concept
         self.pools = {
             "forget": self.stream(
-                condition(pipe, [fill(n) for n in forget]),
-                anchors,
+                texts,
                 settings.negative_guidance,
                 settings.rollout_batch_size,
                 settings.train_batch_size,
@@ -232,23 +234,24 @@ class EsdLosses:
         }
         if settings.retain_weight:
             self.pools["retain"] = self.stream(
-                condition(pipe, [fill(n) for n in retain] + [""]),
-                None,
+                (condition(pipe, [fill(n) for n in retain] + [""]), None, None),
                 0.0,
                 settings.retain_rollouts or settings.rollout_batch_size,
                 settings.retain_batch_size or settings.train_batch_size,
             )
 
-    def stream(self, texts, anchors, negative_guidance, rollouts, batch_size):
-        "Endless batches of points of these prompts, every prompt as often as every other."
-        dealt, s = cycle(len(texts), rollouts, self.generator), self.settings
+    def stream(self, texts, negative_guidance, rollouts, batch_size):
+        "Endless batches of points of (prompts, anchors, concepts), every prompt as often as every other."
+        dealt, s = cycle(len(texts[0]), rollouts, self.generator), self.settings
         def walk(i):
+            text, anchor, concept = (None if part is None else part[i] for part in texts)
             return rollout(
                 self.pipe,
                 self.frozen,
-                texts[i],
+                text,
                 self.empty,
-                None if anchors is None else anchors[i],
+                anchor,
+                concept,
                 generator=self.generator,
                 negative_guidance=negative_guidance,
                 num_inference_steps=s.num_inference_steps,
