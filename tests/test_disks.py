@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from kills import in_this_process
 
+from vision_unlearning.core import UnknownNameError
 from vision_unlearning.running.cli import main
 from vision_unlearning.store import Store, write_json
+from vision_unlearning.tasks import get_task
 
 
 @contextlib.contextmanager
@@ -75,6 +77,7 @@ def test_a_name_that_is_too_long(words, tmp_path, capsys):
     asked = words.replace("HERE", str(tmp_path)).replace("LONG", "x"*300).split()
     stopped(capsys, *asked)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(UnknownNameError, match="did you mean 'emoji'"): get_task("emojy")
 
 
 def test_an_entity_with_a_name_that_is_too_long(tmp_path, capsys):

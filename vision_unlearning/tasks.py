@@ -8,7 +8,7 @@ import importlib, pkgutil, re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
-from os.path import isfile  # says no where a folder's name is too long
+from os.path import isdir, isfile  # say no where a folder's name is too long
 from math import isfinite
 from pathlib import Path
 from types import ModuleType
@@ -185,7 +185,8 @@ def _read_task(path: Path, changed: int, size: int) -> Task:
 # %% ../nbs/0_base/05_tasks.ipynb #90e7a53d
 def own_tasks() -> dict[str, Path]:  # task name -> its file, of the folders that were opened
     "The tasks that somebody brought."
-    paths = [path for folder in _opened for path in sorted(folder.glob("task_*.json"))]
+    there = [folder for folder in _opened if isdir(folder)]
+    paths = [path for folder in there for path in sorted(folder.glob("task_*.json"))]
     return {path.stem.removeprefix("task_"): path for path in paths}
 
 def own_task(
