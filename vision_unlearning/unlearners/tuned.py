@@ -46,9 +46,10 @@ def held_out_record(
 ) -> dict | None:  # as `running.held_out.held_out` returned it; None where no test was made
     "The shipped record of the test of a method with its shipped settings."
     record = _shipped("held_out", task, method)
-    if record and record["settings"] != (
-        now := get_method(method)(**tuned_settings(task, method)).model_dump(mode="json")
-    ):
+    if record is None: return None
+    def whole(settings): return get_method(method)(**settings).model_dump(mode="json")
+    now = whole(tuned_settings(task, method))
+    if whole(record["settings"]) != now:  # a setting that is younger than the record has its default
         raise ValueError(
             f"the shipped test of {method} on {task} was made with other settings ({record['settings']}) "
             f"than the shipped ones ({now}); run running.held_out again"
