@@ -147,9 +147,6 @@ def family_of(
     network = denoiser(model)
     found = find_family(network)
     if found is not None: return found
-    # what somebody wrapped is still what the pipeline calls, where one family only has such a component
-    named = [f for f in families().values() if getattr(model, f.component, None) is not None]
-    if len(named) == 1 and network is not model: return named[0]
     kind, whole = type(network).__name__, type(model).__name__
     said = f"{kind} is" if network is model else f"{whole} has a {kind},"
     raise TypeError(f"{said} of no family that is known; {supported()}")
