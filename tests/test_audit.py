@@ -1,4 +1,6 @@
 """An edit of somebody else is judged as one's own: the same table from every form that holds it."""
+from pathlib import Path
+
 import pandas as pd
 import pytest
 import torch
@@ -7,6 +9,7 @@ from vision_unlearning.core import ForeignFileError, UnknownNameError
 from vision_unlearning.models.tiny import tiny_pipeline
 from vision_unlearning.running.audit import Budget, audit, describe_change
 from vision_unlearning.running.audit_page import save_audit
+from vision_unlearning.running.cli import main
 from vision_unlearning.running.erase import erase
 from vision_unlearning.running.foreign import audit_session
 from vision_unlearning.running.own import new_task
@@ -166,3 +169,20 @@ def test_results_know_a_foreign_edit_by_its_name():
     with pytest.raises(UnknownNameError, match="unknown method 'foreigner'"): check_known_method("foreigner")
     with pytest.raises(UnknownNameError): chosen_sessions(Store("nowhere"), "emoji", ["uccee"])
     assert chosen_sessions(Store("nowhere"), "emoji", ["foreign_somebody"]) == []
+
+
+def test_the_command_draws_a_tasks_pictures_as_the_task_says(erasure, tmp_path, monkeypatch, capsys):
+    "What the user says of steps holds for the task too; what nobody says is the task's."
+    monkeypatch.chdir(tmp_path)
+    drawing = dict(num_inference_steps=2, guidance_scale=1.5)
+    networks = dict(model="tiny", clip="tiny", judge="clip")
+    erasure.edit.export("esd", tmp_path/"somebody.safetensors")
+    asked = "audit --original tiny --edited somebody.safetensors --concept red --task colours --clip tiny"
+    for name, more, steps in (("first", "", 2), ("second", "--num-inference-steps 1", 1)):
+        new_task(Store(f"in_{name}"), "colours", [dict(name=n) for n in NAMES], **networks, **drawing)
+        with pytest.raises(SystemExit) as stop:
+            main(f"{asked} --name {name} --base-folder in_{name} --out {name} {more}".split())
+        assert stop.value.code in (0, 1, 3), capsys.readouterr().err
+        (path,) = Path(f"in_{name}").rglob("record.json")
+        drawn = read_json(path)["stages"]["generate"]
+        assert (drawn["num_inference_steps"], drawn["guidance_scale"]) == (steps, 1.5)
