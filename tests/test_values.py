@@ -1,4 +1,7 @@
 """Every parameter of every stage is refused where its value means nothing, before a kernel starts."""
+import subprocess
+import sys
+
 import pytest
 
 from vision_unlearning.running import values
@@ -158,3 +161,15 @@ def test_another_judge_scores_again(tmp_path):
         for encoder in (None, other, other):
             score_images(store, session, [42], judge=one, metrics=["dino_diff"], encoder=encoder, **how)
         assert [name for _, name in scored[2:]] == ["", "mine"]
+
+
+def test_an_empty_batch_does_not_wait_for_diffusers():
+    "Parameters are looked at without an import of what draws."
+    command = """
+import sys
+from vision_unlearning.running.stages import PIPELINES, check_parameters
+for stage in PIPELINES: check_parameters(stage, {})
+print(*({"diffusers", "transformers", "peft"} & set(sys.modules)))
+"""
+    ran = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert not ran.stdout.strip(), ran.stdout

@@ -7,7 +7,6 @@ from __future__ import annotations
 import copy, inspect, math, warnings
 from typing import Any
 from contextlib import contextmanager
-import diffusers
 import numpy as np
 import torch
 from ..core import DivergedError, borrow, check_name, initial_latents, sampler_generators
@@ -52,6 +51,7 @@ def scheduler_class(
     name: str,  # "EulerDiscreteScheduler"
 ) -> type:
     "A scheduler of diffusers by its name."
+    import diffusers
     known = [n for n in dir(diffusers) if n.endswith("Scheduler") and not n.startswith("Flax")]
     return getattr(diffusers, check_name("scheduler", name, known))
 

@@ -92,8 +92,9 @@ def check_offload(
 
 def check_scheduler(name: str):
     "Refuse a scheduler that there is not; whether it fits a model is seen when it draws."
+    if not name: return
     from vision_unlearning.models.sampling import scheduler_class
-    if name: scheduler_class(name)
+    scheduler_class(name)
 
 def check_tracker(name: str):
     "Refuse a tracker that there is not, or that is not installed."
