@@ -203,6 +203,14 @@ def lessons_show_what_they_end_in(nb):
     assert not silent, f"make outputs NB=nbs/{nb.name}: {silent}"
 
 
+@rule
+def pages_keep_results_only(nb):
+    "What libraries mutter while a cell runs is none, and a warning has a path of the machine it came from."
+    loud = [c["source"].splitlines()[-1] for c in nb.cells
+            if any(o.get("name") == "stderr" for o in c.get("outputs", []))]
+    assert not loud, f"make outputs NB=nbs/{nb.name}: {loud}"
+
+
 @pytest.mark.parametrize("nb", of_folder("tutorials"), ids=lambda nb: nb.name)
 def test_imports_of_tutorials_are_visible(nb):
     imports = [c for c in nb.code if re.search(r"^(import|from) ", c, re.M)]

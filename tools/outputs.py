@@ -43,6 +43,8 @@ def run(path: Path, slow: bool = False) -> None:
     for cell in notebook.cells:
         # Times of execution change on every run and tell a reader nothing.
         cell.metadata.pop("execution", None)
+        # What libraries mutter while a cell runs is no result, and a warning has a path of this machine.
+        if "outputs" in cell: cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
         if cell.get("id") in kept:
             if kept[cell.id] is None: del cell.metadata["tags"]
             else: cell.metadata["tags"] = kept[cell.id]
