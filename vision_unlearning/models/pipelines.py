@@ -10,14 +10,16 @@ import torch
 from ..dtypes import check_dtype
 from ..core import ForeignFileError, usable_device
 from .embedded import EMBEDDED_MODELS, embedded_path, foreign_model, quiet_loading
+from .mmdit import shared_towers
 from .tiny import TINY_FAMILIES, tiny_pipeline
 from ..store import read_json
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 # %% auto #0
 __all__ = ['SHARD', 'WEIGHTS', 'CONFIGS', 'CONVERT', 'only_variant', 'variants', 'ModelIndex', 'check_folder', 'ShardIndex',
            'absent_files', 'check_parts', 'check_weights', 'check_words', 'require_variant', 'check_file',
-           'config_folder', 'load_single_file', 'fast_dtype', 'left_out', 'load_pipeline', 'load_folder']
+           'config_folder', 'load_single_file', 'fast_dtype', 'left_out', 'stated_length', 'load_pipeline',
+           'load_folder']
 
 # %% ../../nbs/0_models/05_pipelines.ipynb #1d19643b
 SHARD = r"(?:-\d+-of-\d+)?"
@@ -40,9 +42,11 @@ def variants(
 class ModelIndex(TypedDict):
     "What the index of a pipeline has, beside its components."
     _class_name: str  # "StableDiffusionPipeline"
+    _max_sequence_length: NotRequired[int]  # of Stable Diffusion 3: how many tokens stand for T5
 
 def check_folder(
     source: Path,  # of a pipeline
+    given: tuple[str, ...] = (),  # components that come from elsewhere
 ) -> str | None:  # the variant that it is loaded with: "fp16" where there is nothing else
     "Refuse what is no folder of a whole pipeline, saying what it is instead."
     inside = sorted(p.name for p in source.iterdir())
@@ -54,7 +58,7 @@ def check_folder(
         )
     index = read_json(source/"model_index.json", ModelIndex)
     kinds = {name: kind for name, kind in index.items() if isinstance(kind, list)}
-    return check_parts(source, [name for name, kind in kinds.items() if kind[-1:] != [None]])
+    return check_parts(source, [n for n, kind in kinds.items() if kind[-1:] != [None] and n not in given])
 
 # %% ../../nbs/0_models/05_pipelines.ipynb #9503b64e
 CONFIGS = {"scheduler": "scheduler_config.json", "feature_extractor": "preprocessor_config.json"}
@@ -220,6 +224,13 @@ def left_out(
     lists = {name: kind for name, kind in index.items() if isinstance(kind, list)}
     return {n: None for n, k in lists.items() if n.startswith(("text_", "token")) and k[-1:] == [None]}
 
+def stated_length(
+    source,  # folder, or hub id
+) -> int | None:  # None where the folder says none
+    "How many tokens a folder says that stand for T5; diffusers forgets it when it loads."
+    if not Path(source).exists(): return None
+    return read_json(Path(source)/"model_index.json", ModelIndex).get("_max_sequence_length")
+
 def load_pipeline(
     name: str = "emoji-sd",  # embedded or tiny name ("tiny-sd3"), a folder, a file, or a hub id
     device="cpu",  # where the modules go; "auto" takes CUDA, else MPS, else the CPU
@@ -255,9 +266,12 @@ def load_folder(
 ):  # a diffusers pipeline
     "A pipeline from its folder, which is looked at first."
     from diffusers import DiffusionPipeline
+    given = left_out(source) | shared_towers(source, dtype)
     if Path(source).exists():
-        only = check_folder(Path(source))
+        only = check_folder(Path(source), tuple(given))
         if variant: require_variant(Path(source), variant)
         variant = variant or only
-    options = dict(dtype=dtype, revision=revision, variant=variant, use_safetensors=True, **left_out(source))
-    with foreign_model("pipeline", source): return DiffusionPipeline.from_pretrained(source, **options)
+    options = dict(dtype=dtype, revision=revision, variant=variant, use_safetensors=True, **given)
+    with foreign_model("pipeline", source): pipe = DiffusionPipeline.from_pretrained(source, **options)
+    if length := stated_length(source): pipe.register_to_config(_max_sequence_length=length)
+    return pipe

@@ -16,11 +16,10 @@ from .noise_levels import is_flow, signal_levels
 from .machine import compute_device
 from ..tasks import check_size, check_steps
 
-
 # %% auto #0
-__all__ = ['sampling_times', 'scheduler_class', 'scheduler_of', 'flow_times', 'check_text_to_image', 'latent_channels',
+__all__ = ['SMALL', 'sampling_times', 'scheduler_class', 'scheduler_of', 'flow_times', 'check_text_to_image', 'latent_channels',
            'require_schedule', 'require_latents', 'check_places', 'check_drawing', 'own_noise', 'unchecked',
-           'latent_shape', 'own_drawing', 'sample', 'Walk', 'draw']
+           'latent_shape', 'own_drawing', 'sample', 'usual_drawing', 'Walk', 'draw']
 
 # %% ../../nbs/0_models/14_sampling.ipynb #6a00ef10
 def sampling_times(
@@ -240,6 +239,18 @@ def sample(
         pipe.scheduler = scheduler_of(pipe, scheduler)
         generators = sampler_generators(seeds, prompts)
         return family_of(pipe).call(pipe, latents, generator=generators, **size, **call)
+
+# %% ../../nbs/0_models/14_sampling.ipynb #c42803bb
+SMALL = 256  # pixels; models of smaller pictures are those that this library ships, tiny or embedded
+
+def usual_drawing(
+    pipe,  # a pipeline
+) -> dict[str, float]:  # num_inference_steps, guidance_scale
+    "How a pipeline draws unless asked otherwise: as its own call says, and a small one in 12 steps."
+    if max(latent_shape(pipe)[1:])*pipe.vae_scale_factor < SMALL:
+        return dict(num_inference_steps=12, guidance_scale=3.)
+    asked = inspect.signature(type(pipe).__call__).parameters
+    return {name: asked[name].default for name in ("num_inference_steps", "guidance_scale")}
 
 # %% ../../nbs/0_models/14_sampling.ipynb #a1c4e7d2
 class Walk:

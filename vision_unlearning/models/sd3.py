@@ -12,9 +12,15 @@ from .joint import JointFamily, shift_of
 from .machine import compute_device
 
 # %% auto #0
-__all__ = ['StableDiffusion3']
+__all__ = ['sequence_length', 'StableDiffusion3']
 
 # %% ../../nbs/0_models/19_sd3.ipynb #964a4699
+def sequence_length(
+    pipe,  # of Stable Diffusion 3
+) -> int:
+    "How many tokens stand behind those of CLIP."
+    return pipe.config.get("_max_sequence_length") or 256
+
 class StableDiffusion3(JointFamily):
     "Stable Diffusion 3: two CLIP towers and T5, latents of four dimensions."
     family: ClassVar[str] = "sd3"
@@ -27,13 +33,19 @@ class StableDiffusion3(JointFamily):
     def rows(self, pipe):
         length = pipe.tokenizer.model_max_length
         found = [TokenRow(pipe.tokenizer, 0, length, first=1)]
-        if pipe.text_encoder_3 is not None: found.append(TokenRow(pipe.tokenizer_3, length, 256, first=0))
+        if pipe.text_encoder_3 is not None:
+            found.append(TokenRow(pipe.tokenizer_3, length, sequence_length(pipe), first=0))
         return found
 
     def encode(self, pipe, prompts):
         how = dict(device=compute_device(pipe), do_classifier_free_guidance=False)
+        how["max_sequence_length"] = sequence_length(pipe)
         tokens, _, pooled, _ = pipe.encode_prompt(prompts, None, None, **how)
         return Conditioning(tokens, pooled, family=self.family)
+
+    def call(self, pipe, latents, **settings):
+        settings.setdefault("max_sequence_length", sequence_length(pipe))
+        return pipe(latents=latents, **settings)
 
     def predict(self, network, latents, times, text):
         return network(

@@ -13,7 +13,7 @@ import torch
 from ..core import UnchangedError
 from ..data.prompts import PARAPHRASES
 from ..models.pipelines import load_pipeline
-from ..models.sampling import check_drawing
+from ..models.sampling import check_drawing, usual_drawing
 from vision_unlearning.running.check import (
     Checked,
     Criterion,
@@ -171,16 +171,18 @@ def audit(
     seeds: tuple[int, ...] = (42, 43),  # of the pictures
     template: str = PROMPT_TEMPLATE,
     paraphrases: tuple[str, ...] = PARAPHRASES,
-    clip=None,  # `ClipEncoder`, a name for `load_clip`, or None for `emoji-sd`
+    clip=None,  # `ClipEncoder`, a name for `load_clip`, or None for an embedded model
     judge=None,  # metric such as `JudgeAccuracy`; it must know every name
     limits: Limits | None = None,  # None takes the defaults of `Limits`
-    **generation,  # num_inference_steps, guidance_scale, batch_size of the pictures
+    # num_inference_steps, guidance_scale (default: `usual_drawing`), batch_size of the pictures
+    **generation,
 ) -> Audit:
     "Read a foreign edit, say what it changes, and check it as `erase` checks its own."
     concept, preserve = one_name(concept, "concept"), as_names(preserve, "preserve")
     if shared_names(preserve, [concept]):
         raise ValueError(f"{concept!r} is said to be gone and preserved at once")
     pipe = load_pipeline(original) if isinstance(original, (str, Path)) else original
+    generation = usual_drawing(pipe) | generation
     check_drawing(pipe, **generation)
     limits, budget = limits or Limits(), budget or Budget()
     clip = evaluating_clip(pipe, clip)

@@ -49,7 +49,8 @@ class Batch:
         for name in self.parameters: check_name("parameter", name, known)
         for method in self.overrides: check_name("method in overrides", method, self.methods)
         for name in self.methods:
-            method = get_method(name)(**tuned_settings(self.task, name) | self.overrides.get(name, {}))
+            tuned = tuned_settings(self.task, name, self.parameters.get("model") or "")
+            method = get_method(name)(**tuned | self.overrides.get(name, {}))
             refuse_idle(method, method.reads, method.reads)
         check_distinct("methods", list(self.methods))
         for stage, method in self.steps():

@@ -14,7 +14,8 @@ from ..data.emoji import emoji_entities
 from ..data.prompts import PARAPHRASES, wordings
 from ..explore.neighbours import near_neighbours
 from ..interference.generate import generate_array
-from ..models import embedded_path, load_clip
+from ..models import load_clip
+from ..models.embedded import EMBEDDED_PIPELINES, embedded_folder
 from ..models.machine import compute_device
 from ..plotting import image_grid
 from ..tasks import PROMPT_TEMPLATE
@@ -108,8 +109,9 @@ def evaluating_clip(
     pipe,  # Stable Diffusion pipeline
     clip=None,  # `ClipEncoder`, a name for `load_clip`, or None
 ):  # `ClipEncoder`
-    "The CLIP to measure with; None is accepted for `emoji-sd` only."
-    if clip is None and Path(str(pipe.config.get("_name_or_path", ""))) != embedded_path("emoji-sd"):
+    "The CLIP to measure with; None is accepted for embedded models only."
+    ours = [embedded_folder(name) for name in EMBEDDED_PIPELINES]
+    if clip is None and Path(str(pipe.config.get("_name_or_path", ""))) not in ours:
         raise ValueError(
             "say which CLIP measures pictures of this pipeline: clip='openai/clip-vit-base-patch16' for "
             "photographs, clip='emoji-clip' for drawings of emoji"

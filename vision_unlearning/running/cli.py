@@ -32,12 +32,12 @@ from vision_unlearning.running.tuning.commands import (
 
 # %% auto #0
 __all__ = ['app', 'task_app', 'OwnSteps', 'OwnGuidance', 'OwnScheduler', 'Stage', 'BatchMethods', 'BatchMetrics', 'OwnTemplates',
-           'BatchScale', 'Quick', 'Permutations', 'DemoFolder', 'EXIT_CODES', 'Candidates', 'Clip', 'Merge',
-           'ConfigFolder', 'Push', 'Original', 'Edited', 'AuditTask', 'EditName', 'AttackSteps', 'RelearningSteps',
-           'AuditSteps', 'AuditGuidance', 'KEPT', 'STOPPED', 'INTERRUPTED', 'task_new_command', 'is_benchmark',
+           'BatchScale', 'Quick', 'Permutations', 'DemoFolder', 'CheckSteps', 'CheckGuidance', 'EXIT_CODES',
+           'Candidates', 'Clip', 'Merge', 'ConfigFolder', 'Push', 'Original', 'Edited', 'AuditTask', 'EditName',
+           'AttackSteps', 'RelearningSteps', 'KEPT', 'STOPPED', 'INTERRUPTED', 'task_new_command', 'is_benchmark',
            'run_command', 'run_benchmark_stage', 'batch_parameters', 'batch_command', 'smoke_batch', 'status_command',
-           'report_command', 'demo_command', 'embedded_judge', 'leave_with', 'erase_command', 'audit_command',
-           'require_entity', 'report_audit', 'error_line', 'main']
+           'report_command', 'demo_command', 'embedded_judge', 'asked_for', 'leave_with', 'erase_command',
+           'audit_command', 'require_entity', 'report_audit', 'error_line', 'main']
 
 # %% ../../nbs/9_commands/20_cli.ipynb #ebe4d688
 app = typer.Typer(
@@ -200,6 +200,7 @@ def batch_command(
     task: TaskName = "emoji",
     methods: BatchMethods = "",
     entities: Annotated[str, typer.Option(help="Emitters, with commas; empty means all of the task.")] = "",
+    model: Annotated[str, typer.Option(help="Base model; empty means the task's own.")] = "",
     metrics: BatchMetrics = "",
     templates: OwnTemplates = "",
     parameter: Parameters = None,
@@ -214,7 +215,7 @@ def batch_command(
     from vision_unlearning.tasks import SCALES
     smoke = check_name("scale", scale, SCALES) == "smoke"
     if is_benchmark(task):
-        if entities or force or smoke or metrics or templates:
+        if entities or force or smoke or metrics or templates or model:
             raise ValueError(
                 f"{task} is a classifier benchmark: it takes --methods and -p, such as -p forget=3 "
                 f"(vu run classifiers --list); delete {base_folder}/classification to run it again"
@@ -225,6 +226,7 @@ def batch_command(
     else:
         chosen = split(methods or "uce,distil")
         given = beside(batch_parameters(parameter or []), machine)
+        if model: given = beside(given, {"model": model})
         if metrics: given["metrics"] = split(metrics)
         if templates: given["templates"] = split(templates)
         options = dict(progress=not quiet, force=force, **given)
@@ -335,10 +337,24 @@ def embedded_judge(
     "The judge of the embedded world."
     from vision_unlearning.data.emoji import emoji_entities
     from vision_unlearning.metrics.classification import JudgeAccuracy
+    from vision_unlearning.models.embedded import EMBEDDED_PIPELINES
     entities = emoji_entities("emoji")
     known = {e["name"] for e in entities}
-    if model != "emoji-sd" or not set(names) <= known: return None
+    if model not in EMBEDDED_PIPELINES or not set(names) <= known: return None
     return JudgeAccuracy("emoji", entities).to(device)
+
+CheckSteps = Annotated[
+    int | None, typer.Option(min=1, help="Steps of the pictures; empty goes with the model, or its task.")
+]
+CheckGuidance = Annotated[
+    float | None, typer.Option(help="Guidance of the pictures; empty goes with the model, or its task.")
+]
+
+def asked_for(
+    **options,  # None where a command was not told
+) -> dict:
+    "The options that were said."
+    return {name: value for name, value in options.items() if value is not None}
 
 EXIT_CODES = {"GO": 0, "NO-GO": 1, "NO-VERDICT": 3}  # 2 is an error
 
@@ -353,7 +369,9 @@ Candidates = Annotated[
     str,
     typer.Option(help="Names to find neighbours among, with commas; empty takes a hundred everyday words."),
 ]
-Clip = Annotated[str, typer.Option(help="CLIP that measures, a hub id or folder; empty for emoji-sd only.")]
+Clip = Annotated[
+    str, typer.Option(help="CLIP that measures, a hub id or folder; empty for the embedded models only.")
+]
 Merge = Annotated[
     bool, typer.Option("--merge", help="Also write a full pipeline with the edit in its weights.")
 ]
@@ -387,8 +405,8 @@ def erase_command(
     settings: Annotated[str, typer.Option(help="Settings of the method, as JSON.")] = "{}",
     candidates: Candidates = "",
     clip: Clip = "",
-    num_inference_steps: Annotated[int, typer.Option(min=1, help="Steps of the check's pictures.")] = 12,
-    guidance_scale: Annotated[float, typer.Option(help="Guidance of the pictures of the check.")] = 3.0,
+    num_inference_steps: CheckSteps = None,
+    guidance_scale: CheckGuidance = None,
     merge: Merge = False,
     kohya: Annotated[bool, typer.Option("--kohya", help="Also write a LoRA under kohya's names.")] = False,
     push: Push = "",
@@ -422,8 +440,7 @@ def erase_command(
         candidates=split(candidates) or None,
         clip=clip or None,
         judge=embedded_judge(model, shown, compute_device(pipe)),
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
+        **asked_for(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale),
         batch_size=runs.batch_size,
     )
     save_erasure(result, out, pipe, merge, kohya)
@@ -443,13 +460,6 @@ EditName = Annotated[str, typer.Option(help="Of the edit in the store; empty tak
 AttackSteps = Annotated[int, typer.Option(min=0, help="Steps of a search for a word that brings it back.")]
 RelearningSteps = Annotated[int, typer.Option(min=0, help="Updates that train it back.")]
 
-AuditSteps = Annotated[
-    int | None,
-    typer.Option(min=1, help="Steps of the pictures; empty is 12, and what a task says of its own."),
-]
-AuditGuidance = Annotated[
-    float | None, typer.Option(help="Guidance of the pictures; empty is 3, and what a task says of its own.")
-]
 
 @app.command("audit")
 @on_machine
@@ -464,8 +474,8 @@ def audit_command(
     base_folder: BaseFolder = "assets",
     candidates: Candidates = "",
     clip: Clip = "",
-    num_inference_steps: AuditSteps = None,
-    guidance_scale: AuditGuidance = None,
+    num_inference_steps: CheckSteps = None,
+    guidance_scale: CheckGuidance = None,
     attack_steps: AttackSteps = 0,
     relearning_steps: RelearningSteps = 0,
     machine: dict | None = None,
@@ -475,11 +485,9 @@ def audit_command(
     from vision_unlearning.running.audit import Budget, audit
     from vision_unlearning.running.audit_page import save_audit
     if Path(out).exists(): raise ValueError(f"{out} exists; give a folder that does not")
-    runs, asked = (
-        Machine(**machine),
-        dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale),
-    )
-    given = {n: value for n, value in asked.items() if value is not None} | {"batch_size": runs.batch_size}
+    runs = Machine(**machine)
+    given = asked_for(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+    given["batch_size"] = runs.batch_size
     if task: require_entity(task, concept, base_folder, name)
     pipe = runs.load(original, learns=True)
     result = audit(
@@ -491,7 +499,7 @@ def audit_command(
         candidates=split(candidates) or None,
         clip=clip or None,
         judge=embedded_judge(original, [concept, *split(preserve), *split(candidates)], compute_device(pipe)),
-        **{"num_inference_steps": 12, "guidance_scale": 3.0, **given},
+        **given,
     )
     save_audit(result, out)
     typer.echo(str(result))

@@ -17,7 +17,7 @@ from ..hub import push_folder
 from ..interference.generate import generate_array
 from ..models import quiet_loading
 from ..models.families import denoiser, family_of
-from ..models.sampling import check_drawing
+from ..models.sampling import check_drawing, usual_drawing
 from vision_unlearning.running.check import (
     Checked,
     Limits,
@@ -158,19 +158,20 @@ def erase(
     seeds: tuple[int, ...] = (42, 43),  # of the pictures of the check
     template: str = PROMPT_TEMPLATE,
     paraphrases: tuple[str, ...] = PARAPHRASES,
-    clip=None,  # `ClipEncoder`, a name for `load_clip`, or None for `emoji-sd`
+    clip=None,  # `ClipEncoder`, a name for `load_clip`, or None for an embedded model
     judge=None,  # metric such as `JudgeAccuracy`; it must know every name
     limits: Limits | None = None,  # of the check; None takes the defaults of `Limits`
     forget=None,  # dataset of the concept, for methods that learn from pictures
     retain=None,  # dataset of what to keep
     generator: torch.Generator | None = None,  # of the method; default seed 0
     callbacks=(),
-    **generation,  # num_inference_steps, guidance_scale, batch_size of the pictures
+    # num_inference_steps, guidance_scale (default: `usual_drawing`), batch_size of the pictures
+    **generation,
 ) -> Erasure:
     "Erase what is asked for and check it, its wordings, its neighbours and others before and after."
     requests, preserve = as_requests(concept), as_names(preserve, "preserve")
     clip, limits = evaluating_clip(pipe, clip), limits or Limits()
-    unlearner = configured(method, settings)
+    unlearner, generation = configured(method, settings), usual_drawing(pipe) | generation
     check_drawing(pipe, **generation)
     asked = [name for names in requests for name in names]
     if both := shared_names(asked, preserve):

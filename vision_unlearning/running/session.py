@@ -101,7 +101,7 @@ def plan_sessions(
     method = METHODS.take(method)
     METHODS.require_same(store, method)
     table, model = task_entities(store, task), model or get_task(task).base_model
-    unlearner = get_method(method)(**{**tuned_settings(task, method), **(overrides or {})})
+    unlearner = get_method(method)(**{**tuned_settings(task, method, model), **(overrides or {})})
     refuse_idle(unlearner, unlearner.reads, unlearner.reads)
     if unlearner.reads == "pictures" and own_task(task) and not store.pictures(task).is_dir():
         raise ValueError(

@@ -7,48 +7,61 @@ from __future__ import annotations
 from pathlib import Path
 import vision_unlearning
 from ..core import check_name
+from ..models.embedded import EMBEDDED_PIPELINES
 from ..tasks import get_task
 from ..store import read_json
 from .base import get_method
 from .methods import METHODS
 
 # %% auto #0
-__all__ = ['tuning_record', 'tuned_settings', 'held_out_record']
+__all__ = ['searched_on', 'tuning_record', 'tuned_settings', 'held_out_record']
 
 # %% ../../nbs/3_unlearners/50_tuned.ipynb #71584ba3
-def _shipped(folder, task, method):
+def searched_on(
+    task: str,  # task name
+    model: str = "",  # base model; empty is the task's own
+) -> str:  # an embedded model, or the task's own
+    "On which model the settings of a model were searched."
+    return model if model in EMBEDDED_PIPELINES else get_task(task).base_model
+
+def _shipped(folder, task, method, model):
     "A record that comes with the package; None where there is none."
-    get_task(task)
+    on = searched_on(task, model)
     check_name("method", method, METHODS)
-    path = Path(vision_unlearning.__file__).parent/"embedded"/folder/f"{task}_{method}.json"
+    place = Path(vision_unlearning.__file__).parent/"embedded"/folder
+    if on != get_task(task).base_model: place = place/on
+    path = place/f"{task}_{method}.json"
     return read_json(path) if path.exists() else None
 
 def tuning_record(
     task: str,  # task name
     method: str,  # backend name of the method
+    model: str = "",  # base model; empty is the task's own
 ) -> dict | None:  # as `running.tune.tune` returned it, with `settings`; None where no search was made
     "The shipped record of the search for a task and a method."
-    return _shipped("tuned", task, method)
+    return _shipped("tuned", task, method, model)
 
 # %% ../../nbs/3_unlearners/50_tuned.ipynb #7afe165c
 def tuned_settings(
     task: str,  # task name
     method: str,  # backend name of the method
+    model: str = "",  # base model; empty is the task's own
 ) -> dict:  # settings that differ from the method's defaults; empty where nothing was tuned
     "The recorded settings of a method on a task."
-    record = tuning_record(task, method)
+    record = tuning_record(task, method, model)
     return {} if record is None else dict(record["settings"])
 
 # %% ../../nbs/3_unlearners/50_tuned.ipynb #355c3911
 def held_out_record(
     task: str,  # task name
     method: str,  # backend name of the method
+    model: str = "",  # base model; empty is the task's own
 ) -> dict | None:  # as `running.held_out.held_out` returned it; None where no test was made
     "The shipped record of the test of a method with its shipped settings."
-    record = _shipped("held_out", task, method)
+    record = _shipped("held_out", task, method, model)
     if record is None: return None
     def whole(settings): return get_method(method)(**settings).model_dump(mode="json")
-    now = whole(tuned_settings(task, method))
+    now = whole(tuned_settings(task, method, model))
     if whole(record["settings"]) != now:  # a setting that is younger than the record has its default
         raise ValueError(
             f"the shipped test of {method} on {task} was made with other settings ({record['settings']}) "

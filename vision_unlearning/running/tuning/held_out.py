@@ -110,6 +110,7 @@ def held_out(
     settings: dict | None = None,  # what differs from the shipped settings of the method
     seeds: tuple[int, ...] = (42,),
     num_inference_steps: int | None = None,  # None takes 8, and what a task of your own says
+    model: str = "",  # base model; empty is the task's own
     # attribute that tells an emitter's own kind from the others; None takes the domain, or the first one
     group: str | None = None,
 ) -> dict:  # task, method, settings, seeds, num_inference_steps, rows, cpu, versions
@@ -121,7 +122,7 @@ def held_out(
     if group: check_name("attribute", group, entities[0])
     kind = {e["name"]: e.get(group) for e in entities}
     emitters = list(emitters or held_out_emitters(task))
-    ask = dict(task=task, methods=[method], entities=emitters)
+    ask = dict(task=task, methods=[method], entities=emitters, model=model)
     run_batch(
         store=store,
         overrides={method: settings} if settings else None,
@@ -146,6 +147,7 @@ def held_out(
         )
     origin = METHODS.origin(method)
     came_from = {} if origin is None else {"method_from": asdict(origin)}
+    if model: came_from["model"] = model
     return dict(
         task=task,
         method=method,

@@ -70,7 +70,8 @@ class JudgeObjective:
         seeds: tuple[int, ...] = (42, 43),  # of the emitter's pictures
         receiver_seeds: tuple[int, ...] = (42,),  # of the receivers' pictures
         *,
-        pipe=None,  # default: the pipeline of the task
+        model: str = "",  # embedded name, a folder, or a hub id; empty is the task's own
+        pipe=None,  # a loaded one instead
         judge=None,  # anything with `entity_probabilities`; default: the task's own
         # num_inference_steps, guidance_scale, ... of `generate`; a task of your own says what is not given
         **generation,
@@ -84,7 +85,7 @@ class JudgeObjective:
         self.task, self.entities, self.generation = task, known_entities(task), generation
         names = [e["name"] for e in self.entities]
         self.emitters = [check_name("entity", e, names) for e in emitters or tuning_emitters(task)]
-        self.pipe = pipe or load_pipeline(get_task(task).base_model, "auto")
+        self.pipe = pipe or load_pipeline(model or get_task(task).base_model, "auto")
         self.judge = judge or load_namer(task, device=self.pipe.device)
         self.seeds = tuple(seeds)
         self.receiver_seeds = tuple(receiver_seeds)
@@ -97,6 +98,7 @@ class JudgeObjective:
             receivers=self.receivers,
             seeds=list(seeds),
             receiver_seeds=list(receiver_seeds),
+            **({"model": model} if model else {}),
             **generation,
         )
         self.before = {e: self.look(e) for e in self.emitters}
