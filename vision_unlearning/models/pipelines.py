@@ -266,12 +266,13 @@ def load_folder(
 ):  # a diffusers pipeline
     "A pipeline from its folder, which is looked at first."
     from diffusers import DiffusionPipeline
-    given = left_out(source) | shared_towers(source, dtype)
+    given = shared_towers(source, dtype)
     if Path(source).exists():
         only = check_folder(Path(source), tuple(given))
         if variant: require_variant(Path(source), variant)
         variant = variant or only
-    options = dict(dtype=dtype, revision=revision, variant=variant, use_safetensors=True, **given)
+    options = dict(dtype=dtype, revision=revision, variant=variant, use_safetensors=True)
+    options |= left_out(source) | given
     with foreign_model("pipeline", source): pipe = DiffusionPipeline.from_pretrained(source, **options)
     if length := stated_length(source): pipe.register_to_config(_max_sequence_length=length)
     return pipe

@@ -1,0 +1,125 @@
+"""Measures nbs/tutorials/22_two_architectures: the same methods, the same emitters, a UNet and a transformer.
+
+    python tools/two_architectures.py search|test [--model MODEL] [--methods uce,esd] [--minutes M]
+
+`search` gives every method on `emoji-mmdit` the budget that it had on `emoji-sd`: five trials
+with the same seed on the same four emitters, and then the largest strength that leaves the receivers alone.
+What it finds ships as the tuned settings of that model.
+`test` unlearns the twenty held-out emitters with the shipped settings of a model, and writes its record.
+Everything lies in build/two_architectures, where the next call continues;
+both write what there is to the record beside the page."""
+import argparse
+import time
+from pathlib import Path
+
+from vision_unlearning.core import versions
+from vision_unlearning.metrics.speed import processor
+from vision_unlearning.running.session import chosen_sessions, known_entities, read_scores
+from vision_unlearning.running.tuning.held_out import held_out, held_out_emitters
+from vision_unlearning.running.tuning.objective import JudgeObjective
+from vision_unlearning.running.tuning.search import tune, tuned_from
+from vision_unlearning.running.tuning.strength import strength, with_strength
+from vision_unlearning.store import Store, write_json
+from vision_unlearning.unlearners.tuned import held_out_record, tuning_record
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER, RECORD = ROOT/"build"/"two_architectures", ROOT/"nbs"/"tutorials"/"two_architectures.json"
+SHIPPED = ROOT/"vision_unlearning"/"embedded"
+TASK, UNET, TRANSFORMER, TRIALS, STEPS = "emoji", "emoji-sd", "emoji-mmdit", 5, 8
+METHODS = ("uce", "esd", "distil", "spm", "erase_anything")
+BATCH = 25  # pictures at once
+TEXT_SIDE = "xattn"  # the set of parameters that the transformer's text goes through
+PAIRS = ("rmse", "clip_diff", "judge_prob_diff")  # pair metrics that the page compares
+
+
+def fixed_for(method: str) -> dict:
+    "What a search does not vary: as on the UNet, where the method was searched there; layers by their set."
+    record = tuning_record(TASK, method)
+    fixed = dict(record["fixed"]) if record else {}
+    if "target_modules" in fixed: fixed["target_modules"] = TEXT_SIDE
+    return fixed
+
+
+def search(method: str, seconds: float):
+    "Search the settings of a method on the transformer, and ship them."
+    record = tuning_record(TASK, method)
+    # the space of the search that the UNet's settings come from, where there was one
+    space = record["space"] if record else None
+    objective = JudgeObjective(TASK, model=TRANSFORMER, num_inference_steps=STEPS, batch_size=BATCH)
+    asked = dict(objective=objective, space=space, fixed=fixed_for(method), seconds=seconds)
+    found = tune(method, TASK, TRIALS, FOLDER/"search", **asked)
+    if len(found["trials"]) < TRIALS: return
+    settings = tuned_from(found)
+    if "edit_scale" in settings or method != "uce":
+        found = with_strength(found, strength(found, objective, FOLDER/"strength"))
+        settings = found["settings"]
+    write_json(SHIPPED/"tuned"/TRANSFORMER/f"{TASK}_{method}.json", found | {"settings": settings})
+
+
+def test(method: str, model: str, emitters: list[str]):
+    "Test a method on a model with what ships for it."
+    store = Store(FOLDER/model)
+    record = held_out(
+        method, TASK, store, emitters, num_inference_steps=STEPS, model="" if model == UNET else model
+    )
+    if model != UNET and len(emitters) == len(held_out_emitters(TASK)):
+        write_json(SHIPPED/"held_out"/model/f"{TASK}_{method}.json", record)
+
+
+def pairs(model: str) -> dict:
+    "Of each method the pair metrics of its complete sessions, emitter by receiver, in the order of the task."
+    names, store, found = [e["name"] for e in known_entities(TASK)], Store(FOLDER/model), {}
+    for session in chosen_sessions(store, TASK, model=model):
+        mean = read_scores(store, session).groupby(["metric", "receiver"])["value"].mean()
+        rows = {m: [round(float(v), 5) for v in mean[m].reindex(names)] for m in PAIRS}
+        found.setdefault(session.method, {})[session.entity] = rows
+    return found
+
+
+def write_record():
+    "Everything that is known so far, beside the page."
+    records = {
+        model: {m: r for m in METHODS if (r := held_out_record(TASK, m, "" if model == UNET else model))}
+        for model in (UNET, TRANSFORMER)
+    }
+    write_json(
+        RECORD,
+        dict(
+            task=TASK,
+            emitters=held_out_emitters(TASK),
+            entities=[e["name"] for e in known_entities(TASK)],
+            num_inference_steps=STEPS,
+            trials=TRIALS,
+            records=records,
+            pairs={model: pairs(model) for model in (UNET, TRANSFORMER) if (FOLDER/model).is_dir()},
+            cpu=processor(),
+            versions=versions(),
+        ),
+    )
+
+
+def main(what: str, model: str, methods: list[str], minutes: float):
+    "Search or test until the time is up."
+    end = time.monotonic() + 60*minutes
+    if what == "search":
+        for method in methods:
+            left = end - time.monotonic()
+            if left > 0: search(method, left)
+        return
+    emitters = held_out_emitters(TASK)
+    for n in (5, 10, 20):  # a few emitters of every method before all of one
+        for method in methods:
+            if time.monotonic() > end: break
+            test(method, model, emitters[:n])
+    write_record()
+
+
+if __name__ == "__main__":
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    parser.add_argument("what", choices=("search", "test"))
+    parser.add_argument("--model", default=TRANSFORMER)
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--minutes", type=float, default=float("inf"))
+    asked = parser.parse_args()
+    main(asked.what, asked.model, asked.methods.split(","), asked.minutes)
