@@ -1,4 +1,4 @@
-"""The embedded transformer: what it shares, that its files are small, and that everything takes it by name."""
+"""The embedded transformer: what it shares, its small files, and that everything takes it by name."""
 import pytest
 import torch
 from shell import refused, vu
@@ -46,7 +46,8 @@ def test_saved_as_a_whole_it_draws_the_same(pipe, tmp_path):
     pipe.save_pretrained(tmp_path/"whole")
     how = dict(prompt=[PROMPT], num_inference_steps=2, output_type="pt")
     again = load_pipeline(tmp_path/"whole")
-    assert torch.equal(sample(pipe, [42], [PROMPT], **how).images, sample(again, [42], [PROMPT], **how).images)
+    pictures = [sample(p, [42], [PROMPT], **how).images for p in (pipe, again)]
+    assert torch.equal(*pictures)
 
 
 def test_settings_of_the_unet_are_not_borrowed(tmp_path):
