@@ -14,7 +14,13 @@ from vision_unlearning.running.stages import STAGES
 from vision_unlearning.running.testbeds import find_testbeds
 from vision_unlearning.store import Store, read_entities, read_json
 
-METHODS = {"people": ["uce", "munba", "distil"], "breeds": ["distil"], "scenes": ["esd"], "objects": ["uce"]}
+METHODS = {
+    "people": ["uce", "munba", "distil"],
+    "breeds": ["distil"],
+    "scenes": ["esd"],
+    "objects": ["uce"],
+    "art": ["rece"],
+}
 IN_A_KERNEL = "breeds"  # as a user's batch runs; the others spare themselves the imports
 
 
