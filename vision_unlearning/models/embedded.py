@@ -10,12 +10,14 @@ import vision_unlearning
 from ..core import ForeignFileError, check_name
 
 # %% auto #0
-__all__ = ['EMBEDDED_PIPELINES', 'EMBEDDED_MODELS', 'embedded_folder', 'embedded_path', 'quiet_loading', 'foreign_model',
-           'whole_model']
+__all__ = ['EMBEDDED_PIPELINES', 'EMBEDDED_MODELS', 'SHARED_PARTS', 'embedded_folder', 'embedded_path', 'quiet_loading',
+           'foreign_model', 'whole_model']
 
 # %% ../../nbs/0_models/02_embedded.ipynb #5e6e1048
 EMBEDDED_PIPELINES = ("emoji-sd", "emoji-mmdit")  # that draw
 EMBEDDED_MODELS = (*EMBEDDED_PIPELINES, "emoji-clip", "emoji-judge")
+# what a model reads from the folders of others
+SHARED_PARTS = {"emoji-mmdit": ("emoji-sd/vae", "emoji-sd/text_encoder", "emoji-clip")}
 
 # %% ../../nbs/0_models/02_embedded.ipynb #fef3b582
 def embedded_folder(

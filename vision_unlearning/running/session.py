@@ -135,12 +135,15 @@ def weights_fingerprint(
 ) -> str:  # 8 hex digits, the commit, or "unpinned"
     "What tells two models of one name apart, without loading them."
     from vision_unlearning.models import EMBEDDED_MODELS, TINY_FAMILIES, embedded_path
+    from vision_unlearning.models.embedded import SHARED_PARTS, embedded_folder
     if model in TINY_FAMILIES: return model
     folder = embedded_path(model) if model in EMBEDDED_MODELS else Path(model)
+    read = [folder, *map(embedded_folder, SHARED_PARTS.get(model, ()))]
     if not folder.exists(): return "-".join(filter(None, (revision or "unpinned", variant)))
     digest = hashlib.sha256(variant.encode())
-    for file in sorted(folder.rglob("*.safetensors")) if folder.is_dir() else [folder]:
-        digest.update(file.read_bytes())
+    for place in read:
+        files = sorted(place.rglob("*.safetensors")) if place.is_dir() else [place]
+        for file in files: digest.update(file.read_bytes())
     return digest.hexdigest()[:8]
 
 # %% ../../nbs/8_running/05_session.ipynb #6b07fedd
