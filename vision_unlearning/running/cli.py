@@ -32,12 +32,13 @@ from vision_unlearning.running.tuning.commands import (
 
 # %% auto #0
 __all__ = ['app', 'task_app', 'OwnSteps', 'OwnGuidance', 'OwnScheduler', 'Stage', 'BatchMethods', 'BatchMetrics', 'OwnTemplates',
-           'BatchScale', 'Quick', 'Permutations', 'DemoFolder', 'EXIT_CODES', 'Candidates', 'Clip', 'Merge',
-           'ConfigFolder', 'Push', 'Original', 'Edited', 'AuditTask', 'EditName', 'AttackSteps', 'RelearningSteps',
-           'AuditSteps', 'AuditGuidance', 'KEPT', 'STOPPED', 'INTERRUPTED', 'task_new_command', 'is_benchmark',
-           'run_command', 'run_benchmark_stage', 'batch_parameters', 'batch_command', 'smoke_batch', 'status_command',
-           'report_command', 'demo_command', 'embedded_judge', 'leave_with', 'erase_command', 'audit_command',
-           'require_entity', 'report_audit', 'error_line', 'main']
+           'BatchScale', 'Benchmark', 'OnlyPlan', 'Quick', 'Permutations', 'DemoFolder', 'EXIT_CODES', 'Candidates',
+           'Clip', 'Merge', 'ConfigFolder', 'Push', 'Original', 'Edited', 'AuditTask', 'EditName', 'AttackSteps',
+           'RelearningSteps', 'AuditSteps', 'AuditGuidance', 'KEPT', 'STOPPED', 'INTERRUPTED', 'task_new_command',
+           'is_benchmark', 'run_command', 'run_benchmark_stage', 'batch_parameters', 'batch_command', 'smoke_batch',
+           'find_benchmark', 'refuse_options', 'batch_benchmark', 'status_command', 'report_command', 'demo_command',
+           'embedded_judge', 'leave_with', 'erase_command', 'audit_command', 'require_entity', 'report_audit',
+           'error_line', 'main']
 
 # %% ../../nbs/9_commands/20_cli.ipynb #ebe4d688
 app = typer.Typer(
@@ -194,6 +195,11 @@ BatchScale = Annotated[
     typer.Option(help="full, or smoke: a real task on a dozen stand-ins, offline, in a folder `smoke`."),
 ]
 
+Benchmark = Annotated[
+    str, typer.Option(help="unlearn_canvas: a task with a grid of styles and objects; entities are its themes.")
+]
+OnlyPlan = Annotated[bool, typer.Option("--plan", help="Of a benchmark: say what it would make, and stop.")]
+
 @app.command("batch")
 @on_machine
 def batch_command(
@@ -204,15 +210,23 @@ def batch_command(
     templates: OwnTemplates = "",
     parameter: Parameters = None,
     scale: BatchScale = "full",
+    benchmark: Benchmark = "",
+    plan: OnlyPlan = False,
     base_folder: BaseFolder = "assets",
     force: Force = False,
     quiet: Quiet = False,
     machine: dict | None = None,
 ):
-    "Run all stages for several methods and emitters, or a classifier benchmark; what is there stays."
+    "Run all stages for several methods and emitters, or a benchmark; what is there stays."
     from vision_unlearning.core import check_name
     from vision_unlearning.tasks import SCALES
     smoke = check_name("scale", scale, SCALES) == "smoke"
+    if benchmark:
+        wrong = dict(metrics=metrics, templates=templates, scale=smoke, force=force)
+        options = dict(methods=split(methods), entities=split(entities), parameters=parameter or [])
+        batch_benchmark(benchmark, wrong, task, options, base_folder, plan, not quiet, machine)
+        return
+    if plan: raise ValueError("--plan is of a --benchmark; vu status says where other batches stand")
     if is_benchmark(task):
         if entities or force or smoke or metrics or templates:
             raise ValueError(
@@ -251,6 +265,43 @@ def smoke_batch(
         )
     return list(run_smoke(task, methods, base_folder, **options).values())
 
+# %% ../../nbs/9_commands/20_cli.ipynb #c7b0a1d2
+def find_benchmark(
+    name: str,  # "unlearn_canvas"
+) -> type:
+    "A benchmark by its name."
+    from vision_unlearning.core import check_name
+    from vision_unlearning.finding import find_classes
+    found = find_classes("vision_unlearning.running", "benchmark", "title")
+    return found[check_name("benchmark", name, found)].load()
+
+def refuse_options(
+    benchmark: str,
+    options: dict,  # that a benchmark does not have; empty where they were left out
+):
+    "Refuse options that would change nothing."
+    given = [name for name, value in options.items() if value]
+    if given: raise ValueError(f"the benchmark {benchmark} has no {given[0]}; leave it out")
+
+def batch_benchmark(
+    name: str,  # of the benchmark
+    wrong: dict,  # options that it does not have
+    task: str,
+    options: dict,  # methods, entities, parameters
+    base_folder: str,
+    plan: bool,  # only say what it would make
+    progress: bool,
+    machine: dict,
+):
+    "Plan a benchmark, say what it would make, and run it."
+    refuse_options(name, wrong)
+    benchmark = find_benchmark(name)
+    texts = [*options.pop("parameters"), *(f"{option}={value}" for option, value in machine.items())]
+    run = benchmark.plan(task, **options, parameters=texts)
+    for line in benchmark.describe(run, base_folder) if plan or progress else (): typer.echo(line, err=not plan)
+    if plan: return
+    for path in benchmark.batch(run, base_folder, progress, machine): typer.echo(path)
+
 # %% ../../nbs/9_commands/20_cli.ipynb #56a2fc7a
 @app.command("status")
 def status_command(
@@ -282,9 +333,15 @@ def report_command(
     quick: Quick = False,
     n_permutations: Permutations = 0,
     templates: OwnTemplates = "",
+    benchmark: Benchmark = "",
     quiet: Quiet = False,
 ):
     "Write the report of what is complete, answer every question about it, and say where the pages are."
+    if benchmark:
+        refuse_options(benchmark, dict(model=model, quick=quick, n_permutations=n_permutations, templates=templates))
+        found = find_benchmark(benchmark)
+        for path in found.report(task, split(methods), split(entities), base_folder): typer.echo(path.resolve())
+        return
     if is_benchmark(task):
         if entities or model or templates:
             raise ValueError(f"{task} is a classifier benchmark: it takes --methods only")
