@@ -10,7 +10,6 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from vision_unlearning.canvas.grid import find_theme
 from vision_unlearning.core import versions
 from vision_unlearning.metrics.speed import processor
 from vision_unlearning.running.canvas import (
@@ -19,7 +18,7 @@ from vision_unlearning.running.canvas import (
     plan_canvas,
     run_canvas,
 )
-from vision_unlearning.running.session import recorded_sessions
+from vision_unlearning.running.canvas_page import stored_run
 from vision_unlearning.store import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,12 +31,10 @@ HOW = dict(objects=OBJECTS, seeds=[188], num_inference_steps=4, fid=False)
 
 def write_record():
     "The table of what is complete, beside the page."
-    store = canvas_store(FOLDER)
-    run = plan_canvas("emoji_canvas", METHODS, sum(ROUNDS, []), **HOW)
-    order = {method: place for place, method in enumerate(METHODS)}
-    done = [s for s, record in recorded_sessions(store).items() if record["status"] == "complete"]
-    done.sort(key=lambda session: order[session.method])
-    rows = canvas_rows(store, run.grid.task, [(find_theme(run.grid, s.entity), s) for s in done])
+    store, run = canvas_store(FOLDER), plan_canvas("emoji_canvas", METHODS, **HOW)
+    sessions = stored_run(store, run.grid.task)[1]
+    sessions.sort(key=lambda pair: METHODS.index(pair[1].method))
+    rows = canvas_rows(store, run.grid.task, sessions)
     about = dict(grid=asdict(run.grid), themes=sum(ROUNDS, []), settings_of=run.grid.settings_of)
     settings = {method: run.settings(method) for method in METHODS}
     write_json(

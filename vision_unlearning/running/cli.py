@@ -9,6 +9,13 @@ from pathlib import Path
 from typing import Annotated
 import typer
 from ..memory import MEMORY_FULL, is_out_of_memory
+from vision_unlearning.running.benchmarks import (
+    Benchmark,
+    OnlyPlan,
+    batch_benchmark,
+    is_benchmark,
+    report_benchmark,
+)
 from vision_unlearning.running.options import (
     BaseFolder,
     Force,
@@ -32,13 +39,12 @@ from vision_unlearning.running.tuning.commands import (
 
 # %% auto #0
 __all__ = ['app', 'task_app', 'OwnSteps', 'OwnGuidance', 'OwnScheduler', 'Stage', 'BatchMethods', 'BatchMetrics', 'OwnTemplates',
-           'BatchScale', 'Benchmark', 'OnlyPlan', 'Quick', 'Permutations', 'DemoFolder', 'EXIT_CODES', 'Candidates',
-           'Clip', 'Merge', 'ConfigFolder', 'Push', 'Original', 'Edited', 'AuditTask', 'EditName', 'AttackSteps',
-           'RelearningSteps', 'AuditSteps', 'AuditGuidance', 'KEPT', 'STOPPED', 'INTERRUPTED', 'task_new_command',
-           'is_benchmark', 'run_command', 'run_benchmark_stage', 'batch_parameters', 'batch_command', 'smoke_batch',
-           'find_benchmark', 'refuse_options', 'batch_benchmark', 'status_command', 'report_command', 'demo_command',
-           'embedded_judge', 'leave_with', 'erase_command', 'audit_command', 'require_entity', 'report_audit',
-           'error_line', 'main']
+           'BatchScale', 'Quick', 'Permutations', 'DemoFolder', 'EXIT_CODES', 'Candidates', 'Clip', 'Merge',
+           'ConfigFolder', 'Push', 'Original', 'Edited', 'AuditTask', 'EditName', 'AttackSteps', 'RelearningSteps',
+           'AuditSteps', 'AuditGuidance', 'KEPT', 'STOPPED', 'INTERRUPTED', 'task_new_command', 'run_command',
+           'run_benchmark_stage', 'batch_parameters', 'batch_command', 'smoke_batch', 'status_command',
+           'report_command', 'demo_command', 'embedded_judge', 'leave_with', 'erase_command', 'audit_command',
+           'require_entity', 'report_audit', 'error_line', 'main']
 
 # %% ../../nbs/9_commands/20_cli.ipynb #ebe4d688
 app = typer.Typer(
@@ -93,19 +99,6 @@ def task_new_command(
     if guidance_scale != -1: drawing["guidance_scale"] = guidance_scale
     options = networks | words | columns | drawing
     typer.echo(new_task(Store(base_folder), name, at_home(table), template, pictures, **options))
-
-# %% ../../nbs/9_commands/20_cli.ipynb #b1042ab1
-def is_benchmark(
-    task: str,  # "emoji", "digits"
-) -> bool:
-    "Whether a task is a classifier benchmark."
-    from vision_unlearning.core import UnknownNameError
-    from vision_unlearning.tasks import get_task
-    try: of_pictures = get_task(task).asks_in_words
-    except UnknownNameError: of_pictures = False
-    if of_pictures: return False
-    from vision_unlearning.oracle.classification import benchmark_names
-    return task in benchmark_names()
 
 # %% ../../nbs/9_commands/20_cli.ipynb #dacbe92a
 Stage = Annotated[
@@ -195,11 +188,6 @@ BatchScale = Annotated[
     typer.Option(help="full, or smoke: a real task on a dozen stand-ins, offline, in a folder `smoke`."),
 ]
 
-Benchmark = Annotated[
-    str, typer.Option(help="unlearn_canvas: a task with a grid of styles and objects; entities are its themes.")
-]
-OnlyPlan = Annotated[bool, typer.Option("--plan", help="Of a benchmark: say what it would make, and stop.")]
-
 @app.command("batch")
 @on_machine
 def batch_command(
@@ -223,10 +211,10 @@ def batch_command(
     smoke = check_name("scale", scale, SCALES) == "smoke"
     if benchmark:
         wrong = dict(metrics=metrics, templates=templates, scale=smoke, force=force)
-        options = dict(methods=split(methods), entities=split(entities), parameters=parameter or [])
-        batch_benchmark(benchmark, wrong, task, options, base_folder, plan, not quiet, machine)
+        asked = dict(methods=split(methods), entities=split(entities), parameters=parameter or [])
+        batch_benchmark(benchmark, wrong, task, asked, base_folder, plan, not quiet, machine)
         return
-    if plan: raise ValueError("--plan is of a --benchmark; vu status says where other batches stand")
+    if plan: raise ValueError("--plan is of a --benchmark; vu status says where others stand")
     if is_benchmark(task):
         if entities or force or smoke or metrics or templates:
             raise ValueError(
@@ -265,43 +253,6 @@ def smoke_batch(
         )
     return list(run_smoke(task, methods, base_folder, **options).values())
 
-# %% ../../nbs/9_commands/20_cli.ipynb #c7b0a1d2
-def find_benchmark(
-    name: str,  # "unlearn_canvas"
-) -> type:
-    "A benchmark by its name."
-    from vision_unlearning.core import check_name
-    from vision_unlearning.finding import find_classes
-    found = find_classes("vision_unlearning.running", "benchmark", "title")
-    return found[check_name("benchmark", name, found)].load()
-
-def refuse_options(
-    benchmark: str,
-    options: dict,  # that a benchmark does not have; empty where they were left out
-):
-    "Refuse options that would change nothing."
-    given = [name for name, value in options.items() if value]
-    if given: raise ValueError(f"the benchmark {benchmark} has no {given[0]}; leave it out")
-
-def batch_benchmark(
-    name: str,  # of the benchmark
-    wrong: dict,  # options that it does not have
-    task: str,
-    options: dict,  # methods, entities, parameters
-    base_folder: str,
-    plan: bool,  # only say what it would make
-    progress: bool,
-    machine: dict,
-):
-    "Plan a benchmark, say what it would make, and run it."
-    refuse_options(name, wrong)
-    benchmark = find_benchmark(name)
-    texts = [*options.pop("parameters"), *(f"{option}={value}" for option, value in machine.items())]
-    run = benchmark.plan(task, **options, parameters=texts)
-    for line in benchmark.describe(run, base_folder) if plan or progress else (): typer.echo(line, err=not plan)
-    if plan: return
-    for path in benchmark.batch(run, base_folder, progress, machine): typer.echo(path)
-
 # %% ../../nbs/9_commands/20_cli.ipynb #56a2fc7a
 @app.command("status")
 def status_command(
@@ -338,9 +289,8 @@ def report_command(
 ):
     "Write the report of what is complete, answer every question about it, and say where the pages are."
     if benchmark:
-        refuse_options(benchmark, dict(model=model, quick=quick, n_permutations=n_permutations, templates=templates))
-        found = find_benchmark(benchmark)
-        for path in found.report(task, split(methods), split(entities), base_folder): typer.echo(path.resolve())
+        wrong = dict(model=model, quick=quick, n_permutations=n_permutations, templates=templates)
+        report_benchmark(benchmark, wrong, task, split(methods), split(entities), base_folder)
         return
     if is_benchmark(task):
         if entities or model or templates:
