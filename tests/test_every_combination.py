@@ -27,6 +27,7 @@ FOUND = {
         "concept_ablation":
             "num_anchor_images num_inference_steps guidance_scale prompt_template anchor_concept",
         "esd": "retain_rollouts retain_batch_size",
+        "erase_anything": "retain_batch_size timestep_sampling temperature synonyms num_unrelated",
         "spm": "anchor_exponent",
         "munba": "forget_weight retain_weight retain_batch_size rank lora_alpha",
         "lora_negation": "forget_weight retain_weight retain_batch_size retain_sign",

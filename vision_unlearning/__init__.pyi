@@ -39,6 +39,7 @@ from .running.tuning.search import tune
 # Methods for text-to-image models
 from .unlearners.diffusion.concept_ablation import ConceptAblation
 from .unlearners.diffusion.debias import Debias
+from .unlearners.diffusion.erase_anything import EraseAnything
 from .unlearners.diffusion.erasediff import EraseDiff
 from .unlearners.diffusion.esd import ESD
 from .unlearners.diffusion.fade import FADE
