@@ -326,6 +326,7 @@ TRAINED = {
     "lora_negation": {},
     "salun": {},
     "esd": {},
+    "erase_anything": {},
     "concept_ablation": {},
     "erasediff": {},
 }

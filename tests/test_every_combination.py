@@ -29,6 +29,7 @@ FOUND = {
         "esd": "retain_rollouts retain_batch_size",
         "stereo": "retain_rollouts retain_batch_size",
         "advunlearn": "num_tokens attack_every attack_step_size attack_from retain_batch_size",
+        "erase_anything": "retain_batch_size timestep_sampling temperature synonyms num_unrelated",
         "spm": "anchor_exponent",
         "munba": "forget_weight retain_weight retain_batch_size rank lora_alpha",
         "lora_negation": "forget_weight retain_weight retain_batch_size retain_sign",

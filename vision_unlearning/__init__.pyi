@@ -41,6 +41,7 @@ from .unlearners.diffusion.adavd import AdaVD
 from .unlearners.diffusion.advunlearn import AdvUnlearn
 from .unlearners.diffusion.concept_ablation import ConceptAblation
 from .unlearners.diffusion.debias import Debias
+from .unlearners.diffusion.erase_anything import EraseAnything
 from .unlearners.diffusion.erasediff import EraseDiff
 from .unlearners.diffusion.esd import ESD
 from .unlearners.diffusion.fade import FADE
