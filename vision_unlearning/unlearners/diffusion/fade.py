@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from ...models.conditioning import condition, predict
+from ...models.noise_levels import time_weights
 from ...models.schedules import DiffusersSchedule
 from .crucial_times import crucial_times
 from .inputs import diffusion_batch, encode_dataset
@@ -33,8 +34,8 @@ class SelfDistillation(TrainedUnlearner):
     target_modules: str | tuple[str, ...] = TARGETS
     forget_weight: float = Field(1., gt=0)  # w_f
     retain_weight: float = Field(1., ge=0)  # w_r
-    # times of training: all alike, or as `crucial_times` weighs them
-    timestep_sampling: Literal["uniform", "crucial"] = "uniform"
+    # times of training: all alike, those in the middle more often, or as `crucial_times` weighs them
+    timestep_sampling: Literal["uniform", "logit_normal", "crucial"] = "uniform"
     # caption c_o that it becomes, overwriting_concept in the published code; "" is a column `overwrite` of
     # the dataset, or what the model draws when asked for nothing
     anchor_concept: str = ""
@@ -83,11 +84,9 @@ class FadeLosses:
         self.generator = generator
         self.forget_batches = cycle(len(forget), settings.train_batch_size, generator)
         self.retain_batches = cycle(len(retain), settings.retain_batch_size, generator)
-        self.times = (
-            crucial_times(pipe, forget, generator=generator)
-            if settings.timestep_sampling == "crucial"
-            else None
-        )
+        if settings.timestep_sampling == "crucial":
+            self.times = crucial_times(pipe, forget, generator=generator)
+        else: self.times = time_weights(pipe.scheduler, settings.timestep_sampling)
 
     def asked(self, f, r):
         "What the student is told."

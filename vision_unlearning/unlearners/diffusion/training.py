@@ -30,10 +30,12 @@ from ..loop import fit
 from ...models.families import denoiser
 from ...models.machine import require_at_home
 from ...models.network import require_unadapted
+from ...models.noise_levels import time_weights
 from ..trainable import trainable_weights, weight_edit
 
 # %% auto #0
-__all__ = ['Trained', 'Training', 'as_adapter', 'joined_adapters', 'as_weights', 'refuse_unmoved', 'TrainedUnlearner']
+__all__ = ['Trained', 'Training', 'as_adapter', 'joined_adapters', 'as_weights', 'refuse_unmoved', 'TrainedUnlearner',
+           'TimedUnlearner']
 
 # %% ../../../nbs/3a_diffusion/12_training.ipynb #e4797cd8
 @dataclass
@@ -127,7 +129,8 @@ class TrainedUnlearner(Unlearner):
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, dump):
-        common = {n: TrainedUnlearner.model_fields[n].default for n in TrainedUnlearner.__annotations__}
+        shared = [cls for cls in (TrainedUnlearner, TimedUnlearner) if isinstance(self, cls)]
+        common = {n: cls.model_fields[n].default for cls in shared for n in cls.__annotations__}
         return {n: v for n, v in dump(self).items() if n not in common or v != common[n]}
 
     def check(self, forget, retain):
@@ -194,3 +197,15 @@ class TrainedUnlearner(Unlearner):
                 edit = self.result(run, info)
         refuse_unmoved(self, edit, model)
         return edit
+
+# %% ../../../nbs/3a_diffusion/12_training.ipynb #ea59b7d4
+class TimedUnlearner(TrainedUnlearner):
+    "A method that trains at times of the scheduler."
+    # times of training: all alike, or those in the middle more often, as flows were trained
+    timestep_sampling: Literal["uniform", "logit_normal"] = "uniform"
+
+    def times(self,
+        pipe,  # whose scheduler has the times
+    ) -> torch.Tensor | None:  # (T,) for `diffusion_batch`
+        "How often each time is drawn."
+        return time_weights(pipe.scheduler, self.timestep_sampling)
