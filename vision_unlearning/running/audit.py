@@ -31,13 +31,12 @@ from .probes import Budget, Probe, bring_back
 from ..tasks import PROMPT_TEMPLATE
 from ..texts import as_names, one_name, shared_names
 from ..unlearners.base import Edit, attached, base_tensors
-from ..unlearners.between import edit_between, what_changed
+from ..unlearners.between import edit_between, edit_hash, what_changed
 from ..unlearners.diffusion.foreign import import_edit
 from ..unlearners.diffusion.formats import effective_change, merge_edit
 
 # %% auto #0
-__all__ = ['MOVES_WEIGHTS', 'NO_CHANGE', 'Change', 'describe_change', 'edit_hash', 'file_hash', 'Audit', 'read_edited',
-           'unchanged', 'audit']
+__all__ = ['MOVES_WEIGHTS', 'NO_CHANGE', 'Change', 'describe_change', 'file_hash', 'Audit', 'read_edited', 'unchanged', 'audit']
 
 # %% ../../nbs/8_running/37_audit.ipynb #57035055
 @dataclass(frozen=True, eq=False)
@@ -85,16 +84,6 @@ def describe_change(
     return Change(edit.kind, changed, of, float(np.sqrt(moved/size)), table)
 
 # %% ../../nbs/8_running/37_audit.ipynb #19c22a3a
-def edit_hash(
-    edit: Edit,
-) -> str:  # 64 hex digits
-    "What tells two edits apart, whatever file they came in."
-    digest = hashlib.sha256(edit.kind.encode())
-    for name, tensor in sorted(edit.tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
 def file_hash(
     source,  # a file or a folder
 ) -> str:  # 64 hex digits: of the file, or of all weights and indices in the folder

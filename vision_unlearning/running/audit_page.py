@@ -11,7 +11,8 @@ import pandas as pd
 from ..cards import LIMITS
 from ..core import versions
 from ..files import atomic_folder
-from .audit import Audit, edit_hash
+from .audit import Audit
+from ..unlearners.between import edit_hash
 from .check import LIMIT_REASONS
 from .page import figure_html, note, numbers, wide, write_page
 from ..store import write_json

@@ -12,7 +12,8 @@ from ..core import versions
 from ..dtypes import dtype_name
 from ..files import alone, atomic_folder
 from ..interference.generate import generate_off, task_prompts
-from .audit import Audit, edit_hash
+from .audit import Audit
+from ..unlearners.between import edit_hash
 from vision_unlearning.running.session import (
     claim_baseline,
     finished,

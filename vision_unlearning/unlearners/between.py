@@ -4,7 +4,7 @@
 
 # %% ../../nbs/3_unlearners/06_between.ipynb #2c87ba55
 from __future__ import annotations
-import re
+import hashlib, re
 import pandas as pd
 import torch
 from fastcore.basics import patch
@@ -14,7 +14,7 @@ from .base import Edit, TEXT_ENCODERS, WeightEdit, base_tensors, editable_tensor
 
 # %% auto #0
 __all__ = ['LAYER_KINDS', 'JOINT_KINDS', 'require_same_architecture', 'differs', 'require_same_rest', 'edit_between',
-           'layer_kind', 'what_changed']
+           'layer_kind', 'what_changed', 'edit_hash']
 
 # %% ../../nbs/3_unlearners/06_between.ipynb #629719b0
 def require_same_architecture(
@@ -127,3 +127,14 @@ def what_changed(
     )
     table["relative_norm"] = (table.pop("moved")/table.pop("size")).pow(.5)
     return table[table["changed"] > 0].sort_values("changed", ascending=False, ignore_index=True)
+
+# %% ../../nbs/3_unlearners/06_between.ipynb #ed17ba51
+def edit_hash(
+    edit: Edit,
+) -> str:  # 64 hex digits
+    "What tells two edits apart, whatever file they came in."
+    digest = hashlib.sha256(edit.kind.encode())
+    for name, tensor in sorted(edit.tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
