@@ -213,7 +213,8 @@ def batch_command(
     smoke = check_name("scale", scale, SCALES) == "smoke"
     if benchmark:
         wrong = dict(metrics=metrics, templates=templates, scale=smoke, force=force)
-        asked = dict(methods=split(methods), entities=split(entities), parameters=parameter or [])
+        texts = [*(parameter or []), *([f"model={model}"] if model else [])]
+        asked = dict(methods=split(methods), entities=split(entities), parameters=texts)
         batch_benchmark(benchmark, wrong, task, asked, base_folder, plan, not quiet, machine)
         return
     if plan: raise ValueError("--plan is of a --benchmark; vu status says where others stand")
