@@ -8,7 +8,7 @@ from vision_unlearning.core import initial_latents
 from vision_unlearning.interference.generate import generate_array
 from vision_unlearning.models import load_pipeline, tiny_pipeline
 from vision_unlearning.models.conditioning import condition, empty_condition, predict
-from vision_unlearning.models.families import denoiser, family_of
+from vision_unlearning.models.families import STATED, Family, denoiser, family_of, get_family
 from vision_unlearning.models.flux import unpack_latents
 from vision_unlearning.models.noise_levels import flow_levels
 from vision_unlearning.models.sampling import check_drawing, latent_shape, require_schedule, sample
@@ -220,3 +220,23 @@ def test_a_schedule_of_another_kind_is_refused_by_name():
         (require_schedule, unet, "FlowMatchEulerDiscreteScheduler has no alphas"),
     ):
         with pytest.raises(ValueError, match=line): check(pipe)
+
+
+def test_what_is_remembered_is_never_stale():
+    "Levels are those of the configuration as it is now, a family that of the denoiser that is there now."
+    pipe, other = load_pipeline("tiny-sd3"), load_pipeline("tiny-flux")
+    first = flow_levels(pipe.scheduler)
+    assert flow_levels(pipe.scheduler) is first
+    pipe.scheduler.register_to_config(shift=1.)
+    assert (flow_levels(pipe.scheduler) - torch.arange(1, 1001) / 1000).abs().max() < 1e-6
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, shift=3.)
+    assert torch.equal(flow_levels(pipe.scheduler), first)
+    pipe.transformer = other.transformer
+    assert family_of(pipe).family == "flux" and family_of(pipe.transformer) is family_of(other)
+    for label in ("as it was first", "as it is now"):
+        made = type("Lesson", (Family,), dict(family="lesson", network="Lesson", label=label))
+        made.__abstractmethods__ = frozenset()
+        found = get_family("lesson").label
+        del STATED["lesson"]
+        assert found == label
+    with pytest.raises(ValueError, match="lesson"): get_family("lesson")

@@ -29,6 +29,7 @@ METHODS = {  # (method, settings), pictures or words, retained words
     "esd": ("esd", dict(retain_weight=1.0, **WALK)),
     "esd_edited": ("esd", dict(sampler="edited", learning_rate=1e-3, **WALK)),
     "spm": ("spm", dict(anchor_batch_size=2, **WALK)),
+    "erase_anything": ("erase_anything", dict(train_batch_size=2, retain_batch_size=2, **WALK)),
 }
 
 

@@ -52,7 +52,10 @@ WRONG = {
 }
 # anything of their type, or checked where sessions and runs are planned
 FREE = {"task", "overrides", "base_folder", "notes", "title", "embed", "attention_slicing"}
-BENCHMARK = {"architecture", "options", "training", "folder", "methods"}
+BENCHMARKS = {
+    "classifiers": {"architecture", "options", "training", "folder", "methods"},
+    "canvas": {"styles", "objects", "pictures", "style_classifier", "object_classifier", "fid"},
+}
 
 
 def typed(value, kind):
@@ -64,7 +67,7 @@ def typed(value, kind):
 @pytest.mark.parametrize("stage", PIPELINES)
 def test_every_parameter_of_a_stage_refuses_what_means_nothing(stage, tmp_path):
     for name, parameter in pipeline_parameters(stage).items():
-        free = FREE | (BENCHMARK if stage == "classifiers" else set())
+        free = FREE | BENCHMARKS.get(stage, set())
         if name in free: continue
         assert name in WRONG, f"say in this file what {name} of {stage} refuses, or that it is free"
         for value, said in WRONG[name].items():

@@ -239,6 +239,9 @@ class Store:
     def embeddings(self, task, session=None):
         whose = f"{task}_original" if session is None else session.slug
         return self.at("datasets", f"embeddings_{whose}.json")
+    def answers(self, task, session=None):
+        whose = f"{task}_original" if session is None else session.slug
+        return self.at("datasets", f"answers_{whose}.parquet")
     def fingerprints(self, task, model):
         return self.at(f"act_fingerprints_{task}_{RESERVED.sub('_', model)}.json")
     def features(self, task, metric):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from ..core import ForeignFileError, check_name
+from .canvas import CANVAS_OBJECTS, CANVAS_SEEDS, CANVAS_STYLES, PHOTOGRAPHS
 from .emoji import emoji_entities
 from ..download import Source, obtain
 from ..store import Store, parse_json, read_entities, read_json_lines
@@ -24,10 +25,9 @@ from vision_unlearning.tasks import (
 )
 
 # %% auto #0
-__all__ = ['COLUMNS', 'PARAPHRASES', 'SYNONYMS', 'PLACES', 'FRAMINGS', 'ARTISTS', 'SUBJECTS', 'MANNERS', 'CANVAS_OBJECTS',
-           'CANVAS_STYLES', 'CANVAS_SEEDS', 'WORDED_TASKS', 'ALIASES', 'PROMPT_SETS', 'prompt_table', 'wordings',
-           'task_table', 'class_table', 'artist_table', 'canvas_table', 'PromptSet', 'read_prompt_file', 'read_prompts',
-           'prompts']
+__all__ = ['COLUMNS', 'PARAPHRASES', 'SYNONYMS', 'PLACES', 'FRAMINGS', 'ARTISTS', 'SUBJECTS', 'MANNERS', 'WORDED_TASKS',
+           'ALIASES', 'PROMPT_SETS', 'prompt_table', 'wordings', 'task_table', 'class_table', 'artist_table',
+           'canvas_table', 'PromptSet', 'read_prompt_file', 'read_prompts', 'prompts']
 
 # %% ../../nbs/1_data/75_prompts.ipynb #9f77caed
 COLUMNS = ("prompt", "concept", "part", "seed", "guidance_scale")
@@ -243,21 +243,6 @@ def artist_table(
         ]
     )
 
-# %% ../../nbs/1_data/75_prompts.ipynb #deaffe39
-CANVAS_OBJECTS = tuple(
-    "Architectures Bears Birds Butterfly Cats Dogs Fishes Flame Flowers Frogs Horses Human Jellyfish Rabbits "
-    "Sandwiches Sea Statues Towers Trees Waterfalls".split()
-)
-CANVAS_STYLES = tuple(
-    """Abstractionism Artist_Sketch Blossom_Season Bricks Byzantine Cartoon Cold_Warm Color_Fantasy
-    Comic_Etch Crayon Cubism Dadaism Dapple Defoliation Early_Autumn Expressionism Fauvism French
-    Glowing_Sunset Gorgeous_Love Greenfield Impressionism Ink_Art Joy Liquid_Dreams Magic_Cube
-    Meta_Physics Meteor_Shower Monet Mosaic Neon_Lines On_Fire Pastel Pencil_Drawing Picasso Pop_Art
-    Red_Blue_Ink Rust Seed_Images Sketch Sponge_Dabbed Structuralism Superstring Surrealism Ukiyoe
-    Van_Gogh Vibrant_Flow Warm_Love Warm_Smear Watercolor Winter""".split()
-)
-CANVAS_SEEDS = (188, 288, 588, 688, 888)
-
 # %% ../../nbs/1_data/75_prompts.ipynb #1e5a737b
 def canvas_table(
     concept: str | None = None,  # a style or an object; None parts nothing
@@ -267,7 +252,7 @@ def canvas_table(
         check_name(
             "concept of UnlearnCanvas",
             concept,
-            [s for s in CANVAS_STYLES + CANVAS_OBJECTS if s != "Seed_Images"],
+            [s for s in CANVAS_STYLES + CANVAS_OBJECTS if s != PHOTOGRAPHS],
         )
     cells = [(s, o) for _, s, o in product(CANVAS_SEEDS, CANVAS_STYLES, CANVAS_OBJECTS)]
     seeds = np.repeat(CANVAS_SEEDS, len(cells)//5)

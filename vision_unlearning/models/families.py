@@ -13,8 +13,9 @@ from ..core import check_name
 from ..finding import find_classes
 
 # %% auto #0
-__all__ = ['STATED', 'Place', 'TokenRow', 'Family', 'without_component', 'families', 'get_family', 'supported', 'find_denoiser',
-           'called_network', 'denoiser', 'find_family', 'family_of', 'refuse_family']
+__all__ = ['STATED', 'Place', 'TokenRow', 'by_heads', 'normed', 'divided', 'Family', 'without_component', 'families',
+           'get_family', 'supported', 'find_denoiser', 'called_network', 'denoiser', 'find_family', 'family_of',
+           'refuse_family']
 
 # %% ../../nbs/0_models/03_families.ipynb #03eef0fb
 @dataclass(frozen=True)
@@ -33,6 +34,30 @@ class TokenRow:
     length: int  # how many there are, with padding
     first: int  # tokens that it puts in front of a text: 1 for CLIP, 0 for T5
 
+# %% ../../nbs/0_models/03_families.ipynb #14b4fab0
+def by_heads(
+    layer,  # attention layer
+    numbers: torch.Tensor,  # (B,S,H*d)
+) -> torch.Tensor:  # (B,H,S,d)
+    "What a projection says, a head apart."
+    return numbers.unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+
+def normed(
+    norm,  # of the queries or keys; None where there is none
+    numbers: torch.Tensor,
+) -> torch.Tensor:  # of the same shape
+    "Queries or keys as they are compared."
+    return numbers if norm is None else norm(numbers)
+
+def divided(
+    query: torch.Tensor,  # (B,H,P,d)
+    key: torch.Tensor,  # (B,H,N,d)
+    mask: torch.Tensor | None = None,  # added before the softmax
+) -> torch.Tensor:  # (B,H,P,N) float32, sums to 1 over N
+    "How the attention of each query is divided among the keys."
+    match = (query @ key.transpose(-1, -2)).float()/query.shape[-1]**.5
+    return (match if mask is None else match + mask).softmax(-1)
+
 # %% ../../nbs/0_models/03_families.ipynb #493cd5c0
 STATED = {}  # name -> class of every family that was imported
 
@@ -46,6 +71,8 @@ class Family(ABC):
     flow: ClassVar[bool]  # whether it predicts the velocity of a flow
     targets: ClassVar[tuple[str, ...]]  # ends of the names of the attention's projections
     blocks: ClassVar[tuple[str, ...]]  # the same of all linear layers of a transformer block
+    # the same of those that decide which words are attended to
+    matches: ClassVar[tuple[str, ...]] = ("attn2.to_q", "attn2.to_k")
 
     def __init_subclass__(cls):
         if "family" in vars(cls): STATED[cls.family] = cls
@@ -65,6 +92,11 @@ class Family(ABC):
     @abstractmethod
     def readers(self, network) -> dict[str, torch.nn.Module]: "The attention layers that read the text."
 
+    def attends(self, layer, picture, text, attention_mask=None) -> torch.Tensor:
+        "(B,H,P,N) how each place of a picture divides its attention; the words come first among the N."
+        query = normed(layer.norm_q, by_heads(layer, layer.to_q(picture)))
+        key = normed(layer.norm_k, by_heads(layer, layer.to_k(text)))
+        return divided(query, key, None if attention_mask is None else attention_mask[:, None])
     def rows(self, pipe) -> list[TokenRow]:
         "The tokens of a text, a row a tokenizer."
         return [TokenRow(pipe.tokenizer, 0, pipe.tokenizer.model_max_length, first=1)]
@@ -100,18 +132,21 @@ def _ours() -> dict[str, type]:
     found = find_classes("vision_unlearning.models", "family", "network")
     return {name: found[name].load() for name in sorted(found, reverse=True)}
 
+@cache
+def _made(cls: type) -> Family: return cls()
+
 def families() -> dict[str, Family]:  # by name
     "All families: those of this library, and every other one that was imported."
     ours = _ours()
     brought = {name: cls for name, cls in STATED.items() if name not in ours}
-    return {name: cls() for name, cls in (ours | brought).items()}
+    return {name: _made(cls) for name, cls in (ours | brought).items()}
 
 def get_family(
     name: str,  # "unet"
 ) -> Family:
     "A family by its name."
-    known = families()
-    return known[check_name("family", name, known)]
+    cls = _ours().get(name) or STATED.get(name)
+    return _made(cls) if cls else families()[check_name("family", name, families())]
 
 def supported() -> str:
     "Which pipelines there are families for, for messages."

@@ -6,7 +6,7 @@
 from __future__ import annotations
 from typing import ClassVar
 import torch
-from .families import Family, Place
+from .families import Family, Place, by_heads, divided, normed
 
 # %% auto #0
 __all__ = ['TEXT_SIDE', 'PICTURE_SIDE', 'joint_parameters', 'JointFamily', 'shift_of']
@@ -37,6 +37,8 @@ class JointFamily(Family):
         *targets, "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp"
     )
 
+    matches: ClassVar[tuple[str, ...]] = TEXT_SIDE[:2]
+
     def shift(self, pipe): return pipe.vae.config.shift_factor or 0.
     def patches(self, pipe, shape) -> int:
         "Of 2 x 2 numbers of a latent of a shape (C,h,w)."
@@ -53,9 +55,19 @@ class JointFamily(Family):
             ),
         ]
 
+    def attends(self, layer, picture, text, image_rotary_emb=None):
+        query = normed(layer.norm_q, by_heads(layer, layer.to_q(picture)))
+        words = normed(layer.norm_added_k, by_heads(layer, layer.add_k_proj(text)))
+        places = normed(layer.norm_k, by_heads(layer, layer.to_k(picture)))
+        key = torch.cat([words, places], 2)
+        if image_rotary_emb is None: return divided(query, key)
+        from diffusers.models.embeddings import apply_rotary_emb
+        behind = tuple(part[text.shape[1]:] for part in image_rotary_emb)
+        return divided(apply_rotary_emb(query, behind), apply_rotary_emb(key, image_rotary_emb))
     def parameters(self, network, which): return joint_parameters(network, which)
     def readers(self, network):
-        return {n: m for n, m in network.named_modules() if hasattr(m, "add_k_proj")}
+        layers = network.named_modules()
+        return {n: m for n, m in layers if getattr(m, "add_k_proj", None) is not None}
 
 # %% ../../nbs/0_models/18_joint.ipynb #dadd37d4
 def shift_of(

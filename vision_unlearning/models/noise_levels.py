@@ -4,12 +4,13 @@
 
 # %% ../../nbs/0_models/16_noise_levels.ipynb #9b857e43
 from __future__ import annotations
+from weakref import WeakKeyDictionary
 import torch
 
 # %% auto #0
 __all__ = ['UNITS', 'PICTURES', 'MEANT', 'is_flow', 'prediction_type', 'noise_unit', 'signal_levels', 'tells_logarithms',
            'training_levels', 'signal_at', 'flow_levels', 'training_points', 'noise_ratios', 'told_times',
-           'noise_beside', 'converted']
+           'noise_beside', 'logit_normal', 'time_weights', 'converted']
 
 # %% ../../nbs/0_models/16_noise_levels.ipynb #62fc6783
 UNITS = {  # prediction type -> (a) factor that makes noise of a difference of predictions
@@ -86,11 +87,18 @@ def signal_at(
     return left.sqrt().clamp_min(1e-4)
 
 # %% ../../nbs/0_models/16_noise_levels.ipynb #6ceaada7
+_LEVELS = WeakKeyDictionary()  # scheduler of a flow -> the configuration that its levels are of, the levels
+
 def flow_levels(
     scheduler,  # of a flow
-) -> torch.Tensor:  # (T,) float32 sigma, from little noise to nothing else
+) -> torch.Tensor:  # (T,) float32 sigma, from little noise to nothing else; to be read only
     "Share of noise at each training time of a flow."
-    return type(scheduler).from_config(scheduler.config).sigmas.float().flip(0)
+    config, levels = _LEVELS.get(scheduler, (None, None))
+    if config is not scheduler.config:
+        config = scheduler.config
+        levels = type(scheduler).from_config(config).sigmas.float().flip(0)
+        _LEVELS[scheduler] = config, levels
+    return levels
 
 def training_points(
     scheduler,  # of a pipeline
@@ -136,6 +144,23 @@ def noise_beside(
 ) -> torch.Tensor:  # of the same shape
     "What noise is multiplied by where the picture is multiplied by a."
     return 1 - signal if is_flow(scheduler) else (1 - signal**2).sqrt()
+
+# %% ../../nbs/0_models/16_noise_levels.ipynb #2e51b81d
+def logit_normal(
+    total: int,  # T
+) -> torch.Tensor:  # (T,) float32, sums to 1
+    "How often each of T times is drawn where the logit of their place is a standard normal."
+    edges = torch.linspace(0, 1, total + 1, dtype=torch.float64)
+    return torch.special.ndtr(torch.logit(edges)).diff().float()
+
+def time_weights(
+    scheduler,  # of a pipeline
+    timestep_sampling: str,  # "uniform" or "logit_normal"
+) -> torch.Tensor | None:  # (T,) how often each training time is drawn, on the CPU; None: all alike
+    "The way in which a training draws its times."
+    if timestep_sampling == "uniform": return None
+    if timestep_sampling == "logit_normal": return logit_normal(scheduler.config.num_train_timesteps)
+    raise ValueError(f"timestep_sampling must be 'uniform' or 'logit_normal', got {timestep_sampling!r}")
 
 # %% ../../nbs/0_models/16_noise_levels.ipynb #5dd2d14b
 PICTURES = {  # prediction type -> (prediction, x, a, s) the picture that it means

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses, hashlib, time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 from vision_unlearning.core import (
     ForeignFileError,
     MissingSessionError,
@@ -247,14 +247,16 @@ def unlearn_session(
     pipe,  # the loaded base model; comes back as it went in
     weights: str,  # its fingerprint
     callbacks=(),  # `Callback`s of the training loop
+    tell: Callable = session_data,  # (store, session) gives forget, retain, and a fingerprint of both
 ) -> dict:  # the record
     "Unlearn, and save edit and record together; a session that is there already is only read."
     dtype = dtype_name(pipe)
     if record := finished(store, session, weights, dtype): return record
     with alone(store.model(session), f"another worker unlearns {session.slug}; waiting"):
-        return finished(store, session, weights, dtype) or _unlearn(store, session, pipe, weights, callbacks)
+        record = finished(store, session, weights, dtype)
+        return record or _unlearn(store, session, pipe, weights, callbacks, tell)
 
-def _unlearn(store, session, pipe, weights, callbacks) -> dict:
+def _unlearn(store, session, pipe, weights, callbacks, tell) -> dict:
     "As `unlearn_session`, by the worker that is alone with it."
     import torch
     from vision_unlearning.models.machine import running_on
@@ -264,7 +266,7 @@ def _unlearn(store, session, pipe, weights, callbacks) -> dict:
             f"{store.model(session)} has no record.json, so this library did not make it; use another "
             "base_folder"
         )
-    forget, retain, data = session_data(store, session)
+    forget, retain, data = tell(store, session)
     reset, seed, start = reset_peak_memory(pipe.device), int(session.key, 16), time.perf_counter()
     edit = get_method(session.method)(**session.settings).unlearn(
         pipe, forget, retain, generator=torch.Generator().manual_seed(seed), callbacks=callbacks
@@ -318,7 +320,8 @@ def generate_session(
     store: Store,
     session: Session,  # unlearned
     pipe,  # the loaded base model; comes back as it went in
-    seeds: list[int],  # every entity of the task gets every seed
+    seeds: list[int],  # every prompt gets every seed
+    prompts: list[str] | None = None,  # None asks for every entity of the task
     **options,  # num_inference_steps, guidance_scale, height, width, scheduler, batch_size, progress
 ) -> int:  # how many images were made
     "Make the `on` images that a session lacks."
@@ -329,7 +332,7 @@ def generate_session(
     reset = reset_peak_memory(compute_device(pipe))
     record = read_record(store.record(session))
     start = time.perf_counter()
-    prompts = task_prompts(session.task, task_entities(store, session.task))
+    if prompts is None: prompts = task_prompts(session.task, task_entities(store, session.task))
     made = generate_on(pipe, load_edit(store.model(session)), store, session, prompts, seeds, **options)
     held = batch_held(pipe, options.get("batch_size", "auto"), **size_among(options))
     facts = dict(

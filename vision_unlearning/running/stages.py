@@ -20,8 +20,8 @@ __all__ = ['STAGES', 'PIPELINES', 'TASK_STAGES', 'SESSION_STAGES', 'PAGE_STAGES'
 
 # %% ../../nbs/8_running/00_stages.ipynb #9a5a909a
 STAGES = ("prepare", "explore", "unlearn", "generate", "interference", "results", "report", "answers")
-# all notebooks: the stages, and the benchmark of classifiers, which is one
-PIPELINES = (*STAGES, "classifiers")
+# all notebooks: the stages, and the benchmarks that are one notebook: of classifiers, and UnlearnCanvas
+PIPELINES = (*STAGES, "classifiers", "canvas")
 TASK_STAGES = STAGES[:2]  # once a task
 SESSION_STAGES = STAGES[2:5]  # once a method
 PAGE_STAGES = STAGES[5:]  # once for all complete sessions

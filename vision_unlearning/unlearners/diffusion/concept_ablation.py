@@ -19,7 +19,7 @@ from ...models.places import require_words
 from ...texts import Sentence, as_texts, captions_of, shared_names
 from ..base import concepts
 from .inputs import TrainingSet, diffusion_batch, encode_dataset
-from .training import TrainedUnlearner, as_weights
+from .training import TimedUnlearner, as_weights
 from .weights import TargetModules, select_parameters, teacher
 from ..loop import cycle
 
@@ -54,7 +54,7 @@ def draw_anchors(
     return TrainingSet(latents, torch.zeros_like(latents), condition(pipe, prompts))
 
 # %% ../../../nbs/3a_diffusion/85_concept_ablation.ipynb #a3638927
-class ConceptAblation(TrainedUnlearner):
+class ConceptAblation(TimedUnlearner):
     "Fine-tuning of the cross-attention until a concept's caption means an anchor's."
     name: ClassVar[str] = "concept_ablation"
     label: ClassVar[str] = "concept ablation"
@@ -136,7 +136,7 @@ class AblationLosses:
     "Named losses of one step; called by the training loop."
     def __init__(self, settings, pipe, base, captions, anchors, generator):
         self.settings = settings
-        self.pipe = pipe
+        self.scheduler, self.times = pipe.scheduler, settings.times(pipe)
         self.network = denoiser(pipe)
         self.base = base
         self.anchors = anchors
@@ -146,9 +146,8 @@ class AblationLosses:
 
     def __call__(self, step, micro):
         index, network, weight = next(self.batches), self.network, self.settings.retain_weight
-        noised, times, target = diffusion_batch(
-            self.pipe.scheduler, self.anchors.latents(index, self.generator), self.generator
-        )
+        latents = self.anchors.latents(index, self.generator)
+        noised, times, target = diffusion_batch(self.scheduler, latents, self.generator, self.times)
         concept = self.concept[torch.randint(len(self.concept), (len(index),), generator=self.generator)]
         caption = self.anchors.embeddings if self.anchors.overwrite is None else self.anchors.overwrite
         wanted = (

@@ -14,7 +14,7 @@ from ...models.families import denoiser
 from ...models.schedules import DiffusersSchedule
 from ..callbacks import History
 from .inputs import diffusion_batch
-from .training import TrainedUnlearner, as_weights
+from .training import TimedUnlearner, as_weights
 from .weights import TargetModules, select_parameters
 from ..loop import cycle
 
@@ -62,7 +62,7 @@ def reachable_loss(
     with torch.no_grad(): return float(value())
 
 # %% ../../../nbs/3a_diffusion/80_erasediff.ipynb #0ddbc630
-class EraseDiff(TrainedUnlearner):
+class EraseDiff(TimedUnlearner):
     "Constrained fine-tuning: the concept's denoising is driven to uniform noise."
     name: ClassVar[str] = "erasediff"
     label: ClassVar[str] = "EraseDiff"
@@ -99,7 +99,7 @@ class EraseDiffLosses:
     loop."""
     def __init__(self, settings, pipe, named, forget, retain, generator):
         self.settings = settings
-        self.pipe = pipe
+        self.scheduler, self.times = pipe.scheduler, settings.times(pipe)
         self.network = denoiser(pipe)
         self.named = named
         self.forget = forget
@@ -111,9 +111,8 @@ class EraseDiffLosses:
 
     def __call__(self, step, micro):
         f, r, s, network = next(self.forget_batches), next(self.retain_batches), self.settings, self.network
-        noised, times, _ = diffusion_batch(
-            self.pipe.scheduler, self.forget.latents(f, self.generator), self.generator
-        )
+        latents = self.forget.latents(f, self.generator)
+        noised, times, _ = diffusion_batch(self.scheduler, latents, self.generator, self.times)
         uniform = torch.rand(noised.shape, generator=self.generator).to(noised)
         forget_loss = lambda network: uniform_loss(network, noised, times, self.forget.embeddings[f], uniform)
         forget = forget_loss(network)
@@ -121,9 +120,8 @@ class EraseDiffLosses:
         if s.inner_steps:
             reachable = reachable_loss(network, self.named, forget_loss, s.inner_steps, s.inner_learning_rate)
             gap = float(forget.detach()) - reachable
-        x, t, target = diffusion_batch(
-            self.pipe.scheduler, self.retain.latents(r, self.generator), self.generator
-        )
+        kept = self.retain.latents(r, self.generator)
+        x, t, target = diffusion_batch(self.scheduler, kept, self.generator, self.times)
         retain = F.mse_loss(predict(network, x, t, self.retain.embeddings[r]).float(), target.float())
         self.history.append({"forget": float(forget.detach()), "gap": gap})
         return {"retain": retain, "forget": forget}

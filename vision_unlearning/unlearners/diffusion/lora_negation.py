@@ -14,7 +14,7 @@ from ..base import require_pictures
 from .inputs import encode_dataset
 from .lora import TARGETS, LoraEdit
 from .munba import diffusion_loss
-from .training import TrainedUnlearner, as_adapter
+from .training import TimedUnlearner, as_adapter
 from ..loop import cycle
 from ..weighting import gradient_combiner
 
@@ -56,7 +56,7 @@ def signed_network(
     return call
 
 # %% ../../../nbs/3a_diffusion/60_lora_negation.ipynb #a8bee954
-class LoraNegation(TrainedUnlearner):
+class LoraNegation(TimedUnlearner):
     "Learn the concept with a LoRA and subtract it."
     name: ClassVar[str] = "lora_negation"
     label: ClassVar[str] = "LoRA negation"
@@ -101,7 +101,7 @@ class LoraNegation(TrainedUnlearner):
         return encode_dataset(run.pipe, run.forget), retain
     def trains(self, run): return as_adapter(run, self.rank, self.lora_alpha, TARGETS)
     def losses(self, run):
-        return NegationLosses(self, run.pipe.scheduler, run.network, *run.data, run.generator)
+        return NegationLosses(self, run.pipe, run.network, *run.data, run.generator)
     def combine(self, run):
         return gradient_combiner(self.gradient_weighting, [self.forget_weight, self.retain_weight])
     def result(self, run, info): return negate(super().result(run, info), self.negation_scale)
@@ -109,9 +109,10 @@ class LoraNegation(TrainedUnlearner):
 # %% ../../../nbs/3a_diffusion/60_lora_negation.ipynb #ab889393
 class NegationLosses:
     "The loss of the concept, and of the retained pictures where there are any; called by the training loop."
-    def __init__(self, settings, scheduler, network, forget, retain, generator):
+    def __init__(self, settings, pipe, network, forget, retain, generator):
         self.settings = settings
-        self.loss = partial(diffusion_loss, scheduler=scheduler, generator=generator)
+        drawing = dict(scheduler=pipe.scheduler, generator=generator, weights=settings.times(pipe))
+        self.loss = partial(diffusion_loss, **drawing)
         self.generator = generator
         self.network = network
         self.deployed = signed_network(

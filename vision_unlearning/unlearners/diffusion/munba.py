@@ -18,7 +18,7 @@ from ..attached import stored_values
 from ..base import WeightEdit, require_pictures
 from .inputs import diffusion_batch, encode_dataset
 from .lora import adapter_edit, trainable_adapter
-from .training import Trained, TrainedUnlearner
+from .training import Trained, TimedUnlearner
 from .weights import named_set
 from ..loop import cycle
 from ..weighting import gradient_combiner
@@ -33,9 +33,10 @@ def diffusion_loss(
     latents: torch.Tensor,  # (B,C,h,w)
     embeddings: torch.Tensor,  # (B,L,D)
     generator: torch.Generator,  # of noise and times
+    weights: torch.Tensor | None = None,  # (T,) how often each time is drawn
 ) -> torch.Tensor:  # scalar, float32
     "The loss with which diffusion models are trained, each picture with a noise and a time of its own."
-    noised, times, target = diffusion_batch(scheduler, latents, generator)
+    noised, times, target = diffusion_batch(scheduler, latents, generator, weights)
     return F.mse_loss(predict(network, noised, times, embeddings).float(), target.float())
 
 # %% ../../../nbs/3a_diffusion/55_munba.ipynb #f5e94149
@@ -69,7 +70,7 @@ def student_and_teacher(
     yield Pair(list(copies.values()), edit, None, partial(call, copies), network)
 
 # %% ../../../nbs/3a_diffusion/55_munba.ipynb #ea097884
-class MUNBa(TrainedUnlearner):
+class MUNBa(TimedUnlearner):
     "The concept's caption learns another answer, under a Nash bargain with what must stay."
     name: ClassVar[str] = "munba"
     label: ClassVar[str] = "MUNBa"
@@ -119,16 +120,16 @@ class MUNBa(TrainedUnlearner):
         return student_and_teacher(run.network, self.trainable, self.rank, self.lora_alpha, run.generator)
     def losses(self, run):
         pair = run.trained
-        return MunbaLosses(self, run.pipe.scheduler, pair.network, pair.teacher, *run.data, run.generator)
+        return MunbaLosses(self, run.pipe, pair.network, pair.teacher, *run.data, run.generator)
     def combine(self, run):
         return gradient_combiner(self.gradient_weighting, [self.forget_weight, self.retain_weight])
 
 # %% ../../../nbs/3a_diffusion/55_munba.ipynb #54886552
 class MunbaLosses:
     "The forget and the retain loss of one micro-batch; called by the training loop."
-    def __init__(self, settings, scheduler, student, teacher, forget, retain, generator):
+    def __init__(self, settings, pipe, student, teacher, forget, retain, generator):
         self.settings = settings
-        self.scheduler = scheduler
+        self.scheduler, self.times = pipe.scheduler, settings.times(pipe)
         self.student = student
         self.teacher = teacher
         self.forget = forget
@@ -141,9 +142,8 @@ class MunbaLosses:
 
     def __call__(self, step, micro):
         f = next(self.forget_batches)
-        noised, times, _ = diffusion_batch(
-            self.scheduler, self.forget.latents(f, self.generator), self.generator
-        )
+        latents = self.forget.latents(f, self.generator)
+        noised, times, _ = diffusion_batch(self.scheduler, latents, self.generator, self.times)
         with torch.no_grad(): target = predict(self.teacher, noised, times, self.forget.overwrite[f])
         losses = {
             "forget": F.mse_loss(
@@ -156,6 +156,6 @@ class MunbaLosses:
         return {
             **losses,
             "retain": diffusion_loss(
-                self.student, self.scheduler, latents, self.retain.embeddings[r], self.generator
+                self.student, self.scheduler, latents, self.retain.embeddings[r], self.generator, self.times
             ),
         }

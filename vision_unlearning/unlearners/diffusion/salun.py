@@ -13,7 +13,7 @@ from ...models.conditioning import Conditioning, empty_condition, predict
 from ...models.families import denoiser
 from ...models.schedules import DiffusersSchedule
 from .inputs import diffusion_batch, encode_dataset
-from .training import TrainedUnlearner, as_weights
+from .training import TimedUnlearner, as_weights
 from .weights import TargetModules, select_parameters, teacher
 from ..loop import cycle
 from ..saliency import Hold, saliency, top_mask
@@ -44,7 +44,7 @@ def forget_loss(
     return F.mse_loss((1 + guidance)*concept - guidance*nothing, target.float())
 
 # %% ../../../nbs/3a_diffusion/75_salun.ipynb #ba92975c
-class SalUn(TrainedUnlearner):
+class SalUn(TimedUnlearner):
     "Relabelling of a concept within the most salient weights."
     name: ClassVar[str] = "salun"
     label: ClassVar[str] = "SalUn"
@@ -92,6 +92,7 @@ class SalunLosses:
     def __init__(self, settings, pipe, base, forget, retain, generator):
         self.settings = settings
         self.pipe = pipe
+        self.times = settings.times(pipe)
         self.network = denoiser(pipe)
         self.base = base
         self.forget = forget
@@ -104,7 +105,7 @@ class SalunLosses:
         f, r = next(self.forget_batches), next(self.retain_batches)
         n = len(f)
         latents = torch.cat([self.forget.latents(f, self.generator), self.retain.latents(r, self.generator)])
-        noised, times, target = diffusion_batch(self.pipe.scheduler, latents, self.generator)
+        noised, times, target = diffusion_batch(self.pipe.scheduler, latents, self.generator, self.times)
         relabelled = teacher(self.network, self.base, noised[:n], times[:n], self.forget.overwrite[f])
         student = predict(
             self.network, noised, times, self.forget.embeddings[f] + self.retain.embeddings[r]
