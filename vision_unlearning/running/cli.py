@@ -9,6 +9,13 @@ from pathlib import Path
 from typing import Annotated
 import typer
 from ..memory import MEMORY_FULL, is_out_of_memory
+from vision_unlearning.running.benchmarks import (
+    Benchmark,
+    OnlyPlan,
+    batch_benchmark,
+    is_benchmark,
+    report_benchmark,
+)
 from .holistic_commands import holistic_app
 from vision_unlearning.running.options import (
     BaseFolder,
@@ -37,9 +44,9 @@ __all__ = ['app', 'task_app', 'OwnSteps', 'OwnGuidance', 'OwnScheduler', 'Stage'
            'BatchScale', 'Quick', 'Permutations', 'DemoFolder', 'EXIT_CODES', 'Candidates', 'Clip', 'Merge',
            'ConfigFolder', 'Push', 'Requests', 'Preserved', 'Original', 'Edited', 'AuditTask', 'EditName',
            'AttackSteps', 'RelearningSteps', 'AuditSteps', 'AuditGuidance', 'KEPT', 'STOPPED', 'INTERRUPTED',
-           'task_new_command', 'is_benchmark', 'run_command', 'run_benchmark_stage', 'batch_parameters',
-           'batch_command', 'smoke_batch', 'status_command', 'report_command', 'demo_command', 'embedded_judge',
-           'leave_with', 'erase_command', 'audit_command', 'require_entity', 'report_audit', 'error_line', 'main']
+           'task_new_command', 'run_command', 'run_benchmark_stage', 'batch_parameters', 'batch_command', 'smoke_batch',
+           'status_command', 'report_command', 'demo_command', 'embedded_judge', 'leave_with', 'erase_command',
+           'audit_command', 'require_entity', 'report_audit', 'error_line', 'main']
 
 # %% ../../nbs/9_commands/20_cli.ipynb #ebe4d688
 app = typer.Typer(
@@ -94,19 +101,6 @@ def task_new_command(
     if guidance_scale != -1: drawing["guidance_scale"] = guidance_scale
     options = networks | words | columns | drawing
     typer.echo(new_task(Store(base_folder), name, at_home(table), template, pictures, **options))
-
-# %% ../../nbs/9_commands/20_cli.ipynb #b1042ab1
-def is_benchmark(
-    task: str,  # "emoji", "digits"
-) -> bool:
-    "Whether a task is a classifier benchmark."
-    from vision_unlearning.core import UnknownNameError
-    from vision_unlearning.tasks import get_task
-    try: of_pictures = get_task(task).asks_in_words
-    except UnknownNameError: of_pictures = False
-    if of_pictures: return False
-    from vision_unlearning.oracle.classification import benchmark_names
-    return task in benchmark_names()
 
 # %% ../../nbs/9_commands/20_cli.ipynb #dacbe92a
 Stage = Annotated[
@@ -206,15 +200,23 @@ def batch_command(
     templates: OwnTemplates = "",
     parameter: Parameters = None,
     scale: BatchScale = "full",
+    benchmark: Benchmark = "",
+    plan: OnlyPlan = False,
     base_folder: BaseFolder = "assets",
     force: Force = False,
     quiet: Quiet = False,
     machine: dict | None = None,
 ):
-    "Run all stages for several methods and emitters, or a classifier benchmark; what is there stays."
+    "Run all stages for several methods and emitters, or a benchmark; what is there stays."
     from vision_unlearning.core import check_name
     from vision_unlearning.tasks import SCALES
     smoke = check_name("scale", scale, SCALES) == "smoke"
+    if benchmark:
+        wrong = dict(metrics=metrics, templates=templates, scale=smoke, force=force)
+        asked = dict(methods=split(methods), entities=split(entities), parameters=parameter or [])
+        batch_benchmark(benchmark, wrong, task, asked, base_folder, plan, not quiet, machine)
+        return
+    if plan: raise ValueError("--plan is of a --benchmark; vu status says where others stand")
     if is_benchmark(task):
         if entities or force or smoke or metrics or templates:
             raise ValueError(
@@ -284,9 +286,14 @@ def report_command(
     quick: Quick = False,
     n_permutations: Permutations = 0,
     templates: OwnTemplates = "",
+    benchmark: Benchmark = "",
     quiet: Quiet = False,
 ):
     "Write the report of what is complete, answer every question about it, and say where the pages are."
+    if benchmark:
+        wrong = dict(model=model, quick=quick, n_permutations=n_permutations, templates=templates)
+        report_benchmark(benchmark, wrong, task, split(methods), split(entities), base_folder)
+        return
     if is_benchmark(task):
         if entities or model or templates:
             raise ValueError(f"{task} is a classifier benchmark: it takes --methods only")
