@@ -22,7 +22,9 @@ from vision_unlearning.running.options import (
     Force,
     Parameters,
     PictureProbes,
+    Preserved,
     Quiet,
+    Requests,
     TaskName,
     at_home,
     beside,
@@ -42,11 +44,11 @@ from vision_unlearning.running.tuning.commands import (
 # %% auto #0
 __all__ = ['app', 'task_app', 'OwnSteps', 'OwnGuidance', 'OwnScheduler', 'Stage', 'BatchMethods', 'BatchMetrics', 'OwnTemplates',
            'BatchScale', 'Quick', 'Permutations', 'DemoFolder', 'EXIT_CODES', 'Candidates', 'Clip', 'Merge',
-           'ConfigFolder', 'Push', 'Requests', 'Preserved', 'Original', 'Edited', 'AuditTask', 'EditName',
-           'AttackSteps', 'RelearningSteps', 'AuditSteps', 'AuditGuidance', 'KEPT', 'STOPPED', 'INTERRUPTED',
-           'task_new_command', 'run_command', 'run_benchmark_stage', 'batch_parameters', 'batch_command', 'smoke_batch',
-           'status_command', 'report_command', 'demo_command', 'embedded_judge', 'leave_with', 'erase_command',
-           'audit_command', 'require_entity', 'report_audit', 'error_line', 'main']
+           'ConfigFolder', 'Push', 'Original', 'Edited', 'AuditTask', 'EditName', 'AttackSteps', 'RelearningSteps',
+           'AuditSteps', 'AuditGuidance', 'KEPT', 'STOPPED', 'INTERRUPTED', 'task_new_command', 'run_command',
+           'run_benchmark_stage', 'batch_parameters', 'batch_command', 'smoke_batch', 'status_command',
+           'report_command', 'demo_command', 'embedded_judge', 'leave_with', 'erase_command', 'audit_command',
+           'require_entity', 'report_audit', 'error_line', 'main']
 
 # %% ../../nbs/9_commands/20_cli.ipynb #ebe4d688
 app = typer.Typer(
@@ -357,7 +359,7 @@ def leave_with(
     "End a command with the code of its answer."
     if code := EXIT_CODES[verdict.answer]: raise typer.Exit(code)
 
-# %% ../../nbs/9_commands/20_cli.ipynb #1ac2c463
+# %% ../../nbs/9_commands/20_cli.ipynb #1ac2c461
 Candidates = Annotated[
     str,
     typer.Option(help="Names to find neighbours among, with commas; empty takes a hundred everyday words."),
@@ -373,6 +375,7 @@ Push = Annotated[
     str, typer.Option(help="Hub repository to upload to, private; nothing but a go is uploaded.")
 ]
 
+# %% ../../nbs/9_commands/20_cli.ipynb #1ac2c463
 @app.command("erase")
 @on_machine
 def erase_command(
@@ -438,16 +441,6 @@ def erase_command(
     typer.echo(Path(out).resolve())
     if push: typer.echo(push_to_hub(out, push))
     leave_with(result.verdict)
-Requests = Annotated[
-    list[str],
-    typer.Option(help="What has to go; repeat it for several, with | between names of the same thing."),
-]
-Preserved = Annotated[
-    list[str],
-    typer.Option(
-        help="Names that must not suffer, with commas; quote one that has a comma. May be repeated."
-    ),
-]
 
 # %% ../../nbs/9_commands/20_cli.ipynb #7902bf0c
 Original = Annotated[str, typer.Option(help="Embedded name, a folder, or a hub id: what it was made from.")]
