@@ -17,10 +17,12 @@ from vision_unlearning.models import tiny_pipeline
 from vision_unlearning.models.families import denoiser
 from vision_unlearning.unlearners.attached import LOCK, plain_values
 from vision_unlearning.unlearners.base import WeightEdit, attached, load_edit
+from vision_unlearning.unlearners.diffusion.adavd import AdaVD
 from vision_unlearning.unlearners.diffusion.formats import effective_change, merge_edit
 from vision_unlearning.unlearners.diffusion.guidance import SafeLatentGuidance
 from vision_unlearning.unlearners.diffusion.lora import LoraEdit
 from vision_unlearning.unlearners.diffusion.prompt_filter import FilterPrompts
+from vision_unlearning.unlearners.diffusion.safree import SAFREE
 from vision_unlearning.unlearners.diffusion.spm import transport_edit
 from vision_unlearning.unlearners.diffusion.uce import UCE
 
@@ -51,6 +53,8 @@ def make_edits():
         "transport": transport_edit(spm, fox[None], empty),
         "guidance": SafeLatentGuidance.preset("max").unlearn(pipe, "fox"),
         "prompt_filter": FilterPrompts().unlearn(pipe, "fox"),
+        "safree": SAFREE(alpha=-1., safe_steps=100.).unlearn(pipe, "fox"),
+        "adavd": AdaVD(centre=-1.).unlearn(pipe, "fox"),
     }
 
 
@@ -153,11 +157,14 @@ SITUATIONS = {
 # What must be seen where it is not "works": a part of the refusal's line.
 REFUSED = {
     ("offloaded layer by layer", "weights"): "offloaded layer by layer",
-    **{("fused projections", k): "fused projections" for k in ("weights", "lora", "spm", "transport")},
+    **{
+        ("fused projections", k): "fused projections"
+        for k in ("weights", "lora", "spm", "transport", "adavd")
+    },
     **{
         (s, k): "is compiled"
         for s in ("compiled", "unet.compile()", "torch.compile")
-        for k in ("lora", "spm", "transport")
+        for k in ("lora", "spm", "transport", "adavd")
     },
     ("user's LoRA, fused", "weights"): "'style' is fused",
 }
@@ -408,7 +415,7 @@ def test_drawing_refuses_an_edit_that_acts_no_more():
 
 def test_compiled_networks_and_hooks():
     from vision_unlearning.explore.attention import attention_fingerprints
-    from vision_unlearning.interference.attacks import replaced_tokens
+    from vision_unlearning.models.marks import replaced_tokens
     pipe = compiled(tiny_pipeline())
     with pytest.raises(ValueError, match="is compiled"): attention_fingerprints(pipe, PROMPTS, [42])
     pipe.text_encoder.compile(backend="eager")
@@ -426,7 +433,7 @@ def test_wrapped_by_torch_compile():
     unet, edit = pipe.unet, EDITS["weights"]
     before = copy.deepcopy(unet.state_dict())
     pipe.unet = torch.compile(unet, backend="eager")
-    for kind in ("lora", "spm", "transport"):
+    for kind in ("lora", "spm", "transport", "adavd"):
         with pytest.raises(ValueError, match="is compiled"): EDITS[kind].attach(pipe)
     with edit.on(pipe):
         assert denoiser(pipe) is unet and edit.is_live(pipe)
@@ -630,7 +637,7 @@ def test_a_classifier_method_that_changes_nothing():
 def test_an_edit_of_nothing_is_none(kind, tmp_path):
     "It would say that a concept is gone: none can be made, so none is saved, attached or read."
     edit = EDITS[kind]
-    nothing = {**edit.info, "forget": []} if kind == "prompt_filter" else edit.info
+    nothing = {**edit.info, "forget": []} if kind in ("prompt_filter", "safree") else edit.info
     with pytest.raises(ValueError, match="no tensors|needs the tensor|needs forget"): type(edit)({}, nothing)
     write(
         tmp_path / "edit", edit, drop=0, num_tensors=0, **({"forget": []} if nothing is not edit.info else {})

@@ -27,6 +27,8 @@ FOUND = {
         "concept_ablation":
             "num_anchor_images num_inference_steps guidance_scale prompt_template anchor_concept",
         "esd": "retain_rollouts retain_batch_size",
+        "stereo": "retain_rollouts retain_batch_size",
+        "advunlearn": "num_tokens attack_every attack_step_size attack_from retain_batch_size",
         "erase_anything": "retain_batch_size timestep_sampling temperature synonyms num_unrelated",
         "spm": "anchor_exponent",
         "munba": "forget_weight retain_weight retain_batch_size rank lora_alpha",
@@ -49,7 +51,11 @@ FOUND = {
 # what acts on other models, or beside the edit
 LEFT_OUT = ("mixed_precision", "gradient_checkpointing", "edit_scale", "input_shape", "impressions_folder")
 # a gate that lets nothing pass teaches nothing, and the method says so at its end
-ENDS_IN_AN_ERROR = {("gkt", "threshold", 0), ("esd", "negative_guidance", 0)}
+ENDS_IN_AN_ERROR = {
+    ("gkt", "threshold", 0),
+    ("esd", "negative_guidance", 0),
+    ("stereo", "negative_guidance", 0),
+}
 
 
 def choices(kind) -> list:

@@ -29,7 +29,7 @@ class Case:
 SMALL = dict(
     num_train_epochs=1, num_train_steps=1, train_batch_size=1, retain_batch_size=1, rollout_batch_size=1,
     num_inference_steps=1, num_anchor_images=1, anchor_batch_size=1, saliency_epochs=1, saliency_passes=1,
-    num_iterations=1, sld_warmup_steps=0, num_rounds=1, num_images=4, tolerance=0.,
+    num_iterations=1, sld_warmup_steps=0, num_rounds=1, num_images=4, tolerance=0., search_steps=2,
 )
 TWO_STEPS = dict(num_train_epochs=2, num_train_steps=2)
 # the first point of a walk is noise, whatever leads it
@@ -40,6 +40,7 @@ MOVED = dict(  # so strongly that even noise is counted otherwise
     guidance_scale=20., erase_scale=100.,
 )
 POOLS = dict(num_inference_steps=4)  # a pool of several points
+ATTACK = dict(attack_from=0, attack_steps=1)
 RETAIN = dict(retain_weight=1., num_train_steps=2, **POOLS)  # before the first step there is nothing to hold
 
 EVERYWHERE = dict(
@@ -48,9 +49,32 @@ EVERYWHERE = dict(
     retain_batch_size=2, gradient_accumulation_steps=2, max_grad_norm=1e-6, weight_decay=.5,
     timestep_sampling="logit_normal", anchor_concept="An image of wolf", kept_fraction=.9, saliency_passes=2,
     prompt_template="A photo of {}", negative_guidance=3., rollout_batch_size=2, num_inference_steps=2,
-    target_modules="selfattn", guidance_scale=Case(9., WALK),
+    target_modules="selfattn", guidance_scale=Case(9., WALK), train_text_encoder=True,
+)
+ESD = dict(
+    erase_from="dog",
+    train_batch_size=Case(2, POOLS),
+    sampler=Case("edited", dict(num_train_steps=3, num_inference_steps=2, learning_rate=.01)),
+    retain_weight=1.,
+    retain_rollouts=Case(3, RETAIN),
+    retain_batch_size=Case(3, RETAIN),
 )
 OWN = {
+    "mace": dict(erase_scale=2., lamb=1., train_batch_size=Case(2, POOLS)),
+    "safree": dict(alpha=Case(9., dict(safe_steps=100.)), safe_steps=100.),
+    "adavd": dict(steepness=1., centre=-1., strength=Case(1., dict(centre=.5))),
+    "esd": ESD,
+    "stereo": ESD | dict(num_rounds=2, num_tokens=2, search_steps=5, search_rate=1.),
+    "advunlearn": dict(
+        retain_weight=Case(3., TWO_STEPS),
+        retain_batch_size=Case(2, RETAIN),
+        train_batch_size=Case(2, POOLS),
+        num_tokens=Case(3, ATTACK),
+        attack_every=Case(1, ATTACK | TWO_STEPS),
+        attack_steps=Case(3, ATTACK),
+        attack_step_size=Case(.5, ATTACK),
+        attack_from=0,
+    ),
     "prompt_filter": dict(
         similarity_threshold=.01,
         prompt_template=Case("{}", dict(similarity_threshold=.75)),
@@ -79,14 +103,6 @@ OWN = {
     "distil_weight": dict(search_space=(1,)),
     "munba": dict(gradient_weighting="simple", trainable="cross_attention"),
     "lora_negation": dict(negation_scale=2., gradient_weighting="simple", retain_sign="trained"),
-    "esd": dict(
-        erase_from="dog",
-        train_batch_size=Case(2, POOLS),
-        sampler=Case("edited", dict(num_train_steps=3, num_inference_steps=2, learning_rate=.01)),
-        retain_weight=1.,
-        retain_rollouts=Case(3, RETAIN),
-        retain_batch_size=Case(3, RETAIN),
-    ),
     "erase_anything": dict(
         train_batch_size=Case(2, POOLS),
         attention_weight=3.,
@@ -118,6 +134,9 @@ def case_of(method, cls, name):
     found = OWN.get(method, {}).get(name, EVERYWHERE.get(name))
     assert found is not None, f"say in this file when {name} of {method} acts, and what else it may be"
     return found if isinstance(found, Case) else Case(found)
+
+
+ON_THE_WAY = ("sld", "safree", "adavd")  # what they do is done while a picture is drawn
 
 
 class Recomputes(Callback):
@@ -161,7 +180,7 @@ def outcome(world, cls, settings):
             raise
     about = {k: v for k, v in edit.info.items() if k != "settings"}
     parts = [about, watch.seen, *(x for item in sorted(edit.tensors.items()) for x in item)]
-    if cls.name == "sld":
+    if cls.name in ON_THE_WAY:
         with edit.on(pipe):
             parts = [generate_array(pipe, [1], ["An image of fox"], num_inference_steps=4).tobytes()]
     if cls.name == "prompt_filter":

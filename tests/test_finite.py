@@ -18,7 +18,8 @@ from vision_unlearning.unlearners.base import WeightEdit, get_method, load_edit
 from vision_unlearning.unlearners.methods import METHODS
 
 COARSE = "too coarse to be fine-tuned"
-CLOSED = ("uce", "rece", "debias", "sld", "prompt_filter")  # methods that train nothing
+# methods that train nothing
+CLOSED = ("uce", "rece", "debias", "sld", "prompt_filter", "safree", "adavd")
 TRAINED = tuple(name for name in METHODS if name not in CLOSED)
 
 
@@ -33,7 +34,7 @@ def short(name, **settings):
     "A method that trains for two steps."
     cls = get_method(name)
     few = dict(num_train_steps=2, num_train_epochs=1, num_inference_steps=2, rollout_batch_size=2)
-    few |= dict(num_anchor_images=2, train_batch_size=2, num_rounds=1, num_images=3)
+    few |= dict(num_anchor_images=2, train_batch_size=2, num_rounds=1, num_images=3, search_steps=2)
     return cls(**{**acting(cls, few), **settings})
 
 

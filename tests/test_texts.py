@@ -10,10 +10,10 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from vision_unlearning.data.dataset import UnlearnDataset
 from vision_unlearning.data.splits import image_dataset
 from vision_unlearning.explore.neighbours import near_neighbours
-from vision_unlearning.interference.attacks import replaced_tokens, text_encoders
 from vision_unlearning.interference.generate import generate_array
 from vision_unlearning.models import load_pipeline, tiny_pipeline
 from vision_unlearning.models.conditioning import condition, embed_texts
+from vision_unlearning.models.marks import replaced_tokens, text_encoders
 from vision_unlearning.models.places import token_ids, token_span
 from vision_unlearning.running.erase import erase, own_pictures
 from vision_unlearning.unlearners.base import concepts, get_method

@@ -37,6 +37,8 @@ from .running.tuning.search import tune
 
 # begin: written by tools/face.py
 # Methods for text-to-image models
+from .unlearners.diffusion.adavd import AdaVD
+from .unlearners.diffusion.advunlearn import AdvUnlearn
 from .unlearners.diffusion.concept_ablation import ConceptAblation
 from .unlearners.diffusion.debias import Debias
 from .unlearners.diffusion.erase_anything import EraseAnything
@@ -47,11 +49,14 @@ from .unlearners.diffusion.fade_sparse import FADEModule
 from .unlearners.diffusion.fade_sparse import FADEWeight
 from .unlearners.diffusion.guidance import SafeLatentGuidance
 from .unlearners.diffusion.lora_negation import LoraNegation
+from .unlearners.diffusion.mace import MACE
 from .unlearners.diffusion.munba import MUNBa
 from .unlearners.diffusion.prompt_filter import FilterPrompts
 from .unlearners.diffusion.rece import RECE
+from .unlearners.diffusion.safree import SAFREE
 from .unlearners.diffusion.salun import SalUn
 from .unlearners.diffusion.spm import SPM
+from .unlearners.diffusion.stereo import STEREO
 from .unlearners.diffusion.uce import UCE
 
 # Methods for classifiers

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/5_interference/45_attacks.ipynb #439a2df1
 from __future__ import annotations
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import ClassVar
 import pandas as pd
@@ -17,15 +17,13 @@ from ..tasks import PROMPT_TEMPLATE
 from ..texts import Sentence, as_texts
 from ..unlearners.base import require_pipeline
 from ..models.families import called_network
-from ..models.network import require_hooks
 from ..models.conditioning import condition, predict
-from ..models.places import expanded_text
+from ..models.marks import MARK, mark_places, padded_ids, replaced_tokens, text_encoders
 from ..unlearners.diffusion.inputs import TrainingSet, diffusion_batch, encode_dataset
 
 # %% auto #0
-__all__ = ['MARK', 'edited', 'as_pictures', 'noised_batches', 'denoising_error', 'text_encoders', 'padded_ids', 'mark_places',
-           'replaced_tokens', 'TokenSearch', 'FoundTokens', 'nearest_tokens', 'allowed_tokens', 'start_rows',
-           'search_tokens', 'draw_and_judge']
+__all__ = ['NOT_READ', 'edited', 'as_pictures', 'noised_batches', 'denoising_error', 'TokenSearch', 'FoundTokens',
+           'nearest_tokens', 'allowed_tokens', 'start_rows', 'search_tokens', 'draw_and_judge']
 
 # %% ../../nbs/5_interference/45_attacks.ipynb #a2a0440a
 def edited(
@@ -78,69 +76,6 @@ def denoising_error(
             said = predict(network, noised, times, text[[i]].expand(len(noised)))
             total[i] += float(F.mse_loss(said, target))/num
     return total
-
-# %% ../../nbs/5_interference/45_attacks.ipynb #641bf896
-MARK = "x"  # one token in the vocabularies of CLIP and of the embedded models
-
-def text_encoders(
-    pipe,  # Stable Diffusion pipeline
-) -> list[tuple]:  # (tokenizer, text encoder); two for XL
-    "What reads a prompt."
-    part = lambda name: getattr(pipe, name, None)
-    pairs = [(part(f"tokenizer{end}"), part(f"text_encoder{end}")) for end in ("", "_2", "_3")]
-    return [(tokenizer, encoder) for tokenizer, encoder in pairs if encoder is not None]
-
-# %% ../../nbs/5_interference/45_attacks.ipynb #1726c06a
-def padded_ids(
-    pipe,  # Stable Diffusion pipeline
-    tokenizer,  # one of its CLIP tokenizers
-    text: str,
-) -> torch.Tensor:  # (L,) int64
-    "The tokens of a text as the pipeline hands them to a text encoder."
-    length = tokenizer.model_max_length
-    filled = dict(padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-    return tokenizer(expanded_text(pipe, text, tokenizer), **filled).input_ids[0]
-
-def mark_places(
-    pipe,  # Stable Diffusion pipeline
-    tokenizer,  # one of its CLIP tokenizers
-    prompt: str,  # with marks
-    num_tokens: int,  # K, how many marks there must be
-) -> tuple[torch.Tensor, torch.Tensor]:  # (L,) ids of the padded prompt, (K,) positions of the marks
-    "Where the marks of a prompt stand."
-    ids = padded_ids(pipe, tokenizer, prompt)
-    mark = tokenizer(MARK, add_special_tokens=False).input_ids
-    places = (ids == mark[0]).nonzero().flatten()
-    if len(mark) != 1 or len(places) != num_tokens:
-        raise ValueError(
-            f"{prompt!r} does not fit the tokenizer: {len(places)} marks {MARK!r} are among its first "
-            f"{len(ids)} "
-            f"tokens, {num_tokens} are wanted"
-        )
-    return ids, places
-
-# %% ../../nbs/5_interference/45_attacks.ipynb #2d1a5bd9
-@contextmanager
-def replaced_tokens(
-    pipe,  # Stable Diffusion pipeline
-    prompt: str,  # with K marks
-    vectors: list[torch.Tensor],  # (K,D) of each text encoder
-):
-    "For the length of a block, the marks of this one prompt are read as `vectors`."
-    handles = []
-    for _, encoder in text_encoders(pipe): require_hooks(encoder, "a replaced token")
-    for (tokenizer, encoder), vector in zip(text_encoders(pipe), vectors, strict=True):
-        ids, places = mark_places(pipe, tokenizer, prompt, len(vector))
-        seats = torch.zeros(len(ids), dtype=torch.bool).index_fill(0, places, True)
-        def hook(module, args, output, ids=ids, places=places, seats=seats, vector=vector):
-            here = (args[0] == ids.to(args[0].device)).all(-1)
-            if not here.any(): return None
-            full = torch.zeros_like(output[0]).index_copy(0, places.to(output.device), vector.to(output))
-            return torch.where((here[:, None] & seats.to(here.device))[..., None], full, output)
-        handles.append(encoder.get_input_embeddings().register_forward_hook(hook))
-    try: yield
-    finally:
-        for handle in handles: handle.remove()
 
 # %% ../../nbs/5_interference/45_attacks.ipynb #4a639309
 class TokenSearch(Config):
@@ -201,6 +136,11 @@ def allowed_tokens(
     return allowed
 
 # %% ../../nbs/5_interference/45_attacks.ipynb #7f76a031
+NOT_READ = (
+    "the edited model answers {prompt!r} without reading its tokens, so nothing can be searched through it; "
+    "ask it in other words"
+)
+
 def start_rows(
     tokenizer,  # CLIP tokenizer
     table: torch.Tensor,  # (V,D) embeddings of its tokens
@@ -257,6 +197,7 @@ def search_tokens(
                 with replaced_tokens(pipe, prompt, used): text = condition(pipe, [prompt], gradient=True)
                 said = predict(network, noised, times, text.expand(len(noised)))
                 loss = F.mse_loss(said.float(), target.float())
+                if not loss.requires_grad: raise ValueError(NOT_READ.format(prompt=prompt))
                 for row, gradient in zip(rows, torch.autograd.grad(loss, rows)): row.grad = gradient
                 optimizer.step()
                 losses.append(float(loss.detach()))

@@ -8,32 +8,23 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from ...models.conditioning import predict
+from ...models.conditioning import condition, predict
 from ...models.noise_levels import time_weights
 from ...models.schedules import DiffusersSchedule
 from .crucial_times import crucial_times
 from .inputs import diffusion_batch, encode_dataset
-from .lora import TARGETS
+from .lora import TARGETS, TEXT_TARGETS
 from .training import TrainedUnlearner, as_adapter
 from .weights import select_modules
 from ..loop import cycle
 
 # %% auto #0
-__all__ = ['FADE', 'FadeLosses']
+__all__ = ['SelfDistillation', 'FADE', 'FadeLosses']
 
 # %% ../../../nbs/3a_diffusion/45_fade.ipynb #39592012
-class FADE(TrainedUnlearner):
-    "Self-distillation of a concept into another text, with a LoRA."
-    name: ClassVar[str] = "distil"
-    label: ClassVar[str] = "FADE"
-    color: ClassVar[str] = "#D55E00"
-    figure_order: ClassVar[int] = 60
+class SelfDistillation(TrainedUnlearner):
+    "What the forms of FADE share."
     kind: ClassVar[str] = "text-to-image"
-    tuning: ClassVar[dict] = dict(
-        learning_rate=dict(low=2e-3, high=2e-2, log=True),
-        forget_weight=dict(low=0.5, high=3.0, log=True),
-        rank=dict(choices=(4, 8, 16)),
-    )
     num_train_epochs: int = Field(30, ge=1)  # passes over the forget set
     learning_rate: float = Field(2e-3, gt=0)
     lr_scheduler: DiffusersSchedule = "cosine"
@@ -57,16 +48,35 @@ class FADE(TrainedUnlearner):
     def encode(self, run):
         forget = encode_dataset(run.pipe, run.forget, overwrite=self.anchor_concept)
         return forget, encode_dataset(run.pipe, run.retain)
+
+# %% ../../../nbs/3a_diffusion/45_fade.ipynb #b9d0a358
+class FADE(SelfDistillation):
+    "Self-distillation of a concept into another text, with a LoRA."
+    name: ClassVar[str] = "distil"
+    label: ClassVar[str] = "FADE"
+    color: ClassVar[str] = "#D55E00"
+    figure_order: ClassVar[int] = 60
+    tuning: ClassVar[dict] = dict(
+        learning_rate=dict(low=2e-3, high=2e-2, log=True),
+        forget_weight=dict(low=0.5, high=3.0, log=True),
+        rank=dict(choices=(4, 8, 16)),
+    )
+    train_text_encoder: bool = False  # whether the CLIP towers get a LoRA too
+
     def trains(self, run):
         layers = select_modules(run.network, self.target_modules)
-        return as_adapter(run, self.rank, self.lora_alpha, layers)
-    def losses(self, run): return FadeLosses(self, run.pipe, run.network, *run.data, run.generator)
+        words = TEXT_TARGETS if self.train_text_encoder else None
+        return as_adapter(run, self.rank, self.lora_alpha, layers, words)
+    def losses(self, run):
+        live = self.train_text_encoder
+        return FadeLosses(self, run.pipe, run.network, *run.data, run.generator, live)
 
 # %% ../../../nbs/3a_diffusion/45_fade.ipynb #dd61fb0a
 class FadeLosses:
     "Named losses of one micro-batch; called by the training loop."
-    def __init__(self, settings, pipe, network, forget, retain, generator):
+    def __init__(self, settings, pipe, network, forget, retain, generator, live=False):
         self.settings = settings
+        self.live = live  # whether the student's captions are encoded at every step
         self.pipe = pipe
         self.network = network  # with an adapter that can be switched off
         self.forget = forget
@@ -78,6 +88,14 @@ class FadeLosses:
             self.times = crucial_times(pipe, forget, generator=generator)
         else: self.times = time_weights(pipe.scheduler, settings.timestep_sampling)
 
+    def asked(self, f, r):
+        "What the student is told."
+        if not self.live: return self.forget.embeddings[f] + self.retain.embeddings[r]
+        texts = [
+            side.texts[i] for side, index in ((self.forget, f), (self.retain, r)) for i in index.tolist()
+        ]
+        return condition(self.pipe, texts, gradient=True)
+
     def __call__(self, step, micro):
         network, f, r = self.network, next(self.forget_batches), next(self.retain_batches)
         latents = torch.cat([self.forget.latents(f, self.generator), self.retain.latents(r, self.generator)])
@@ -86,7 +104,7 @@ class FadeLosses:
             network.disable_adapters()
             teacher = predict(network, noised, times, self.forget.overwrite[f] + self.retain.embeddings[r])
             network.enable_adapters()
-        student = predict(network, noised, times, self.forget.embeddings[f] + self.retain.embeddings[r])
+        student = predict(network, noised, times, self.asked(f, r))
         error = F.mse_loss(student.float(), teacher.float(), reduction="none").mean((1, 2, 3))
         n = len(f)
         return {

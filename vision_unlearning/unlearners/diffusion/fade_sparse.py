@@ -13,7 +13,7 @@ from ...models.conditioning import predict
 from ...models.families import denoiser, family_of
 from ..attached import stored_values
 from ..base import WeightEdit
-from .fade import FADE, FadeLosses
+from .fade import FadeLosses, SelfDistillation
 from .inputs import diffusion_batch
 from .lora import TARGETS
 from .training import Trained, as_adapter
@@ -78,7 +78,7 @@ def top_layers(
     return [n for n in mean if n in kept]
 
 # %% ../../../nbs/3a_diffusion/50_fade_sparse.ipynb #fcd2f9e7
-class FADESparse(FADE):
+class FADESparse(SelfDistillation):
     "What the sparse forms share: a saliency pass before the training of FADE."
     # share that may change; the published sparsity_inclusiveness
     kept_fraction: float = Field(.5, gt=0, le=1)

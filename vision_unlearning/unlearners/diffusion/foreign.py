@@ -25,7 +25,12 @@ from vision_unlearning.unlearners.base import (
 )
 from ..between import differs, edit_between
 from .formats import effective_change, export_kohya, merge_edit
-from .lora import LoraEdit, factor_keys
+from vision_unlearning.unlearners.diffusion.lora import (
+    LoraEdit,
+    adaptable_layers,
+    component_adapters,
+    factor_keys,
+)
 
 # %% auto #0
 __all__ = ['FACTOR_NAMES', 'KOHYA_ENCODERS', 'KNOWN', 'PICKLES', 'FORMS', 'weights_edit', 'Factors', 'split_key', 'layer_names',
@@ -78,6 +83,8 @@ FACTOR_NAMES = {  # ending of a key -> which factor
     ".lora_up.weight": "up",
     ".lora.down.weight": "down",
     ".lora.up.weight": "up",
+    ".lora_linear_layer.down.weight": "down",
+    ".lora_linear_layer.up.weight": "up",
     ".lora_A.weight": "down",
     ".lora_B.weight": "up",
     ".alpha": "alpha",
@@ -166,8 +173,7 @@ def lora_edit(
     model,  # the original
 ) -> Edit:  # a LoRA where one holds it, else weights
     "What factors add up to."
-    alphas = {f.alpha for f in factors.values()}
-    inside = {n: m for n, m in all_layers(denoiser(model)).items() if isinstance(m, torch.nn.Linear)}
+    alphas, inside = {f.alpha for f in factors.values()}, adaptable_layers(model)
     if len(alphas) == 1 and all(f.linear and n in inside for n, f in factors.items()):
         tensors = {}
         for n, f in factors.items():
@@ -282,9 +288,12 @@ def as_lora(
     if isinstance(edit, LoraEdit): return edit
     if not isinstance(edit, WeightEdit): raise ValueError(f"an edit of kind {edit.kind!r} has no LoRA form")
     if model is None: raise ValueError("a LoRA holds a change: give model=, the pipeline that was edited")
-    linear = {f"{n}.weight" for n, m in all_layers(denoiser(model)).items() if isinstance(m, torch.nn.Linear)}
+    linear = {f"{n}.weight" for n in adaptable_layers(model)}
     odd = [n for n in edit.tensors if n not in linear]
-    if odd: raise ValueError(f"{odd[0]} is no weight of a linear layer of the denoiser; export it as 'esd'")
+    if odd:
+        raise ValueError(
+            f"{odd[0]} is no weight of a linear layer of the denoiser or of a CLIP tower; export it as 'esd'"
+        )
     parts = {
         n: torch.linalg.svd(x.double(), full_matrices=False) for n, x in effective_change(edit, model).items()
     }
@@ -321,8 +330,8 @@ def export_edit(
     metadata = {"format": "pt"}
     if form == "diffusers":
         lora = as_lora(edit, model)
-        component = next(iter(lora.tensors)).split(".")[0]
-        adapter = {f"{component}.{k}": v for k, v in lora.info["adapter"].items()}
+        about = component_adapters(lora)
+        adapter = {f"{part}.{k}": v for part, said in about.items() for k, v in said.items()}
         tensors, metadata["lora_adapter_metadata"] = lora.tensors, json.dumps(adapter, sort_keys=True)
     else: tensors = published_weights(edit, form, model)
     with atomic_path(path) as temporary: save_file(tensors, temporary, metadata=metadata)

@@ -7,10 +7,8 @@ from __future__ import annotations
 from pathlib import Path
 import torch
 from ...store import atomic_path
-from ..attached import plain_values
-from ...models.families import denoiser
 from ..base import Edit, WeightEdit, base_tensors
-from .lora import SIDES, LoraEdit, lora_pairs
+from .lora import SIDES, LoraEdit, by_component, lora_pairs
 
 # %% auto #0
 __all__ = ['each_change', 'effective_change', 'moves_weights', 'merge_edit', 'export_kohya']
@@ -64,7 +62,7 @@ def merge_edit(
         raise ValueError(
             f"an edit of kind {edit.kind!r} changes no weights and cannot be merged; attach it instead"
         )
-    plain = plain_values(denoiser(model))
+    plain = base_tensors(model)
     def changed(name, change): return (plain[name].detach().cpu().float() + change).to(plain[name].dtype)
     return WeightEdit({n: changed(n, x) for n, x in effective_change(edit, model).items()}, edit.info)
 
@@ -80,14 +78,18 @@ def export_kohya(
     if edit.kind != "lora":
         raise ValueError(f"only a LoRA has a kohya form, this edit holds {edit.kind}; save it merged instead")
     if Path(path).suffix != ".safetensors": raise ValueError(f"{path} must end in .safetensors")
-    if not next(iter(edit.tensors)).startswith("unet."):
+    parts = by_component(edit.tensors)
+    if "transformer" in parts:
         raise ValueError("kohya's programs call the layers of transformers otherwise; export as 'diffusers'")
     def peft_name(key):
         layer, side, _ = key.rsplit(".", 2)
-        return f"{layer.removesuffix('.lora')}.lora_{SIDES[side]}.weight"
+        part, _, name = layer.removesuffix(".lora").partition(".")
+        if part != "unet": name = f"text_model.{name.removeprefix('text_model.')}"
+        return f"{part}.{name}.lora_{SIDES[side]}.weight"
     converted = convert_state_dict_to_kohya({peft_name(k): t for k, t in edit.tensors.items()})
-    alpha = torch.tensor(float(edit.info["adapter"]["lora_alpha"]))
-    tensors = {k: alpha.clone() if k.endswith(".alpha") else t for k, t in converted.items()}
+    alpha, two = torch.tensor(float(edit.info["adapter"]["lora_alpha"])), "text_encoder_2" in parts
+    def kohya_name(key): return key if two else key.replace("lora_te1_", "lora_te_", 1)
+    tensors = {kohya_name(k): alpha.clone() if k.endswith(".alpha") else t for k, t in converted.items()}
     head = {"format": "pt", **(metadata or {})}
     with atomic_path(path) as temporary: save_file(tensors, temporary, metadata=head)
     return Path(path)

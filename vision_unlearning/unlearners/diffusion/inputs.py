@@ -27,6 +27,7 @@ class TrainingSet:
     std: torch.Tensor  # (N,C,h,w) posterior deviations, scaled
     embeddings: Conditioning  # of the captions, length N
     overwrite: Conditioning | None = None  # of the captions that replace them
+    texts: list[str] | None = None  # the captions, for a text encoder that learns
 
     def __len__(self): return len(self.mean)
     def latents(self, index, generator):
@@ -81,6 +82,7 @@ def encode_dataset(
         torch.cat(stds),
         condition(pipe, texts),
         None if replaced is None else condition(pipe, replaced),
+        texts,
     )
 
 # %% ../../../nbs/3a_diffusion/00_inputs.ipynb #b94dbd6c

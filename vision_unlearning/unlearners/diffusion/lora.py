@@ -12,24 +12,40 @@ import torch
 import torch.nn.functional as F
 from ...core import ForeignFileError
 from ..attached import Hook
-from ...models.families import denoiser
-from ..base import HookEdit
-from ...models.families import family_of, without_component
-from ...models.network import all_layers, require_unadapted
+from ...models.families import denoiser, family_of, find_family, without_component
+from ..base import TEXT_ENCODERS, HookEdit, encoders_of
+from ...models.network import all_layers, obstacle, require_unadapted
 from .weights import own_targets
 from ..trainable import require_float32
 
 # %% auto #0
-__all__ = ['TARGETS', 'SIDES', 'VARIANTS', 'trainable_adapter', 'LowRank', 'factor_keys', 'lora_pairs', 'check_lora',
-           'adapted_pairs', 'LoraEdit', 'adapter_edit', 'save_lora_edit']
+__all__ = ['TARGETS', 'TEXT_TARGETS', 'SIDES', 'VARIANTS', 'clip_towers', 'adaptable_layers', 'trainable_adapter',
+           'remove_adapter', 'LowRank', 'factor_keys', 'lora_pairs', 'check_lora', 'adapted_pairs', 'LoraEdit',
+           'by_component', 'component_adapters', 'adapter_edit', 'save_lora_edit']
 
 # %% ../../../nbs/3a_diffusion/05_lora.ipynb #cb5ae1f2
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")  # the same of a CLIP text tower
+
+def clip_towers(
+    model,  # a pipeline; a denoiser alone has none
+) -> dict[str, torch.nn.Module]:  # component -> text encoder
+    "The text encoders into which diffusers loads a LoRA."
+    return {part: m for part, m in encoders_of(model).items() if type(m).__name__.startswith("CLIP")}
+
+def adaptable_layers(
+    model,  # a pipeline, or its denoiser
+) -> dict[str, torch.nn.Linear]:  # by the names that an edit gives them
+    "The linear layers that a LoRA may sit on: those of the denoiser and of the CLIP towers."
+    layers = all_layers(denoiser(model))
+    for part, tower in clip_towers(model).items():
+        layers |= {f"{part}.{name}": layer for name, layer in all_layers(tower).items()}
+    return {name: layer for name, layer in layers.items() if isinstance(layer, torch.nn.Linear)}
 
 # %% ../../../nbs/3a_diffusion/05_lora.ipynb #4c564242
 @contextmanager
 def trainable_adapter(
-    unet,  # UNet2DConditionModel
+    unet,  # a denoiser, or a CLIP text tower
     rank: int,  # r
     alpha: float,  # strength; the update is alpha/r BA
     generator: torch.Generator | None = None,  # of the initial A
@@ -39,6 +55,11 @@ def trainable_adapter(
     from peft import LoraConfig
     require_float32(unet.parameters())
     require_unadapted(unet, "an adapter in training")
+    if type(unet).__name__.startswith("T5"):
+        raise TypeError(
+            f"no LoRA is trained on a {type(unet).__name__}: plain diffusers would not load it; adapt the "
+            "CLIP towers, or the denoiser"
+        )
     if not hasattr(unet, "add_adapter"):
         raise TypeError(
             f"no LoRA is trained on a {type(unet).__name__}, to which diffusers adds no adapters; take a "
@@ -57,7 +78,16 @@ def trainable_adapter(
     parameters = [p for n, p in unet.named_parameters() if ".lora_" in n]
     for p in parameters: p.requires_grad_(True)
     try: yield parameters, config
-    finally: unet.unload_lora()
+    finally: remove_adapter(unet)
+
+def remove_adapter(
+    network,  # a denoiser, or a CLIP text tower
+):
+    "Take adapters off without a trace; transformers leaves its wrappers behind, so they are unwrapped here."
+    from diffusers.utils.peft_utils import recurse_remove_peft_layers
+    if hasattr(network, "unload_lora"): return network.unload_lora()
+    recurse_remove_peft_layers(network)
+    for mark in ("peft_config", "_hf_peft_config_loaded"): vars(network).pop(mark, None)
 
 # %% ../../../nbs/3a_diffusion/05_lora.ipynb #f4dbda5b
 @dataclass(eq=False)
@@ -81,11 +111,12 @@ class LowRank:
 SIDES = {"down": "A", "up": "B", "lora_A": "A", "lora_B": "B"}  # diffusers' names and peft's
 
 def factor_keys(
-    component: str,  # "unet" or "transformer"
-    layer: str,  # of the denoiser
+    component: str,  # of the denoiser: "unet" or "transformer"
+    layer: str,  # of the denoiser, or "text_encoder.<layer>"
 ) -> tuple[str, str]:  # of A and of B
-    "What the file of a LoRA calls the factors of a layer: transformers came later, with peft's names."
+    "What the file of a LoRA calls the factors of a layer: all but UNets came later, with peft's names."
     ends = (".lora.down.weight", ".lora.up.weight")
+    if layer.startswith(TEXT_ENCODERS): component, _, layer = layer.partition(".")
     if component != "unet": ends = (".lora_A.weight", ".lora_B.weight")
     return f"{component}.{layer}{ends[0]}", f"{component}.{layer}{ends[1]}"
 
@@ -101,7 +132,8 @@ def lora_pairs(
             raise ForeignFileError(
                 f"{key} is not part of a LoRA of linear layers; known are {', '.join(SIDES)}"
             )
-        pairs.setdefault(name.removesuffix(".lora"), {})[SIDES[side]] = tensor
+        layer = name.removesuffix(".lora").removesuffix(".lora_linear_layer")
+        pairs.setdefault(layer, {})[SIDES[side]] = tensor
     return pairs
 
 # %% ../../../nbs/3a_diffusion/05_lora.ipynb #f112422f
@@ -141,8 +173,10 @@ def adapted_pairs(
     adapter: dict,  # configuration, with `lora_alpha`
 ) -> list[tuple[torch.nn.Module, LowRank]]:
     "Every layer with what is added to its output; another model is refused."
-    layers, pairs = all_layers(denoiser(model)), lora_pairs(tensors)
-    foreign = [n for n in pairs if not isinstance(layers.get(n), torch.nn.Linear)]
+    layers, pairs = adaptable_layers(model), lora_pairs(tensors)
+    foreign = [n for n in pairs if n not in layers]
+    if foreign and isinstance(model, torch.nn.Module) and foreign[0].startswith(TEXT_ENCODERS):
+        raise TypeError(f"{foreign[0]} is in a text encoder: give the whole pipeline, not its denoiser")
     if foreign:
         raise ForeignFileError(
             f"this edit belongs to another model: there is no linear layer {foreign[0]} ({len(foreign)} of "
@@ -160,7 +194,7 @@ def adapted_pairs(
 
 # %% ../../../nbs/3a_diffusion/05_lora.ipynb #9b3dcbe2
 class LoraEdit(HookEdit):
-    "A LoRA of a denoiser, in diffusers' own format."
+    "A LoRA of a denoiser, of text encoders, or of both, in diffusers' own format."
     kind: ClassVar[str] = "lora"
     file: ClassVar[str] = "pytorch_lora_weights.safetensors"
     acts_on: ClassVar[str] = "layers"
@@ -171,6 +205,9 @@ class LoraEdit(HookEdit):
 
     def _hooks(self, model, scale):
         pairs = adapted_pairs(model, self.tensors, scale, self.info["adapter"])
+        for part, encoder in clip_towers(model).items():
+            problem = obstacle(encoder, "layers") if part in by_component(self.tensors) else None
+            if problem: raise ValueError(f"a LoRA of the {part} would have no effect: {problem}")
         return [Hook(layer, product) for layer, product in pairs]
 
     def save_pretrained(self,
@@ -179,17 +216,42 @@ class LoraEdit(HookEdit):
         "Write the adapter as diffusers does, with its metadata, and `edit.json` beside it."
         save_lora_edit(self, folder)
 
+# %% ../../../nbs/3a_diffusion/05_lora.ipynb #84753963
+def by_component(
+    tensors: dict[str, torch.Tensor],  # of a LoRA
+) -> dict[str, dict[str, torch.Tensor]]:  # "unet" -> name within it -> tensor
+    "The tensors of a LoRA, a component of the pipeline after the other."
+    found = {}
+    for key, tensor in tensors.items():
+        component, _, name = key.partition(".")
+        found.setdefault(component, {})[name] = tensor
+    return found
+
+def component_adapters(
+    edit,  # a `LoraEdit`
+) -> dict[str, dict]:  # component -> configuration of peft
+    "What the file of an adapter says of each component."
+    parts, adapter = by_component(edit.tensors), dict(edit.info["adapter"])
+    if len(parts) == 1: return {part: adapter for part in parts}
+    pairs = {part: lora_pairs(tensors) for part, tensors in parts.items()}
+    def own(part):
+        ends = adapter.get("target_modules") or []
+        return sorted(end for end in ends if any(f".{n}".endswith(f".{end}") for n in pairs[part]))
+    return {part: adapter | {"target_modules": own(part)} for part in parts}
+
 # %% ../../../nbs/3a_diffusion/05_lora.ipynb #3689b6dd
 def adapter_edit(
     unet,  # with the adapter of `trainable_adapter` on it
     config,  # its peft configuration
     info: dict | None = None,  # method and settings
     scale: float = 1.,  # times what was trained; goes into lora_alpha
+    part: str = "text_encoder",  # component of a text tower; a denoiser knows its own
 ) -> LoraEdit:
     "The adapter that is being trained, as an edit."
     from peft.utils import get_peft_model_state_dict
     from diffusers.utils import convert_state_dict_to_diffusers
-    component, tensors = family_of(unet).component, get_peft_model_state_dict(unet, adapter_name="learned")
+    tensors = get_peft_model_state_dict(unet, adapter_name="learned")
+    component = part if find_family(unet) is None else family_of(unet).component
     if component == "unet": tensors = convert_state_dict_to_diffusers(tensors)
     adapter = {
         k: sorted(v) if isinstance(v, set) else v
@@ -208,14 +270,14 @@ def save_lora_edit(
     folder,  # written whole or not at all
 ):
     "Write the adapter as diffusers does, with its metadata, and `edit.json` beside it."
-    from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
+    from diffusers import StableDiffusion3Pipeline, StableDiffusionXLPipeline
     from vision_unlearning.store import atomic_folder
     from vision_unlearning.unlearners.base import write_info
     edit.check()
     with atomic_folder(folder) as temporary:
-        tensors = {without_component(k): v for k, v in edit.tensors.items()}
-        part = next(iter(edit.tensors)).split(".")[0]
-        writer = StableDiffusionPipeline if part == "unet" else StableDiffusion3Pipeline
-        about = {f"{part}_lora_adapter_metadata": dict(edit.info["adapter"])}
-        writer.save_lora_weights(temporary, **{f"{part}_lora_layers": tensors}, **about)
+        parts, about = by_component(edit.tensors), component_adapters(edit)
+        writer = StableDiffusion3Pipeline if "transformer" in parts else StableDiffusionXLPipeline
+        layers = {f"{part}_lora_layers": tensors for part, tensors in parts.items()}
+        metadata = {f"{part}_lora_adapter_metadata": adapter for part, adapter in about.items()}
+        writer.save_lora_weights(temporary, **layers, **metadata)
         write_info(edit, temporary)

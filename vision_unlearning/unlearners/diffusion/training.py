@@ -4,7 +4,7 @@
 
 # %% ../../../nbs/3a_diffusion/12_training.ipynb #b2fe77cf
 from __future__ import annotations
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 import torch
@@ -19,7 +19,12 @@ from vision_unlearning.unlearners.base import (
 )
 from .formats import moves_weights
 from .inputs import encode_dataset
-from .lora import adapter_edit, trainable_adapter
+from vision_unlearning.unlearners.diffusion.lora import (
+    LoraEdit,
+    adapter_edit,
+    clip_towers,
+    trainable_adapter,
+)
 from ..idle import held, refuse_idle
 from ..loop import fit
 from ...models.families import denoiser
@@ -29,7 +34,8 @@ from ...models.noise_levels import time_weights
 from ..trainable import trainable_weights, weight_edit
 
 # %% auto #0
-__all__ = ['Trained', 'Training', 'as_adapter', 'as_weights', 'refuse_unmoved', 'TrainedUnlearner', 'TimedUnlearner']
+__all__ = ['Trained', 'Training', 'as_adapter', 'joined_adapters', 'as_weights', 'refuse_unmoved', 'TrainedUnlearner',
+           'TimedUnlearner']
 
 # %% ../../../nbs/3a_diffusion/12_training.ipynb #e4797cd8
 @dataclass
@@ -61,13 +67,33 @@ def as_adapter(
     run: Training,
     rank: int,  # r
     lora_alpha: float,  # the update is lora_alpha/r BA
-    target_modules: tuple[str, ...],  # ends of the names of adapted layers
+    target_modules: tuple[str, ...] | None,  # ends of the names of the denoiser's adapted layers; None: none
+    text_targets: tuple[str, ...] | None = None,  # the same of the CLIP towers
 ):  # `Trained`
-    "A fresh LoRA on the denoiser."
-    network = run.network
-    fresh = trainable_adapter(network, rank, lora_alpha, run.generator, target_modules)
-    with fresh as (parameters, config):
-        yield Trained(parameters, lambda info, scale: adapter_edit(network, config, info, scale))
+    "A fresh LoRA on the denoiser, on the CLIP towers, or on both."
+    networks = {} if target_modules is None else {"": (run.network, target_modules)}
+    if text_targets is not None:
+        networks |= {part: (tower, text_targets) for part, tower in clip_towers(run.pipe).items()}
+    run.network.requires_grad_(False)
+    with ExitStack() as stack:
+        found = {}
+        for part, (network, ends) in networks.items():
+            fresh = trainable_adapter(network, rank, lora_alpha, run.generator, ends)
+            found[part] = network, *stack.enter_context(fresh)
+        def edit(info, scale):
+            each = [adapter_edit(n, config, info, scale, part) for part, (n, _, config) in found.items()]
+            return joined_adapters(each)
+        yield Trained([p for _, parameters, _ in found.values() for p in parameters], edit)
+
+def joined_adapters(
+    edits: list[LoraEdit],  # of one strength, each of its own component
+) -> LoraEdit:
+    "The adapters of several components as one edit."
+    if len(edits) == 1: return edits[0]
+    tensors = {name: tensor for edit in edits for name, tensor in edit.tensors.items()}
+    ends = {end for edit in edits for end in edit.info["adapter"]["target_modules"]}
+    adapter = edits[0].info["adapter"] | {"target_modules": sorted(ends)}
+    return LoraEdit(tensors, edits[0].info | {"adapter": adapter})
 
 # %% ../../../nbs/3a_diffusion/12_training.ipynb #34e3d2c9
 @contextmanager
