@@ -60,6 +60,7 @@ ESD = dict(
     retain_batch_size=Case(3, RETAIN),
 )
 OWN = {
+    "mace": dict(erase_scale=2., lamb=1., train_batch_size=Case(2, POOLS)),
     "safree": dict(alpha=Case(9., dict(safe_steps=100.)), safe_steps=100.),
     "adavd": dict(steepness=1., centre=-1., strength=Case(1., dict(centre=.5))),
     "esd": ESD,

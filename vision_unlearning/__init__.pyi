@@ -49,6 +49,7 @@ from .unlearners.diffusion.fade_sparse import FADEModule
 from .unlearners.diffusion.fade_sparse import FADEWeight
 from .unlearners.diffusion.guidance import SafeLatentGuidance
 from .unlearners.diffusion.lora_negation import LoraNegation
+from .unlearners.diffusion.mace import MACE
 from .unlearners.diffusion.munba import MUNBa
 from .unlearners.diffusion.prompt_filter import FilterPrompts
 from .unlearners.diffusion.rece import RECE

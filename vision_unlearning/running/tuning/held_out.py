@@ -56,7 +56,8 @@ def trained_parameters(
     edit,  # as `unlearners.base.load_edit` returns it
 ) -> int:
     "How many numbers the method trained to make an edit."
-    if edit.info["method"] in ("uce", "rece", "sld", "prompt_filter"): return 0
+    settings = edit.info.get("settings")
+    if settings is not None and "learning_rate" not in settings: return 0
     if sparsity := edit.info.get("sparsity"):
         return sum(sparsity["rank"]*sum(t.shape) for t in edit.tensors.values())
     return sum(t.numel() for n, t in edit.tensors.items() if n not in ("centre", "concept"))
