@@ -37,7 +37,7 @@ ROUNDS = [["twemoji", "fish"], ["emojione mono", "tree"]]  # a style and an obje
 OBJECTS = "architecture bee fish frog octopus sea tree".split()  # every third one
 # a part of the steps that were tuned for emoji
 SHORTER = dict(
-    concept_ablation=dict(num_train_steps=24, num_anchor_images=24),
+    concept_ablation=dict(num_train_steps=24),
     esd=dict(num_train_steps=24, retain_rollouts=40),
     spm=dict(num_train_steps=24),
 )
