@@ -7,7 +7,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from shell import refused, vu
 
-from vision_unlearning.canvas.grid import Theme, cell_table, find_grid
+from vision_unlearning.canvas.grid import Theme, cell_table, find_grid, find_theme
 from vision_unlearning.canvas.judges import VisionTransformer
 from vision_unlearning.canvas.published import published_rows
 from vision_unlearning.canvas.scores import grid_answers, theme_scores
@@ -74,6 +74,38 @@ def test_scores_of_a_judge_that_errs_in_a_known_way(theme, errs):
     assert theme_scores([(theme, shuffled)])["value"].tolist() == pytest.approx(table["value"].tolist())
 
 
+@pytest.mark.parametrize("errs", [0., .4, 1.])
+def test_scores_of_a_pair(errs):
+    grid = find_grid("emoji_canvas", ("noto", "twemoji", "emojione"), ("cat", "dog", "tree"), seeds=(1, 2, 3))
+    cells, random = cell_table(grid), np.random.default_rng(int(10*errs))
+    seen, right = {}, {}
+    for domain, names in (("style", grid.styles), ("object", grid.objects)):
+        truth = np.array([names.index(name) for name in cells[domain]])
+        seen[domain] = np.where(random.random(len(truth)) < errs, (truth + 1) % len(names), truth)
+        right[domain] = seen[domain] == truth
+    answers = grid_answers(grid, torch.zeros(len(cells), 3, 8, 8, dtype=torch.uint8), Planted(grid, seen))
+    table = theme_scores([(find_theme(grid, "twemoji + cat"), answers)])
+    style, thing = (cells["style"] == "twemoji").to_numpy(), (cells["object"] == "cat").to_numpy()
+    both = right["style"] & right["object"]
+    expected = [1 - both[style & thing].mean(), right["style"][style & ~thing].mean()]
+    expected += [right["object"][~style & thing].mean(), both[~style & ~thing].mean()]
+    assert table.index.tolist() == ["UA", "SC", "OC", "UP"]
+    assert table["value"].tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_search_needs_an_edit_that_reads():
+    from vision_unlearning.canvas.harder import attack_theme
+    from vision_unlearning.canvas.told import told_words
+    from vision_unlearning.interference.attacks import TokenSearch
+    from vision_unlearning.models import load_judge, tiny_pipeline
+    from vision_unlearning.unlearners.base import get_method
+    pipe, grid = tiny_pipeline(), find_grid("emoji_canvas", seeds=(1,), num_inference_steps=2)
+    theme = find_theme(grid, "cat")
+    edit = get_method("prompt_filter")().unlearn(pipe, *told_words(grid, theme))
+    with pytest.raises(ValueError, match="without reading its tokens"):
+        attack_theme(pipe, edit, grid, theme, load_judge(), ["noto"], TokenSearch(num_steps=1))
+
+
 def test_intervals_hold_the_truth():
     "Of a judge that is right at random, about 95 of 100 intervals hold its rate."
     from vision_unlearning.canvas.scores import bootstrap_share
@@ -129,16 +161,17 @@ def asked(canvas):
 
 
 def test_a_folder_in_the_layout_goes_the_whole_way(canvas, tmp_path):
-    run = plan_canvas("canvas", ["uce", "munba"], ["Monet", "Cats"], **asked(canvas))
+    run = plan_canvas("canvas", ["uce", "munba"], ["Monet", "Cats", "Monet + Dogs"], **asked(canvas))
     rows = run_canvas(run, tmp_path, progress=False)
     assert [(row.side, row.method) for row in rows] == [
-        (side, method) for side in ("style", "object") for method in ("none", "uce", "munba")
+        (side, method) for side in ("style", "object", "pair") for method in ("none", "uce", "munba")
     ]
     store = canvas_store(tmp_path)
     for _, session in canvas_sessions(store, run):
         record = read_record(store.record(session))
         assert record["status"] == "complete" and record["stages"]["interference"]["judge"] == "style_object"
-        if session.method == "munba": assert record["data"]["n_forget"] == 4  # two of each, crossed
+        crossed = {"Monet": 4, "Cats": 4, "Monet + Dogs": 2}  # two pictures of each crossing
+        if session.method == "munba": assert record["data"]["n_forget"] == crossed[session.entity]
         assert len(list(store.generated(session).glob("on_*.png"))) == run.grid.size
     names = {path.name for path in store.baseline("canvas").glob("off_*.png")}
     assert "off_188_A Cats image in Seed Images style..png" in names

@@ -13,8 +13,8 @@ from ..data.emoji import emoji_drawings, emoji_entities
 from ..tasks import get_prompt, get_task
 
 # %% auto #0
-__all__ = ['DOMAINS', 'GRIDS', 'other_domain', 'Grid', 'Theme', 'grid_themes', 'find_theme', 'theme_table', 'cell_table',
-           'published_grid', 'embedded_grid', 'find_grid']
+__all__ = ['DOMAINS', 'PAIR', 'AND', 'GRIDS', 'other_domain', 'Grid', 'Theme', 'grid_themes', 'find_theme', 'asks_for',
+           'theme_table', 'cell_table', 'published_grid', 'embedded_grid', 'find_grid']
 
 # %% ../../nbs/7b_canvas/00_grid.ipynb #55e07e46
 DOMAINS = ("style", "object")
@@ -58,11 +58,20 @@ class Grid:
         return len(self.cells)*len(self.seeds)
 
 # %% ../../nbs/7b_canvas/00_grid.ipynb #60846ec6
+PAIR = "pair"  # the domain of a style together with an object
+AND = " + "  # stands between the two in its name
+
 @dataclass(frozen=True)
 class Theme:
-    "A concept that has to go."
-    name: str  # "twemoji", "Van_Gogh", "cat"
-    domain: str  # "style" or "object"
+    "What has to go."
+    name: str  # "twemoji", "Van_Gogh", "cat"; "twemoji + cat" of a pair
+    domain: str  # "style", "object" or "pair"
+
+    @property
+    def parts(self) -> tuple[str, str]:  # style and object
+        "The two of a pair."
+        style, _, thing = self.name.partition(AND)
+        return style, thing
 
 def grid_themes(
     grid: Grid,
@@ -73,20 +82,36 @@ def grid_themes(
 
 def find_theme(
     grid: Grid,
-    name: str,  # a style or an object
+    name: str,  # a style, an object, or both: "twemoji + cat"
 ) -> Theme:
     "A theme by its name."
+    if AND in name:
+        parts = [find_theme(grid, part).domain for part in name.split(AND)]
+        if parts == list(DOMAINS): return Theme(name, PAIR)
+        raise ValueError(f"{name!r} is no pair; write STYLE{AND}OBJECT")
     themes = {theme.name: theme for theme in grid_themes(grid)}
     if name in grid.lasting: raise ValueError(f"{name} is what the styles were made from; nobody forgets it")
     return themes[check_name(f"style or object of {grid.task}", name, themes)]
+
+# %% ../../nbs/7b_canvas/00_grid.ipynb #4dc87466
+def asks_for(
+    table: pd.DataFrame,  # with columns style and object
+    theme: Theme,
+) -> pd.Series:  # bool, a row a row
+    "Which rows of a table are about a theme."
+    if theme.domain != PAIR: return table[theme.domain] == theme.name
+    style, thing = theme.parts
+    return (table["style"] == style) & (table["object"] == thing)
 
 # %% ../../nbs/7b_canvas/00_grid.ipynb #83930000
 def theme_table(
     grid: Grid,
 ) -> list[dict]:  # name, index, domain
-    "The themes as an entity table, which sessions are planned from."
-    themes = enumerate(grid_themes(grid))
-    return [dict(name=theme.name, index=index, domain=theme.domain) for index, theme in themes]
+    "The themes as an entity table, which sessions are planned from; pairs last."
+    themes = grid_themes(grid)
+    styles = [theme.name for theme in themes if theme.domain == "style"]
+    themes += [Theme(AND.join(cell), PAIR) for cell in product(styles, grid.objects)]
+    return [dict(name=theme.name, index=index, domain=theme.domain) for index, theme in enumerate(themes)]
 
 def cell_table(
     grid: Grid,

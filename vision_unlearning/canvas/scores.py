@@ -7,13 +7,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import torch
-from .grid import Grid, Theme, cell_table, other_domain
+from .grid import DOMAINS, PAIR, Grid, Theme, asks_for, cell_table, other_domain
 from ..intervals import share_interval
-from ..metrics.concepts import ConceptAccuracy, unlearning_accuracy
+from ..metrics.concepts import ConceptAccuracy
 from ..metrics.distribution import FID
 
 # %% auto #0
-__all__ = ['SCORES', 'grid_answers', 'concept_counts', 'score_counts', 'bootstrap_share', 'theme_scores', 'grid_fid']
+__all__ = ['SCORES', 'PAIR_SCORES', 'grid_answers', 'concept_counts', 'pair_counts', 'score_counts', 'bootstrap_share',
+           'theme_scores', 'grid_fid']
 
 # %% ../../nbs/7b_canvas/30_scores.ipynb #38a4024d
 def grid_answers(
@@ -31,6 +32,7 @@ def grid_answers(
 
 # %% ../../nbs/7b_canvas/30_scores.ipynb #f132c18a
 SCORES = ("UA", "IRA", "CRA", "CRA_rest")
+PAIR_SCORES = ("UA", "SC", "OC", "UP")  # of a style together with an object
 
 def concept_counts(
     answers: pd.DataFrame,  # of `grid_answers`
@@ -40,11 +42,29 @@ def concept_counts(
     right = (answers[domain] == answers[f"{domain}_seen"]).groupby(answers[domain], sort=False)
     return np.stack([right.size(), right.sum()], 1)
 
+def pair_counts(
+    answers: pd.DataFrame,  # of `grid_answers`
+    theme: Theme,  # a pair
+) -> dict[str, np.ndarray]:  # score -> (C,2) pictures and right answers of the crossings it is a mean over
+    "What each score of a pair counts."
+    style, thing = (answers[domain] == part for domain, part in zip(DOMAINS, theme.parts))
+    both = (answers["style"] == answers["style_seen"]) & (answers["object"] == answers["object_seen"])
+    def counted(among, right):
+        groups = right[among].groupby([answers[among]["style"], answers[among]["object"]])
+        return np.stack([groups.size(), groups.sum()], 1)
+    return dict(
+        UA=counted(style & thing, ~both),
+        SC=counted(style & ~thing, answers["style"] == answers["style_seen"]),
+        OC=counted(~style & thing, answers["object"] == answers["object_seen"]),
+        UP=counted(~style & ~thing, both),
+    )
+
 def score_counts(
     answers: pd.DataFrame,  # of `grid_answers`
     theme: Theme,
 ) -> dict[str, np.ndarray]:  # score -> (C,2) pictures and right answers of the concepts it is a mean over
     "What each score counts."
+    if theme.domain == PAIR: return pair_counts(answers, theme)
     own, other = answers[theme.domain] == theme.name, other_domain(theme.domain)
     gone = concept_counts(answers[own], theme.domain)
     gone[:, 1] = gone[:, 0] - gone[:, 1]  # what is right there is to be another thing
@@ -72,17 +92,17 @@ def bootstrap_share(
 def theme_scores(
     sheets: list[tuple[Theme, pd.DataFrame]],  # answers of the model of each theme, of one domain
     level: float = .95,
-) -> pd.DataFrame:  # rows UA, IRA, CRA, CRA_rest: value, low, high, n, themes
+) -> pd.DataFrame:  # rows `SCORES`, of pairs `PAIR_SCORES`: value, low, high, n, themes
     "The scores of a method on one side, styles or objects."
     domains = {theme.domain for theme, _ in sheets}
-    if len(domains) != 1: raise ValueError("scores are of one side: styles or objects, and at least one")
-    own, = domains
-    tables = [unlearning_accuracy(a, t.name, own, other_domain(own), level) for t, a in sheets]
+    if len(domains) != 1:
+        raise ValueError("scores are of one side: styles, objects or pairs, and at least one")
     counts, rows = [score_counts(answers, theme) for theme, answers in sheets], {}
-    for score in SCORES:
-        value = float(np.mean([table.loc[score, "value"] for table in tables]))
-        low, high = bootstrap_share([count[score] for count in counts], level)
-        n = sum(int(table.loc[score, "n"]) for table in tables)
+    for score in counts[0]:
+        parts = [count[score] for count in counts]
+        value = float(np.mean([(part[:, 1]/part[:, 0]).mean() for part in parts]))
+        low, high = bootstrap_share(parts, level)
+        n = sum(int(part[:, 0].sum()) for part in parts)
         rows[score] = dict(value=value, low=low, high=high, n=n, themes=len(sheets))
     return pd.DataFrame(rows).T.astype({"n": int, "themes": int})
 
@@ -96,7 +116,7 @@ def grid_fid(
 ) -> float:  # at least 0
     "Distance of what was drawn to the pictures that the grid was drawn from."
     cells, metric = cell_table(grid), FID(encoder)
-    kept = np.ones(len(cells), bool) if theme is None else (cells[theme.domain] != theme.name).to_numpy()
+    kept = np.ones(len(cells), bool) if theme is None else ~asks_for(cells, theme).to_numpy()
     metric.update(images[torch.from_numpy(kept)], real=False)
     for part in originals: metric.update(part, real=True)
     return float(metric.compute())

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 import numpy as np
 import pandas as pd
-from .grid import Grid, Theme, find_grid
+from .grid import AND, DOMAINS, PAIR, Grid, Theme, asks_for, find_grid
 from ..core import config_hash
 from ..data.canvas import read_canvas
 from ..data.emoji import emoji_drawings
@@ -15,7 +15,7 @@ from ..data.splits import image_dataset
 from ..tasks import entity_text, get_task
 
 # %% auto #0
-__all__ = ['theme_words', 'told_words', 'canvas_table', 'choose_sides', 'captioned', 'told_pictures', 'tell']
+__all__ = ['theme_words', 'told_words', 'crossings', 'canvas_table', 'choose_sides', 'captioned', 'told_pictures', 'tell']
 
 # %% ../../nbs/7b_canvas/10_told.ipynb #7a8caae2
 def theme_words(
@@ -23,6 +23,9 @@ def theme_words(
     theme: Theme,
 ) -> str:  # "cat", "twemoji style"
     "How a theme is named."
+    if theme.domain == PAIR:
+        style, thing = (theme_words(grid, Theme(*part)) for part in zip(theme.parts, DOMAINS))
+        return f"{thing} in {style}"
     if theme.domain == "style": return f"{theme.name.replace('_', ' ')} style"
     return entity_text(grid.task, theme.name)
 
@@ -35,7 +38,16 @@ def told_words(
         *(Theme(name, "object") for name in grid.objects),
         *(Theme(name, "style") for name in grid.styles),
     ]
+    if theme.domain == PAIR: concepts += crossings(grid, theme)
     return [theme_words(grid, theme)], [theme_words(grid, other) for other in concepts if other != theme]
+
+def crossings(
+    grid: Grid,
+    theme: Theme,  # a pair
+) -> list[Theme]:
+    "The other pairs that share the style or the object of a pair."
+    shared = [cell for cell in grid.cells if (cell[0] == theme.parts[0]) != (cell[1] == theme.parts[1])]
+    return [Theme(AND.join(cell), PAIR) for cell in shared]
 
 # %% ../../nbs/7b_canvas/10_told.ipynb #aa2f516a
 def canvas_table(
@@ -62,11 +74,13 @@ def choose_sides(
     per_concept: int = 4,  # pictures of each other concept of the domain
     seed: int = 0,  # of their choice
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # forget, retain
-    "Which pictures a method sees."
-    own = table[theme.domain] == theme.name
+    "Which pictures a method sees; of a pair it keeps those that share its style, and its object."
+    pair = theme.domain == PAIR
+    labels = table["style"] + AND + table["object"] if pair else table[theme.domain]
+    own, random = asks_for(table, theme), np.random.default_rng(seed)
     if not own.any(): raise ValueError(f"there is no picture of the {theme.domain} {theme.name!r}")
-    random = np.random.default_rng(seed)
-    groups = [group for _, group in table[~own].groupby(theme.domain, sort=False)]
+    near = table[DOMAINS[0]].eq(theme.parts[0]) | table[DOMAINS[1]].eq(theme.parts[1]) if pair else ~own
+    groups = [group for _, group in table[near & ~own].groupby(labels, sort=False)]
     kept = [group.iloc[np.sort(random.permutation(len(group))[:per_concept])] for group in groups]
     if not kept: raise ValueError(f"there is no picture of another {theme.domain} than {theme.name!r}")
     return table[own], pd.concat(kept)

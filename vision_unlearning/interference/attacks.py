@@ -22,8 +22,8 @@ from ..models.marks import MARK, mark_places, padded_ids, replaced_tokens, text_
 from ..unlearners.diffusion.inputs import TrainingSet, diffusion_batch, encode_dataset
 
 # %% auto #0
-__all__ = ['edited', 'as_pictures', 'noised_batches', 'denoising_error', 'TokenSearch', 'FoundTokens', 'nearest_tokens',
-           'allowed_tokens', 'start_rows', 'search_tokens', 'draw_and_judge']
+__all__ = ['NOT_READ', 'edited', 'as_pictures', 'noised_batches', 'denoising_error', 'TokenSearch', 'FoundTokens',
+           'nearest_tokens', 'allowed_tokens', 'start_rows', 'search_tokens', 'draw_and_judge']
 
 # %% ../../nbs/5_interference/45_attacks.ipynb #a2a0440a
 def edited(
@@ -136,6 +136,11 @@ def allowed_tokens(
     return allowed
 
 # %% ../../nbs/5_interference/45_attacks.ipynb #7f76a031
+NOT_READ = (
+    "the edited model answers {prompt!r} without reading its tokens, so nothing can be searched through it; "
+    "ask it in other words"
+)
+
 def start_rows(
     tokenizer,  # CLIP tokenizer
     table: torch.Tensor,  # (V,D) embeddings of its tokens
@@ -192,6 +197,7 @@ def search_tokens(
                 with replaced_tokens(pipe, prompt, used): text = condition(pipe, [prompt], gradient=True)
                 said = predict(network, noised, times, text.expand(len(noised)))
                 loss = F.mse_loss(said.float(), target.float())
+                if not loss.requires_grad: raise ValueError(NOT_READ.format(prompt=prompt))
                 for row, gradient in zip(rows, torch.autograd.grad(loss, rows)): row.grad = gradient
                 optimizer.step()
                 losses.append(float(loss.detach()))

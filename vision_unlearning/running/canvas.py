@@ -14,10 +14,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from ..canvas.grid import DOMAINS, Grid, Theme, cell_table, find_grid, find_theme, grid_themes
-from ..canvas.grid import theme_table
+from vision_unlearning.canvas.grid import (
+    DOMAINS,
+    PAIR,
+    Grid,
+    Theme,
+    asks_for,
+    cell_table,
+    find_grid,
+    find_theme,
+    grid_themes,
+    theme_table,
+)
 from ..canvas.judges import load_judges
-from ..canvas.scores import SCORES, grid_answers, grid_fid, theme_scores
+from ..canvas.scores import grid_answers, grid_fid, theme_scores
 from ..canvas.told import canvas_table, tell
 from ..core import MissingSessionError, config_hash
 from ..data.canvas import CANVAS_MODEL, CANVAS_MODEL_AT
@@ -37,19 +47,21 @@ from vision_unlearning.running.session import (
     unlearn_session,
     weights_fingerprint,
 )
-from ..store import Session, Store, read_record, write_json
+from ..store import Session, Store, read_json, read_record, write_json
 from ..tasks import get_task, said_of_drawing
 from ..unlearners.base import get_method
 from ..unlearners.methods import METHODS, method_label
 from ..unlearners.tuned import tuned_settings
 
 # %% auto #0
-__all__ = ['FOLDER', 'CanvasRun', 'erasing_methods', 'plan_canvas', 'lacking', 'describe', 'canvas_store', 'canvas_sessions',
-           'told_of', 'unlearned', 'unlearn_themes', 'grid_folder', 'missing_of', 'draw_grids', 'read_grid',
-           'read_answers', 'judge_grids', 'fid_of', 'originals', 'CanvasRow', 'canvas_rows', 'score_text',
+__all__ = ['SIDES', 'FOLDER', 'CanvasRun', 'erasing_methods', 'plan_canvas', 'lacking', 'describe', 'canvas_store',
+           'canvas_sessions', 'told_of', 'unlearned', 'unlearn_themes', 'grid_folder', 'missing_of', 'draw_grids',
+           'read_grid', 'read_answers', 'judge_grids', 'fid_of', 'originals', 'CanvasRow', 'canvas_rows', 'score_text',
            'printed_rows', 'run_canvas']
 
 # %% ../../nbs/8_running/55_canvas.ipynb #70409694
+SIDES = (*DOMAINS, PAIR)  # what may have to go
+
 @dataclass(frozen=True)
 class CanvasRun:
     "What is asked of the benchmark."
@@ -153,7 +165,8 @@ def describe(
     "What a run would make."
     grid = run.grid
     each = f"{len(grid.styles)} styles x {len(grid.objects)} objects x {len(grid.seeds)} seeds"
-    sides = " and ".join(f"{sum(t.domain == d for t in run.themes)} {d}s" for d in DOMAINS)
+    counts = {domain: sum(theme.domain == domain for theme in run.themes) for domain in SIDES}
+    sides = " and ".join(f"{count} {domain}s" for domain, count in counts.items() if count)
     how = f"{grid.num_inference_steps} steps at a guidance of {grid.guidance_scale:g}"
     part = "the whole grid" if run.whole else "a part of the benchmark, as asked"
     lines = [
@@ -179,7 +192,8 @@ def canvas_sessions(
 ) -> list[tuple[Theme, Session]]:  # method after method
     "Every session of a run; only the table of themes is written."
     task, found = run.grid.task, []
-    if not store.metadata(task).exists(): write_json(store.metadata(task), theme_table(find_grid(task)))
+    themes, table = theme_table(find_grid(task)), store.metadata(task)
+    if not table.exists() or read_json(table) != themes: write_json(table, themes)
     names = [theme.name for theme in run.themes]
     for method in run.methods:
         found += zip(run.themes, plan_sessions(store, task, method, names, run.model, run.settings(method)))
@@ -329,7 +343,7 @@ def fid_of(
     "The distance of a grid to the pictures that it was drawn from."
     from vision_unlearning.models import load_clip
     table = canvas_table(run.grid, run.pictures)
-    if theme is not None: table = table[table[theme.domain] != theme.name]
+    if theme is not None: table = table[~asks_for(table, theme)]
     encoder = get_task(run.grid.task).encoder
     return grid_fid(
         run.grid, theme, images, originals(table, run.grid), load_clip(encoder) if encoder else None
@@ -353,9 +367,9 @@ def originals(
 class CanvasRow:
     "A method on one side."
     method: str  # backend name; "none" is the model without an edit
-    side: str  # "style" or "object"
+    side: str  # one of `SIDES`
     themes: list[str]
-    scores: dict[str, dict[str, float]]  # UA, IRA, CRA, CRA_rest: value, low, high, n
+    scores: dict[str, dict[str, float]]  # `SCORES`, of pairs `PAIR_SCORES`: value, low, high, n
     fid: float | None  # mean over themes; None where it was not taken
     seconds: float | None  # of the unlearning of one model; None where nothing was unlearned
     peak_bytes: float | None  # of memory, the same
@@ -371,7 +385,7 @@ def canvas_rows(
     for _, session in sessions:
         if read_answers(store, task, session).attrs["how"] == base.attrs["how"]: continue
         raise ValueError(f"{session.slug} was judged on another grid or by another judge; run it again")
-    for side in DOMAINS:
+    for side in SIDES:
         own = [(theme, session) for theme, session in sessions if theme.domain == side]
         if not own: continue
         themes = list(dict.fromkeys(theme for theme, _ in own))
@@ -385,7 +399,7 @@ def canvas_rows(
 
 def _row(method, side, sheets, records) -> CanvasRow:
     table, costs = theme_scores(sheets), cost_table(records)
-    scores = {score: table.loc[score].to_dict() for score in SCORES}
+    scores = {score: table.loc[score].to_dict() for score in table.index}
     distances = [answers.attrs["fid"] for _, answers in sheets]
     fid = None if None in distances else float(np.mean(distances))
     spent = costs[["unlearn_seconds", "peak_bytes", "edit_bytes"]].median()
@@ -409,14 +423,14 @@ def printed_rows(
             "side": row.side,
             "method": method_label(row.method),
             "themes": len(row.themes),
-            **{score: score_text(row.scores[score]) for score in SCORES},
+            **{score: score_text(row.scores[score]) for score in row.scores},
             "FID": known(row.fid),
             "seconds": known(row.seconds),
             "memory GB": known(row.peak_bytes, 1e9),
             "edit MB": known(row.edit_bytes, 1e6, 2),
         }
         for row in rows
-    )
+    ).fillna("")
 
 # %% ../../nbs/8_running/55_canvas.ipynb #e2a23009
 def run_canvas(

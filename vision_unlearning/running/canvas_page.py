@@ -59,7 +59,7 @@ def in_percent(
 ) -> pd.DataFrame:  # index method; the columns of the published table that these rows have
     "The rows in the layout of the published table."
     found: dict[str, dict[str, float]] = {}
-    for row in rows:
+    for row in (row for row in rows if row.side in DOMAINS):
         own = found.setdefault(row.method, {})
         own |= {f"{row.side}_{s.lower()}": 100*row.scores[s]["value"] for s in SCORES[:3]}
     return pd.DataFrame(found).T
