@@ -14,6 +14,7 @@ from vision_unlearning.data.splits import make_split
 from vision_unlearning.interference.generate import generate_array
 from vision_unlearning.models.conditioning import Conditioning, condition, predict
 from vision_unlearning.models.families import STATED, Family, Place, TokenRow, denoiser, family_of
+from vision_unlearning.models.looking import predict_looking
 from vision_unlearning.models.machine import compute_device
 from vision_unlearning.models.tiny import tiny_scheduler, tiny_t5, tiny_vae
 from vision_unlearning.models.unet import attention_parameters
@@ -109,6 +110,17 @@ def test_it_predicts_what_the_pipeline_asks(pipe):
     shown, times, said = seen[0]
     with torch.no_grad(): ours = predict(denoiser(pipe), shown, times, condition(pipe, ["An image of fox"]))
     assert torch.equal(ours, said[:, :4]) and family_of(pipe).family == "pixart"
+
+
+def test_it_says_where_it_looks(pipe):
+    "The attention of a place is divided among the tokens that count, and padding gets none."
+    text = condition(pipe, ["An image of fox"])
+    at = torch.zeros(1, 4, 8, 8), torch.tensor([500]), text
+    with torch.no_grad(): said, layers = predict_looking(denoiser(pipe), *at)
+    with torch.no_grad(): assert torch.equal(said, predict(denoiser(pipe), *at))
+    assert len(layers) == 2 and 0 < text.mask.sum() < text.mask.numel()
+    for found in layers:
+        assert (found.sum(-1) - 1).abs().max() < 1e-5 and found[..., text.mask[0] == 0].max() == 0
 
 
 @pytest.mark.parametrize("method", ["uce", "rece", "esd", "salun", "erasediff", "prompt_filter"])

@@ -9,7 +9,7 @@ from typing import Callable
 import numpy as np
 
 # %% auto #0
-__all__ = ['share_interval', 'bootstrap_interval', 'resampled', 'correlation_interval', 'entity_matrix',
+__all__ = ['share_interval', 'share_difference', 'bootstrap_interval', 'resampled', 'correlation_interval', 'entity_matrix',
            'pair_correlation_interval']
 
 # %% ../nbs/0_base/60_intervals.ipynb #c8820707
@@ -26,6 +26,22 @@ def share_interval(
     p, add = successes/trials, z*z/trials
     half = z*(p*(1 - p)/trials + add/(4*trials))**.5
     return max(0., (p + add/2 - half)/(1 + add)), min(1., (p + add/2 + half)/(1 + add))
+
+# %% ../nbs/0_base/60_intervals.ipynb #5a17ed11
+def share_difference(
+    successes: float,  # of one share
+    trials: float,
+    other_successes: float,  # of the share that is subtracted
+    other_trials: float,
+    confidence: float = .95,
+) -> tuple[float, float, float]:  # difference, low, high, -1..1
+    "How far two independent shares differ."
+    mine, theirs = successes/trials, other_successes/other_trials
+    low, high = share_interval(successes, trials, confidence)
+    other_low, other_high = share_interval(other_successes, other_trials, confidence)
+    down = ((mine - low)**2 + (other_high - theirs)**2)**.5
+    up = ((high - mine)**2 + (theirs - other_low)**2)**.5
+    return mine - theirs, mine - theirs - down, mine - theirs + up
 
 # %% ../nbs/0_base/60_intervals.ipynb #4cf1308c
 def _middle(

@@ -109,6 +109,12 @@ class Family(ABC):
     def call(self, pipe, latents, **settings):
         "The pipeline's own call on latents (B,C,h,w); with `output_type='latent'` it returns such ones."
         return pipe(latents=latents, **settings)
+    def packed(self, latents):
+        "What the pipeline's call hands on between its steps, of latents (B,C,h,w)."
+        return latents
+    def unpacked(self, held, shape: tuple[int, int, int]):
+        "(B,C,h,w) of what the pipeline's call hands on, for latents of a shape (C,h,w)."
+        return held
     def schedule(self, pipe, num_inference_steps: int, shape) -> dict:
         "What the pipeline gives `set_timesteps` of its scheduler, for latents of a shape (C,h,w)."
         return dict(num_inference_steps=num_inference_steps)

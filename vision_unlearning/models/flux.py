@@ -87,6 +87,9 @@ class Flux(JointFamily):
         if settings.get("output_type") == "latent": drawn.images = unpack_latents(drawn.images, height, width)
         return drawn
 
+    def packed(self, latents): return pack_latents(latents)
+    def unpacked(self, held, shape): return unpack_latents(held, *shape[1:])
+
     def schedule(self, pipe, num_inference_steps, shape):
         sigmas = np.linspace(1., 1/num_inference_steps, num_inference_steps)
         return dict(sigmas=sigmas, mu=shift_of(pipe.scheduler, self.patches(pipe, shape), 1.15))

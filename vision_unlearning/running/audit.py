@@ -27,7 +27,7 @@ from vision_unlearning.running.check import (
     verdict,
 )
 from .erase import name_of
-from .probes import Budget, Probe, bring_back
+from .probes import Budget, Probe, bring_back, comeback_lines, comebacks
 from ..tasks import PROMPT_TEMPLATE
 from ..texts import as_names, one_name, shared_names
 from ..unlearners.base import Edit, attached, base_tensors
@@ -107,12 +107,14 @@ class Audit(Checked):
     change: Change
     budget: Budget  # that was spent on bringing the concept back
     probes: pd.DataFrame | None = None  # of `bring_back`
+    comebacks: pd.DataFrame | None = None  # of `comebacks`, asked without words
 
     @property
     def lines(self) -> list[str]:
         "What a person is told."
         found = [f"{self.verdict.answer}: {self.concept} in {self.source}", str(self.change)]
         found += [f"  {line}" for line in self.change.lines] + self.reasons
+        if self.comebacks is not None: found += comeback_lines(self.comebacks)
         if self.probes is None: return found
         return found + [
             f"{row.way}, {row.steps} steps: recognised in {row.recognised:.0%} of {row.pictures} pictures"
@@ -203,4 +205,5 @@ def audit(
         verdict=verdict(table, limits),
         pictures=np.stack([before.images, after.images]),
         probes=bring_back(probe, edit, budget) if budget.asked else None,
+        comebacks=comebacks(probe, edit, budget) if budget.probes else None,
     )

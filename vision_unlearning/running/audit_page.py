@@ -57,6 +57,7 @@ def audit_record(
         preserve=result.preserve,
         budget=asdict(result.budget),
         probes=[] if probes is None else probes.to_dict("records"),
+        comebacks=[] if result.comebacks is None else result.comebacks.to_dict("records"),
         settings=result.settings,
         versions=versions(),
     )
@@ -99,6 +100,8 @@ def found_blocks(
     )
     if result.probes is not None:
         blocks += ["<h2>Does it come back?</h2>", wide(numbers(result.probes.round(3)))]
+    if result.comebacks is not None:
+        blocks += ["<h2>And without words?</h2>", wide(numbers(result.comebacks.round(3)))]
     return blocks
 
 def write_audit_page(

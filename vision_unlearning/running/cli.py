@@ -21,7 +21,10 @@ from vision_unlearning.running.options import (
     BaseFolder,
     Force,
     Parameters,
+    PictureProbes,
+    Preserved,
     Quiet,
+    Requests,
     TaskName,
     at_home,
     beside,
@@ -186,7 +189,7 @@ OwnTemplates = Annotated[
 ]
 BatchScale = Annotated[
     str,
-    typer.Option(help="full, or smoke: a real task on a dozen stand-ins, offline, in a folder `smoke`."),
+    typer.Option(help="full, or smoke: a real task on stand-ins, offline, in a folder `smoke`."),
 ]
 
 @app.command("batch")
@@ -217,14 +220,14 @@ def batch_command(
         return
     if plan: raise ValueError("--plan is of a --benchmark; vu status says where others stand")
     if is_benchmark(task):
-        if entities or force or smoke or metrics or templates:
+        if entities or force or metrics or templates:
             raise ValueError(
                 f"{task} is a classifier benchmark: it takes --methods and -p, such as -p forget=3 "
                 f"(vu run classifiers --list); delete {base_folder}/classification to run it again"
             )
         from vision_unlearning.running.classifiers import batch_classifiers
         texts = [*(parameter or []), *(f"{name}={value}" for name, value in machine.items())]
-        paths = batch_classifiers(task, split(methods), texts, base_folder, not quiet)
+        paths = batch_classifiers(task, split(methods), texts, base_folder, not quiet, smoke)
     else:
         chosen = split(methods or "uce,distil")
         given = beside(batch_parameters(parameter or []), machine)
@@ -356,7 +359,7 @@ def leave_with(
     "End a command with the code of its answer."
     if code := EXIT_CODES[verdict.answer]: raise typer.Exit(code)
 
-# %% ../../nbs/9_commands/20_cli.ipynb #1ac2c463
+# %% ../../nbs/9_commands/20_cli.ipynb #1ac2c461
 Candidates = Annotated[
     str,
     typer.Option(help="Names to find neighbours among, with commas; empty takes a hundred everyday words."),
@@ -372,22 +375,15 @@ Push = Annotated[
     str, typer.Option(help="Hub repository to upload to, private; nothing but a go is uploaded.")
 ]
 
+# %% ../../nbs/9_commands/20_cli.ipynb #1ac2c463
 @app.command("erase")
 @on_machine
 def erase_command(
-    concept: Annotated[
-        list[str],
-        typer.Option(help="What has to go; repeat it for several, with | between names of the same thing."),
-    ],
+    concept: Requests,
     out: Annotated[str, typer.Option(help="Folder to write; must not exist.", callback=at_home)],
     model: Annotated[str, typer.Option(help="Embedded name, a folder, a file, or a hub id.")] = "emoji-sd",
     config: ConfigFolder = "",
-    preserve: Annotated[
-        list[str],
-        typer.Option(
-            help="Names that must not suffer, with commas; quote one that has a comma. May be repeated."
-        ),
-    ] = (),
+    preserve: Preserved = (),
     one_by_one: Annotated[
         bool, typer.Option("--one-by-one", help="Several concepts in turn, each from the last edited model.")
     ] = False,
@@ -398,6 +394,7 @@ def erase_command(
     num_inference_steps: Annotated[int, typer.Option(min=1, help="Steps of the check's pictures.")] = 12,
     guidance_scale: Annotated[float, typer.Option(help="Guidance of the pictures of the check.")] = 3.0,
     merge: Merge = False,
+    probe: PictureProbes = "",
     kohya: Annotated[bool, typer.Option("--kohya", help="Also write a LoRA under kohya's names.")] = False,
     push: Push = "",
     machine: dict | None = None,
@@ -405,11 +402,13 @@ def erase_command(
     "Erase a concept from a pipeline, check it and its neighbours before and after, and say go or no-go."
     from vision_unlearning.models.machine import Machine, compute_device
     from vision_unlearning.running.erase import erase, push_to_hub, save_erasure
+    from vision_unlearning.running.probes import Budget, probe_erasure
     from vision_unlearning.texts import split_request
     from vision_unlearning.unlearners.base import get_method
     from vision_unlearning.unlearners.methods import METHODS
     if Path(out).exists(): raise ValueError(f"{out} exists; give a folder that does not")
     options, method = json_settings(settings), METHODS.take(method)
+    budget = Budget(probes=tuple(split(probe)))
     unlearner = get_method(method)(**options)
     if kohya and "lora_alpha" not in type(unlearner).model_fields:
         raise ValueError(
@@ -420,6 +419,9 @@ def erase_command(
     shown = [*(name for names in requests for name in names), *kept, *split(candidates)]
     runs = Machine(**machine)
     pipe = runs.load(model, config=config or None, learns=True)
+    judge = embedded_judge(model, shown, compute_device(pipe))
+    drawing = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+    drawing["batch_size"] = runs.batch_size
     result = erase(
         pipe,
         requests,
@@ -429,13 +431,12 @@ def erase_command(
         settings=options,
         candidates=split(candidates) or None,
         clip=clip or None,
-        judge=embedded_judge(model, shown, compute_device(pipe)),
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        batch_size=runs.batch_size,
+        judge=judge,
+        **drawing,
     )
     save_erasure(result, out, pipe, merge, kohya)
     typer.echo(str(result))
+    for line in probe_erasure(pipe, result, budget, out, clip, judge, **drawing): typer.echo(line)
     typer.echo(result.summary().round(3).to_string())
     typer.echo(Path(out).resolve())
     if push: typer.echo(push_to_hub(out, push))
@@ -476,6 +477,7 @@ def audit_command(
     guidance_scale: AuditGuidance = None,
     attack_steps: AttackSteps = 0,
     relearning_steps: RelearningSteps = 0,
+    probe: PictureProbes = "",
     machine: dict | None = None,
 ):
     "Say what somebody else's edit changes, check it, and give a verdict."
@@ -495,7 +497,7 @@ def audit_command(
         edited,
         concept,
         tuple(split(preserve)),
-        budget=Budget(attack_steps, relearning_steps),
+        budget=Budget(attack_steps, relearning_steps, probes=tuple(split(probe))),
         candidates=split(candidates) or None,
         clip=clip or None,
         judge=embedded_judge(original, [concept, *split(preserve), *split(candidates)], compute_device(pipe)),

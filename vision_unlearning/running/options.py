@@ -10,9 +10,9 @@ import typer
 from ..texts import split_names
 
 # %% auto #0
-__all__ = ['BaseFolder', 'Quiet', 'Force', 'TaskName', 'Parameters', 'Device', 'Dtype', 'Variant', 'Offload', 'AttentionSlicing',
-           'BatchSize', 'Compiled', 'at_home', 'split', 'json_settings', 'rows', 'machine_options', 'on_machine',
-           'require_options', 'beside']
+__all__ = ['BaseFolder', 'Quiet', 'Force', 'Requests', 'Preserved', 'PictureProbes', 'TaskName', 'Parameters', 'Device', 'Dtype',
+           'Variant', 'Offload', 'AttentionSlicing', 'BatchSize', 'Compiled', 'at_home', 'split', 'json_settings',
+           'rows', 'machine_options', 'on_machine', 'require_options', 'beside']
 
 # %% ../../nbs/9_commands/00_options.ipynb #0e6be802
 def at_home(
@@ -24,6 +24,19 @@ def at_home(
 BaseFolder = Annotated[str, typer.Option(help="Root of everything that is written.", callback=at_home)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on the way.")]
 Force = Annotated[bool, typer.Option("--force", help="Run notebooks again even when nothing is missing.")]
+Requests = Annotated[
+    list[str],
+    typer.Option(help="What has to go; repeat it for several, with | between names of the same thing."),
+]
+Preserved = Annotated[
+    list[str],
+    typer.Option(
+        help="Names that must not suffer, with commas; quote one that has a comma. May be repeated."
+    ),
+]
+PictureProbes = Annotated[
+    str, typer.Option(help="That are not text, with commas: completion, inpainting, noise, guidance.")
+]
 TaskName = Annotated[str, typer.Option(help="Name of a task, or of a classifier benchmark.")]
 Parameters = Annotated[
     list[str] | None,

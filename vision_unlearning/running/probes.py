@@ -5,17 +5,30 @@
 # %% ../../nbs/8_running/36_probes.ipynb #9f3327c2
 from __future__ import annotations
 from dataclasses import dataclass
+from pathlib import Path
+import numpy as np
 import pandas as pd
 import torch
-from ..interference.attacks import TokenSearch, search_tokens
+from ..interference.attacks import TokenSearch, edited, search_tokens
 from ..interference.generate import generate_array
+from vision_unlearning.interference.picture_probes import (
+    Comeback,
+    Given,
+    encode_given,
+    get_probe,
+    probe_pictures,
+)
 from ..interference.relearning import Relearning, relearning_curve
-from .check import Plan, recognise
-from .erase import own_pictures
+from .check import Plan, evaluating_clip, recognise
+from .erase import Erasure, own_pictures
+from ..tasks import PROMPT_TEMPLATE
+from ..unlearners.base import Edit
 from ..unlearners.diffusion.inputs import encode_dataset
+from ..unlearners.diffusion.random_edit import random_edit
 
 # %% auto #0
-__all__ = ['Budget', 'Probe', 'search_again', 'train_again', 'bring_back']
+__all__ = ['Budget', 'Probe', 'search_again', 'train_again', 'bring_back', 'given_pictures', 'controls', 'comebacks',
+           'comeback_lines', 'erasure_comebacks', 'probe_erasure']
 
 # %% ../../nbs/8_running/36_probes.ipynb #d52b038a
 @dataclass(frozen=True)
@@ -26,8 +39,14 @@ class Budget:
     pictures: int = 8  # of the concept, drawn by the unedited model
     attack_rate: float = .4  # step of the search, see `TokenSearch.learning_rate`
     relearning_rate: float = 1e-3  # of AdamW, see `Relearning.learning_rate`
+    probes: tuple[str, ...] = ()  # that are not text, names of `PROBES`: "completion", "inpainting"
+    probe_pictures: int = 8  # that are drawn for each of them and each control
+    nonsense: str = "zyx"  # a word that means nothing to the model
 
     def __post_init__(self):
+        for name in self.probes: get_probe(name)
+        if self.probe_pictures < 1:
+            raise ValueError(f"probe_pictures must be at least 1, got {self.probe_pictures}")
         for name in ("attack_steps", "relearning_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {vars(self)[name]}")
@@ -35,7 +54,7 @@ class Budget:
 
     @property
     def asked(self) -> bool:
-        return self.attack_steps > 0 or self.relearning_steps > 0  # whether to try at all
+        return self.attack_steps > 0 or self.relearning_steps > 0  # whether to search or train at all
 
 # %% ../../nbs/8_running/36_probes.ipynb #83b66fb3
 @dataclass(frozen=True, eq=False)
@@ -51,15 +70,21 @@ class Probe:
     @property
     def prompt(self) -> str: return self.plan.template.format(self.concept)
 
+    def seen(self,
+        images: np.ndarray,  # (N,H,W,3) uint8
+    ) -> np.ndarray:  # (N,) 0 or 1
+        "Whether each picture shows the concept."
+        asked = pd.DataFrame({"name": [self.concept]*len(images)})
+        names = self.plan.table["name"].unique().tolist()
+        found = recognise(asked, images, self.clip, self.judge, self.plan.template, names)
+        return found["recognised"].to_numpy()
+
     def share(self,
         prompt: str,
     ) -> float:  # 0..1
         "How often a prompt shows the concept, with what is attached now."
         images = generate_array(self.pipe, self.plan.seeds, [prompt]*len(self.plan.seeds), **self.generation)
-        asked = pd.DataFrame({"name": [self.concept]*len(images)})
-        names = self.plan.table["name"].unique().tolist()
-        seen = recognise(asked, images, self.clip, self.judge, self.plan.template, names)
-        return float(seen["recognised"].mean())
+        return float(self.seen(images).mean())
 
 # %% ../../nbs/8_running/36_probes.ipynb #c3a4efd6
 def search_again(
@@ -110,3 +135,95 @@ def bring_back(
         rows += [("trained again", row["step"], row["share"]) for row in curve]
     table = pd.DataFrame(rows, columns=["way", "steps", "recognised"])
     return table.assign(pictures=len(probe.plan.seeds))
+
+# %% ../../nbs/8_running/36_probes.ipynb #0064ef82
+def given_pictures(
+    probe: Probe,
+    budget: Budget,
+) -> Given:
+    "Pictures of the concept, and one of each other name of the plan, drawn by the unedited model."
+    how = dict(template=probe.plan.template, **probe.generation)
+    concept = own_pictures(probe.pipe, [probe.concept], budget.pictures, **how)
+    names = [name for name in probe.plan.table["name"].unique() if name != probe.concept]
+    others = own_pictures(probe.pipe, names, max(1, 8//len(names)), **how) if names else None
+    if others is None and any(get_probe(name).needs_others for name in budget.probes):
+        raise ValueError("classifier guidance needs other names beside the concept; check neighbours")
+    return encode_given(probe.pipe, concept, others)
+
+def controls(
+    probe: Probe,
+    edit: Edit,
+    nonsense: str,  # a word that means nothing
+) -> dict[str, tuple]:  # column -> edit or None, and the prompt
+    "Who is asked, besides the edited model."
+    asked = {
+        "edited": (edit, probe.prompt),
+        "control": (None, probe.plan.template.format(nonsense)),
+        "unedited": (None, probe.prompt),
+    }
+    if edit.acts_on == "calls": return asked
+    return asked | {"random": (random_edit(edit, probe.pipe), probe.prompt)}
+
+def comebacks(
+    probe: Probe,
+    edit: Edit,  # attached for each trial, and off again
+    budget: Budget,
+) -> pd.DataFrame:  # probe, edited, control, unedited, random (pictures), pictures, over, low, high, answer
+    "Ask by every probe of the budget, beside the controls."
+    given, rows = given_pictures(probe, budget), []
+    seeds = [min(probe.plan.seeds) + i for i in range(budget.probe_pictures)]
+    for way in (get_probe(name)() for name in budget.probes):
+        made, counts = way.prepare(probe.pipe, given), {}
+        for column, (on, prompt) in controls(probe, edit, budget.nonsense).items():
+            with edited(probe.pipe, on):
+                images = probe_pictures(probe.pipe, way, given, made, prompt, seeds, **probe.generation)
+            counts[column] = int(np.max([probe.seen(row) for row in images], axis=0).sum())
+        found = Comeback(counts["edited"], counts["control"], counts["unedited"], len(seeds))
+        over = dict(zip(("over", "low", "high"), found.over(found.edited)))
+        rows.append({"probe": way.name, "random": None, **counts, "pictures": len(seeds), **over,
+                     "answer": found.answer})
+    return pd.DataFrame(rows)
+
+# %% ../../nbs/8_running/36_probes.ipynb #f5bacf3b
+def comeback_lines(
+    table: pd.DataFrame,  # of `comebacks`
+) -> list[str]:  # one a probe
+    "What a person is told."
+    return [
+        f"{row.probe}: {row.answer}; seen in {row.edited} of {row.pictures} pictures with the edit, "
+        f"{row.control} of a model asked for nothing, {row.unedited} of the unedited model"
+        for row in table.itertuples()
+    ]
+
+def erasure_comebacks(
+    pipe,  # the unedited pipeline
+    result: Erasure,
+    budget: Budget,
+    clip,  # `ClipEncoder`
+    judge=None,  # metric such as `JudgeAccuracy`, or None
+    template: str = PROMPT_TEMPLATE,
+    **generation,  # num_inference_steps, guidance_scale, batch_size
+) -> pd.DataFrame:  # of `comebacks`, with the column concept
+    "Ask for all that was erased, each request under its first name."
+    plan, found = Plan(result.table, result.neighbours, [], template), []
+    for names in result.requests:
+        probe = Probe(pipe, names[0], plan, clip, judge, generation)
+        found.append(comebacks(probe, result.edit, budget).assign(concept=names[0]))
+    return pd.concat(found, ignore_index=True)
+
+# %% ../../nbs/8_running/36_probes.ipynb #cd6127a0
+def probe_erasure(
+    pipe,  # the unedited pipeline
+    result: Erasure,
+    budget: Budget,
+    folder,  # of the erasure
+    clip="",  # as `evaluating_clip` takes it; empty for `emoji-sd`
+    judge=None,  # metric such as `JudgeAccuracy`, or None
+    **generation,  # num_inference_steps, guidance_scale, batch_size
+) -> list[str]:  # what a person is told; nothing where nothing was asked
+    "Ask without words for what was erased, and write `comebacks.csv`."
+    if not budget.probes: return []
+    measures = evaluating_clip(pipe, clip or None)
+    found = erasure_comebacks(pipe, result, budget, measures, judge, **generation)
+    found.to_csv(Path(folder)/"comebacks.csv", index=False)
+    return comeback_lines(found)
