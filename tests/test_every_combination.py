@@ -38,6 +38,7 @@ FOUND = {
         "rece": "ridge rounds",
         "prompt_filter": "prompt_template",
         "sld": "sld_mom_beta",
+        "trasce": "loss_scale width",
     },
     "classifiers": {
         "boundary_shrink": "bounds",

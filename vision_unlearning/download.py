@@ -29,6 +29,7 @@ class Source:
     licence: str  # name of the licence, or the terms in a few words
     revision: str = ""  # version, commit or date of what lies there
     sha256: str | None = None  # 64 hexadecimal digits; None when its owner replaces the file
+    md5: str | None = None  # 32 hexadecimal digits, where its publisher gives these
     size: int | None = None  # bytes
     citation: str = ""  # paper to cite
     note: str = ""  # where a person gets it, and what else to know
@@ -38,6 +39,7 @@ def verify(
     path,  # file
     sha256: str | None = None,  # expected checksum; None checks nothing
     size: int | None = None,  # expected bytes; looked at first, because it costs nothing
+    md5: str | None = None,  # expected checksum of the older kind
 ) -> Path:  # `path`
     "Refuse a file that is not the one expected."
     path = Path(path)
@@ -46,13 +48,14 @@ def verify(
         raise ForeignFileError(
             f"{path.name} has {found:,} bytes and not {size:,}; it is truncated or another version"
         )
-    if sha256 is None: return path
-    with path.open("rb") as file: digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != sha256.lower():
-        raise ForeignFileError(
-            f"{path.name} has the sha256 {digest[:12]}... and not {sha256[:12].lower()}...; it is damaged or "
-            "another version"
-        )
+    for kind, wanted in (("sha256", sha256), ("md5", md5)):
+        if wanted is None: continue
+        with path.open("rb") as file: digest = hashlib.file_digest(file, kind).hexdigest()
+        if digest != wanted.lower():
+            raise ForeignFileError(
+                f"{path.name} has the {kind} {digest[:12]}... and not {wanted[:12].lower()}...; it is damaged "
+                "or another version"
+            )
     return path
 
 # %% ../nbs/0_base/30_download.ipynb #cb094a83
@@ -274,7 +277,7 @@ def obtain(
             raise FileNotFoundError(
                 f"{local} is no file and no folder with something in it; {source.name} is expected there"
             )
-        return verify(local, source.sha256, source.size)
+        return verify(local, source.sha256, source.size, source.md5)
     if not source.url:
         raise FileNotFoundError(
             f"{source.name} cannot be fetched by a program ({source.note or source.licence}); get it and "
@@ -282,6 +285,10 @@ def obtain(
         )
     target = Path(folder)/safe_name(unquote(PurePosixPath(urlsplit(source.url).path).name))
     fetch(source.url, target, sha256=source.sha256, size=source.size, progress=progress)
+    try: verify(target, md5=source.md5)
+    except ForeignFileError:
+        target.unlink()
+        raise
     note = target.with_name(f"{target.name}.source.json")
     if not note.is_file():
         with target.open("rb") as file: digest = hashlib.file_digest(file, "sha256").hexdigest()

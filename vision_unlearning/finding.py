@@ -4,7 +4,7 @@
 
 # %% ../nbs/0_base/07_finding.ipynb #833df821
 from __future__ import annotations
-import ast, importlib
+import ast, importlib, pkgutil, re
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 # %% auto #0
-__all__ = ['Found', 'stated_classes', 'find_classes']
+__all__ = ['Found', 'stated_classes', 'find_classes', 'declaring_modules', 'find_declared']
 
 # %% ../nbs/0_base/07_finding.ipynb #e66b974c
 @dataclass(frozen=True)
@@ -58,3 +58,22 @@ def find_classes(
         for cls, constants in stated_classes(path, needed).items():
             found[constants[needed[0]]] = Found(module, cls, constants)
     return found
+
+# %% ../nbs/0_base/07_finding.ipynb #3ef47ec5
+@cache
+def declaring_modules(
+    package: str,  # dotted path: "vision_unlearning.data"
+    cls: str,  # "Task"
+) -> tuple[str, ...]:  # dotted paths
+    "The modules of a package that call a class at the start of a line and keep what it makes."
+    names = [f"{package}.{m.name}" for m in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+    sources = {name: find_spec(name).loader.get_source(name) for name in names}
+    return tuple(name for name, source in sources.items() if re.search(rf"^\w+ = {cls}\(", source, re.M))
+
+def find_declared(
+    package: str,  # dotted path: "vision_unlearning.data"
+    cls: type,  # of instances that have a `name`
+) -> dict[str, Any]:  # name -> instance
+    "Every instance of a class that a package declares."
+    modules = map(importlib.import_module, declaring_modules(package, cls.__name__))
+    return {v.name: v for module in modules for v in vars(module).values() if isinstance(v, cls)}

@@ -4,10 +4,9 @@
 
 # %% ../nbs/0_base/05_tasks.ipynb #07612923
 from __future__ import annotations
-import importlib, pkgutil, re
+import importlib, re
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib.util import find_spec
 from os.path import isdir, isfile  # say no where a folder's name is too long
 from math import isfinite
 from pathlib import Path
@@ -15,6 +14,7 @@ from types import ModuleType
 from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from .core import ForeignFileError, UnknownNameError, check_name
+from .finding import declaring_modules
 
 # %% auto #0
 __all__ = ['SCALES', 'MODELS_OWN', 'PROMPT_TEMPLATE', 'OWN_NAME', 'check_steps', 'check_size', 'said_of_drawing', 'Task',
@@ -113,13 +113,9 @@ class Task:
         return self.template != "{name}"
 
 # %% ../nbs/0_base/05_tasks.ipynb #23beff17
-@lru_cache(None)
 def _declaring_modules() -> tuple[str, ...]:
     "Modules of `data` that declare a task, by reading them."
-    package = importlib.import_module("vision_unlearning.data")
-    names = [f"{package.__name__}.{m.name}" for m in pkgutil.iter_modules(package.__path__)]
-    sources = {name: find_spec(name).loader.get_source(name) for name in names}
-    return tuple(name for name, source in sources.items() if re.search(r"^\w+ = Task\(", source, re.M))
+    return declaring_modules("vision_unlearning.data", "Task")
 
 # %% ../nbs/0_base/05_tasks.ipynb #3a8abe54
 def _declared(module: ModuleType) -> dict[str, Task]:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from ..core import ForeignFileError, check_name
 from .emoji import emoji_drawings, emoji_entities, split_families
+from .labelled import find_labelled
 from vision_unlearning.pictures import (
     class_pictures,
     column_pictures,
@@ -75,8 +76,11 @@ class ClassificationData:
     name: str
     train: ImageSet
     test: ImageSet
+    grouped: bool = False  # sub-classes are one sign's frames, one patient: no random split parts them
 
     def __post_init__(self):
+        if self.grouped and self.train.sublabels is None:
+            raise ValueError(f"{self.name}: pictures that come in groups need sub-labels that say in which")
         if self.train.classes != self.test.classes:
             raise ValueError(f"{self.name}: training and test side have different classes")
         if not len(self.train) or not len(self.test):
@@ -468,13 +472,16 @@ def hub_data(
 
 # %% ../../nbs/1_data/50_classification.ipynb #fa02b43e
 def load_classification(
-    name: str = "digits",  # "digits", "emoji", a key of `HUB_DATA`, or "folder"
+    name: str = "digits",  # "digits", "emoji", a key of `HUB_DATA`, "folder", or of `find_labelled()`
     folder=None,  # local files instead of the hub; never for the embedded two
     size: int | None = None,  # side of the pictures; None is the usual one
     target: str | None = None,  # "domain" or "colour" for emoji, "coarse" for CIFAR-100
 ) -> ClassificationData:
     "A data set by its name."
-    check_name("data set", name, ("digits", "emoji", *HUB_DATA, "folder"))
+    declared = find_labelled()
+    check_name("data set", name, ("digits", "emoji", *declared, *HUB_DATA, "folder"))
+    if target and name in declared: raise ValueError(f"{name} has one set of labels; leave target out")
+    if name in declared: return declared[name].load(folder, size)
     if folder is not None and name in ("digits", "emoji"):
         raise ValueError(f"{name} ship with the package; leave folder out, or ask for the data set 'folder'")
     if name == "digits" and target: raise ValueError("digits have one set of labels; leave target out")

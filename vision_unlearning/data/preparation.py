@@ -62,7 +62,9 @@ def fetch_sources(
         if name not in local and not source.url: continue
         path = obtain(source, Path(folder)/safe_name(name), local.get(name), progress)
         found[name] = path
-        if path.is_file() and (tarfile.is_tarfile(path) or zipfile.is_zipfile(path)):
+        # an .npz is an archive too, which numpy opens
+        archive = path.is_file() and path.suffix != ".npz"
+        if archive and (tarfile.is_tarfile(path) or zipfile.is_zipfile(path)):
             # a folder is whole or absent, and another archive has another size
             found[name] = Path(folder)/name/f"unpacked_{path.stat().st_size}"
             if not found[name].is_dir(): unpack_archive(path, found[name])

@@ -5,17 +5,19 @@
 # %% ../../nbs/7c_hub/50_embedded.ipynb #f9cd07fb
 from __future__ import annotations
 import pandas as pd
+import torch
 from ..core import check_name
 from ..data.emoji import emoji_entities
 from ..data.prompts import PARAPHRASES, wordings
 from ..explore.neighbours import near_neighbours
 from .judges import EmbeddedJudge
 from .prompts import HubPrompts, Scene
+from ..interference.attacks import TokenSearch, search_tokens
 from ..tasks import get_prompt, get_task
 
 # %% auto #0
 __all__ = ['FACTORS', 'TRANSLATED', 'SENTENCES', 'factored_entities', 'factor_judge', 'factor_prompts', 'translated_prompts',
-           'emoji_prompts', 'other_occupation', 'planted_guides']
+           'emoji_prompts', 'searched_attacks', 'other_occupation', 'planted_guides']
 
 # %% ../../nbs/7c_hub/50_embedded.ipynb #0817df68
 FACTORS = {  # task -> columns of its entities, and how the judge is asked for a value of each
@@ -119,6 +121,23 @@ def emoji_prompts(
         attacks=list(attacks),
         general=others,
     )
+
+# %% ../../nbs/7c_hub/50_embedded.ipynb #de296f1c
+def searched_attacks(
+    pipe,  # the unedited pipeline; comes back as it was
+    pictures,  # of the concept: datasets.Dataset or `TrainingSet`
+    concept: str,
+    edit=None,  # that is attacked; None searches in the model as it is
+    n: int = 3,  # how many searches, each from other noise
+    **settings,  # of `TokenSearch`: num_steps, num_tokens, learning_rate
+) -> list[str]:  # prompts, without repetition
+    "Prompts of ordinary words under which a model denoises a concept again."
+    forbidden = tuple(concept.split())
+    search = TokenSearch(discrete=True, forbidden=forbidden, **settings)
+    def found(seed):
+        seeded = torch.Generator().manual_seed(seed)
+        return search_tokens(pipe, pictures, search, edit=edit, generator=seeded).words
+    return list(dict.fromkeys(found(seed) for seed in range(n)))
 
 # %% ../../nbs/7c_hub/50_embedded.ipynb #eb18c000
 def other_occupation(

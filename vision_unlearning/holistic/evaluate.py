@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from ..core import ForeignFileError, config_hash
+from ..data.canvas import PICTURE_ENDINGS
 from .concepts import GUIDANCE_SCALE, hub_task
 from .judges import ClipChoice, judge_note, rivals
 from vision_unlearning.holistic.measures import (
@@ -34,8 +35,8 @@ from ..unlearners.base import Edit
 from ..unlearners.between import edit_hash
 
 # %% auto #0
-__all__ = ['PICTURE_ENDINGS', 'RESULT_COLUMNS', 'HubJudges', 'zero_shot_judges', 'edit_folder', 'HubPictures', 'chunks', 'ask',
-           'chosen_rows', 'share_rows', 'reference_paths', 'square_pictures', 'quality_rows', 'HubResult', 'evaluate']
+__all__ = ['RESULT_COLUMNS', 'HubJudges', 'zero_shot_judges', 'edit_folder', 'HubPictures', 'chunks', 'ask', 'chosen_rows',
+           'share_rows', 'reference_paths', 'square_pictures', 'quality_rows', 'HubResult', 'evaluate']
 
 # %% ../../nbs/7c_hub/40_evaluate.ipynb #cdbca29c
 @dataclass(frozen=True)
@@ -154,8 +155,6 @@ def share_rows(
     return found, pd.concat([nobody, *answers], ignore_index=True)
 
 # %% ../../nbs/7c_hub/40_evaluate.ipynb #fefb7a46
-PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")  # endings of pictures of the world
-
 def reference_paths(
     folder,  # of pictures of the world
 ) -> list[Path]:

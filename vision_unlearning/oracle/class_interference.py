@@ -6,12 +6,13 @@
 from __future__ import annotations
 import json
 import torch
-from .classification import find_protocol, trained
+from .classification import find_protocol, trained, training_of
 from ..models.classifiers import logits
 from ..core import check_name, config_hash
 from ..data.classification import ClassificationData, join_sets, load_classification
 from ..data.emoji import emoji_entities
 from ..data.forgetting import class_split
+from ..data.labelled import find_labelled
 from ..data.loaders import ImageLoader, split_loaders
 from ..store import Store, read_json, write_json
 from ..unlearners.classifiers.base import get_classifier_method
@@ -64,7 +65,7 @@ def class_interference(
     made = get_classifier_method(method)(**(settings or {}))
     chosen = [check_name("class", c, data.classes) for c in classes] or data.classes
     asked = dict(
-        protocol=config_hash(p),
+        protocol=config_hash(training_of(p)),
         data=data.fingerprint,
         method=method,
         settings=made.model_dump(mode="json"),
@@ -117,8 +118,11 @@ def prepare_classes(
     protocol: str,  # and task
     data: ClassificationData,
 ):
-    "The entity table of a classification task: emoji have attributes, other classes a name."
-    known = {e["name"]: e for e in emoji_entities("emoji")} if data.name == "emoji" else {}
+    "The entity table of a classification task: what its data set says of classes, else a name."
+    declared = find_labelled()
+    said = emoji_entities("emoji") if data.name == "emoji" else []
+    if data.name in declared: said = declared[data.name].entities()
+    known = {e["name"]: e for e in said}
     if not store.metadata(protocol).is_file():
         write_json(
             store.metadata(protocol),

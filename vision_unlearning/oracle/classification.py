@@ -22,7 +22,8 @@ from vision_unlearning.models.classifiers import (
 from ..core import Config, check_name, config_hash, usable_device, versions
 from ..data.classification import HUB_DATA, ClassificationData, ImageSet
 from ..data.classification import load_classification
-from ..data.forgetting import ForgetSplit, class_split, random_split
+from ..data.forgetting import ForgetSplit, class_split, group_split, random_split
+from ..data.labelled import find_labelled
 from ..data.loaders import ImageLoader, split_loaders
 from ..metrics.cost import Cost
 from vision_unlearning.metrics.forgetting import (
@@ -40,9 +41,9 @@ from ..unlearners.methods import CLASSIFIER_METHODS
 from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['PROTOCOLS', 'KINDS', 'GAP', 'REFERENCES', 'Protocol', 'benchmark_names', 'plain_protocol', 'find_protocol',
-           'training_of', 'scenario_split', 'trained', 'moved_pictures', 'Comparison', 'about_run', 'run_path',
-           'WrittenRun', 'stored_run', 'measured_run', 'method_source', 'run_method', 'comparison_table']
+__all__ = ['PROTOCOLS', 'KINDS', 'GAP', 'REFERENCES', 'Protocol', 'benchmark_names', 'plain_protocol', 'declared_protocol',
+           'find_protocol', 'training_of', 'scenario_split', 'trained', 'moved_pictures', 'Comparison', 'about_run',
+           'run_path', 'WrittenRun', 'stored_run', 'measured_run', 'method_source', 'run_method', 'comparison_table']
 
 # %% ../../nbs/7a_oracle/00_classification.ipynb #32be4772
 class Protocol(Config):
@@ -80,8 +81,9 @@ PROTOCOLS = {
 
 # %% ../../nbs/7a_oracle/00_classification.ipynb #19a35d01
 def benchmark_names() -> list[str]:
-    "What a comparison can be about: the protocols, and the data sets that have none."
-    return [*PROTOCOLS, *[name for name in (*HUB_DATA, "folder") if name not in PROTOCOLS]]
+    "What a comparison can be about: the protocols, data sets that bring theirs, and those that have none."
+    known = [*PROTOCOLS, *find_labelled()]
+    return [*known, *[name for name in (*HUB_DATA, "folder") if name not in known]]
 
 # %% ../../nbs/7a_oracle/00_classification.ipynb #f3ca83ca
 def plain_protocol(
@@ -93,6 +95,14 @@ def plain_protocol(
     architecture = "resnet18" if colours else "lenet5"
     return Protocol(data=data, architecture=architecture, num_epochs=30, augment=colours)
 
+# %% ../../nbs/7a_oracle/00_classification.ipynb #56e9f6f0
+def declared_protocol(
+    data: str,  # name of a data set
+) -> Protocol | None:  # None where no notebook declares it
+    "The protocol that a data set brings."
+    found = find_labelled().get(data)
+    return None if found is None else Protocol(data=data, **found.protocol)
+
 # %% ../../nbs/7a_oracle/00_classification.ipynb #0f99bfce
 def find_protocol(
     name: str,  # one of `benchmark_names()`
@@ -100,7 +110,7 @@ def find_protocol(
 ) -> Protocol:
     "A protocol by its name, with fields of one's own."
     check_name("protocol", name, benchmark_names())
-    known = PROTOCOLS.get(name) or plain_protocol(name)
+    known = PROTOCOLS.get(name) or declared_protocol(name) or plain_protocol(name)
     found = Protocol(**{**known.model_dump(), **(changes or {})})
     if found.flip != known.flip and not found.augment:
         raise ValueError(f"flip={found.flip} would do nothing while augment is off; leave flip out")
@@ -129,7 +139,7 @@ def scenario_split(
     if check_name("kind of forgetting", kind, KINDS) == "random":
         if forget:
             raise ValueError("random forgetting takes no classes; leave forget out, or ask for kinds=class")
-        return random_split(data, .1, seed=seed)
+        return group_split(data, .1, seed) if data.grouped else random_split(data, .1, seed=seed)
     if forget: return class_split(data, list(forget))
     return class_split(
         data, int(torch.randint(data.num_classes, (1,), generator=torch.Generator().manual_seed(seed)))

@@ -113,7 +113,8 @@ def model_of(
             f"the sessions of {question.task!r} in {question.store.base} edited {' and '.join(recorded)}, "
             f"not {asked}; leave model out, or keep models in folders of their own"
         )
-    if not recorded and "/" not in asked: check_name("model", asked, MODELS)
+    if not recorded and "/" not in asked:
+        check_name("model", asked, [*MODELS, default_model(question.task)])
     return asked
 
 # %% ../../nbs/6_results/00_base.ipynb #96ce82bf

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #8e0dc27b
 from __future__ import annotations
-import html
+import html, json
 from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
@@ -16,6 +16,7 @@ from vision_unlearning.core import (
     check_name,
     config_hash,
 )
+from ..data.labelled import fetch_labelled, find_labelled, standin_folder
 from ..oracle.classification import GAP, KINDS, REFERENCES, benchmark_names, training_of
 from ..oracle.classification import Comparison, comparison_table, find_protocol
 from ..oracle.classification import method_source, run_method, stored_run
@@ -29,10 +30,11 @@ from ..unlearners.idle import refuse_idle
 from ..unlearners.methods import CLASSIFIER_METHODS
 
 # %% auto #0
-__all__ = ['CLASSIFIER_STAGES', 'PROTOCOL_PARAMETERS', 'TRAINING_FIELDS', 'RUN_PARAMETERS', 'chosen_methods', 'runs_asked',
-           'run_tuned', 'check_overrides', 'named_methods', 'run_classifiers', 'plot_gaps', 'kind_section',
-           'write_classifier_report', 'stored_runs', 'classifier_status', 'report_classifiers', 'protocol_changes',
-           'parse_parameters', 'batch_classifiers', 'run_classifier_stage']
+__all__ = ['CLASSIFIER_STAGES', 'PROTOCOL_PARAMETERS', 'TRAINING_FIELDS', 'RUN_PARAMETERS', 'SMOKE_METHODS', 'chosen_methods',
+           'runs_asked', 'run_tuned', 'check_overrides', 'named_methods', 'run_classifiers', 'plot_gaps',
+           'kind_section', 'write_classifier_report', 'stored_runs', 'classifier_status', 'report_classifiers',
+           'protocol_changes', 'parse_parameters', 'standin_parameters', 'with_files', 'batch_classifiers',
+           'run_classifier_stage']
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #4cf742cb
 def chosen_methods(
@@ -116,6 +118,7 @@ def run_classifiers(
     for method in methods: method_source(folder, method)
     chosen = runs_asked(methods, kinds, forget)
     check_overrides(protocol, overrides or {}, chosen)
+    changes = with_files(protocol, changes, Path(folder).parent/"sources"/protocol, progress)
     total = len(seeds)*sum(len(names) for names in chosen.values())
     found = []
     with tqdm(total=total, disable=not progress, desc=f"classifiers on {protocol}") as bar:
@@ -288,6 +291,35 @@ def parse_parameters(
     changes = protocol_changes(**{name: asked[name] for name in PROTOCOL_PARAMETERS})
     return dict(changes=changes) | {name: asked[name] for name in RUN_PARAMETERS}
 
+# %% ../../nbs/8_running/50_classifiers.ipynb #9db48954
+SMOKE_METHODS = ("finetune", "random_label", "cf_k")  # where nobody names any
+
+def standin_parameters(
+    protocol: str,  # one of `find_labelled()`
+    parameters: list[str],  # "name=value", that are asked for
+    base_folder: Path,  # of the smoke run
+) -> list[str]:  # "name=value"
+    "The parameters of a smoke run: its stand-ins, the shortest training, and then what is asked for."
+    if taken := [text for text in parameters if text.partition("=")[0] in ("folder", "size")]:
+        raise ValueError(f"stand-ins have a folder and a size of their own; leave out -p {taken[0]}")
+    where = standin_folder(protocol, base_folder/"sources"/protocol)
+    chosen = [f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+              for name, value in find_labelled()[protocol].smoke.items()]
+    return [f"folder={where}", "kinds=class", "seeds=0", *chosen, *parameters]
+
+# %% ../../nbs/8_running/50_classifiers.ipynb #66c05cad
+def with_files(
+    protocol: str,  # one of `benchmark_names()`
+    changes: dict | None,  # fields of the protocol that differ
+    folder,  # where downloads are kept
+    progress: bool = True,
+) -> dict:  # `changes`, with the folder of the data where these are read from files
+    "Say where the files of a data set are, and fetch them where nobody says."
+    changes = changes or {}
+    options = find_protocol(protocol, changes).data_options
+    if protocol not in find_labelled() or "folder" in options: return changes
+    return changes | dict(data_options=options | dict(folder=str(fetch_labelled(protocol, folder, progress))))
+
 # %% ../../nbs/8_running/50_classifiers.ipynb #3a67e5db
 def batch_classifiers(
     protocol: str,  # one of `benchmark_names()`
@@ -295,8 +327,12 @@ def batch_classifiers(
     parameters: list[str],  # "name=value", lists with commas
     base_folder="assets",  # root of the store
     progress: bool = True,
+    smoke: bool = False,  # on stand-ins, in a folder of their own
 ) -> tuple[Path, Path]:  # page and table
     "Run a benchmark as the command line asks for it."
+    if smoke:
+        base_folder, methods = Path(base_folder)/"smoke", methods or list(SMOKE_METHODS)
+        parameters = standin_parameters(protocol, parameters, base_folder)
     folder = Path(base_folder)/"classification"
     ask = parse_parameters(parameters)
     rows = run_classifiers(protocol, methods, folder=folder, progress=progress, **ask)

@@ -189,7 +189,7 @@ OwnTemplates = Annotated[
 ]
 BatchScale = Annotated[
     str,
-    typer.Option(help="full, or smoke: a real task on a dozen stand-ins, offline, in a folder `smoke`."),
+    typer.Option(help="full, or smoke: a real task on stand-ins, offline, in a folder `smoke`."),
 ]
 
 @app.command("batch")
@@ -220,14 +220,14 @@ def batch_command(
         return
     if plan: raise ValueError("--plan is of a --benchmark; vu status says where others stand")
     if is_benchmark(task):
-        if entities or force or smoke or metrics or templates:
+        if entities or force or metrics or templates:
             raise ValueError(
                 f"{task} is a classifier benchmark: it takes --methods and -p, such as -p forget=3 "
                 f"(vu run classifiers --list); delete {base_folder}/classification to run it again"
             )
         from vision_unlearning.running.classifiers import batch_classifiers
         texts = [*(parameter or []), *(f"{name}={value}" for name, value in machine.items())]
-        paths = batch_classifiers(task, split(methods), texts, base_folder, not quiet)
+        paths = batch_classifiers(task, split(methods), texts, base_folder, not quiet, smoke)
     else:
         chosen = split(methods or "uce,distil")
         given = beside(batch_parameters(parameter or []), machine)
