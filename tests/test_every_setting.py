@@ -109,6 +109,7 @@ OWN = {
     "lora_negation": dict(negation_scale=2., gradient_weighting="simple", retain_sign="trained"),
     "erase_anything": dict(
         train_batch_size=Case(2, POOLS),
+        contrast_batch_size=Case(1, dict(num_train_steps=2, **POOLS)),
         attention_weight=3.,
         **{
             name: Case(value, dict(num_train_steps=2))  # the second step is the first that holds
