@@ -95,15 +95,15 @@ def noise_share(
 # %% ../../../nbs/3a_diffusion/40_guidance.ipynb #7030807b
 @dataclass(eq=False)
 class Steering:
-    "The forward hook of the `GuidanceEdit`s on a pipeline; remembers the step of the pictures in progress."
+    "The forward hook of the `GuidanceEdit`s on a pipeline; counts the steps of pictures."
     pipe: Any
     guides: list[Guide] = field(default_factory=list)
     last: float | None = None  # time of the last call
     step: int = 0
-    asking: bool = False  # a question of this hook's own is under way
+    asking: bool = False  # a question of its own is under way
 
     def ask(self, network, text, pooled, latents, time, kwargs, rows):
-        "(B,C,h,w) prediction of the same UNet for a stored text."
+        "(B,C,h,w) prediction for a stored text."
         def batch(tensor): return tensor.to(latents).expand(len(latents), *tensor.shape[1:])
 
         others = {
@@ -124,7 +124,7 @@ class Steering:
         finally: self.asking = False
 
     def again(self, network, guide, time, kwargs, rows, unit, latents):
-        "(B,C,h,w) twice, in units of the noise: for the prompts, and for the unwanted text."
+        "For the prompts and for the unwanted text, in units of the noise."
         others = kwargs.get("added_cond_kwargs") or {}
         pooled = others.get("text_embeds", kwargs.get("pooled_projections"))
         prompts = kwargs["encoder_hidden_states"][rows], None if pooled is None else pooled[rows]
@@ -147,7 +147,7 @@ class Steering:
         with torch.no_grad():
             answer = output[0]
             unit = noise_unit(self.pipe.scheduler, signal_at(self.pipe.scheduler, now)).item()
-            conditional, corrected = answer[rows], answer[rows]
+            conditional = corrected = answer[rows]
             def said(guide, name):
                 text, pooled = guide.tensors[name], guide.tensors.get(f"{name}.pooled")
                 return self.ask(network, text, pooled, z, t, kwargs, rows)
