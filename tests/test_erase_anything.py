@@ -126,7 +126,7 @@ def losses(request):
 
 
 def test_velocity_targets(losses):
-    points = next(losses.pools["1"])
+    points = next(losses.pools["erase 1"])
     def said(text): return losses.frozen(points.inputs, points.times, text.guided(3.).expand(len(points)))
     concept = said(condition(losses.pipe, ["An image of wolf"])).numpy()
     nothing = said(empty_condition(losses.pipe)).numpy()
@@ -146,7 +146,7 @@ def test_levels_and_concepts_take_turns(losses):
 
 def test_the_adapter_learns_through_the_columns(losses):
     "The gradient of the attention term reaches the text's keys, and none reaches the picture's own side."
-    points = next(losses.pools["0"])
+    points = next(losses.pools["erase 0"])
     at = points.inputs, points.times, points.embeddings
     _, layers = predict_looking(losses.network, *at)
     attention_loss(layers, losses.concepts.columns[0]).backward()

@@ -24,12 +24,13 @@ EVERY = [(wing, method) for wing, methods in WINGS.items() for method in methods
 # what does nothing beside what; every one of them was found by --combinations
 FOUND = {
     "diffusion": {
-        "concept_ablation":
-            "num_anchor_images num_inference_steps guidance_scale prompt_template anchor_concept",
+        "concept_ablation": "num_anchor_images num_inference_steps guidance_scale prompt_template "
+                            "anchor_concept",
         "esd": "retain_rollouts retain_batch_size",
         "stereo": "retain_rollouts retain_batch_size",
         "advunlearn": "num_tokens attack_every attack_step_size attack_from retain_batch_size",
-        "erase_anything": "retain_batch_size timestep_sampling temperature synonyms num_unrelated",
+        "erase_anything": "retain_batch_size timestep_sampling temperature synonyms num_unrelated "
+                          "contrast_batch_size",
         "spm": "anchor_exponent",
         "munba": "forget_weight retain_weight retain_batch_size rank lora_alpha",
         "lora_negation": "forget_weight retain_weight retain_batch_size retain_sign",
@@ -37,6 +38,7 @@ FOUND = {
         "rece": "ridge rounds",
         "prompt_filter": "prompt_template",
         "sld": "sld_mom_beta",
+        "trasce": "loss_scale width",
     },
     "classifiers": {
         "boundary_shrink": "bounds",

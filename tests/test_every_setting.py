@@ -51,6 +51,7 @@ EVERYWHERE = dict(
     prompt_template="A photo of {}", negative_guidance=3., rollout_batch_size=2, num_inference_steps=2,
     target_modules="selfattn", guidance_scale=Case(9., WALK), train_text_encoder=True,
 )
+PUSH = dict(latent_guidance=1000., width=10.)
 ESD = dict(
     erase_from="dog",
     train_batch_size=Case(2, POOLS),
@@ -60,6 +61,9 @@ ESD = dict(
     retain_batch_size=Case(3, RETAIN),
 )
 OWN = {
+    "trasce": dict(
+        loss_scale=Case(9., PUSH), latent_guidance=Case(1000., dict(width=10.)), width=Case(20., PUSH),
+    ),
     "mace": dict(erase_scale=2., lamb=1., train_batch_size=Case(2, POOLS)),
     "safree": dict(alpha=Case(9., dict(safe_steps=100.)), safe_steps=100.),
     "adavd": dict(steepness=1., centre=-1., strength=Case(1., dict(centre=.5))),
@@ -105,6 +109,7 @@ OWN = {
     "lora_negation": dict(negation_scale=2., gradient_weighting="simple", retain_sign="trained"),
     "erase_anything": dict(
         train_batch_size=Case(2, POOLS),
+        contrast_batch_size=Case(1, dict(num_train_steps=2, **POOLS)),
         attention_weight=3.,
         **{
             name: Case(value, dict(num_train_steps=2))  # the second step is the first that holds
@@ -136,7 +141,7 @@ def case_of(method, cls, name):
     return found if isinstance(found, Case) else Case(found)
 
 
-ON_THE_WAY = ("sld", "safree", "adavd")  # what they do is done while a picture is drawn
+ON_THE_WAY = ("sld", "safree", "adavd", "trasce")  # what they do is done while a picture is drawn
 
 
 class Recomputes(Callback):

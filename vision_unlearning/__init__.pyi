@@ -57,6 +57,7 @@ from .unlearners.diffusion.safree import SAFREE
 from .unlearners.diffusion.salun import SalUn
 from .unlearners.diffusion.spm import SPM
 from .unlearners.diffusion.stereo import STEREO
+from .unlearners.diffusion.trasce import TraSCE
 from .unlearners.diffusion.uce import UCE
 
 # Methods for classifiers

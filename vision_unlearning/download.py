@@ -53,8 +53,8 @@ def verify(
         with path.open("rb") as file: digest = hashlib.file_digest(file, kind).hexdigest()
         if digest != wanted.lower():
             raise ForeignFileError(
-                f"{path.name} has the {kind} {digest[:12]}... and not {wanted[:12].lower()}...; it is damaged "
-                "or another version"
+                f"{path.name} has the {kind} {digest[:12]}... and not {wanted[:12].lower()}...; it is "
+                "damaged or another version"
             )
     return path
 

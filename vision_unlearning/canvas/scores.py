@@ -83,6 +83,7 @@ def bootstrap_share(
     "Interval of a mean over themes of a mean over concepts."
     pictures, right = np.concatenate(counts).T
     if right.sum() in (0, pictures.sum()): return share_interval(right.sum(), pictures.sum(), level)
+    if pictures.min() == 1: counts = [count.sum(0, keepdims=True) for count in counts]
     random = np.random.default_rng(seed)
     draws = [random.binomial(n, k/n, (n_resamples, len(n))).astype(float)/n for n, k in (c.T for c in counts)]
     means = np.mean([draw.mean(1) for draw in draws], 0)

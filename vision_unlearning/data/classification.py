@@ -76,7 +76,7 @@ class ClassificationData:
     name: str
     train: ImageSet
     test: ImageSet
-    grouped: bool = False  # sub-classes are things that no split parts: one sign's frames, one patient
+    grouped: bool = False  # sub-classes are one sign's frames, one patient: no random split parts them
 
     def __post_init__(self):
         if self.grouped and self.train.sublabels is None:

@@ -14,7 +14,7 @@ from ..files import atomic_folder
 from ..finding import find_declared
 
 # %% auto #0
-__all__ = ['LabelledData', 'find_labelled', 'fetch_labelled', 'standin_folder']
+__all__ = ['LabelledData', 'find_labelled', 'described_classes', 'fetch_labelled', 'standin_folder']
 
 # %% ../../nbs/1_data/48_labelled.ipynb #d3f2c741
 @dataclass(frozen=True)
@@ -50,6 +50,15 @@ class LabelledData:
 def find_labelled() -> dict[str, LabelledData]:  # name -> data set
     "The data sets that notebooks of their own declare."
     return find_declared("vision_unlearning.data", LabelledData)
+
+# %% ../../nbs/1_data/48_labelled.ipynb #098b8a0f
+def described_classes(
+    text: str,  # a line a class: name, colon, attributes with commas
+    fields: tuple[str, ...],  # names of the attributes
+) -> list[dict]:  # name and attributes of each class, in order
+    "Classes and their attributes from lines."
+    named = [line.strip().partition(": ") for line in text.strip().splitlines()]
+    return [{"name": name} | dict(zip(fields, said.split(", "), strict=True)) for name, _, said in named]
 
 # %% ../../nbs/1_data/48_labelled.ipynb #b4957a60
 def fetch_labelled(

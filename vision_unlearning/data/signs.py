@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 from ..core import ForeignFileError
 from .classification import ClassificationData, ImageSet, stack_images
-from .labelled import LabelledData
+from .labelled import LabelledData, described_classes
 from .testbed import read_table
 from ..download import Source
 from ..pictures import listed_picture, open_picture
@@ -88,9 +88,7 @@ end of no overtaking by lorries: round, white and grey, end of prohibition
 
 def sign_table() -> list[dict]:  # name, shape, colour, meaning of each, in the order of their numbers
     "What the 43 signs are."
-    named = [line.partition(": ") for line in SIGN_LINES.strip().splitlines()]
-    fields = ("shape", "colour", "meaning")
-    return [{"name": name} | dict(zip(fields, said.split(", "))) for name, _, said in named]
+    return described_classes(SIGN_LINES, ("shape", "colour", "meaning"))
 
 # %% ../../nbs/1_data/52_signs.ipynb #3744c29c
 SIGN_COLUMNS = ("Filename", "Width", "Height", "Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2", "ClassId")

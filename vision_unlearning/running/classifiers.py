@@ -31,10 +31,9 @@ from ..unlearners.methods import CLASSIFIER_METHODS
 
 # %% auto #0
 __all__ = ['CLASSIFIER_STAGES', 'PROTOCOL_PARAMETERS', 'TRAINING_FIELDS', 'RUN_PARAMETERS', 'SMOKE_METHODS', 'chosen_methods',
-           'runs_asked', 'run_tuned', 'check_overrides', 'named_methods', 'run_classifiers', 'plot_gaps',
+           'runs_asked', 'run_tuned', 'check_overrides', 'with_files', 'named_methods', 'run_classifiers', 'plot_gaps',
            'kind_section', 'write_classifier_report', 'stored_runs', 'classifier_status', 'report_classifiers',
-           'protocol_changes', 'parse_parameters', 'standin_parameters', 'with_files', 'batch_classifiers',
-           'run_classifier_stage']
+           'protocol_changes', 'parse_parameters', 'standin_parameters', 'batch_classifiers', 'run_classifier_stage']
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #4cf742cb
 def chosen_methods(
@@ -90,6 +89,19 @@ def check_overrides(
             made = get_classifier_method(method)(**tuned_classifier(protocol, kind, method) | settings)
             side = "names" if made.reads == "names" else "batches"  # as `Comparison` gives them
             refuse_idle(made, side, side)
+
+# %% ../../nbs/8_running/50_classifiers.ipynb #66c05cad
+def with_files(
+    protocol: str,  # one of `benchmark_names()`
+    changes: dict | None,  # fields of the protocol that differ
+    folder,  # where downloads are kept
+    progress: bool = True,
+) -> dict:  # `changes`, with the folder of the data where these are read from files
+    "Say where the files of a data set are, and fetch them where nobody says."
+    changes = changes or {}
+    options = find_protocol(protocol, changes).data_options
+    if protocol not in find_labelled() or "folder" in options: return changes
+    return changes | dict(data_options=options | dict(folder=str(fetch_labelled(protocol, folder, progress))))
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #1f16ca19
 def named_methods(
@@ -306,19 +318,6 @@ def standin_parameters(
     chosen = [f"{name}={value if isinstance(value, str) else json.dumps(value)}"
               for name, value in find_labelled()[protocol].smoke.items()]
     return [f"folder={where}", "kinds=class", "seeds=0", *chosen, *parameters]
-
-# %% ../../nbs/8_running/50_classifiers.ipynb #66c05cad
-def with_files(
-    protocol: str,  # one of `benchmark_names()`
-    changes: dict | None,  # fields of the protocol that differ
-    folder,  # where downloads are kept
-    progress: bool = True,
-) -> dict:  # `changes`, with the folder of the data where these are read from files
-    "Say where the files of a data set are, and fetch them where nobody says."
-    changes = changes or {}
-    options = find_protocol(protocol, changes).data_options
-    if protocol not in find_labelled() or "folder" in options: return changes
-    return changes | dict(data_options=options | dict(folder=str(fetch_labelled(protocol, folder, progress))))
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #3a67e5db
 def batch_classifiers(

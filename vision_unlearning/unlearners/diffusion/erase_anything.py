@@ -93,6 +93,7 @@ class EraseAnything(TimedUnlearner):
     rollout_batch_size: int = Field(4, ge=1)  # trajectories of a pool
     train_batch_size: int = Field(4, ge=1)  # points a step
     retain_batch_size: int = Field(4, ge=1)  # retained pictures a step
+    contrast_batch_size: int = Field(2, ge=1)  # points a step of the contrastive term, each for 1+K words
     max_grad_norm: float = Field(1., gt=0)
     weight_decay: float = Field(0., ge=0)
 
@@ -109,7 +110,8 @@ class EraseAnything(TimedUnlearner):
         if not self.retain_weight:
             found |= dict.fromkeys(("retain_batch_size", "timestep_sampling"), "retain_weight is 0")
         if not self.contrast_weight:
-            found |= dict.fromkeys(("temperature", "synonyms", "num_unrelated"), "contrast_weight is 0")
+            of_words = ("temperature", "synonyms", "num_unrelated", "contrast_batch_size")
+            found |= dict.fromkeys(of_words, "contrast_weight is 0")
         return found
 
     def encode(self, run):
@@ -140,13 +142,16 @@ class EraseLosses:
             for names in (forget, keep, s.synonyms or forget)
         )
         self.empty = empty_condition(pipe)
-        self.pools = {str(i): self.points(i) for i in range(len(forget))}
+        sizes = {"erase": s.train_batch_size, "hold": s.contrast_batch_size}
+        self.pools = {
+            f"{level} {i}": self.points(i, size) for level, size in sizes.items() for i in range(len(forget))
+        }
         self.pictures, self.times = pictures, s.times(pipe)
         self.batches = cycle(len(pictures), s.retain_batch_size, generator)
         holds = s.retain_weight or s.contrast_weight
         self.levels = [self.erase, self.hold] if holds else [self.erase]
 
-    def points(self, i):
+    def points(self, i, batch_size):
         "Endless points of a concept, with what the network shall say there."
         s = self.settings
         def draw(trajectories):
@@ -161,7 +166,7 @@ class EraseLosses:
                 guidance_scale=s.guidance_scale,
             )
         trajectories = cycle(s.rollout_batch_size, s.rollout_batch_size, self.generator)
-        return deal(draw, trajectories, s.train_batch_size, self.generator)
+        return deal(draw, trajectories, batch_size, self.generator)
 
     @torch.no_grad()
     def frozen(self, latents, times, text, ask=predict):
@@ -180,7 +185,7 @@ def erase(self: EraseLosses,
     i: int,  # which concept
 ) -> dict[str, torch.Tensor]:  # named losses
     "The first level: velocities and attention columns of a concept."
-    points = next(self.pools[str(i)])
+    points = next(self.pools[f"erase {i}"])
     said, layers = predict_looking(self.network, points.inputs, points.times, points.embeddings)
     losses = {"erase": F.mse_loss(said.float(), points.targets.float())}
     if not self.settings.attention_weight: return losses
@@ -195,7 +200,7 @@ def hold(self: EraseLosses,
     s, losses = self.settings, {}
     if s.retain_weight: losses["retain"] = s.retain_weight*self.picture_loss()
     if s.contrast_weight:
-        points = next(self.pools[str(i)])
+        points = next(self.pools[f"hold {i}"])
         _, layers = predict_looking(self.network, points.inputs, points.times, points.embeddings)
         concept = word_map(layers, self.concepts.columns[i])
         losses["contrast"] = s.contrast_weight*contrast_loss(concept, self.others(points, i), s.temperature)

@@ -6,13 +6,14 @@
 from __future__ import annotations
 import inspect
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from ...core import ForeignFileError, borrow, check_name
 from ...models.conditioning import condition
 from ...models.families import called_network, denoiser, family_of, refuse_family
-from ...models.noise_levels import noise_unit, signal_at, signal_levels
+from ...models.noise_levels import is_flow, noise_unit, signal_at, signal_levels
 from ...models.places import require_words
 from ...models.sampling import require_schedule
 from ...store import current_settings
@@ -23,8 +24,8 @@ from ..idle import held, refuse_idle
 from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['SLD_SETTINGS', 'SLD_PRESETS', 'OnPipeline', 'safety_guidance', 'Guide', 'Steering', 'OfMethod', 'GuidanceEdit',
-           'Guided', 'SafeLatentGuidance', 'stored_texts']
+__all__ = ['SLD_SETTINGS', 'SLD_PRESETS', 'OnPipeline', 'safety_guidance', 'Guide', 'noise_share', 'Steering', 'OfMethod',
+           'GuidanceEdit', 'Guided', 'SafeLatentGuidance', 'stored_texts', 'unwanted_text']
 
 # %% ../../../nbs/3a_diffusion/40_guidance.ipynb #86e3abf9
 class OnPipeline:
@@ -78,18 +79,31 @@ class Guide:
         )
         return gamma
 
+    def steer(self, again, latents, sigma):
+        "(B,C,h,w) what is added to the noise besides; `again` asks at other latents, with the gradient."
+        return None
+
+# %% ../../../nbs/3a_diffusion/40_guidance.ipynb #b016855a
+def noise_share(
+    scheduler,  # of a pipeline
+    time: float,  # as the scheduler tells it to the network
+) -> float:  # sigma, 0..1
+    "How much noise there is at a time of sampling."
+    signal = float(signal_at(scheduler, time))
+    return 1 - signal if is_flow(scheduler) else max(0., 1 - signal**2)**.5
+
 # %% ../../../nbs/3a_diffusion/40_guidance.ipynb #7030807b
 @dataclass(eq=False)
 class Steering:
-    "The forward hook of the `GuidanceEdit`s on a pipeline; remembers the step of the pictures in progress."
+    "The forward hook of the `GuidanceEdit`s on a pipeline; counts the steps of pictures."
     pipe: Any
     guides: list[Guide] = field(default_factory=list)
     last: float | None = None  # time of the last call
     step: int = 0
-    asking: bool = False  # a question of this hook's own is under way
+    asking: bool = False  # a question of its own is under way
 
     def ask(self, network, text, pooled, latents, time, kwargs, rows):
-        "(B,C,h,w) prediction of the same UNet for a stored text."
+        "(B,C,h,w) prediction for a stored text."
         def batch(tensor): return tensor.to(latents).expand(len(latents), *tensor.shape[1:])
 
         others = {
@@ -109,6 +123,14 @@ class Steering:
             return network(latents, **told)[0]
         finally: self.asking = False
 
+    def again(self, network, guide, time, kwargs, rows, unit, latents):
+        "For the prompts and for the unwanted text, in units of the noise."
+        others = kwargs.get("added_cond_kwargs") or {}
+        pooled = others.get("text_embeds", kwargs.get("pooled_projections"))
+        prompts = kwargs["encoder_hidden_states"][rows], None if pooled is None else pooled[rows]
+        unwanted = guide.tensors["concept"], guide.tensors.get("concept.pooled")
+        return [self.ask(network, *told, latents, time, kwargs, rows)*unit for told in (prompts, unwanted)]
+
     def __call__(self, network, args, kwargs, output):
         if self.asking: return None
         named = {"sample": "latents", "hidden_states": "latents", "timestep": "time"}
@@ -125,7 +147,7 @@ class Steering:
         with torch.no_grad():
             answer = output[0]
             unit = noise_unit(self.pipe.scheduler, signal_at(self.pipe.scheduler, now)).item()
-            conditional, corrected = answer[rows], answer[rows]
+            conditional = corrected = answer[rows]
             def said(guide, name):
                 text, pooled = guide.tensors[name], guide.tensors.get(f"{name}.pooled")
                 return self.ask(network, text, pooled, z, t, kwargs, rows)
@@ -133,8 +155,11 @@ class Steering:
                 unwanted = said(guide, "concept")
                 empty = answer[:rows.start] if guided else said(guide, "empty")
                 gamma = guide.push(conditional * unit, empty * unit, unwanted * unit, first)
-                if self.step < guide.settings["sld_warmup_steps"] / 50 * len(times): continue
+                if self.step < guide.settings.get("sld_warmup_steps", 0) / 50 * len(times): continue
                 corrected = corrected - guide.scale * gamma / unit
+                again = partial(self.again, network, guide, t, kwargs, rows, unit)
+                more = guide.steer(again, z, noise_share(self.pipe.scheduler, now))
+                if more is not None: corrected = corrected + guide.scale * more / unit
             answer = torch.cat([answer[: rows.start] if guided else answer[:0], corrected])
         return (answer, *output[1:]) if isinstance(output, tuple) else type(output)(sample=answer)
 
@@ -151,21 +176,27 @@ class GuidanceEdit(OnPipeline, Edit):
     kind: ClassVar[str] = "guidance"
     file: ClassVar[str] = "guidance.safetensors"
     says: ClassVar[Any] = OfMethod
+    guide: ClassVar[type] = Guide
 
+    def refuse(self, family): refuse_family(SafeLatentGuidance, family)
     def settings(self) -> dict:  # all of them, under the names of today
         "The settings of the method, checked."
         return SafeLatentGuidance(**current_settings("sld", self.info.get("settings", {}))).model_dump()
 
     def check(self):
         super().check()
-        settings = self.info.get("settings", {})
-        for name in (f"sld_{n}" for n in SLD_SETTINGS):
-            if not isinstance(settings.get(name), (int, float)):
-                raise ForeignFileError(f"a guidance needs settings[{name!r}], a number, in its edit.json")
+        self.check_settings()
         for name in ("concept", "empty"):
             if name not in self.tensors or self.tensors[name].ndim != 3 or len(self.tensors[name]) != 1:
                 raise ForeignFileError(f"a guidance needs the tensor {name!r}, the embedding of one text")
         self.settings()
+
+    def check_settings(self):
+        "Refuse a file without the settings of the method."
+        settings = self.info.get("settings", {})
+        for name in (f"sld_{n}" for n in SLD_SETTINGS):
+            if isinstance(settings.get(name), (int, float)): continue
+            raise ForeignFileError(f"a guidance needs settings[{name!r}], a number, in its edit.json")
 
     def _plan(self, model, scale):
         super()._plan(model, scale)
@@ -174,7 +205,7 @@ class GuidanceEdit(OnPipeline, Edit):
                 f"{type(model).__name__} is guided by a picture too, which this guidance does not know; "
                 "uce, rece and prompt_filter edit it"
             )
-        refuse_family(SafeLatentGuidance, family_of(model))
+        self.refuse(family_of(model))
         require_schedule(model)  # refused here, and not in the middle of a picture
         if not family_of(model).flow: signal_levels(model.scheduler)
         places = {place.reads: place for place in family_of(model).places(denoiser(model))}
@@ -188,7 +219,7 @@ class GuidanceEdit(OnPipeline, Edit):
             raise ForeignFileError(
                 f"this edit belongs to another model: {type(model).__name__} needs pooled texts too"
             )
-        return Guided(model, Guide(self.tensors, self.settings(), scale))
+        return Guided(model, self.guide(self.tensors, self.settings(), scale))
 
     def _apply(self, module, entry): entry.memory.begin()
     def _revert(self, module, entry): entry.memory.end()
@@ -294,20 +325,7 @@ class SafeLatentGuidance(Unlearner):
         refuse_idle(self, held(forget), held(retain))
         names = concepts(forget)
         if not names: raise ValueError("there is no concept to forget; name at least one")
-        unwanted = ", ".join(names)
-        require_words(model, self.prompt_template, [unwanted])
-        with borrow(model):
-            texts = dict(
-                zip(
-                    ("concept", "empty"),
-                    stored_texts(model, [self.prompt_template.format(unwanted), ""]),
-                )
-            )
-        tensors = {
-            name + ("" if i == 0 else ".pooled"): part
-            for name, parts in texts.items()
-            for i, part in enumerate(parts)
-        }
+        tensors = unwanted_text(model, self.prompt_template, names)
         return GuidanceEdit(
             tensors, {"method": self.name, "settings": self.model_dump(mode="json"), "forget": names}
         )
@@ -321,3 +339,16 @@ def stored_texts(
     "What the pipeline's UNet would be given for each text."
     found = [condition(pipe, [text]) for text in texts]
     return [(f.prompt_embeds,) if f.pooled is None else (f.prompt_embeds, f.pooled) for f in found]
+
+def unwanted_text(
+    pipe,  # a pipeline of a known family; comes back as it went in
+    template: str,  # sentence with one gap {}
+    names: list[str],  # which fill it together
+) -> dict[str, torch.Tensor]:  # "concept", "empty", and where there are pooled texts "concept.pooled", ...
+    "What a guidance stores: what is not wanted, and nothing."
+    unwanted = ", ".join(names)
+    require_words(pipe, template, [unwanted])
+    with borrow(pipe): said = stored_texts(pipe, [template.format(unwanted), ""])
+    parts = {"concept": said[0], "empty": said[1]}
+    ends = ("", ".pooled")
+    return {f"{name}{end}": part for name, each in parts.items() for end, part in zip(ends, each)}
