@@ -206,6 +206,7 @@ def erasure_comebacks(
 ) -> pd.DataFrame:  # of `comebacks`, with the column concept
     "Ask for all that was erased, each request under its first name."
     plan, found = Plan(result.table, result.neighbours, [], template), []
+    generation = usual_drawing(pipe) | generation
     for names in result.requests:
         probe = Probe(pipe, names[0], plan, clip, judge, generation)
         found.append(comebacks(probe, result.edit, budget).assign(concept=names[0]))
