@@ -19,6 +19,7 @@ from vision_unlearning.interference.picture_probes import (
     probe_pictures,
 )
 from ..interference.relearning import Relearning, relearning_curve
+from ..models.sampling import usual_drawing
 from .check import Plan, evaluating_clip, recognise
 from .erase import Erasure, own_pictures
 from ..tasks import PROMPT_TEMPLATE
