@@ -73,7 +73,8 @@ def test_parameters_are_typed_and_explained(stage):
         assert p.type != "None" and p.help, f"{name} of {stage} has no type or no comment"
     defaults = {name: p.default for name, p in known.items()}
     # given, not filled in: a default that is not of its own type is refused
-    as_the_task_says = {"num_inference_steps": 12, "guidance_scale": 3.} if stage in ("generate", "canvas") else {}
+    draws = stage in ("generate", "canvas")
+    as_the_task_says = {"num_inference_steps": 12, "guidance_scale": 3.} if draws else {}
     assert check_parameters(stage, defaults) == {**defaults, **as_the_task_says}
 
 

@@ -1,4 +1,4 @@
-"""Measures nbs/explanations/04_robust_erasure: what a search of tokens brings back, and what was kept.
+"""Measures nbs/explanations/05_robust_erasure: what a search of tokens brings back, and what was kept.
 
     python tools/robust_erasure.py [--minutes M]
 

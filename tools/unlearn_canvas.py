@@ -26,7 +26,7 @@ from vision_unlearning.running.canvas import (
     plan_canvas,
     run_canvas,
 )
-from vision_unlearning.running.canvas_page import stored_run
+from vision_unlearning.running.canvas_page import stored_canvas
 from vision_unlearning.store import read_json, write_json
 from vision_unlearning.unlearners.base import get_method, load_edit
 
@@ -52,7 +52,7 @@ CROSSED, SEARCH = ["noto", "emojione"], TokenSearch(num_tokens=3, num_steps=40, 
 def write_record():
     "The table of what is complete, beside the page."
     store, run = canvas_store(FOLDER), plan_canvas("emoji_canvas", METHODS, overrides=SHORTER, **HOW)
-    sessions = stored_run(store, run.grid.task)[1]
+    sessions = stored_canvas(store, run.grid.task)[1]
     sessions.sort(key=lambda pair: METHODS.index(pair[1].method))
     rows = canvas_rows(store, run.grid.task, sessions)
     about = dict(grid=asdict(run.grid), themes=sum(ROUNDS, []), settings_of=run.grid.settings_of)
@@ -98,7 +98,7 @@ def measure_attack(pipe, judge, run) -> dict:
     "Tokens searched for a fish, without an edit and with three."
     theme, store, rows = find_theme(run.grid, "fish"), canvas_store(FOLDER), {}
     edits = {
-        s.method: load_edit(store.model(s)) for t, s in stored_run(store, run.grid.task)[1] if t == theme
+        s.method: load_edit(store.model(s)) for t, s in stored_canvas(store, run.grid.task)[1] if t == theme
     }
     # a filter that replaces the sentence has nothing to search through
     for method in ("none", "uce", "rece"):

@@ -13,17 +13,17 @@ from ..data.emoji import emoji_drawings, emoji_entities
 from ..tasks import get_prompt, get_task
 
 # %% auto #0
-__all__ = ['DOMAINS', 'PAIR', 'AND', 'GRIDS', 'other_domain', 'Grid', 'Theme', 'grid_themes', 'find_theme', 'asks_for',
+__all__ = ['CANVAS_DOMAINS', 'PAIR', 'AND', 'GRIDS', 'other_domain', 'Grid', 'Theme', 'grid_themes', 'find_theme', 'asks_for',
            'theme_table', 'cell_table', 'published_grid', 'embedded_grid', 'find_grid']
 
 # %% ../../nbs/7b_canvas/00_grid.ipynb #55e07e46
-DOMAINS = ("style", "object")
+CANVAS_DOMAINS = ("style", "object")
 
 def other_domain(
-    domain: str,  # one of `DOMAINS`
+    domain: str,  # one of `CANVAS_DOMAINS`
 ) -> str:
     "Of a style the objects, of an object the styles."
-    return DOMAINS[1 - DOMAINS.index(check_name("domain", domain, DOMAINS))]
+    return CANVAS_DOMAINS[1 - CANVAS_DOMAINS.index(check_name("domain", domain, CANVAS_DOMAINS))]
 
 @dataclass(frozen=True)
 class Grid:
@@ -87,7 +87,7 @@ def find_theme(
     "A theme by its name."
     if AND in name:
         parts = [find_theme(grid, part).domain for part in name.split(AND)]
-        if parts == list(DOMAINS): return Theme(name, PAIR)
+        if parts == list(CANVAS_DOMAINS): return Theme(name, PAIR)
         raise ValueError(f"{name!r} is no pair; write STYLE{AND}OBJECT")
     themes = {theme.name: theme for theme in grid_themes(grid)}
     if name in grid.lasting: raise ValueError(f"{name} is what the styles were made from; nobody forgets it")

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from .grid import Grid, Theme, cell_table, other_domain
 from .scores import concept_counts, grid_answers
-from .told import captioned, canvas_table, choose_sides, told_words
+from .told import captioned, grid_pictures, choose_sides, told_words
 from ..core import check_name
 from ..interference.attacks import TokenSearch, edited, search_tokens
 from ..interference.generate import generate_array
@@ -33,7 +33,7 @@ def still_told(
 ) -> tuple[Any, Any]:  # forget, retain
     "What a method is told of a request, without what has gone."
     if reads == "pictures":
-        forget, retain = choose_sides(canvas_table(grid, folder), theme)
+        forget, retain = choose_sides(grid_pictures(grid, folder), theme)
         for earlier in gone: retain = retain[retain[earlier.domain] != earlier.name]
         return captioned(grid, forget), captioned(grid, retain)
     forget, retain = told_words(grid, theme)
@@ -101,7 +101,7 @@ def attack_theme(
 ) -> Attacked:
     "Ask for a theme in searched tokens."
     settings = settings or TokenSearch(num_tokens=3, learning_rate=.4)
-    side, table = other_domain(theme.domain), canvas_table(grid, folder)
+    side, table = other_domain(theme.domain), grid_pictures(grid, folder)
     for name in others: check_name(f"{side} of {grid.task}", name, getattr(grid, f"{side}s"))
     seeds, plain, searched = list(grid.seeds), [], []
     how = dict(num_inference_steps=grid.num_inference_steps, guidance_scale=grid.guidance_scale)

@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
-from .grid import DOMAINS, Grid
+from .grid import CANVAS_DOMAINS, Grid
 from ..core import ForeignFileError, usable_device
 from ..data.canvas import CANVAS_OBJECTS, CANVAS_STYLES
 from ..memory import in_batches
 from ..metrics.concepts import TwoClassifiers
 
 # %% auto #0
-__all__ = ['PICKLES', 'CONVERT', 'Attention', 'Perceptron', 'Block', 'Patches', 'VisionTransformer', 'vit_of', 'read_vit',
+__all__ = ['CONVERT_JUDGE', 'Attention', 'Perceptron', 'Block', 'Patches', 'VisionTransformer', 'vit_of', 'read_vit',
            'CanvasClassifier', 'load_judges']
 
 # %% ../../nbs/7b_canvas/20_judges.ipynb #8e12d236
@@ -83,8 +83,7 @@ class VisionTransformer(nn.Module):
         return self.head(self.norm(self.blocks(x))[:, 0])
 
 # %% ../../nbs/7b_canvas/20_judges.ipynb #f0b05bfd
-PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".pkl")
-CONVERT = (
+CONVERT_JUDGE = (
     "load it where you trust it and write it once more: safetensors.torch.save_file(torch.load(file, "
     "weights_only=True)['model_state_dict'], 'style.safetensors')"
 )
@@ -111,7 +110,7 @@ def read_vit(
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"no classifier {path}: there is no such file")
     if path.suffix.lower() in PICKLES:
-        raise ForeignFileError(f"{path} is a pickle, which could run code; {CONVERT}")
+        raise ForeignFileError(f"{path} is a pickle, which could run code; {CONVERT_JUDGE}")
     try: return vit_of(load_file(path))
     except Exception as error:
         why = " ".join(str(error).split())[:200]
@@ -154,11 +153,11 @@ def load_judges(
 ):  # `classes` and `probabilities` for style and object
     "Who judges the pictures of a grid."
     files, labels = dict(style=style, object=object), dict(style=CANVAS_STYLES, object=CANVAS_OBJECTS)
-    given = [domain for domain in DOMAINS if files[domain]]
+    given = [domain for domain in CANVAS_DOMAINS if files[domain]]
     if not given and grid.judge:
         from vision_unlearning.models.judge import load_judge
         return load_judge(grid.judge, device=device)
-    missing = [domain for domain in DOMAINS if not files[domain]]
+    missing = [domain for domain in CANVAS_DOMAINS if not files[domain]]
     if missing:
         raise ValueError(f"the classifier of {missing[0]}s is missing; give both, as safetensors files")
     if grid.styles != tuple(s for s in CANVAS_STYLES if s in grid.styles):
@@ -167,4 +166,4 @@ def load_judges(
     def one(domain):
         path = files[domain]
         return CanvasClassifier(read_vit(path), list(labels[domain]), Path(path).stem).to(place)
-    return TwoClassifiers(**{domain: one(domain) for domain in DOMAINS})
+    return TwoClassifiers(**{domain: one(domain) for domain in CANVAS_DOMAINS})

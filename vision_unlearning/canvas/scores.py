@@ -7,13 +7,21 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import torch
-from .grid import DOMAINS, PAIR, Grid, Theme, asks_for, cell_table, other_domain
+from vision_unlearning.canvas.grid import (
+    CANVAS_DOMAINS,
+    PAIR,
+    Grid,
+    Theme,
+    asks_for,
+    cell_table,
+    other_domain,
+)
 from ..intervals import share_interval
 from ..metrics.concepts import ConceptAccuracy
 from ..metrics.distribution import FID
 
 # %% auto #0
-__all__ = ['SCORES', 'PAIR_SCORES', 'grid_answers', 'concept_counts', 'pair_counts', 'score_counts', 'bootstrap_share',
+__all__ = ['CANVAS_SCORES', 'PAIR_SCORES', 'grid_answers', 'concept_counts', 'pair_counts', 'score_counts', 'bootstrap_share',
            'theme_scores', 'grid_fid']
 
 # %% ../../nbs/7b_canvas/30_scores.ipynb #38a4024d
@@ -31,7 +39,7 @@ def grid_answers(
     return metric.answers().assign(seed=cells["seed"])
 
 # %% ../../nbs/7b_canvas/30_scores.ipynb #f132c18a
-SCORES = ("UA", "IRA", "CRA", "CRA_rest")
+CANVAS_SCORES = ("UA", "IRA", "CRA", "CRA_rest")
 PAIR_SCORES = ("UA", "SC", "OC", "UP")  # of a style together with an object
 
 def concept_counts(
@@ -47,7 +55,7 @@ def pair_counts(
     theme: Theme,  # a pair
 ) -> dict[str, np.ndarray]:  # score -> (C,2) pictures and right answers of the crossings it is a mean over
     "What each score of a pair counts."
-    style, thing = (answers[domain] == part for domain, part in zip(DOMAINS, theme.parts))
+    style, thing = (answers[domain] == part for domain, part in zip(CANVAS_DOMAINS, theme.parts))
     both = (answers["style"] == answers["style_seen"]) & (answers["object"] == answers["object_seen"])
     def counted(among, right):
         groups = right[among].groupby([answers[among]["style"], answers[among]["object"]])
@@ -93,7 +101,7 @@ def bootstrap_share(
 def theme_scores(
     sheets: list[tuple[Theme, pd.DataFrame]],  # answers of the model of each theme, of one domain
     level: float = .95,
-) -> pd.DataFrame:  # rows `SCORES`, of pairs `PAIR_SCORES`: value, low, high, n, themes
+) -> pd.DataFrame:  # rows `CANVAS_SCORES`, of pairs `PAIR_SCORES`: value, low, high, n, themes
     "The scores of a method on one side, styles or objects."
     domains = {theme.domain for theme, _ in sheets}
     if len(domains) != 1:

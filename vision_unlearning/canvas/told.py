@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 import numpy as np
 import pandas as pd
-from .grid import AND, DOMAINS, PAIR, Grid, Theme, asks_for, find_grid
+from .grid import AND, CANVAS_DOMAINS, PAIR, Grid, Theme, asks_for, find_grid
 from ..core import config_hash
 from ..data.canvas import read_canvas
 from ..data.emoji import emoji_drawings
@@ -15,7 +15,7 @@ from ..data.splits import image_dataset
 from ..tasks import entity_text, get_task
 
 # %% auto #0
-__all__ = ['theme_words', 'told_words', 'crossings', 'canvas_table', 'choose_sides', 'captioned', 'told_pictures', 'tell']
+__all__ = ['theme_words', 'told_words', 'crossings', 'grid_pictures', 'choose_sides', 'captioned', 'told_pictures', 'tell']
 
 # %% ../../nbs/7b_canvas/10_told.ipynb #7a8caae2
 def theme_words(
@@ -24,7 +24,7 @@ def theme_words(
 ) -> str:  # "cat", "twemoji style"
     "How a theme is named."
     if theme.domain == PAIR:
-        style, thing = (theme_words(grid, Theme(*part)) for part in zip(theme.parts, DOMAINS))
+        style, thing = (theme_words(grid, Theme(*part)) for part in zip(theme.parts, CANVAS_DOMAINS))
         return f"{thing} in {style}"
     if theme.domain == "style": return f"{theme.name.replace('_', ' ')} style"
     return entity_text(grid.task, theme.name)
@@ -50,7 +50,7 @@ def crossings(
     return [Theme(AND.join(cell), PAIR) for cell in shared]
 
 # %% ../../nbs/7b_canvas/10_told.ipynb #aa2f516a
-def canvas_table(
+def grid_pictures(
     grid: Grid,
     folder="",  # in the layout of UnlearnCanvas; empty takes the embedded drawings
 ) -> pd.DataFrame:  # style, object, and path or tile
@@ -69,7 +69,7 @@ def canvas_table(
     return rows.assign(tile=np.arange(len(rows)))[there][["style", "object", "tile"]]
 
 def choose_sides(
-    table: pd.DataFrame,  # of `canvas_table`
+    table: pd.DataFrame,  # of `grid_pictures`
     theme: Theme,
     per_concept: int = 4,  # pictures of each other concept of the domain
     seed: int = 0,  # of their choice
@@ -79,7 +79,11 @@ def choose_sides(
     labels = table["style"] + AND + table["object"] if pair else table[theme.domain]
     own, random = asks_for(table, theme), np.random.default_rng(seed)
     if not own.any(): raise ValueError(f"there is no picture of the {theme.domain} {theme.name!r}")
-    near = table[DOMAINS[0]].eq(theme.parts[0]) | table[DOMAINS[1]].eq(theme.parts[1]) if pair else ~own
+    near = (
+        table[CANVAS_DOMAINS[0]].eq(theme.parts[0]) | table[CANVAS_DOMAINS[1]].eq(theme.parts[1])
+        if pair
+        else ~own
+    )
     groups = [group for _, group in table[near & ~own].groupby(labels, sort=False)]
     kept = [group.iloc[np.sort(random.permutation(len(group))[:per_concept])] for group in groups]
     if not kept: raise ValueError(f"there is no picture of another {theme.domain} than {theme.name!r}")
@@ -88,7 +92,7 @@ def choose_sides(
 # %% ../../nbs/7b_canvas/10_told.ipynb #475753f2
 def captioned(
     grid: Grid,
-    rows: pd.DataFrame,  # of `canvas_table`
+    rows: pd.DataFrame,  # of `grid_pictures`
 ):  # datasets.Dataset with image and text
     "Pictures with the sentence of the benchmark as caption; files are read when they are asked for."
     texts = [grid.prompt(style, thing) for style, thing in zip(rows["style"], rows["object"])]
@@ -104,7 +108,7 @@ def told_pictures(
     **choice,  # per_concept and seed, as `choose_sides` takes them
 ):  # (forget, retain), two `datasets.Dataset` with image and text
     "Pictures to forget and to keep."
-    return tuple(captioned(grid, side) for side in choose_sides(canvas_table(grid, folder), theme, **choice))
+    return tuple(captioned(grid, side) for side in choose_sides(grid_pictures(grid, folder), theme, **choice))
 
 # %% ../../nbs/7b_canvas/10_told.ipynb #d61fe4db
 def tell(
@@ -115,7 +119,7 @@ def tell(
 ) -> tuple[Any, Any, str]:  # forget, retain, and a fingerprint of both
     "What a method is told of a theme."
     if reads == "pictures":
-        sides = choose_sides(canvas_table(grid, folder), theme)
+        sides = choose_sides(grid_pictures(grid, folder), theme)
         which = [side.drop(columns="path", errors="ignore").to_dict("list") for side in sides]
         return *(captioned(grid, side) for side in sides), config_hash(which)
     forget, retain = told_words(grid, theme)

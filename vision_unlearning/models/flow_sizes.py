@@ -13,7 +13,7 @@ from .families import get_family
 
 # %% auto #0
 __all__ = ['PUBLISHED', 'BYTES', 'Published', 'published', 'clip_tower', 't5_tower', 'autoencoder', 'meta_network', 'part_counts',
-           'edit_counts', 'Evaluation', 'evaluation', 'Plan', 'plan']
+           'edit_counts', 'Evaluation', 'count_evaluation', 'MachinePlan', 'plan']
 
 # %% ../../nbs/0_models/41_flow_sizes.ipynb #dae4ddf6
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Evaluation:
     kept: int  # numbers that are kept for a backward pass through frozen weights
 
 @cache
-def evaluation(
+def count_evaluation(
     name: str,  # a key of `PUBLISHED`
     side: int = 1024,  # of the picture, in pixels
 ) -> Evaluation:
@@ -159,7 +159,7 @@ def evaluation(
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True)
-class Plan:
+class MachinePlan:
     """What a run on a published pipeline needs. Parameters and operations are counted; all of this is
     projected."""
     load: float  # GB, all components
@@ -174,9 +174,13 @@ def plan(
     side: int = 1024,  # of the pictures, in pixels
     dtype: str = "bfloat16",  # of the passes, and of what is not trained
     rate: float = 1e14,  # operations a second that the machine is assumed to reach
-) -> Plan:
+) -> MachinePlan:
     "Project memory and time from what was counted."
-    size, counts, one = BYTES[check_name("dtype", dtype, BYTES)], part_counts(name), evaluation(name, side)
+    size, counts, one = (
+        BYTES[check_name("dtype", dtype, BYTES)],
+        part_counts(name),
+        count_evaluation(name, side),
+    )
     about, network = published(name).network, counts["transformer"]
     blocks = about["num_layers"] + about.get("num_single_layers", 0)
     load, kept = size*sum(counts.values()), size*one.kept
@@ -184,4 +188,4 @@ def plan(
     training = load + (4 - size)*network + adapter
     gigabytes = (load, load + kept/blocks, training + kept, training + 2*kept/blocks)
     seconds = 28*one.flops/rate, rate*3600/(3*one.flops)
-    return Plan(*(round(b/1e9, 1) for b in gigabytes), round(seconds[0], 1), round(seconds[1]))
+    return MachinePlan(*(round(b/1e9, 1) for b in gigabytes), round(seconds[0], 1), round(seconds[1]))

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from vision_unlearning.canvas.grid import (
-    DOMAINS,
+    CANVAS_DOMAINS,
     PAIR,
     Grid,
     Theme,
@@ -28,7 +28,7 @@ from vision_unlearning.canvas.grid import (
 )
 from ..canvas.judges import load_judges
 from ..canvas.scores import grid_answers, grid_fid, theme_scores
-from ..canvas.told import canvas_table, tell
+from ..canvas.told import grid_pictures, tell
 from ..core import MissingSessionError, config_hash
 from ..data.canvas import CANVAS_MODEL, CANVAS_MODEL_AT
 from ..data.emoji import emoji_drawings
@@ -54,13 +54,13 @@ from ..unlearners.methods import METHODS, method_label
 from ..unlearners.tuned import tuned_settings
 
 # %% auto #0
-__all__ = ['SIDES', 'FOLDER', 'CanvasRun', 'erasing_methods', 'plan_canvas', 'lacking', 'describe', 'canvas_store',
+__all__ = ['CANVAS_SIDES', 'FOLDER', 'CanvasRun', 'erasing_methods', 'plan_canvas', 'lacking', 'describe', 'canvas_store',
            'canvas_sessions', 'told_of', 'unlearned', 'unlearn_themes', 'grid_folder', 'missing_of', 'draw_grids',
-           'read_grid', 'read_answers', 'judge_grids', 'fid_of', 'originals', 'CanvasRow', 'canvas_rows', 'score_text',
-           'printed_rows', 'run_canvas']
+           'read_grid', 'read_answers', 'judge_grids', 'fid_of', 'originals', 'CanvasRow', 'canvas_rows',
+           'canvas_score_text', 'printed_rows', 'run_canvas']
 
 # %% ../../nbs/8_running/55_canvas.ipynb #70409694
-SIDES = (*DOMAINS, PAIR)  # what may have to go
+CANVAS_SIDES = (*CANVAS_DOMAINS, PAIR)  # what may have to go
 
 @dataclass(frozen=True)
 class CanvasRun:
@@ -145,7 +145,7 @@ def lacking(
     found = []
     if run.model == CANVAS_MODEL and not Path(run.model).exists():
         found.append(f"the fine-tuned model: -p model=FOLDER, {CANVAS_MODEL_AT}")
-    for domain in DOMAINS:
+    for domain in CANVAS_DOMAINS:
         if run.grid.judge or getattr(run, f"{domain}_classifier"): continue
         found.append(
             f"the classifier of {domain}s: -p {domain}_classifier=FILE, `cls_model` of the same page"
@@ -165,7 +165,7 @@ def describe(
     "What a run would make."
     grid = run.grid
     each = f"{len(grid.styles)} styles x {len(grid.objects)} objects x {len(grid.seeds)} seeds"
-    counts = {domain: sum(theme.domain == domain for theme in run.themes) for domain in SIDES}
+    counts = {domain: sum(theme.domain == domain for theme in run.themes) for domain in CANVAS_SIDES}
     sides = " and ".join(f"{count} {domain}s" for domain, count in counts.items() if count)
     how = f"{grid.num_inference_steps} steps at a guidance of {grid.guidance_scale:g}"
     part = "the whole grid" if run.whole else "a part of the benchmark, as asked"
@@ -342,7 +342,7 @@ def fid_of(
 ) -> float:
     "The distance of a grid to the pictures that it was drawn from."
     from vision_unlearning.models import load_clip
-    table = canvas_table(run.grid, run.pictures)
+    table = grid_pictures(run.grid, run.pictures)
     if theme is not None: table = table[~asks_for(table, theme)]
     encoder = get_task(run.grid.task).encoder
     return grid_fid(
@@ -350,7 +350,7 @@ def fid_of(
     )
 
 def originals(
-    table: pd.DataFrame,  # of `canvas_table`
+    table: pd.DataFrame,  # of `grid_pictures`
     grid: Grid,
     batch_size: int = 50,
 ) -> Iterator[torch.Tensor]:  # (N,3,H,W) uint8
@@ -367,9 +367,9 @@ def originals(
 class CanvasRow:
     "A method on one side."
     method: str  # backend name; "none" is the model without an edit
-    side: str  # one of `SIDES`
+    side: str  # one of `CANVAS_SIDES`
     themes: list[str]
-    scores: dict[str, dict[str, float]]  # `SCORES`, of pairs `PAIR_SCORES`: value, low, high, n
+    scores: dict[str, dict[str, float]]  # `CANVAS_SCORES`, of pairs `PAIR_SCORES`: value, low, high, n
     fid: float | None  # mean over themes; None where it was not taken
     seconds: float | None  # of the unlearning of one model; None where nothing was unlearned
     peak_bytes: float | None  # of memory, the same
@@ -385,7 +385,7 @@ def canvas_rows(
     for _, session in sessions:
         if read_answers(store, task, session).attrs["how"] == base.attrs["how"]: continue
         raise ValueError(f"{session.slug} was judged on another grid or by another judge; run it again")
-    for side in SIDES:
+    for side in CANVAS_SIDES:
         own = [(theme, session) for theme, session in sessions if theme.domain == side]
         if not own: continue
         themes = list(dict.fromkeys(theme for theme, _ in own))
@@ -407,7 +407,7 @@ def _row(method, side, sheets, records) -> CanvasRow:
     return CanvasRow(method, side, [theme.name for theme, _ in sheets], scores, fid, *known)
 
 # %% ../../nbs/8_running/55_canvas.ipynb #77a94619
-def score_text(
+def canvas_score_text(
     score: dict[str, float],  # value, low, high
 ) -> str:  # "85 (71-93)"
     "A share with its interval, in percent."
@@ -423,7 +423,7 @@ def printed_rows(
             "side": row.side,
             "method": method_label(row.method),
             "themes": len(row.themes),
-            **{score: score_text(row.scores[score]) for score in row.scores},
+            **{score: canvas_score_text(row.scores[score]) for score in row.scores},
             "FID": known(row.fid),
             "seconds": known(row.seconds),
             "memory GB": known(row.peak_bytes, 1e9),

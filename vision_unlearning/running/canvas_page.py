@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 import pandas as pd
-from ..canvas.grid import DOMAINS, Theme, find_grid, find_theme, grid_themes
+from ..canvas.grid import CANVAS_DOMAINS, Theme, find_grid, find_theme, grid_themes
 from ..canvas.published import beside_published
-from ..canvas.scores import SCORES
+from ..canvas.scores import CANVAS_SCORES
 from ..core import MissingSessionError
 from ..files import atomic_path
 from vision_unlearning.running.canvas import (
@@ -33,7 +33,8 @@ from ..store import Session, Store, read_json
 from ..unlearners.methods import METHODS, method_color, method_label
 
 # %% auto #0
-__all__ = ['plot_rows', 'in_percent', 'comparable', 'write_canvas_report', 'stored_run', 'plan_parameters', 'UnlearnCanvas']
+__all__ = ['plot_rows', 'in_percent', 'comparable_runs', 'write_canvas_report', 'stored_canvas', 'plan_parameters',
+           'UnlearnCanvas']
 
 # %% ../../nbs/8_running/57_canvas_page.ipynb #e2bde576
 def plot_rows(
@@ -41,8 +42,8 @@ def plot_rows(
 ):  # matplotlib Figure
     "UA against IRA and CRA: a method is good in the upper right corner of both."
     import matplotlib.pyplot as plt
-    figure, axes = plt.subplots(1, len(DOMAINS), figsize=(8, 3.2), dpi=72, sharey=True, squeeze=False)
-    for ax, side in zip(axes[0], DOMAINS):
+    figure, axes = plt.subplots(1, len(CANVAS_DOMAINS), figsize=(8, 3.2), dpi=72, sharey=True, squeeze=False)
+    for ax, side in zip(axes[0], CANVAS_DOMAINS):
         for row in (row for row in rows if row.side == side):
             gone, color = row.scores["UA"], method_color(row.method)
             for score, marker in (("IRA", "o"), ("CRA", "^")):
@@ -59,13 +60,13 @@ def in_percent(
 ) -> pd.DataFrame:  # index method; the columns of the published table that these rows have
     "The rows in the layout of the published table."
     found: dict[str, dict[str, float]] = {}
-    for row in (row for row in rows if row.side in DOMAINS):
+    for row in (row for row in rows if row.side in CANVAS_DOMAINS):
         own = found.setdefault(row.method, {})
-        own |= {f"{row.side}_{s.lower()}": 100*row.scores[s]["value"] for s in SCORES[:3]}
+        own |= {f"{row.side}_{s.lower()}": 100*row.scores[s]["value"] for s in CANVAS_SCORES[:3]}
     return pd.DataFrame(found).T
 
 # %% ../../nbs/8_running/57_canvas_page.ipynb #9ddf98ed
-def comparable(
+def comparable_runs(
     run: CanvasRun,
 ) -> str:
     "Whether the rows of a run stand on the ground of the published ones."
@@ -99,7 +100,7 @@ def write_canvas_report(
     beside = beside_published(in_percent(rows)).round(1).reset_index()
     figure = figure_html(plot_rows(rows).axes[0], "UA against IRA and CRA")
     body = [note(*notes), wide(numbers(printed_rows(rows))), wide(figure)]
-    body += ["<h2>Beside the published rows</h2>", note(comparable(run)), wide(numbers(beside))]
+    body += ["<h2>Beside the published rows</h2>", note(comparable_runs(run)), wide(numbers(beside))]
     write_page(target, f"UnlearnCanvas on {run.grid.task}", body)
     table = target.with_suffix(".csv")
     with atomic_path(table) as temporary:
@@ -107,7 +108,7 @@ def write_canvas_report(
     return target, table
 
 # %% ../../nbs/8_running/57_canvas_page.ipynb #04a56902
-def stored_run(
+def stored_canvas(
     store: Store,  # of `canvas_store`
     task: str,  # with a grid
     methods: list[str] = (),  # empty means all that are there
@@ -180,5 +181,5 @@ class UnlearnCanvas:
     def report(task: str, methods: list[str], entities: list[str], base_folder) -> tuple[Path, Path]:
         "The page of what is there."
         store = canvas_store(base_folder)
-        run, sessions = stored_run(store, task, methods, entities)
+        run, sessions = stored_canvas(store, task, methods, entities)
         return write_canvas_report(run, canvas_rows(store, task, sessions), base_folder)

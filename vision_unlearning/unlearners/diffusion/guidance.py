@@ -299,8 +299,8 @@ class SafeLatentGuidance(Unlearner):
         sld_threshold=dict(low=0.0, high=1.0),
     )
     refuses: ClassVar[dict] = {
-        "flux": "dev answers once, already guided, and a true guidance asks for the prompt and for nothing in "
-        "two calls that look alike; sld steers between the two"
+        "flux": "dev answers once, already guided, and a true guidance asks for the prompt and for nothing "
+        "in two calls that look alike; sld steers between them"
     }
     sld_guidance_scale: float = Field(1000., gt=0)  # s_S
     sld_warmup_steps: int = Field(10, ge=0, lt=50)  # delta, of 50 steps
