@@ -13,6 +13,7 @@ from ..core import ForeignFileError, usable_device
 from ..data.canvas import CANVAS_OBJECTS, CANVAS_STYLES
 from ..memory import in_batches
 from ..metrics.concepts import TwoClassifiers
+from ..unlearners.diffusion.foreign import PICKLES
 
 # %% auto #0
 __all__ = ['CONVERT_JUDGE', 'Attention', 'Perceptron', 'Block', 'Patches', 'VisionTransformer', 'vit_of', 'read_vit',

@@ -19,6 +19,8 @@ from vision_unlearning.running.benchmarks import (
 from .holistic_commands import holistic_app
 from vision_unlearning.running.options import (
     BaseFolder,
+    CheckGuidance,
+    CheckSteps,
     Force,
     Parameters,
     PictureProbes,
@@ -26,6 +28,7 @@ from vision_unlearning.running.options import (
     Quiet,
     Requests,
     TaskName,
+    asked_for,
     at_home,
     beside,
     json_settings,
@@ -43,12 +46,12 @@ from vision_unlearning.running.tuning.commands import (
 
 # %% auto #0
 __all__ = ['app', 'task_app', 'OwnSteps', 'OwnGuidance', 'OwnScheduler', 'Stage', 'BatchMethods', 'BatchMetrics', 'OwnTemplates',
-           'BatchScale', 'Quick', 'Permutations', 'DemoFolder', 'CheckSteps', 'CheckGuidance', 'EXIT_CODES',
-           'Candidates', 'Clip', 'Merge', 'ConfigFolder', 'Push', 'Original', 'Edited', 'AuditTask', 'EditName',
-           'AttackSteps', 'RelearningSteps', 'KEPT', 'STOPPED', 'INTERRUPTED', 'task_new_command', 'run_command',
-           'run_benchmark_stage', 'batch_parameters', 'batch_command', 'smoke_batch', 'status_command',
-           'report_command', 'demo_command', 'embedded_judge', 'asked_for', 'leave_with', 'erase_command',
-           'audit_command', 'require_entity', 'report_audit', 'error_line', 'main']
+           'BatchScale', 'Quick', 'Permutations', 'DemoFolder', 'EXIT_CODES', 'Candidates', 'Clip', 'Merge',
+           'ConfigFolder', 'Push', 'Original', 'Edited', 'AuditTask', 'EditName', 'AttackSteps', 'RelearningSteps',
+           'KEPT', 'STOPPED', 'INTERRUPTED', 'task_new_command', 'run_command', 'run_benchmark_stage',
+           'batch_parameters', 'batch_command', 'smoke_batch', 'status_command', 'report_command', 'demo_command',
+           'embedded_judge', 'leave_with', 'erase_command', 'audit_command', 'require_entity', 'report_audit',
+           'error_line', 'main']
 
 # %% ../../nbs/9_commands/20_cli.ipynb #ebe4d688
 app = typer.Typer(
@@ -354,19 +357,6 @@ def embedded_judge(
     known = {e["name"] for e in entities}
     if model not in EMBEDDED_PIPELINES or not set(names) <= known: return None
     return JudgeAccuracy("emoji", entities).to(device)
-
-CheckSteps = Annotated[
-    int | None, typer.Option(min=1, help="Steps of the pictures; empty goes with the model, or its task.")
-]
-CheckGuidance = Annotated[
-    float | None, typer.Option(help="Guidance of the pictures; empty goes with the model, or its task.")
-]
-
-def asked_for(
-    **options,  # None where a command was not told
-) -> dict:
-    "The options that were said."
-    return {name: value for name, value in options.items() if value is not None}
 
 EXIT_CODES = {"GO": 0, "NO-GO": 1, "NO-VERDICT": 3}  # 2 is an error
 

@@ -10,9 +10,10 @@ import typer
 from ..texts import split_names
 
 # %% auto #0
-__all__ = ['BaseFolder', 'Quiet', 'Force', 'Requests', 'Preserved', 'PictureProbes', 'TaskName', 'Parameters', 'Device', 'Dtype',
-           'Variant', 'Offload', 'AttentionSlicing', 'BatchSize', 'Compiled', 'at_home', 'split', 'json_settings',
-           'rows', 'machine_options', 'on_machine', 'require_options', 'beside']
+__all__ = ['BaseFolder', 'Quiet', 'Force', 'Requests', 'Preserved', 'PictureProbes', 'CheckSteps', 'CheckGuidance', 'TaskName',
+           'Parameters', 'Device', 'Dtype', 'Variant', 'Offload', 'AttentionSlicing', 'BatchSize', 'Compiled',
+           'at_home', 'asked_for', 'split', 'json_settings', 'rows', 'machine_options', 'on_machine', 'require_options',
+           'beside']
 
 # %% ../../nbs/9_commands/00_options.ipynb #0e6be802
 def at_home(
@@ -37,6 +38,12 @@ Preserved = Annotated[
 PictureProbes = Annotated[
     str, typer.Option(help="That are not text, with commas: completion, inpainting, noise, guidance.")
 ]
+CheckSteps = Annotated[
+    int | None, typer.Option(min=1, help="Steps of the pictures; empty goes with the model, or its task.")
+]
+CheckGuidance = Annotated[
+    float | None, typer.Option(help="Guidance of the pictures; empty goes with the model, or its task.")
+]
 TaskName = Annotated[str, typer.Option(help="Name of a task, or of a classifier benchmark.")]
 Parameters = Annotated[
     list[str] | None,
@@ -44,6 +51,12 @@ Parameters = Annotated[
 ]
 
 # %% ../../nbs/9_commands/00_options.ipynb #7a399072
+def asked_for(
+    **options,  # None where a command was not told
+) -> dict:
+    "The options that were said."
+    return {name: value for name, value in options.items() if value is not None}
+
 def split(
     text: str,  # "fox, red apple"
 ) -> list[str]:  # without empty parts
