@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from vision_unlearning.core import ForeignFileError, MissingSessionError
 from vision_unlearning.data.emoji import emoji_entities
@@ -93,14 +94,17 @@ def test_the_aesthetic_head_is_a_chain_of_linear_layers(tmp_path):
     def matrix(*shape): return torch.randn(shape, generator=generator)
     state = {"layers.0.weight": matrix(4, 16), "layers.0.bias": matrix(4),
              "layers.2.weight": matrix(1, 4), "layers.2.bias": matrix(1)}
+    save_file(state, tmp_path/"head.safetensors")
     torch.save(state, tmp_path/"head.pth")
     clip, images = load_clip("tiny"), torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     seen = clip.encode_images(images).numpy()
     by_hand = (seen @ state["layers.0.weight"].numpy().T + state["layers.0.bias"].numpy())
     by_hand = by_hand @ state["layers.2.weight"].numpy().T + state["layers.2.bias"].numpy()
-    assert np.allclose(AestheticHead(tmp_path/"head.pth", clip)(images), by_hand[:, 0], atol=1e-5)
-    (tmp_path/"page.pth").write_text("<html>")
-    with pytest.raises(ForeignFileError, match="holds no weights"): AestheticHead(tmp_path/"page.pth", clip)
+    assert np.allclose(AestheticHead(tmp_path/"head.safetensors", clip)(images), by_hand[:, 0], atol=1e-5)
+    (tmp_path/"page.safetensors").write_text("<html>")
+    refused = {"page.safetensors": "holds no weights", "head.pth": "convert it where you trust it"}
+    for file, why in refused.items():
+        with pytest.raises(ForeignFileError, match=why): AestheticHead(tmp_path/file, clip)
 
 
 def test_two_edits_share_no_pictures():

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from ..core import ForeignFileError
 from .concepts import HUB_TASKS
 from .prompts import HubPrompts
@@ -160,15 +162,20 @@ def score_row(
 class AestheticHead:
     "A chain of linear layers on what a CLIP sees, 1 (poor) to 10."
     def __init__(self,
-        file,  # `sac+logos+ava1-l14-linearMSE.pth`
+        file,  # `sac+logos+ava1-l14-linearMSE.pth` as safetensors
         clip,  # `ClipEncoder` of "openai/clip-vit-large-patch14"
     ):
         if not Path(file).is_file():
             raise FileNotFoundError(
                 f"{file} does not exist; get it from christophschuhmann/improved-aesthetic-predictor"
             )
-        try: state = torch.load(str(file), map_location="cpu", weights_only=True)
-        except Exception as error:
+        if Path(file).suffix != ".safetensors":
+            raise ForeignFileError(
+                f"{file} is no safetensors file; convert it where you trust it: "
+                "safetensors.torch.save_file(torch.load(file, weights_only=True), 'head.safetensors')"
+            )
+        try: state = load_file(file)
+        except (SafetensorError, OSError) as error:
             raise ForeignFileError(
                 f"{Path(file).name} holds no weights ({type(error).__name__}); get it again"
             ) from error
