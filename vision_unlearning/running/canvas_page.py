@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
+import numpy as np
 import pandas as pd
 from ..canvas.grid import CANVAS_DOMAINS, Theme, find_grid, find_theme, grid_themes
 from ..canvas.published import beside_published
@@ -30,7 +31,7 @@ from .page import figure_html, note, numbers, wide, write_page
 from .session import recorded_sessions
 from .stages import check_parameters, parse_parameter
 from ..store import Session, Store, read_json
-from ..unlearners.methods import METHODS, method_color, method_label
+from ..unlearners.methods import METHODS, method_label
 
 # %% auto #0
 __all__ = ['plot_rows', 'in_percent', 'comparable_runs', 'write_canvas_report', 'stored_canvas', 'plan_parameters',
@@ -40,19 +41,23 @@ __all__ = ['plot_rows', 'in_percent', 'comparable_runs', 'write_canvas_report', 
 def plot_rows(
     rows: list[CanvasRow],
 ):  # matplotlib Figure
-    "UA against IRA and CRA: a method is good in the upper right corner of both."
+    "Every method's scores with their intervals, a panel a side; to the right is better in all three."
     import matplotlib.pyplot as plt
-    figure, axes = plt.subplots(1, len(CANVAS_DOMAINS), figsize=(8, 3.2), dpi=72, sharey=True, squeeze=False)
+    methods = list(dict.fromkeys(row.method for row in rows))
+    size = (8, .9 + .3*len(methods))
+    figure, axes = plt.subplots(1, len(CANVAS_DOMAINS), figsize=size, dpi=72, sharey=True, squeeze=False)
     for ax, side in zip(axes[0], CANVAS_DOMAINS):
-        for row in (row for row in rows if row.side == side):
-            gone, color = row.scores["UA"], method_color(row.method)
-            for score, marker in (("IRA", "o"), ("CRA", "^")):
-                ax.plot(100*gone["value"], 100*row.scores[score]["value"], marker, color=color, alpha=.8)
-            ax.annotate(
-                method_label(row.method), (100 * gone["value"], 100 * row.scores["IRA"]["value"]), fontsize=7
-            )
-        ax.set(xlabel=f"UA of {side}s (%)", xlim=(-5, 118), ylim=(-5, 105), title=f"to forget: a {side}")
-    axes[0, 0].set_ylabel("IRA (circle), CRA (triangle), %")
+        mine = [row for row in rows if row.side == side]
+        for place, (score, marker) in enumerate(zip(CANVAS_SCORES, "os^")):
+            heights = [methods.index(row.method) + .2*(place - 1) for row in mine]
+            values = 100*np.array([[row.scores[score][n] for n in ("low", "value", "high")] for row in mine])
+            low, value, high = values.reshape(-1, 3).T
+            reach = [value - low, high - value]
+            ax.errorbar(value, heights, xerr=reach, fmt=marker, ms=4, lw=.8, label=score)
+        ax.set(xlabel="%", xlim=(-3, 103), title=f"{side} to forget")
+    axes[0, 0].set_yticks(range(len(methods)), [method_label(method) for method in methods])
+    axes[0, 0].invert_yaxis()
+    axes[0, -1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, .5))
     return figure
 
 def in_percent(
