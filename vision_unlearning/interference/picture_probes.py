@@ -162,7 +162,7 @@ class LatentGuidance(PictureProbe):
     label: ClassVar[str] = "classifier guidance"
     needs_others: ClassVar[bool] = True
     scale: float = Field(.3, gt=0)  # of a step, in the noise that is left
-    training_steps: int = Field(150, ge=1)
+    training_steps: int = Field(150, ge=1)  # of the classifier
     seed: int = 0  # of the classifier
 
     def prepare(self, pipe, given):
