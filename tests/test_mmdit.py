@@ -54,8 +54,15 @@ def test_settings_of_the_unet_are_not_borrowed(tmp_path):
     planned = plan_sessions(Store(tmp_path), "emoji", "esd", ["fox"], "emoji-mmdit")[0].settings
     assert all(planned[n] == v for n, v in tuned_settings("emoji", "esd", "emoji-mmdit").items())
     assert tuned_settings("emoji", "esd", "emoji-mmdit") != tuned_settings("emoji", "esd")
+
+
+def test_uce_forgets_twenty_emitters_on_it_and_keeps_the_others():
     record = held_out_record("emoji", "uce", "emoji-mmdit")
-    assert record is None or record["model"] == "emoji-mmdit"
+    rows = record["rows"]
+    named = sum(row["same_after"] + row["other_after"] for row in rows)
+    before = sum(row["same_before"] + row["other_before"] for row in rows)
+    assert (record["model"], len(rows), sum(row["after"] for row in rows)) == ("emoji-mmdit", 20, 0)
+    assert named/before >= .95
 
 
 @pytest.mark.long(40)
