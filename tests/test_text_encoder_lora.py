@@ -10,7 +10,8 @@ from vision_unlearning.data.splits import make_split
 from vision_unlearning.models import load_pipeline, tiny_pipeline
 from vision_unlearning.models.families import denoiser
 from vision_unlearning.models.sampling import sample
-from vision_unlearning.unlearners.base import attached, base_tensors, editable_tensors, load_edit
+from vision_unlearning.models.tiny import tiny_t5
+from vision_unlearning.unlearners.base import attached, base_tensors, editable_tensors, get_method, load_edit
 from vision_unlearning.unlearners.between import edit_between
 from vision_unlearning.unlearners.diffusion.fade import FADE
 from vision_unlearning.unlearners.diffusion.foreign import import_edit
@@ -171,3 +172,12 @@ def test_refused_in_one_line(tmp_path):
     save_file(tensors, tmp_path/"t5.safetensors")
     assert import_edit(tmp_path/"t5.safetensors", flux).kind == "weights"
     with pytest.raises(ForeignFileError, match="no linear layer"): LoraEdit(tensors, edit.info).attach(flux)
+
+
+@pytest.mark.parametrize("method", ["advunlearn", "stereo"])
+def test_what_works_on_clip_refuses_a_pipeline_that_t5_reads_too(method):
+    pipe = load_pipeline("tiny-sd3")
+    pipe.text_encoder_3, pipe.tokenizer_3 = tiny_t5(pipe.tokenizer)
+    remedy = "read by a T5EncoderModel too; load it without, or take esd"
+    with pytest.raises(TypeError, match=f"^{method} .* {remedy}$"):
+        get_method(method)().unlearn(pipe, "fox", ["wolf"])

@@ -49,11 +49,10 @@ def search(method: str, seconds: float):
     asked = dict(objective=objective, space=space, fixed=fixed_for(method), seconds=seconds)
     found = tune(method, TASK, TRIALS, FOLDER/"search", **asked)
     if len(found["trials"]) < TRIALS: return
-    settings = tuned_from(found)
-    if "edit_scale" in settings or method != "uce":
-        found = with_strength(found, strength(found, objective, FOLDER/"strength"))
-        settings = found["settings"]
-    write_json(SHIPPED/"tuned"/TRANSFORMER/f"{TASK}_{method}.json", found | {"settings": settings})
+    closed_form = method == "uce"  # whose own settings say how strong it is
+    if closed_form: found |= {"settings": tuned_from(found)}
+    else: found = with_strength(found, strength(found, objective, FOLDER/"strength"))
+    write_json(SHIPPED/"tuned"/TRANSFORMER/f"{TASK}_{method}.json", found)
 
 
 def test(method: str, model: str, emitters: list[str]):

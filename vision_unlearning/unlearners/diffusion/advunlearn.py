@@ -23,9 +23,9 @@ from ...models.places import require_words
 from ...models.schedules import DiffusersSchedule
 from ...tasks import PROMPT_TEMPLATE
 from ...texts import Sentence
-from ..base import concepts, encoders_of, refuse_overlap
+from ..base import concepts, refuse_overlap
 from .esd import deal, join, rollout
-from .lora import TEXT_TARGETS
+from .lora import TEXT_TARGETS, require_clip_towers
 from .training import TrainedUnlearner, as_adapter
 from ..loop import cycle
 
@@ -84,13 +84,7 @@ class AdvUnlearn(TrainedUnlearner):
         return found
     def encode(self, run):
         refuse_family(self, family_of(run.pipe))
-        kinds = [type(encoder).__name__ for encoder in encoders_of(run.pipe).values()]
-        odd = [kind for kind in kinds if not kind.startswith("CLIP")]
-        if odd:
-            raise TypeError(
-                f"advunlearn trains CLIP towers, and this pipeline is read by a {odd[0]} too, which would go "
-                "on telling of the concept; load it without, or take esd"
-            )
+        require_clip_towers(run.pipe, "advunlearn trains CLIP towers")
         names, keep = concepts(run.forget), concepts(run.retain, "retain")
         require_words(run.pipe, self.prompt_template, names)
         return names, keep

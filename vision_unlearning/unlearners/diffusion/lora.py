@@ -19,9 +19,9 @@ from .weights import own_targets
 from ..trainable import require_float32
 
 # %% auto #0
-__all__ = ['TARGETS', 'TEXT_TARGETS', 'SIDES', 'VARIANTS', 'clip_towers', 'adaptable_layers', 'trainable_adapter',
-           'remove_adapter', 'LowRank', 'factor_keys', 'lora_pairs', 'check_lora', 'adapted_pairs', 'LoraEdit',
-           'by_component', 'component_adapters', 'adapter_edit', 'save_lora_edit']
+__all__ = ['TARGETS', 'TEXT_TARGETS', 'SIDES', 'VARIANTS', 'clip_towers', 'require_clip_towers', 'adaptable_layers',
+           'trainable_adapter', 'remove_adapter', 'LowRank', 'factor_keys', 'lora_pairs', 'check_lora', 'adapted_pairs',
+           'LoraEdit', 'by_component', 'component_adapters', 'adapter_edit', 'save_lora_edit']
 
 # %% ../../../nbs/3a_diffusion/05_lora.ipynb #cb5ae1f2
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -32,6 +32,15 @@ def clip_towers(
 ) -> dict[str, torch.nn.Module]:  # component -> text encoder
     "The text encoders into which diffusers loads a LoRA."
     return {part: m for part, m in encoders_of(model).items() if type(m).__name__.startswith("CLIP")}
+
+def require_clip_towers(
+    pipe,  # a pipeline
+    why: str,  # what the caller does with its towers: "advunlearn trains CLIP towers"
+):
+    "Refuse a pipeline that is read by anything but CLIP, which would go on telling of the concept."
+    other = [type(m).__name__ for part, m in encoders_of(pipe).items() if part not in clip_towers(pipe)]
+    if not other: return
+    raise TypeError(f"{why}, and this pipeline is read by a {other[0]} too; load it without, or take esd")
 
 def adaptable_layers(
     model,  # a pipeline, or its denoiser

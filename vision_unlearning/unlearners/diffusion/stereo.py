@@ -12,8 +12,8 @@ from pydantic import Field
 from ...models.conditioning import Conditioning, condition, predict
 from ...models.families import denoiser, family_of, refuse_family
 from ...models.marks import MARK, first_rows, replaced_tokens, row_sizes
-from ..base import encoders_of
 from .esd import ESD, EsdLosses
+from .lora import require_clip_towers
 from .training import as_weights
 from .weights import select_parameters, teacher
 from ..loop import fit
@@ -76,13 +76,7 @@ class STEREO(ESD):
 
     def encode(self, run):
         refuse_family(self, family_of(run.pipe))
-        kinds = [type(encoder).__name__ for encoder in encoders_of(run.pipe).values()]
-        odd = [kind for kind in kinds if not kind.startswith("CLIP")]
-        if odd:
-            raise TypeError(
-                f"stereo searches among CLIP's tokens, and this pipeline is read by a {odd[0]} too; load it "
-                "without, or take esd"
-            )
+        require_clip_towers(run.pipe, "stereo searches among CLIP's tokens")
         names, keep = super().encode(run)
         found = None
         for _ in range(self.num_rounds): found = self.round(run, names, keep, found)
