@@ -4,7 +4,7 @@
 
 Each leaves out two emoji that the other one is taught, so that each is also the other's control:
 what both do is the doing of another training, and what one does alone is the doing of what it never saw.
-The schedule is that on emoji-sd's card: a text tower, and three runs of the UNet, the tower with it in the last.
+The schedule is that on emoji-sd's card: a text tower, then three runs of the UNet, the last of both together.
 The autoencoder is the package's, which has seen all drawings: it is a codec, and knows no names.
 Everything lies in build/oracles; a run that was killed goes on from its last checkpoint."""
 import argparse
