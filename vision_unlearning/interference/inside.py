@@ -19,7 +19,7 @@ from ..texts import as_texts
 from ..unlearners.base import attached, require_live
 
 # %% auto #0
-__all__ = ['join_rows', 'joined', 'joined_halves', 'Composing', 'draw_composed', 'left_half', 'attention_maps', 'name_share',
+__all__ = ['join_rows', 'joined', 'joined_halves', 'Composing', 'draw_composed', 'left_half', 'word_maps', 'name_share',
            'attention_regions']
 
 # %% ../../nbs/5_interference/48_inside.ipynb #01da321f
@@ -63,7 +63,8 @@ class Composing:
     name = "composed drawing"
     refuses = dict.fromkeys(
         ("sd3", "flux"),
-        "its words and its picture share one attention, in which a half of the picture has no words of its own",
+        "its words and its picture share one attention, in which a half of the picture has no words of its "
+        "own",
     )
 
 def draw_composed(
@@ -72,6 +73,8 @@ def draw_composed(
     right: list[str],  # N names
     seeds: list[int],  # N seeds
     template: str = PROMPT_TEMPLATE,  # sentence with one gap {}
+    # N texts that say with the seeds where the pictures start; None: both names
+    starts: list[str] | None = None,
     **call,  # num_inference_steps, guidance_scale, of the pipeline
 ) -> torch.Tensor:  # (N,3,H,2W) uint8
     "Pictures of two names side by side; with an edit on, of what it makes of them."
@@ -82,7 +85,7 @@ def draw_composed(
     n, (_, tall, broad) = len(seeds), latent_shape(pipe)
     if not n == len(left) == len(right):
         raise ValueError(f"{n} seeds, {len(left)} names left and {len(right)} right; give one each a picture")
-    starts = [f"{a} | {b}" for a, b in zip(left, right)]
+    starts = starts or [f"{a} | {b}" for a, b in zip(left, right)]
     size = dict(height=tall*pipe.vae_scale_factor, width=2*broad*pipe.vae_scale_factor)
     def one_picture(pipe, step, time, held): return {"latents": joined(held["latents"], n)}
     with joined_halves(pipe, n, (tall, 2*broad)):
@@ -102,7 +105,7 @@ def left_half(
 
 # %% ../../nbs/5_interference/48_inside.ipynb #199eec85
 @torch.no_grad()
-def attention_maps(
+def word_maps(
     pipe,  # a pipeline without edits; comes back as it was
     names: list[str],  # N names, each fills the gap
     seeds: list[int],  # N seeds
@@ -149,10 +152,10 @@ def attention_regions(
     names: list[str],  # N names, each fills the gap
     seeds: list[int],  # N seeds
     threshold: float = .5,  # of the share of attention, from least to most
-    **call,  # of `attention_maps`
+    **call,  # of `word_maps`
 ) -> torch.Tensor:  # (N,H,W) bool, True where the name is
     "The places of pictures that look at their names."
     if not 0 < threshold < 1: raise ValueError(f"threshold must lie between 0 and 1, got {threshold}")
-    maps = attention_maps(pipe, names, seeds, **call)
+    maps = word_maps(pipe, names, seeds, **call)
     sides = [side*pipe.vae_scale_factor for side in maps.shape[1:]]
     return F.interpolate(maps[:, None], sides, mode="bilinear")[:, 0] >= threshold

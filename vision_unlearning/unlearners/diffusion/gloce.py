@@ -235,8 +235,7 @@ class GLoCE(Unlearner):
     def gates(self, pipe, names, keep, seeds) -> dict[str, torch.Tensor]:
         "The matrices of all concepts and layers, by the names that the edit gives them."
         how = dict(num_inference_steps=self.num_inference_steps, guidance_scale=self.guidance_scale)
-        spread = [keep[i*len(keep)//self.num_general] for i in range(min(self.num_general, len(keep)))]
-        if len(keep) <= self.num_general: spread = keep
+        spread = keep[::max(1, len(keep)//self.num_general)][:self.num_general]
         general = moments_of(pipe, [self.prompt(name) for name in spread or [""]], seeds, **how)
         surrogate = moments_of(pipe, [self.prompt(self.anchor_concept)], seeds, **how)
         found = {}

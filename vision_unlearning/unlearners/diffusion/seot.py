@@ -22,7 +22,7 @@ from .lora import require_clip_towers
 from ..idle import held, refuse_idle
 
 # %% auto #0
-__all__ = ['damped', 'word_seats', 'attention_loss', 'Damped', 'Damper', 'of_rows', 'Turner', 'SeotEdit', 'SEOT']
+__all__ = ['damped', 'word_seats', 'looking_loss', 'Damped', 'Damper', 'of_rows', 'Turner', 'SeotEdit', 'SEOT']
 
 # %% ../../../nbs/3a_diffusion/39_seot.ipynb #feee02d6
 def damped(
@@ -45,7 +45,7 @@ def word_seats(
     return found
 
 # %% ../../../nbs/3a_diffusion/39_seot.ipynb #1ae6117d
-def attention_loss(
+def looking_loss(
     before: list[torch.Tensor],  # of each layer (B,H,P,N), words first, of the prompt as it was written
     after: list[torch.Tensor],  # the same of the text that is turned
     seats: torch.Tensor,  # (B,L) 1 for a wanted word, -1 for an unwanted one, 0 for everything else
@@ -93,7 +93,9 @@ class Damper:
         found, chosen = [], unwanted | end
         for state in states:
             whole = state.clone()
-            whole[chosen] = torch.lerp(state[chosen], damped(state[chosen], self.settings["alpha"]), self.scale)
+            whole[chosen] = torch.lerp(
+                state[chosen], damped(state[chosen], self.settings["alpha"]), self.scale
+            )
             self.memory.append(Damped(whole.detach(), state.detach(), seats))
             found.append(whole)
         del self.memory[:-self.limit]
@@ -175,7 +177,7 @@ class Turner:
         for _ in range(self.settings["optimisation_steps"]):
             with torch.enable_grad():
                 here = here.detach().requires_grad_()
-                loss = attention_loss(before, look(here), own(seats), weights)
+                loss = looking_loss(before, look(here), own(seats), weights)
                 here = here - self.scale*rate*torch.autograd.grad(loss, here)[0]
         return here.detach()
 
