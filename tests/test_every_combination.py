@@ -39,6 +39,8 @@ FOUND = {
         "prompt_filter": "prompt_template",
         "sld": "sld_mom_beta",
         "trasce": "loss_scale width",
+        "gloce": "num_anchors num_general",
+        "seot": "learning_rate retain_weight erase_weight",
     },
     "classifiers": {
         "boundary_shrink": "bounds",

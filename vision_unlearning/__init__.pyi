@@ -47,6 +47,7 @@ from .unlearners.diffusion.esd import ESD
 from .unlearners.diffusion.fade import FADE
 from .unlearners.diffusion.fade_sparse import FADEModule
 from .unlearners.diffusion.fade_sparse import FADEWeight
+from .unlearners.diffusion.gloce import GLoCE
 from .unlearners.diffusion.guidance import SafeLatentGuidance
 from .unlearners.diffusion.lora_negation import LoraNegation
 from .unlearners.diffusion.mace import MACE
@@ -55,6 +56,7 @@ from .unlearners.diffusion.prompt_filter import FilterPrompts
 from .unlearners.diffusion.rece import RECE
 from .unlearners.diffusion.safree import SAFREE
 from .unlearners.diffusion.salun import SalUn
+from .unlearners.diffusion.seot import SEOT
 from .unlearners.diffusion.spm import SPM
 from .unlearners.diffusion.stereo import STEREO
 from .unlearners.diffusion.trasce import TraSCE
@@ -102,6 +104,7 @@ from .metrics.image_image import RMSE
 from .metrics.image_image import SSIM
 from .metrics.image_text import ClipScore
 from .metrics.image_text import TextSimilarity
+from .metrics.local import InsideChange
 from .metrics.nudity import NudeNet
 from .metrics.perceptual import LPIPS
 from .metrics.quality import BRISQUE
