@@ -47,6 +47,7 @@ from .unlearners.diffusion.esd import ESD
 from .unlearners.diffusion.fade import FADE
 from .unlearners.diffusion.fade_sparse import FADEModule
 from .unlearners.diffusion.fade_sparse import FADEWeight
+from .unlearners.diffusion.gloce import GLoCE
 from .unlearners.diffusion.guidance import SafeLatentGuidance
 from .unlearners.diffusion.lora_negation import LoraNegation
 from .unlearners.diffusion.mace import MACE
@@ -55,18 +56,23 @@ from .unlearners.diffusion.prompt_filter import FilterPrompts
 from .unlearners.diffusion.rece import RECE
 from .unlearners.diffusion.safree import SAFREE
 from .unlearners.diffusion.salun import SalUn
+from .unlearners.diffusion.seot import SEOT
 from .unlearners.diffusion.spm import SPM
 from .unlearners.diffusion.stereo import STEREO
 from .unlearners.diffusion.trasce import TraSCE
 from .unlearners.diffusion.uce import UCE
 
 # Methods for classifiers
+from .unlearners.classifiers.amun import AMUN
 from .unlearners.classifiers.base import Finetune
 from .unlearners.classifiers.boundary import BoundaryExpand
 from .unlearners.classifiers.boundary import BoundaryShrink
 from .unlearners.classifiers.fisher import FisherForget
 from .unlearners.classifiers.gkt import GKT
 from .unlearners.classifiers.influence import Influence
+from .unlearners.classifiers.jit import JiT
+from .unlearners.classifiers.lfssd import LFSSD
+from .unlearners.classifiers.mumis import MUMis
 from .unlearners.classifiers.salun import ClassifierMUNBa
 from .unlearners.classifiers.salun import ClassifierSalUn
 from .unlearners.classifiers.simple import CFk
@@ -102,6 +108,7 @@ from .metrics.image_image import RMSE
 from .metrics.image_image import SSIM
 from .metrics.image_text import ClipScore
 from .metrics.image_text import TextSimilarity
+from .metrics.local import InsideChange
 from .metrics.nudity import NudeNet
 from .metrics.perceptual import LPIPS
 from .metrics.quality import BRISQUE

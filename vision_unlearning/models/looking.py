@@ -12,7 +12,7 @@ from .network import require_hooks
 from .places import token_span
 
 # %% auto #0
-__all__ = ['predict_looking', 'word_columns']
+__all__ = ['looking', 'predict_looking', 'word_columns']
 
 # %% ../../nbs/0_models/23_looking.ipynb #1a8297dc
 def _given(layer, args: tuple, kwargs: dict) -> dict:
@@ -21,6 +21,22 @@ def _given(layer, args: tuple, kwargs: dict) -> dict:
     others = {n: named[n] for n in ("attention_mask", "image_rotary_emb") if named.get(n) is not None}
     return dict(picture=named["hidden_states"], text=named["encoder_hidden_states"], **others)
 
+def looking(
+    network,  # the denoiser
+    call,  # callable() -> what one evaluation of the denoiser says
+    # what it said, and of each of `Family.readers` (B,H,P,N), the words first among the N
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    "An evaluation of the denoiser, and how its layers divided their attention."
+    require_hooks(network, "a reading of the attention")
+    family, seen = family_of(network), {}
+    layers = family.readers(network).values()
+    def note(layer, args, kwargs): seen[layer] = _given(layer, args, kwargs)
+    handles = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
+    try: said = call()
+    finally:
+        for handle in handles: handle.remove()
+    return said, [family.attends(layer, **seen[layer]) for layer in layers]
+
 def predict_looking(
     network,  # the denoiser
     latents: torch.Tensor,  # (B,C,h,w) noised latents
@@ -28,16 +44,8 @@ def predict_looking(
     text: Conditioning,  # of length B
     # the prediction, and of each of `Family.readers` (B,H,P,N), the words first among the N
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    "One evaluation of the denoiser, and how its layers divided their attention."
-    require_hooks(network, "a reading of the attention")
-    family, seen = family_of(network), {}
-    layers = family.readers(network).values()
-    def note(layer, args, kwargs): seen[layer] = _given(layer, args, kwargs)
-    handles = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
-    try: said = predict(network, latents, times, text)
-    finally:
-        for handle in handles: handle.remove()
-    return said, [family.attends(layer, **seen[layer]) for layer in layers]
+    "One prediction, and how the denoiser's layers divided their attention."
+    return looking(network, lambda: predict(network, latents, times, text))
 
 # %% ../../nbs/0_models/23_looking.ipynb #23f08327
 def word_columns(
