@@ -16,6 +16,7 @@ from vision_unlearning.running.benchmarks import (
     is_benchmark,
     report_benchmark,
 )
+from .explore_command import explore_command
 from .holistic_commands import holistic_app
 from vision_unlearning.running.options import (
     BaseFolder,
@@ -550,6 +551,7 @@ app.command("recompute")(recompute_command)
 app.command("leaderboard")(leaderboard_command)
 app.command("publish")(publish_command)
 app.command("fetch")(fetch_command)
+app.command("explore")(explore_command)
 app.add_typer(holistic_app, name="holistic")
 
 # %% ../../nbs/9_commands/20_cli.ipynb #7318b39e
