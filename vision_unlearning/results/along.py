@@ -50,7 +50,8 @@ class ResultTemplateInterferenceAlongAttribute(ResultTemplate):
     "Whether those who share an attribute with the emitter suffer more, other attributes held fixed."
     place: ClassVar[int] = 70
     not_shown: ClassVar[str] = (
-        "Which attribute matters when two of them say the same of everybody: then nothing of either is left, and "
+        "Which attribute matters when two of them say the same of everybody: then nothing of either is left, "
+        "and "
         "the p-value is missing. And nothing about which group suffers."
     )
     effect: ClassVar = Effect(

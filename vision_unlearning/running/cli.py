@@ -24,6 +24,7 @@ from vision_unlearning.running.options import (
     CheckSteps,
     Force,
     Parameters,
+    Permutations,
     PictureProbes,
     Preserved,
     Quiet,
@@ -47,12 +48,11 @@ from vision_unlearning.running.tuning.commands import (
 
 # %% auto #0
 __all__ = ['app', 'task_app', 'OwnSteps', 'OwnGuidance', 'OwnScheduler', 'Stage', 'BatchMethods', 'BatchMetrics', 'OwnTemplates',
-           'BatchScale', 'Quick', 'Permutations', 'DemoFolder', 'EXIT_CODES', 'Candidates', 'Clip', 'Merge',
-           'ConfigFolder', 'Push', 'Original', 'Edited', 'AuditTask', 'EditName', 'AttackSteps', 'RelearningSteps',
-           'KEPT', 'STOPPED', 'INTERRUPTED', 'task_new_command', 'run_command', 'run_benchmark_stage',
-           'batch_parameters', 'batch_command', 'smoke_batch', 'status_command', 'report_command', 'demo_command',
-           'embedded_judge', 'leave_with', 'erase_command', 'audit_command', 'require_entity', 'report_audit',
-           'error_line', 'main']
+           'BatchScale', 'Quick', 'DemoFolder', 'EXIT_CODES', 'Candidates', 'Clip', 'Merge', 'ConfigFolder', 'Push',
+           'Original', 'Edited', 'AuditTask', 'EditName', 'AttackSteps', 'RelearningSteps', 'KEPT', 'STOPPED',
+           'INTERRUPTED', 'task_new_command', 'run_command', 'run_benchmark_stage', 'batch_parameters', 'batch_command',
+           'smoke_batch', 'status_command', 'report_command', 'demo_command', 'embedded_judge', 'leave_with',
+           'erase_command', 'audit_command', 'require_entity', 'report_audit', 'error_line', 'main']
 
 # %% ../../nbs/9_commands/20_cli.ipynb #ebe4d688
 app = typer.Typer(
@@ -281,9 +281,6 @@ def status_command(
 
 # %% ../../nbs/9_commands/20_cli.ipynb #51978ecd
 Quick = Annotated[bool, typer.Option("--quick", help="Only the page of the sessions; ask no questions.")]
-Permutations = Annotated[
-    int, typer.Option(min=0, help="Permutations of a test; 0 takes each template's own.")
-]
 
 @app.command("report")
 def report_command(

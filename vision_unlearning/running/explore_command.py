@@ -6,21 +6,22 @@
 from __future__ import annotations
 from typing import Annotated
 import typer
-from .options import BaseFolder, Quiet, TaskName, at_home, split
+from .options import BaseFolder, Permutations, Quiet, TaskName, at_home, split
 
 # %% auto #0
-__all__ = ['ExploredMethods', 'ExploredMetrics', 'PagePath', 'NoTests', 'Permutations', 'Megabytes', 'explore_command']
+__all__ = ['ExploredMethods', 'ExploredMetrics', 'PagePath', 'NoTests', 'Megabytes', 'explore_command']
 
 # %% ../../nbs/9_commands/18_explore_command.ipynb #5802ef8a
-ExploredMethods = Annotated[str, typer.Option(help="Backend names, with commas; empty means all with tables.")]
-ExploredMetrics = Annotated[str, typer.Option(help="Pair metrics, with commas; empty means all of the tables.")]
+ExploredMethods = Annotated[
+    str, typer.Option(help="Backend names, with commas; empty means all with tables.")
+]
+ExploredMetrics = Annotated[
+    str, typer.Option(help="Pair metrics, with commas; empty means all of the tables.")
+]
 PagePath = Annotated[
     str, typer.Option("--to", help="The page; empty is its place beside the report.", callback=at_home)
 ]
 NoTests = Annotated[bool, typer.Option("--quick", help="Ask no tests: a page without p-values.")]
-Permutations = Annotated[
-    int, typer.Option(min=0, help="Permutations of a test; 0 takes each template's own.")
-]
 Megabytes = Annotated[float, typer.Option(min=1, help="What the page may have; thumbnails shrink to fit.")]
 
 def explore_command(

@@ -19,17 +19,17 @@ from ..results.base import PairTable, read_pairs, read_similarity
 from ..results.matrix import matrix_summary
 from .answers import answer
 from .questions import subjects
-from .report import NOT_SHOWN, namer_words
+from .report import FEW_PICTURES, namer_words
 from .session import chosen_sessions
 from .templates import RESULT_TEMPLATES
-from .thumbnails import COLUMNS, Thumbnails, make_thumbnails
+from .thumbnails import SHEET_COLUMNS, Thumbnails, make_thumbnails
 from ..store import Session, Store, image_name, read_entities, read_record
 from ..tasks import get_task
 from ..unlearners.methods import method_color, method_label
 
 # %% auto #0
 __all__ = ['TESTED', 'packed', 'unpacked', 'metric_facts', 'attribute_facts', 'cluster_order', 'similarity_facts', 'method_facts',
-           'tested_row', 'run_tests', 'drawn_seeds', 'picture_paths', 'thumbnail_facts', 'not_shown', 'Asked',
+           'tested_row', 'run_tests', 'seeds_in', 'picture_paths', 'thumbnail_facts', 'unseen', 'Asked',
            'page_subjects', 'page_notes', 'explorer_data']
 
 # %% ../../nbs/8_running/59_explorer_data.ipynb #4fce4f1f
@@ -156,7 +156,7 @@ def run_tests(
     return [row | {"adjusted": None if p != p else float(p)} for row, p in zip(rows, adjusted)]
 
 # %% ../../nbs/8_running/59_explorer_data.ipynb #51db087d
-def drawn_seeds(
+def seeds_in(
     folder: Path,  # of pictures of a session
 ) -> set[int]:
     "The seeds of the pictures in a folder."
@@ -175,7 +175,7 @@ def picture_paths(
     for method in methods:
         for i in method["emitters"]:
             session = Session(task, entities[i]["name"], i, method["name"], method["epochs"])
-            drawn = drawn_seeds(store.generated(session))
+            drawn = seeds_in(store.generated(session))
             if drawn: folders[f"{method['name']}/{i}"] = store.generated(session)
             seeds |= drawn
     states = {"off": store.baseline(task), **folders} if folders else {}
@@ -191,14 +191,14 @@ def thumbnail_facts(
     "The sheets of a page, as text."
     return dict(
         tile=made.tile,
-        columns=COLUMNS,
+        columns=SHEET_COLUMNS,
         seeds=made.seeds,
         sheets={name: sheet.text for name, sheet in made.sheets.items()},
         missing={name: sheet.missing for name, sheet in made.sheets.items()},
     )
 
 # %% ../../nbs/8_running/59_explorer_data.ipynb #e875733d
-def not_shown(
+def unseen(
     tested: bool,  # whether p-values are on the page
 ) -> dict[str, str]:  # view -> sentences
     "What each view does not show: the words of the templates."
@@ -208,7 +208,7 @@ def not_shown(
         ("cut", "MinimumCutInterference"),
     )}
     if tested: of["along"] = RESULT_TEMPLATES["InterferenceAlongAttribute"].not_shown
-    return of | {"task": re.sub(r"</?p>", "", NOT_SHOWN).replace("\n", " ")}
+    return of | {"task": FEW_PICTURES.replace("\n", " ")}
 
 @dataclass(frozen=True)
 class Asked:
@@ -283,5 +283,5 @@ def explorer_data(
         tests=tests,
         thumbnails=thumbnail_facts(thumbnails),
         notes=[*page_notes(store, task, about, asked), *thumbnails.notes],
-        not_shown=not_shown(bool(tests)),
+        not_shown=unseen(bool(tests)),
     )

@@ -11,11 +11,11 @@ from PIL import Image, ImageOps
 from ..pictures import DRAW_AGAIN, open_picture
 
 # %% auto #0
-__all__ = ['COLUMNS', 'SIZES', 'Sheet', 'make_sheet', 'Size', 'expected_bytes', 'largest_size', 'Thumbnails', 'paths_of',
+__all__ = ['SHEET_COLUMNS', 'SIZES', 'Sheet', 'make_sheet', 'Size', 'expected_bytes', 'largest_size', 'Thumbnails', 'paths_of',
            'native_size', 'make_thumbnails']
 
 # %% ../../nbs/8_running/58_thumbnails.ipynb #c2f4a714
-COLUMNS = 40  # of a sheet: 40 tiles of 96 pixels are well below what WebP can hold in a line
+SHEET_COLUMNS = 40  # of a sheet: 40 tiles of 96 pixels are well below what WebP can hold in a line
 
 @dataclass(frozen=True)
 class Sheet:
@@ -34,14 +34,14 @@ def make_sheet(
     quality: int,  # of WebP, 0..100
 ) -> Sheet:
     "Pictures as tiles of one sheet."
-    rows = -(-len(paths) // COLUMNS)
-    canvas = Image.new("RGB", (tile * min(COLUMNS, len(paths)), tile * rows), "white")
+    rows = -(-len(paths) // SHEET_COLUMNS)
+    canvas = Image.new("RGB", (tile * min(SHEET_COLUMNS, len(paths)), tile * rows), "white")
     missing = [k for k, path in enumerate(paths) if not path.is_file()]
     for k, path in enumerate(paths):
         if k in missing: continue
         picture = open_picture(path, DRAW_AGAIN).convert("RGB")
         fitted = ImageOps.pad(picture, (tile, tile), Image.Resampling.LANCZOS, color="white")
-        canvas.paste(fitted, (k % COLUMNS * tile, k // COLUMNS * tile))
+        canvas.paste(fitted, (k % SHEET_COLUMNS * tile, k // SHEET_COLUMNS * tile))
     stream = io.BytesIO()
     canvas.save(stream, "WEBP", quality=quality, method=4)
     return Sheet(stream.getvalue(), missing)
@@ -53,7 +53,7 @@ class Size:
     tile: int  # pixels of a side
     quality: int  # of WebP
 
-SIZES = (Size(96, 80), Size(64, 75), Size(48, 65), Size(32, 50))
+SIZES = (Size(96, 80), Size(64, 75), Size(48, 65), Size(32, 50), Size(32, 30))
 
 def expected_bytes(
     sheets: list[list[Path]],  # pictures of each sheet

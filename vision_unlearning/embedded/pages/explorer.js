@@ -281,7 +281,9 @@ function runs(list, group) {  // of equal groups: name, first, after the last
 
 let drawn = [];  // {view, mark}: Vega views, and how each marks a pair
 let round = 0;  // of drawing: what a round before this one still draws is thrown away
-async function draw(place, spec, mark, pick) {
+let pending = [];  // what this round still draws; the body says `data-ready` when nothing is
+function draw(...what) { pending.push(drawNow(...what)); }
+async function drawNow(place, spec, mark, pick) {
   const mine = round, how = { mode: "vega", renderer: "canvas", actions: false, hover: false, tooltip: false, defaultStyle: false };
   const { view } = await vegaEmbed(place, spec, how);
   if (mine !== round) return view.finalize();
@@ -354,8 +356,8 @@ function matrixSpec(method, about, colours, room) {
     : { align: { value: "center" }, baseline: { value: "bottom" } };
   const gap = wide > 5 ? .5 : 0;
   spec.marks = [
-    { type: "rect", from: { data: "cells" }, encode: { enter: { ...box,
-      width: { scale: "x", band: 1, offset: -gap }, height: { scale: "y", band: 1, offset: -gap }, fill: { scale: "c", field: "v" } } } },
+    { type: "rect", from: { data: "cells" }, encode: { enter: { ...box, fill: { scale: "c", field: "v" },
+      stroke: { value: ink.page }, strokeWidth: { value: gap } } } },
     { type: "rect", interactive: false, from: { data: "own" }, encode: { enter: { ...box,
       stroke: { value: ink.quiet }, strokeWidth: { value: 1 } } } },
     { type: "rule", interactive: false, from: { data: "edges" }, encode: { enter: {
@@ -726,6 +728,8 @@ function render() {
   for (const { view } of drawn) view.finalize();
   drawn = [];
   round += 1;
+  pending = [];
+  delete document.body.dataset.ready;
   mix();
   fill(at("metric"), data.metrics.map(m => [m.name, m.label]), state.metric);
   fill(at("order"), orders(), state.order);
@@ -739,6 +743,8 @@ function render() {
   at("words").replaceChildren();
   draws[state.view](shown());
   renderPair();
+  const mine = round;
+  Promise.all(pending).then(() => { if (mine === round) document.body.dataset.ready = "yes"; });
 }
 const THEMES = { auto: "light dark", light: "light", dark: "dark" };
 let theme = "auto";
