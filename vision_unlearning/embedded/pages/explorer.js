@@ -295,6 +295,10 @@ async function drawNow(place, spec, mark, pick) {
     renderPair();
   });
   view.addEventListener("click", (_, item) => { if (pairOf(item)) pick(...pairOf(item)); });
+  let dragged = false;  // Vega knows what a click hits from moves before it, and a finger makes none
+  view.addEventListener("touchstart", () => { dragged = false; });
+  view.addEventListener("touchmove", () => { dragged = true; });
+  view.addEventListener("touchend", (_, item) => { if (!dragged && pairOf(item)) pick(...pairOf(item)); });
   place.addEventListener("pointerleave", () => { if (hovered) { hovered = null; renderPair(); } });
   drawn.push({ view, mark });
   mark(view, pair());
