@@ -19,7 +19,8 @@ from ..memory import FITTED, in_batches
 from ..pictures import read_pictures
 from ..tasks import MODELS_OWN, get_prompt
 from ..texts import as_texts
-from ..files import alone, atomic_path
+from ..files import atomic_path
+from ..leases import alone
 from ..store import Session, Store, image_name, read_json, write_json
 
 # %% auto #0
