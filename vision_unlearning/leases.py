@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['LASTS', 'BEAT', 'this_machine', 'began', 'Holder', 'this_holder', 'Held', 'read_lease', 'Lease', 'take', 'wait_for',
-           'alone']
+__all__ = ['LASTS', 'BEAT', 'this_machine', 'began', 'Holder', 'this_holder', 'HeldLease', 'read_lease', 'Lease', 'take',
+           'wait_for', 'alone']
 
 # %% ../nbs/0_base/03_leases.ipynb #e58f76f9
 LASTS = 60.  # seconds without a sign of life after which a lease may be taken over
@@ -66,7 +66,7 @@ def this_holder(
 
 # %% ../nbs/0_base/03_leases.ipynb #f1ddc9ac
 @dataclass(frozen=True)
-class Held:
+class HeldLease:
     "A lease that somebody holds."
     holder: Holder
     touched: float  # its last sign of life, by the clock of the file system
@@ -79,14 +79,14 @@ class Held:
 
 def read_lease(
     path,  # of a lease
-) -> Held | None:  # None when nobody holds it
+) -> HeldLease | None:  # None when nobody holds it
     "Who holds a lease."
     try:
         with open(path, "rb") as file: data, touched = file.read(), os.fstat(file.fileno()).st_mtime
     except FileNotFoundError: return None
-    try: return Held(Holder(**json.loads(data)), touched)
+    try: return HeldLease(Holder(**json.loads(data)), touched)
     except (ValueError, TypeError):  # it is being written, or somebody else's
-        return Held(Holder("", "", 0, "", "", touched), touched)
+        return HeldLease(Holder("", "", 0, "", "", touched), touched)
 
 # %% ../nbs/0_base/03_leases.ipynb #bd18af2a
 def _link(
