@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib, ctypes, errno, glob, os, re, secrets, shutil, sys, tempfile, time, unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from .leases import take
+from .leases import read_lease, take
 
 # %% auto #0
 __all__ = ['RESERVED', 'DEVICES', 'WRITABLE', 'LEFTOVERS', 'safe_name', 'file_key', 'inside', 'settle', 'being_written',
@@ -194,7 +194,9 @@ def atomic_folder(
 def let_go(
     path: Path,  # of a lease
 ) -> bool:  # whether it was removed
-    "Remove a lease whose holder is over."
+    "Remove a lease whose holder is over, or one that was never written to its end."
+    held = read_lease(path)
+    if held and not held.holder.token: path.unlink(missing_ok=True)
     lease = take(path)
     if lease: lease.release()
     return lease is not None

@@ -184,10 +184,11 @@ def take(
 def wait_for(
     path,  # of the lease
     waiting: str = "",  # said on stderr when another holds it
+    what: str = "",  # what is done under it, in words
 ) -> Lease:
     "Take a lease as soon as nobody holds it."
     pause = .002
-    while (lease := take(path)) is None:
+    while (lease := take(path, what)) is None:
         if waiting: print(waiting, file=sys.stderr, flush=True)
         waiting = ""
         time.sleep(pause)
