@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from ..files import clear_leftovers
 from .notebooks import SharedKernel, run_pipeline
-from .plan import Batch
+from .plan import Batch, take_batch
 from .runs import Outcome, clear_runs, error_of, new_run
 from .session import recorded_sessions, task_entities
 from .stages import STAGES
@@ -101,7 +101,7 @@ def run_batch(
     **parameters,
 ) -> dict[str, Path]:  # stage, or stage and method -> executed notebook
     "Run the stages of a batch, one after another."
-    batch = Batch.take(store, task, methods, entities, overrides, stages, parameters)
+    batch = take_batch(store, task, methods, entities, overrides, stages, parameters)
     batch.check(store)
     if how: check_workers(how)
     batch = batch.known(store)

@@ -22,7 +22,7 @@ from ..tasks import get_task
 from ..unlearners.methods import METHODS
 
 # %% auto #0
-__all__ = ['Batch']
+__all__ = ['Batch', 'take_batch', 'typed_batch']
 
 # %% ../../nbs/8_running/13_plan.ipynb #940bf0c5
 @dataclass(frozen=True)
@@ -34,24 +34,6 @@ class Batch:
     overrides: dict[str, dict]  # method -> its settings that differ from the tuned ones
     stages: tuple[str, ...]  # which to run
     parameters: dict  # of the stages: seeds, model, num_inference_steps, ...
-
-    @classmethod
-    def take(cls, store: Store, task: str, methods, entities, overrides, stages, parameters: dict) -> Batch:
-        "A batch of what was named or brought: references, classes."
-        named = take_names(dict(parameters, methods=list(methods), base_folder=store.base))
-        taken = tuple(named.pop("methods"))
-        settings = {METHODS.take(method): of_method for method, of_method in (overrides or {}).items()}
-        own = {name: named[name] for name in parameters}
-        return cls(task, taken, tuple(entities), settings, tuple(stages), own)
-
-    def typed(self) -> dict:
-        "The same for another process, which has to bring in again what was brought."
-        typed = as_typed(dict(self.parameters, methods=list(self.methods)))
-        methods = typed.pop("methods")
-        known = dict(zip(self.methods, methods))
-        overrides = {known[method]: settings for method, settings in self.overrides.items()}
-        given = dict(task=self.task, methods=methods, entities=list(self.entities), overrides=overrides)
-        return given | dict(stages=list(self.stages), parameters=typed)
 
     def check(self, store: Store):
         "Refuse unknown names, values that mean nothing, and settings that a method does not have."
@@ -105,3 +87,31 @@ class Batch:
         if method: own |= {"method": method, "overrides": self.overrides.get(method, {})}
         known = pipeline_parameters(stage)
         return {name: value for name, value in {**self.parameters, **own}.items() if name in known}
+
+# %% ../../nbs/8_running/13_plan.ipynb #9d2416c5
+def take_batch(
+    store: Store,
+    task: str,  # task name
+    methods: list[str],  # names, references, or classes
+    entities: list[str | int],  # emitters by name or index; empty means all of the task
+    overrides: dict[str, dict] | None,  # method -> its settings
+    stages: list[str],  # which to run
+    parameters: dict,  # of the stages
+) -> Batch:
+    "A batch of what was named or brought."
+    named = take_names(dict(parameters, methods=list(methods), base_folder=store.base))
+    taken = tuple(named.pop("methods"))
+    settings = {METHODS.take(method): of_method for method, of_method in (overrides or {}).items()}
+    own = {name: named[name] for name in parameters}
+    return Batch(task, taken, tuple(entities), settings, tuple(stages), own)
+
+def typed_batch(
+    batch: Batch,
+) -> dict:  # what `take_batch` takes, of plain JSON types
+    "The same for another process."
+    typed = as_typed(dict(batch.parameters, methods=list(batch.methods)))
+    methods = typed.pop("methods")
+    known = dict(zip(batch.methods, methods))
+    overrides = {known[method]: settings for method, settings in batch.overrides.items()}
+    given = dict(task=batch.task, methods=methods, entities=list(batch.entities), overrides=overrides)
+    return given | dict(stages=list(batch.stages), parameters=typed)

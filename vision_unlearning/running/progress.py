@@ -6,12 +6,12 @@
 from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
-from .plan import Batch
-from .runs import Outcome, Run, held_units, runs_of
+from .plan import Batch, take_batch
+from .runs import Outcome, BatchRun, held_units, runs_of
 from ..store import Store
 
 # %% auto #0
-__all__ = ['AtWork', 'Failure', 'Progress', 'progress_of', 'duration', 'say_progress', 'all_progress', 'as_plain']
+__all__ = ['AtWork', 'Failure', 'RunProgress', 'progress_of', 'duration', 'say_progress', 'all_progress', 'as_plain']
 
 # %% ../../nbs/8_running/19_progress.ipynb #98823f99
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Failure:
     host: str
 
 @dataclass(frozen=True)
-class Progress:
+class RunProgress:
     "How far a run is."
     run: str  # its name
     task: str
@@ -48,19 +48,19 @@ class Progress:
 
 # %% ../../nbs/8_running/19_progress.ipynb #a93ccf61
 def progress_of(
-    run: Run,
+    run: BatchRun,
     now: float | None = None,  # seconds since 1970; None asks the clock
-) -> Progress:
+) -> RunProgress:
     "How far a run is."
     now, job, outcomes = time.time() if now is None else now, run.job(), run.outcomes()
     number, of = job.shard
-    sessions = {s.slug for s in Batch.take(run.store, **job.batch).sessions(run.store)[number - 1::of]}
+    sessions = {s.slug for s in take_batch(run.store, **job.batch).sessions(run.store)[number - 1::of]}
     held = {unit: h.holder for unit, h in held_units(run.store).items()}
     mine = {unit: h for unit, h in held.items() if unit and h.what.startswith(f"{run.name}/")}
     done = [o for o in outcomes if o["state"] == "done" and o["unit"] in sessions]
     over = sum(o["state"] != "again" and o["unit"] in sessions for o in outcomes)
     passed, pictures = max(now - job.began, 1e-9), sum(o["pictures"] for o in outcomes)
-    return Progress(
+    return RunProgress(
         run=run.name,
         task=job.batch["task"],
         live=any(h.what.startswith(f"{run.name}/") for h in held.values()),
@@ -88,7 +88,7 @@ def duration(
     if not minutes: return f"{rest} s"
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes//60} h {minutes % 60:02d} min"
 
-def say_progress(progress: Progress) -> list[str]:
+def say_progress(progress: RunProgress) -> list[str]:
     "How far a run is, in lines."
     left = duration(progress.seconds_left)
     state = "runs" if progress.live else "has stopped"
@@ -103,8 +103,8 @@ def say_progress(progress: Progress) -> list[str]:
         lines.append(f"  failed   {failure.unit}  {what}: {failure.reason}")
     return lines
 
-def all_progress(store: Store) -> list[Progress]:
+def all_progress(store: Store) -> list[RunProgress]:
     "How far the runs of a store are."
     return [progress_of(run) for run in runs_of(store)]
 
-def as_plain(progress: Progress) -> dict: return asdict(progress)
+def as_plain(progress: RunProgress) -> dict: return asdict(progress)

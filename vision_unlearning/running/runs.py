@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any, Literal
 from typing_extensions import TypedDict
 from ..leases import Lease, read_lease, take
-from .plan import Batch
+from .plan import Batch, typed_batch
 from ..store import Store, read_json, write_json
 
 # %% auto #0
-__all__ = ['STATES', 'REFUSALS', 'Job', 'JobFields', 'Outcome', 'Run', 'new_run', 'runs_of', 'clear_runs', 'unit_lease',
-           'take_unit', 'held_units', 'note', 'error_of', 'note_failure', 'attempt']
+__all__ = ['STATES', 'LOOK_AGAIN', 'REFUSALS', 'Job', 'JobFields', 'Outcome', 'BatchRun', 'new_run', 'runs_of', 'clear_runs',
+           'unit_lease', 'take_unit', 'held_units', 'note_outcome', 'error_of', 'note_failure', 'attempt']
 
 # %% ../../nbs/8_running/15_runs.ipynb #b8c7774a
 @dataclass(frozen=True)
 class Job:
     "What the workers of a run are told."
-    batch: dict[str, Any]  # as `Batch.typed` says
+    batch: dict[str, Any]  # as `typed_batch` says
     retries: int = 1  # how often a unit that failed is tried again
     shard: tuple[int, int] = (1, 1)  # which part of the sessions, of how many
     threads: int = 0  # of each worker; 0 leaves it to the environment
@@ -38,6 +38,7 @@ class JobFields(TypedDict):
 
 # %% ../../nbs/8_running/15_runs.ipynb #1e26f0ae
 STATES = ("done", "failed", "again")
+LOOK_AGAIN = .2  # seconds before asking again what others have done
 
 class Outcome(TypedDict):
     "What became of a unit."
@@ -55,7 +56,7 @@ class Outcome(TypedDict):
 
 # %% ../../nbs/8_running/15_runs.ipynb #18320deb
 @dataclass(frozen=True)
-class Run:
+class BatchRun:
     "The folder of a run."
     store: Store
     name: str
@@ -96,19 +97,19 @@ def new_run(
     store: Store,
     batch: Batch,
     **options,  # fields of `Job`
-) -> Run:
+) -> BatchRun:
     "Begin a run: its folder, with what is asked."
-    run = Run(store, f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
-    write_json(run.job_path, asdict(Job(batch.typed(), began=time.time(), **options)))
+    run = BatchRun(store, f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
+    write_json(run.job_path, asdict(Job(typed_batch(batch), began=time.time(), **options)))
     return run
 
 def runs_of(
     store: Store,
-) -> list[Run]:  # the oldest first
+) -> list[BatchRun]:  # the oldest first
     "The runs that are in a store."
     folder = store.running()
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    runs = [Run(store, name) for name in names if not name.startswith(".")]
+    runs = [BatchRun(store, name) for name in names if not name.startswith(".")]
     return [run for run in runs if run.job_path.is_file()]
 
 # %% ../../nbs/8_running/15_runs.ipynb #09cae96b
@@ -129,7 +130,7 @@ def unit_lease(
     return store.running()/f".lock-{unit}"
 
 def take_unit(
-    run: Run,
+    run: BatchRun,
     unit: str,
 ) -> Lease | None:  # None when another worker has it
     "Take a unit of work."
@@ -152,8 +153,8 @@ def held_units(
 # Errors that are refusals: the same thing will be refused the next time
 REFUSALS = (ValueError, TypeError)
 
-def note(
-    run: Run,
+def note_outcome(
+    run: BatchRun,
     unit: str,
     state: str,  # one of `STATES`
     began: float,  # of `time.monotonic`
@@ -192,7 +193,7 @@ def error_of(
 
 # %% ../../nbs/8_running/15_runs.ipynb #21ad3208
 def note_failure(
-    run: Run,
+    run: BatchRun,
     unit: str,
     error: Exception,
     began: float,  # of `time.monotonic`
@@ -200,11 +201,11 @@ def note_failure(
 ) -> Outcome:
     "Write that a unit failed, and whether it is tried again: what was refused is not, nor too many tries."
     again = run.tries(unit) < retries and not isinstance(error, REFUSALS)
-    return note(run, unit, "again" if again else "failed", began, error)
+    return note_outcome(run, unit, "again" if again else "failed", began, error)
 
 # %% ../../nbs/8_running/15_runs.ipynb #aa908258
 def attempt(
-    run: Run,
+    run: BatchRun,
     unit: str,
     work: Callable[[], int],  # does it, and says how many pictures were drawn
     retries: int,
@@ -221,4 +222,4 @@ def attempt(
             if outcome["state"] == "failed": return outcome
         try: drawn = work()
         except Exception as error: return note_failure(run, unit, error, began, retries)
-        return note(run, unit, "done", began, pictures=drawn)
+        return note_outcome(run, unit, "done", began, pictures=drawn)

@@ -12,8 +12,8 @@ from typing import Any
 from ..core import MissingSessionError
 from ..leases import alone
 from .missing import missing_images
-from .plan import Batch
-from .runs import Run, attempt
+from .plan import Batch, take_batch
+from .runs import LOOK_AGAIN, BatchRun, attempt
 from vision_unlearning.running.session import (
     claim_baseline,
     embed_images,
@@ -30,7 +30,7 @@ from ..store import Session, Store
 from ..tasks import said_of_drawing
 
 # %% auto #0
-__all__ = ['PART', 'WORK', 'WAIT', 'Worker', 'unlearn', 'how_to_draw', 'generate', 'eyes', 'score', 'parts_of', 'off_units',
+__all__ = ['PART', 'WORK', 'Worker', 'unlearn_one', 'how_to_draw', 'draw_one', 'eyes', 'score_one', 'parts_of', 'off_units',
            'left_to_do', 'do_all', 'serve_session', 'need_baseline', 'serve']
 
 # %% ../../nbs/8_running/46_worker.ipynb #dc4d6499
@@ -38,9 +38,9 @@ PART = 50  # pictures without an edit in one unit, at least
 
 class Worker:
     "What a process needs for the units of a run."
-    def __init__(self, run: Run):
+    def __init__(self, run: BatchRun):
         self.run, self.store, self.job = run, run.store, run.job()
-        self.batch = Batch.take(self.store, **self.job.batch)
+        self.batch = take_batch(self.store, **self.job.batch)
         number, of = self.job.shard
         self.sessions = self.batch.sessions(self.store)[number - 1::of]
         self.pipes, self.weights, self.eyes = {}, "", {}
@@ -84,7 +84,7 @@ class Worker:
         return off_units(self) if "generate" in self.batch.stages else {}
 
 # %% ../../nbs/8_running/46_worker.ipynb #b1e7a764
-def unlearn(
+def unlearn_one(
     worker: Worker,
     session: Session,
     asked: dict[str, Any],  # parameters of the stage
@@ -105,7 +105,7 @@ def how_to_draw(
     options = {name: asked[name] for name in ("num_inference_steps", "guidance_scale", "batch_size")}
     return options | said_of_drawing({name: asked[name] for name in ("height", "width", "scheduler")})
 
-def generate(
+def draw_one(
     worker: Worker,
     session: Session,
     asked: dict[str, Any],  # parameters of the stage
@@ -128,7 +128,7 @@ def eyes(
         worker.eyes = load_evaluators(task, asked["clip"], asked["judge"], device) | {"encoder": sees}
     return worker.eyes
 
-def score(
+def score_one(
     worker: Worker,
     session: Session,
     asked: dict[str, Any],  # parameters of the stage `interference`
@@ -147,7 +147,8 @@ def score(
         embed_images(store, task, session, seeds, sees, size)
     return 0
 
-WORK = dict(unlearn=unlearn, generate=generate, interference=score)  # stage -> what it does for a session
+# stage -> what it does for a session
+WORK = dict(unlearn=unlearn_one, generate=draw_one, interference=score_one)
 
 # %% ../../nbs/8_running/46_worker.ipynb #bc7cea99
 def parts_of(
@@ -177,10 +178,8 @@ def off_units(
     return {f"off_{task}_{part.start}_{part.stop}": functools.partial(draw, part) for part in parts}
 
 # %% ../../nbs/8_running/46_worker.ipynb #d0a7504f
-WAIT = .2  # seconds before asking again what others have done
-
 def left_to_do(
-    run: Run,
+    run: BatchRun,
     units: dict[str, Callable[[], int]],
 ) -> dict[str, Callable[[], int]]:  # those that are not over
     "The units that are not done and have not failed for good."
@@ -188,14 +187,14 @@ def left_to_do(
     return {unit: work for unit, work in units.items() if states.get(unit, "again") == "again"}
 
 def do_all(
-    run: Run,
+    run: BatchRun,
     units: dict[str, Callable[[], int]],  # name -> what does it
     retries: int,
 ):
     "Work until every unit is over, whoever does it."
     while run.job_path.is_file() and (left := left_to_do(run, units)):
         outcomes = [attempt(run, unit, work, retries) for unit, work in left.items()]
-        if not any(outcomes): time.sleep(WAIT)
+        if not any(outcomes): time.sleep(LOOK_AGAIN)
 
 # %% ../../nbs/8_running/46_worker.ipynb #9c7316b3
 def serve_session(
@@ -223,7 +222,7 @@ def serve(
     name: str,  # of the run
 ):
     "Work on a run until nothing is left of it."
-    run = Run(Store(base_folder), name)
+    run = BatchRun(Store(base_folder), name)
     threads = run.job().threads
     if threads:
         import torch

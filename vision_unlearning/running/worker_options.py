@@ -117,7 +117,7 @@ def status_tables(
 def say_status(
     base_folder: str,
     tables: list,
-    runs: list,  # of `Progress`
+    runs: list,  # of `RunProgress`
     clear: bool,  # the screen, first
 ):
     "Tables and runs, as text."

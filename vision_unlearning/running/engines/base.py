@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 from ...core import check_name
 from ...finding import find_classes
 from ...leases import wait_for
-from ..runs import Outcome, Run
+from ..runs import LOOK_AGAIN, BatchRun, Outcome
 
 # %% auto #0
-__all__ = ['WAIT', 'Engine', 'engine_names', 'make_engine', 'say_outcome', 'Teller', 'telling', 'look_after', 'work_off']
+__all__ = ['Engine', 'engine_names', 'make_engine', 'say_outcome', 'Teller', 'telling', 'look_after', 'work_off']
 
 # %% ../../../nbs/8_running/47_engines.ipynb #2f53c477
 class Engine(ABC):
@@ -45,7 +45,7 @@ class Engine(ABC):
         "How many threads a worker computes with."
         return 0
     @abstractmethod
-    def start(self, run: Run, number: int) -> Any:
+    def start(self, run: BatchRun, number: int) -> Any:
         "Start the worker of a number; what is returned stands for it."
     @abstractmethod
     def ended(self, worker: Any) -> str | None:
@@ -77,8 +77,6 @@ def make_engine(
     return engine(workers, gpus_per_worker, address, dict(text.split("=", 1) for text in options))
 
 # %% ../../../nbs/8_running/47_engines.ipynb #72d40a08
-WAIT = .2  # seconds between two looks at the workers
-
 def say_outcome(
     outcome: Outcome,
     number: int,  # units that are over
@@ -91,7 +89,7 @@ def say_outcome(
 
 class Teller:
     "Says what is new in a run, on stderr."
-    def __init__(self, run: Run, progress: bool):
+    def __init__(self, run: BatchRun, progress: bool):
         self.run, self.progress, self.told = run, progress, {}
 
     def tell(self):
@@ -105,7 +103,7 @@ class Teller:
 
     def keep_telling(self, over: threading.Event):
         "Say it while others work."
-        while not over.wait(WAIT): self.tell()
+        while not over.wait(LOOK_AGAIN): self.tell()
 
 def _when(outcome: Outcome) -> float: return outcome["ended"]
 
@@ -124,7 +122,7 @@ def telling(teller: Teller):
 # %% ../../../nbs/8_running/47_engines.ipynb #ed6f152c
 def look_after(
     engine: Engine,
-    run: Run,
+    run: BatchRun,
 ):
     "Start the workers of a run and stay until one of them says that nothing is left."
     at_work, states, deaths, done = {}, {}, 0, False
@@ -140,7 +138,7 @@ def look_after(
                 if deaths > 2*engine.workers + 2:
                     raise ChildProcessError(f"the workers of the engine {engine.engine} die: {why}")
                 if not done: at_work[number] = engine.start(run, number)
-            if at_work: time.sleep(WAIT)
+            if at_work: time.sleep(LOOK_AGAIN)
     finally:
         for worker in at_work.values(): engine.stop(worker)
         engine.close()
@@ -148,7 +146,7 @@ def look_after(
 # %% ../../../nbs/8_running/47_engines.ipynb #434fb7ed
 def work_off(
     engine: Engine,
-    run: Run,
+    run: BatchRun,
     progress: bool = True,  # say what happens, on stderr
 ) -> list[Outcome]:  # what became of the units
     "Let an engine do a run."

@@ -7,11 +7,11 @@ from __future__ import annotations
 import os, subprocess, sys, threading
 from typing import ClassVar
 from .base import Engine
-from ..runs import Run
+from ..runs import BatchRun
 from ..worker import serve
 
 # %% auto #0
-__all__ = ['PROGRAM', 'Local', 'leave_with_driver', 'worker', 'share_of_threads', 'Pool']
+__all__ = ['PROGRAM', 'Local', 'leave_with_driver', 'pool_worker', 'share_of_threads', 'Pool']
 
 # %% ../../../nbs/8_running/48_this_machine.ipynb #dbea07e0
 class Local(Engine):
@@ -24,19 +24,19 @@ class Local(Engine):
         self.refuse("gpus_per_worker", "address", "options")
         if self.workers > 1: raise ValueError("the engine local has one worker; --engine pool has several")
 
-    def start(self, run: Run, number: int) -> None: serve(str(run.store.base), run.name)
+    def start(self, run: BatchRun, number: int) -> None: serve(str(run.store.base), run.name)
     def ended(self, worker: None) -> str: return ""
     def stop(self, worker: None): pass
 
 # %% ../../../nbs/8_running/48_this_machine.ipynb #55141e3c
-PROGRAM = "from vision_unlearning.running.engines.machine import worker; worker()"
+PROGRAM = "from vision_unlearning.running.engines.machine import pool_worker; pool_worker()"
 
 def leave_with_driver():
     "End this process when who started it has ended."
     os.read(0, 1)  # waits until there is nobody to write
     os._exit(1)
 
-def worker():
+def pool_worker():
     "What a process of a pool does: `base_folder run`, as its arguments."
     threading.Thread(target=leave_with_driver, daemon=True).start()
     serve(*sys.argv[1:3])
@@ -71,7 +71,7 @@ class Pool(Engine):
             )
 
     def threads(self) -> int: return share_of_threads(self.workers)
-    def start(self, run: Run, number: int) -> subprocess.Popen:
+    def start(self, run: BatchRun, number: int) -> subprocess.Popen:
         "A process that sees its GPU only."
         environment = os.environ | {"OMP_NUM_THREADS": str(self.threads())}
         if self.gpus_per_worker:
