@@ -48,6 +48,7 @@ FOUND = {
         "fisher": "omit_label train_batch_size",
         "influence": "damping train_batch_size",
         "ssd": "train_batch_size",
+        "lfssd": "train_batch_size",
         "scrub": "max_epochs",
         "unsir": "noise_learning_rate noise_penalty",
         "uam": "rho_schedule ascent_sample",

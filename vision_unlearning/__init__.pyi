@@ -64,12 +64,16 @@ from .unlearners.diffusion.trasce import TraSCE
 from .unlearners.diffusion.uce import UCE
 
 # Methods for classifiers
+from .unlearners.classifiers.amun import AMUN
 from .unlearners.classifiers.base import Finetune
 from .unlearners.classifiers.boundary import BoundaryExpand
 from .unlearners.classifiers.boundary import BoundaryShrink
 from .unlearners.classifiers.fisher import FisherForget
 from .unlearners.classifiers.gkt import GKT
 from .unlearners.classifiers.influence import Influence
+from .unlearners.classifiers.jit import JiT
+from .unlearners.classifiers.lfssd import LFSSD
+from .unlearners.classifiers.mumis import MUMis
 from .unlearners.classifiers.salun import ClassifierMUNBa
 from .unlearners.classifiers.salun import ClassifierSalUn
 from .unlearners.classifiers.simple import CFk
