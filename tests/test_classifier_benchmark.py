@@ -166,12 +166,17 @@ def test_what_is_searched_and_who_takes_part():
     with pytest.raises(ValueError, match="did you mean 'digits'"): tuned_path("digit", "class")
 
 
+# (protocol, kind) of which methods are not searched yet; they run with what they hold fixed
+NEW = {"lfssd", "jit", "mumis", "amun"}
+UNSEARCHED = {(p, k): NEW for p in ("digits", "emoji_classes") for k in ("class", "random")}
+
+
 def test_shipped_settings_are_valid():
     "Tuned settings are accepted by their methods, and every method that can take part has some."
     shipped = [(p, k) for p in ("digits", "emoji_classes") for k in ("class", "random")]
     for protocol, kind in shipped:
         records = read_json(tuned_path(protocol, kind))
-        assert set(records) == set(comparable(kind))
+        assert set(records) == set(comparable(kind)) - UNSEARCHED[protocol, kind]
         for name, record in records.items(): get_classifier_method(name)(**record["settings"])
         # one budget for everybody
         assert len({len(r["trials"]) for r in records.values() if r["space"]}) == 1

@@ -1,6 +1,7 @@
 """Every stage computes where it is told: a pretended device gets all the work, and gives the same numbers."""
 import json
 import re
+from functools import partial
 from importlib import import_module
 from pkgutil import iter_modules
 
@@ -28,6 +29,7 @@ from vision_unlearning.metrics.fidelity import MSSSIM, PSNR, SRE, UIQ, SpectralA
 from vision_unlearning.metrics.identity import FaceIdentity
 from vision_unlearning.metrics.image_image import RMSE, SSIM
 from vision_unlearning.metrics.image_text import ClipScore
+from vision_unlearning.metrics.local import InsideChange, OutsideChange
 from vision_unlearning.metrics.perceptual import LPIPS
 from vision_unlearning.metrics.quality import BRISQUE
 from vision_unlearning.metrics.structure import FSIM, ISSM
@@ -197,6 +199,11 @@ def faces():
     return FaceIdentity(load_clip(), pictures)
 
 
+def half():
+    "The left half of a picture of 64 pixels."
+    return (torch.arange(64) < 32).expand(64, 64)
+
+
 # metric -> how it is made, and what belongs to two pictures; the hub's networks and NudeNet's are not here
 METRICS = {
     "LPIPS": (lambda: LPIPS("judge"), "twins"),
@@ -207,6 +214,7 @@ METRICS = {
     "ConceptAccuracy": (lambda: ConceptAccuracy(domains=("object",)), "concepts"),
     "BRISQUE": (BRISQUE, "nothing"),
     "MSSSIM": (lambda: MSSSIM(scales=3), "twins"),
+    **{cls.__name__: (partial(cls, half()), "twins") for cls in (OutsideChange, InsideChange)},
     **{cls.__name__: (cls, "twins") for cls in (RMSE, SSIM, PSNR, SRE, SpectralAngle, UIQ, FSIM, ISSM)},
 }
 ELSEWHERE = {"TextSimilarity", "HubClassifier", "PaintingStyle", "NSFW", "NudeNet"}

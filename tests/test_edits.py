@@ -19,10 +19,13 @@ from vision_unlearning.unlearners.attached import LOCK, plain_values
 from vision_unlearning.unlearners.base import WeightEdit, attached, load_edit
 from vision_unlearning.unlearners.diffusion.adavd import AdaVD
 from vision_unlearning.unlearners.diffusion.formats import effective_change, merge_edit
+from vision_unlearning.unlearners.diffusion.gloce import GLoCE
 from vision_unlearning.unlearners.diffusion.guidance import SafeLatentGuidance
 from vision_unlearning.unlearners.diffusion.lora import LoraEdit
 from vision_unlearning.unlearners.diffusion.prompt_filter import FilterPrompts
+from vision_unlearning.unlearners.diffusion.receler import Receler
 from vision_unlearning.unlearners.diffusion.safree import SAFREE
+from vision_unlearning.unlearners.diffusion.seot import SEOT
 from vision_unlearning.unlearners.diffusion.spm import transport_edit
 from vision_unlearning.unlearners.diffusion.uce import UCE
 
@@ -41,6 +44,12 @@ def random_lora(pipe, rank, seed, layers=LAYERS):
     return LoraEdit(tensors, {"method": "test", "forget": ["fox"], "adapter": adapter})
 
 
+def random_erasers(pipe):
+    "Erasers that say something."
+    few = dict(num_train_steps=2, num_inference_steps=2, rollout_batch_size=2, rank=2, learning_rate=.1)
+    return Receler(**few).unlearn(pipe, "fox")
+
+
 def make_edits():
     from vision_unlearning.models.conditioning import embed_texts
     pipe = tiny_pipeline()
@@ -55,6 +64,9 @@ def make_edits():
         "prompt_filter": FilterPrompts().unlearn(pipe, "fox"),
         "safree": SAFREE(alpha=-1., safe_steps=100.).unlearn(pipe, "fox"),
         "adavd": AdaVD(centre=-1.).unlearn(pipe, "fox"),
+        "gloce": GLoCE(threshold=-9., num_pictures=1, num_inference_steps=2).unlearn(pipe, "fox"),
+        "erasers": random_erasers(pipe),
+        "seot": SEOT(alpha=.1, optimisation_steps=1).unlearn(pipe, "fox"),
     }
 
 
@@ -159,12 +171,12 @@ REFUSED = {
     ("offloaded layer by layer", "weights"): "offloaded layer by layer",
     **{
         ("fused projections", k): "fused projections"
-        for k in ("weights", "lora", "spm", "transport", "adavd")
+        for k in ("weights", "lora", "spm", "transport", "adavd", "gloce", "erasers")
     },
     **{
         (s, k): "is compiled"
         for s in ("compiled", "unet.compile()", "torch.compile")
-        for k in ("lora", "spm", "transport", "adavd")
+        for k in ("lora", "spm", "transport", "adavd", "gloce", "erasers", "seot")
     },
     ("user's LoRA, fused", "weights"): "'style' is fused",
 }
@@ -433,7 +445,7 @@ def test_wrapped_by_torch_compile():
     unet, edit = pipe.unet, EDITS["weights"]
     before = copy.deepcopy(unet.state_dict())
     pipe.unet = torch.compile(unet, backend="eager")
-    for kind in ("lora", "spm", "transport", "adavd"):
+    for kind in ("lora", "spm", "transport", "adavd", "gloce", "erasers"):
         with pytest.raises(ValueError, match="is compiled"): EDITS[kind].attach(pipe)
     with edit.on(pipe):
         assert denoiser(pipe) is unet and edit.is_live(pipe)
@@ -637,7 +649,7 @@ def test_a_classifier_method_that_changes_nothing():
 def test_an_edit_of_nothing_is_none(kind, tmp_path):
     "It would say that a concept is gone: none can be made, so none is saved, attached or read."
     edit = EDITS[kind]
-    nothing = {**edit.info, "forget": []} if kind in ("prompt_filter", "safree") else edit.info
+    nothing = {**edit.info, "forget": []} if kind in ("prompt_filter", "safree", "seot") else edit.info
     with pytest.raises(ValueError, match="no tensors|needs the tensor|needs forget"): type(edit)({}, nothing)
     write(
         tmp_path / "edit", edit, drop=0, num_tensors=0, **({"forget": []} if nothing is not edit.info else {})

@@ -66,6 +66,22 @@ OWN = {
     ),
     "mace": dict(erase_scale=2., lamb=1., train_batch_size=Case(2, POOLS)),
     "safree": dict(alpha=Case(9., dict(safe_steps=100.)), safe_steps=100.),
+    "seot": dict(
+        alpha=.1, optimisation_steps=Case(3, dict(alpha=.1)),
+        **{
+            name: Case(value, dict(alpha=.1, optimisation_steps=2))
+            for name, value in dict(learning_rate=200., retain_weight=9., erase_weight=9.).items()
+        },
+    ),
+    "receler": dict(
+        train_batch_size=Case(2, POOLS), mask_weight=Case(9., TWO_STEPS | dict(mask_threshold=.9)),
+        mask_threshold=Case(.9, TWO_STEPS | dict(mask_weight=9.)), num_tokens=2, attack_steps=3,
+        attack_learning_rate=9.,
+    ),
+    "gloce": dict(
+        target_rank=2, surrogate_rank=1, gate_rank=2, threshold=-3., num_anchors=2, num_general=1,
+        num_pictures=2, num_inference_steps=2, guidance_scale=Case(9., dict(num_inference_steps=2)),
+    ),
     "adavd": dict(steepness=1., centre=-1., strength=Case(1., dict(centre=.5))),
     "esd": ESD,
     "stereo": ESD | dict(num_rounds=2, num_tokens=2, search_steps=5, search_rate=1.),
@@ -141,7 +157,7 @@ def case_of(method, cls, name):
     return found if isinstance(found, Case) else Case(found)
 
 
-ON_THE_WAY = ("sld", "safree", "adavd", "trasce")  # what they do is done while a picture is drawn
+ON_THE_WAY = ("sld", "safree", "adavd", "trasce", "seot")  # what they do is done while a picture is drawn
 
 
 class Recomputes(Callback):

@@ -19,7 +19,7 @@ from vision_unlearning.unlearners.methods import METHODS
 
 COARSE = "too coarse to be fine-tuned"
 # methods that train nothing
-CLOSED = ("uce", "rece", "debias", "sld", "prompt_filter", "safree", "adavd", "trasce")
+CLOSED = ("uce", "rece", "debias", "sld", "prompt_filter", "safree", "adavd", "trasce", "gloce", "seot")
 TRAINED = tuple(name for name in METHODS if name not in CLOSED)
 
 

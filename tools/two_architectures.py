@@ -7,12 +7,16 @@ with the same seed on the same four emitters, and then the largest strength that
 What it finds ships as the tuned settings of that model.
 `test` unlearns the twenty held-out emitters with the shipped settings of a model, and writes its record.
 Everything lies in build/two_architectures, where the next call continues;
-both write what there is to the record beside the page."""
+both write what there is to the record and the sheet of pictures beside the page."""
 import argparse
 import time
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from vision_unlearning.core import versions
+from vision_unlearning.interference.generate import read_images
 from vision_unlearning.metrics.speed import processor
 from vision_unlearning.running.session import chosen_sessions, known_entities, read_scores
 from vision_unlearning.running.tuning.held_out import held_out, held_out_emitters
@@ -20,14 +24,17 @@ from vision_unlearning.running.tuning.objective import JudgeObjective
 from vision_unlearning.running.tuning.search import tune, tuned_from
 from vision_unlearning.running.tuning.strength import strength, with_strength
 from vision_unlearning.store import Store, write_json
+from vision_unlearning.tasks import get_prompt
 from vision_unlearning.unlearners.tuned import held_out_record, tuning_record
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDER, RECORD = ROOT/"build"/"two_architectures", ROOT/"nbs"/"tutorials"/"two_architectures.json"
+FOLDER, BESIDE = ROOT/"build"/"two_architectures", ROOT/"nbs"/"tutorials"
+RECORD, SHEET = BESIDE/"two_architectures.json", BESIDE/"two_architectures.webp"
 SHIPPED = ROOT/"vision_unlearning"/"embedded"
 TASK, UNET, TRANSFORMER, TRIALS, STEPS = "emoji", "emoji-sd", "emoji-mmdit", 5, 8
 METHODS = ("uce", "esd", "distil", "spm", "erase_anything")
 BATCH = 25  # pictures at once
+SHOWN = 4  # emitters of the sheet of pictures
 TEXT_SIDE = "xattn"  # the set of parameters that the transformer's text goes through
 PAIRS = ("rmse", "clip_diff", "judge_prob_diff")  # pair metrics that the page compares
 
@@ -75,12 +82,37 @@ def pairs(model: str) -> dict:
     return found
 
 
+def strips(model: str, emitters: list[str]) -> dict[str, np.ndarray]:
+    "What is drawn for the emitters without an edit, and of each method with the edit that forgets them."
+    store, white = Store(FOLDER/model), np.full((64, 64, 3), 255, np.uint8)
+    def look(folder, state, name):
+        picture, = read_images(folder, state, [42], [get_prompt(TASK, name)])
+        return picture.permute(1, 2, 0).numpy()
+    found = {"none": [look(store.baseline(TASK), "off", name) for name in emitters]}
+    for session in chosen_sessions(store, TASK, model=model):
+        if session.entity not in emitters: continue
+        row = found.setdefault(session.method, [white]*len(emitters))
+        row[emitters.index(session.entity)] = look(store.generated(session), "on", session.entity)
+    return {method: np.concatenate(row, axis=1) for method, row in found.items()}
+
+
+def write_sheet(emitters: list[str]) -> list[str]:
+    "A row without an edit and one a method, the UNet on the left; what was not measured is white."
+    sides = [strips(model, emitters) for model in (UNET, TRANSFORMER)]
+    rows = ["none", *(m for m in METHODS if any(m in side for side in sides))]
+    white = np.full_like(sides[0]["none"], 255)
+    whole = [np.concatenate([side.get(m, white) for side in sides], axis=1) for m in rows]
+    Image.fromarray(np.concatenate(whole)).save(SHEET, lossless=True, method=6)
+    return rows
+
+
 def write_record():
     "Everything that is known so far, beside the page."
     records = {
         model: {m: r for m in METHODS if (r := held_out_record(TASK, m, "" if model == UNET else model))}
         for model in (UNET, TRANSFORMER)
     }
+    drawn = held_out_emitters(TASK)[:SHOWN]
     write_json(
         RECORD,
         dict(
@@ -89,6 +121,7 @@ def write_record():
             entities=[e["name"] for e in known_entities(TASK)],
             num_inference_steps=STEPS,
             trials=TRIALS,
+            sheet=dict(rows=write_sheet(drawn), emitters=drawn),
             records=records,
             pairs={model: pairs(model) for model in (UNET, TRANSFORMER) if (FOLDER/model).is_dir()},
             cpu=processor(),

@@ -5,12 +5,14 @@
 # %% ../../nbs/1_data/70_captions.ipynb #7fb3cda7
 from __future__ import annotations
 from collections import Counter
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from ..core import check_name
 from ..tasks import PROMPT_TEMPLATE, get_prompt, get_task
 from .emoji import emoji_drawings, emoji_entities, emoji_tasks
 from ..store import atomic_path, write_json
@@ -21,18 +23,21 @@ __all__ = ['OPENINGS', 'WORDS', 'training_table', 'captions', 'byte_pairs', 'bui
 # %% ../../nbs/1_data/70_captions.ipynb #db36f15d
 def training_table(
     sharealike: bool = False,  # the test artists instead
+    without: Iterable[str] = (),  # names whose drawings are left out, in whatever task they are
     # (N,3,64,64) float32 in -1..1; task, name, style, family and attributes
 ) -> tuple[torch.Tensor, pd.DataFrame]:
     "All drawings of the three tasks."
-    images, tables = [], []
+    images, tables, without = [], [], list(without)
     for task in emoji_tasks:
         tiles, rows = emoji_drawings(task, sharealike)
         images.append(tiles)
         attributes = pd.DataFrame(emoji_entities(task)).drop(columns=["name", "glyph"]).set_index("index")
         tables.append(rows.join(attributes, on="entity").assign(task=task))
-    return torch.from_numpy(np.concatenate(images)).permute(0, 3, 1, 2).float() / 127.5 - 1, pd.concat(
-        tables, ignore_index=True
-    )
+    table = pd.concat(tables, ignore_index=True)
+    for name in without: check_name("entity", name, table["name"].unique())
+    kept = ~table["name"].isin(without).to_numpy()
+    pixels = torch.from_numpy(np.concatenate(images)[kept]).permute(0, 3, 1, 2)
+    return pixels.float()/127.5 - 1, table[kept].reset_index(drop=True)
 
 # %% ../../nbs/1_data/70_captions.ipynb #10cf0fe4
 OPENINGS = ("An image", "A picture", "A photo", "A drawing", "A painting", "A portrait")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import numpy as np
 from scipy import stats
-from .stats import benjamini_hochberg
+from .stats import benjamini_hochberg, random_orders
 
 # %% auto #0
 __all__ = ['permutation_correlation', 'permutation_groups', 'omega_squared', 'cliffs_delta', 'hedges_g']
@@ -67,7 +67,7 @@ def permutation_correlation(
         if method == "spearman": a, b = stats.rankdata(a), stats.rankdata(b, axis=0)
         a, b = _unit(a[:, None])[:, 0], _unit(b)
         observed = a @ b
-        orders = np.random.default_rng(seed).permuted(np.tile(np.arange(n), (n_permutations, 1)), axis=1)
+        orders = random_orders(n, n_permutations, seed)
         extreme = (np.abs(a[orders] @ b) >= np.abs(observed) - 1e-12).sum(0)
         found["statistic"][columns] = observed
         found["pvalue"][columns] = np.where(np.isfinite(observed), (1 + extreme)/(1 + n_permutations), np.nan)
@@ -103,7 +103,7 @@ def permutation_groups(
         if n < 4 or len(groups) < 2: continue
         b = y[np.ix_(rows, columns)]
         b = _unit(stats.rankdata(b, axis=0) if method == "rank" else b)
-        orders = np.random.default_rng(seed).permuted(np.tile(codes[rows], (n_permutations, 1)), axis=1)
+        orders = codes[rows][random_orders(n, n_permutations, seed)]
         observed = _between(codes[rows][None], b, groups, sizes)[0]
         extreme = (_between(orders, b, groups, sizes) >= observed - 1e-12).sum(0)
         found["statistic"][columns] = observed

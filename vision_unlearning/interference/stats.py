@@ -4,13 +4,15 @@
 
 # %% ../../nbs/5_interference/20_stats.ipynb #d7ddab70
 from __future__ import annotations
+from functools import lru_cache
 from typing import Iterable
 import numpy as np
 from scipy import stats
 from ..intervals import entity_matrix
 
 # %% auto #0
-__all__ = ['rank_pairs', 'check_test', 'renamings', 'under_renamings', 'mantel', 'permutation_pvalue', 'benjamini_hochberg']
+__all__ = ['KEPT_CELLS', 'rank_pairs', 'check_test', 'drawn_orders', 'random_orders', 'renamings', 'under_renamings', 'mantel',
+           'permutation_pvalue', 'benjamini_hochberg']
 
 # %% ../../nbs/5_interference/20_stats.ipynb #eb50df6d
 def rank_pairs(
@@ -33,15 +35,47 @@ def check_test(
     if alternative not in ("two-sided", "greater", "less"):
         raise ValueError(f"alternative must be 'two-sided', 'greater' or 'less', got {alternative!r}")
 
+# %% ../../nbs/5_interference/20_stats.ipynb #a3fd8e92
+KEPT_CELLS = 2_000_000  # of a set of orders that is kept: 16 MB
+
+def drawn_orders(
+    n: int,  # entities
+    count: int,  # orders
+    generator: np.random.Generator,
+) -> np.ndarray:  # (count,N), each row an order of 0..N-1
+    "Random orders of N entities."
+    return generator.permuted(np.tile(np.arange(n), (count, 1)), axis=1)
+
+@lru_cache(maxsize=4)
+def _kept_orders(n: int, count: int, seed: int) -> np.ndarray:
+    "Orders that many tests share; nobody may write into them."
+    orders = drawn_orders(n, count, np.random.default_rng(seed))
+    orders.flags.writeable = False
+    return orders
+
+def random_orders(
+    n: int,  # entities
+    count: int,  # orders
+    seed,  # anything `np.random.default_rng` takes; what a number gives is kept for the next test
+) -> np.ndarray:  # (count,N), each row an order of 0..N-1; read-only where it is kept
+    "Random orders of N entities, drawn once for all tests of one size and seed."
+    plain = isinstance(seed, (int, np.integer))
+    if plain and n*count <= KEPT_CELLS: return _kept_orders(n, count, int(seed))
+    return drawn_orders(n, count, np.random.default_rng(seed))
+
+# %% ../../nbs/5_interference/20_stats.ipynb #df077c86
 def renamings(
     n: int,  # entities
     count: int,  # renamings in all
     seed,  # anything `np.random.default_rng` takes
 ):  # yields (B,N) batches of orders
     "Random orders of N entities, in batches whose renamed matrices take a few megabytes."
-    generator, size = np.random.default_rng(seed), max(1, 500_000//n**2)
+    size, few = max(1, 500_000//n**2), n*count <= KEPT_CELLS
+    whole = random_orders(n, count, seed) if few else None
+    generator = None if few else np.random.default_rng(seed)
     for start in range(0, count, size):
-        yield generator.permuted(np.tile(np.arange(n), (min(size, count - start), 1)), axis=1)
+        number = min(size, count - start)
+        yield whole[start:start + number] if few else drawn_orders(n, number, generator)
 
 # %% ../../nbs/5_interference/20_stats.ipynb #5e322395
 def under_renamings(

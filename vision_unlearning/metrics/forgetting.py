@@ -47,6 +47,8 @@ FORGETTING_FACTS = {
         None, (0.0, 1.0), "fraction", "accuracy of telling forget from test pictures"
     ),
     "lira_auc": Fact(None, (0.0, 1.0), "area", "ranking of forget above unseen pictures by likelihood ratio"),
+    "klom": Fact(False, (0.0, 11.6), "nats", "divergence of margins of several models from several oracles"),
+    "cka": Fact(None, (0.0, 1.0), "alignment", "alignment of a layer with the same layer of another model"),
     "relearn_steps": Fact(None, (0.0, None), "updates", "updates until the forgotten is known again"),
     "linear_probe": Fact(None, (0.0, 1.0), "fraction", "accuracy of a new last layer on the old features"),
     "mask_explained": Fact(False, (0.0, 1.0), "fraction", "share of the change that is one shift a class"),

@@ -24,7 +24,7 @@ class PairOfImages(Metric):
         super().__init__(batch_size)
         self.legacy = legacy
 
-    def update(self, images, references):
+    def update(self, images, references, *others):
         "Compare images (N,3,H,W) uint8 with as many references."
         images, references = as_images(images), as_images(references)
         if images.shape[1:] != references.shape[1:]:
@@ -32,7 +32,7 @@ class PairOfImages(Metric):
                 f"{self.name}: images of {tuple(images.shape[2:])} but references of "
                 f"{tuple(references.shape[2:])}; compare pictures of one size"
             )
-        self.add(images, references)
+        self.add(images, references, *others)
 
 # %% ../../nbs/4_metrics/10_image_image.ipynb #8227ff4a
 class RMSE(PairOfImages):

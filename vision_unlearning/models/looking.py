@@ -6,13 +6,14 @@
 from __future__ import annotations
 import inspect
 import torch
+import torch.nn.functional as F
 from .conditioning import Conditioning, predict
 from .families import family_of
 from .network import require_hooks
 from .places import token_span
 
 # %% auto #0
-__all__ = ['predict_looking', 'word_columns']
+__all__ = ['looking', 'predict_looking', 'word_columns', 'name_share']
 
 # %% ../../nbs/0_models/23_looking.ipynb #1a8297dc
 def _given(layer, args: tuple, kwargs: dict) -> dict:
@@ -21,6 +22,22 @@ def _given(layer, args: tuple, kwargs: dict) -> dict:
     others = {n: named[n] for n in ("attention_mask", "image_rotary_emb") if named.get(n) is not None}
     return dict(picture=named["hidden_states"], text=named["encoder_hidden_states"], **others)
 
+def looking(
+    network,  # the denoiser
+    call,  # callable() -> what one evaluation of the denoiser says
+    # what it said, and of each of `Family.readers` (B,H,P,N), the words first among the N
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    "An evaluation of the denoiser, and how its layers divided their attention."
+    require_hooks(network, "a reading of the attention")
+    family, seen = family_of(network), {}
+    layers = family.readers(network).values()
+    def note(layer, args, kwargs): seen[layer] = _given(layer, args, kwargs)
+    handles = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
+    try: said = call()
+    finally:
+        for handle in handles: handle.remove()
+    return said, [family.attends(layer, **seen[layer]) for layer in layers]
+
 def predict_looking(
     network,  # the denoiser
     latents: torch.Tensor,  # (B,C,h,w) noised latents
@@ -28,16 +45,8 @@ def predict_looking(
     text: Conditioning,  # of length B
     # the prediction, and of each of `Family.readers` (B,H,P,N), the words first among the N
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    "One evaluation of the denoiser, and how its layers divided their attention."
-    require_hooks(network, "a reading of the attention")
-    family, seen = family_of(network), {}
-    layers = family.readers(network).values()
-    def note(layer, args, kwargs): seen[layer] = _given(layer, args, kwargs)
-    handles = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
-    try: said = predict(network, latents, times, text)
-    finally:
-        for handle in handles: handle.remove()
-    return said, [family.attends(layer, **seen[layer]) for layer in layers]
+    "One prediction, and how the denoiser's layers divided their attention."
+    return looking(network, lambda: predict(network, latents, times, text))
 
 # %% ../../nbs/0_models/23_looking.ipynb #23f08327
 def word_columns(
@@ -53,3 +62,15 @@ def word_columns(
             first, after = token_span(pipe, template, name, row)
             found[i, row.start + first:row.start + after] = True
     return found
+
+# %% ../../nbs/0_models/23_looking.ipynb #a5c8f461
+def name_share(
+    look: torch.Tensor,  # (B,H,P,M) how a layer divided its attention, words first; the last N rows are asked
+    columns: torch.Tensor,  # (N,L) bool, those of a name
+    sides: tuple[int, int],  # h and w of a latent
+) -> torch.Tensor:  # (N,h,w)
+    "How much of the attention of each place went to a name's words."
+    n, length = columns.shape
+    share = (look[-n:, :, :, :length].mean(1)*columns[:, None]).sum(-1)
+    wide = round((share.shape[1]*sides[1]/sides[0])**.5)
+    return F.interpolate(share.unflatten(1, (-1, wide))[:, None], sides, mode="bilinear")[:, 0]

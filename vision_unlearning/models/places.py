@@ -8,7 +8,8 @@ from .families import TokenRow, family_of
 from ..texts import check_sentence
 
 # %% auto #0
-__all__ = ['expanded_text', 'token_row', 'token_ids', 'require_words', 'token_span', 'end_position']
+__all__ = ['expanded_text', 'token_row', 'all_token_ids', 'token_ids', 'require_read', 'require_words', 'token_span',
+           'end_position']
 
 # %% ../../nbs/0_models/12_places.ipynb #b8053a28
 def expanded_text(
@@ -28,16 +29,42 @@ def token_row(
     "The tokens that are looked at."
     return row or family_of(pipe).rows(pipe)[0]
 
+def all_token_ids(
+    pipe,  # a pipeline of a known family
+    texts: list[str],
+    row: TokenRow | None = None,  # whose tokens; None takes the first row
+) -> list[list[int]]:  # of each text, without begin and end of text, not cut
+    "The tokens that the pipeline makes of each text, in one call of the tokenizer."
+    tokenizer = token_row(pipe, row).tokenizer
+    expanded = [expanded_text(pipe, text, tokenizer) for text in texts]
+    return tokenizer(expanded, add_special_tokens=False).input_ids
+
 def token_ids(
     pipe,  # a pipeline of a known family
     text: str,
     row: TokenRow | None = None,  # whose tokens; None takes the first row
 ) -> list[int]:  # without begin and end of text, not cut
     "The tokens that the pipeline makes of a text."
-    tokenizer = token_row(pipe, row).tokenizer
-    return tokenizer(expanded_text(pipe, text, tokenizer), add_special_tokens=False).input_ids
+    return all_token_ids(pipe, [text], row)[0]
 
 # %% ../../nbs/0_models/12_places.ipynb #4421bdb1
+def require_read(
+    name: str,
+    template: str,  # the sentence that it fills
+    row: TokenRow,  # whose tokens
+    before: list[int],  # tokens of the sentence up to the gap
+    own: list[int],  # tokens of the name
+):
+    "Refuse a name of which nothing is known, and one that is cut off."
+    read = {i for i in own if row.tokenizer.convert_ids_to_tokens(i) != "▁"}  # T5's mark of a blank
+    if own and read <= {row.tokenizer.unk_token_id}:
+        raise ValueError(f"the text encoder knows no part of {name!r}; give a name in words that it knows")
+    if row.first + len(before) + len(own) > row.length - 1:
+        raise ValueError(
+            f"{name!r} in {template!r} reaches beyond the {row.length} tokens of the text encoder; "
+            "give a shorter one"
+        )
+
 def require_words(
     pipe,  # Stable Diffusion pipeline
     template: str,  # sentence with one gap {}
@@ -47,19 +74,8 @@ def require_words(
     "Refuse names that the text encoder cannot read in their sentence."
     check_sentence(template)
     row = token_row(pipe, row)
-    length, before = row.length, len(token_ids(pipe, template.partition("{}")[0], row))
-    for name in names:
-        own = token_ids(pipe, name, row)
-        read = {i for i in own if row.tokenizer.convert_ids_to_tokens(i) != "▁"}  # T5's mark of a blank
-        if own and read <= {row.tokenizer.unk_token_id}:
-            raise ValueError(
-                f"the text encoder knows no part of {name!r}; give a name in words that it knows"
-            )
-        if row.first + before + len(own) > length - 1:
-            raise ValueError(
-                f"{name!r} in {template!r} reaches beyond the {length} tokens of the text encoder; "
-                "give a shorter one"
-            )
+    before, *own = all_token_ids(pipe, [template.partition("{}")[0], *names], row)
+    for name, tokens in zip(names, own): require_read(name, template, row, before, tokens)
 
 # %% ../../nbs/0_models/12_places.ipynb #2c0a146c
 def token_span(
@@ -69,11 +85,12 @@ def token_span(
     row: TokenRow | None = None,  # whose tokens; None takes the first row
 ) -> tuple[int, int]:  # position of its first token in the encoder's output, and of the first one after it
     "Where the name that fills a sentence stands among the sentence's tokens."
+    check_sentence(template)
     row = token_row(pipe, row)
-    require_words(pipe, template, [name], row)
     before, after = template.split("{}")
-    known, filled = token_ids(pipe, before, row), token_ids(pipe, before + name, row)
-    whole = token_ids(pipe, before + name + after, row)
+    texts = [before, name, before + name, before + name + after]
+    known, own, filled, whole = all_token_ids(pipe, texts, row)
+    require_read(name, template, row, known, own)
     if filled[:len(known)] != known or whole[:len(filled)] != filled:
         raise ValueError(
             f"{name!r} grows together with its neighbour in {template!r}; put blanks around the gap"

@@ -44,12 +44,13 @@ class SSD(ClassifierUnlearner):
     def idle(self, forget, retain):
         if self.estimator == "batch": return {}
         return {"train_batch_size": "estimator='sample' takes gradients sample by sample"}
+    @property
+    def chunk(self) -> int: return self.train_batch_size if self.estimator == "batch" else 32
+    def importance(self, run, side) -> dict:  # parameter name -> >= 0, of its shape
+        return diagonal_fisher(run.student, side, "data", self.estimator, self.chunk, self.fisher_samples)
+
     def change(self, run, callbacks):
-        chunk = self.train_batch_size if self.estimator == "batch" else 32
-        forget, retain = (
-            diagonal_fisher(run.student, s, "data", self.estimator, chunk, self.fisher_samples)
-            for s in (run.forget, run.retain)
-        )
+        forget, retain = (self.importance(run, side) for side in (run.forget, run.retain))
         f, r = run.forget.size, run.retain.size
         touched = 0
         with torch.no_grad():

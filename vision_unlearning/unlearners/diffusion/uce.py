@@ -17,7 +17,7 @@ from ...models.families import denoiser, family_of
 from ..base import Unlearner, WeightEdit, concepts
 from ..base import refuse_overlap, require_pipeline, require_plain
 from ..idle import held, refuse_idle
-from ...models.conditioning import Conditioning, condition, embed_texts, predict
+from ...models.conditioning import Conditioning, condition, predict
 from ...models.noise_levels import told_times
 from ...models.places import token_span
 from ...models.sampling import latent_shape
@@ -146,20 +146,19 @@ class UCE(Unlearner):
     )
     positions: Literal["all", "last"] = "all"  # token positions; "last" reproduces the published code
 
-    def _vectors(self, pipe, concept, guide, reads="tokens"):
-        "Vectors of one concept and of its guide, (n,D) each."
-        if name_key(guide) == name_key(concept):
-            raise ValueError(
-                f"the guide of {concept!r} is the concept itself, which changes nothing; choose another"
-            )
+    def _vectors(self, pipe, pairs, reads):
+        "Vectors of concepts and of their guides, (n,D) each; all distinct sentences are encoded at once."
         templates = TEMPLATES[self.concept_type] if self.expand_prompts else TEMPLATES[self.concept_type][:1]
-        prompts, replaced = ([t.format(x) for t in templates] for x in (concept, guide))
-        if reads == "pooled": return condition(pipe, prompts).pooled, condition(pipe, replaced).pooled
+        said = [(template, *pair) for pair in pairs for template in templates]
+        prompts, replaced = ([t.format(names[side]) for t, *names in said] for side in (0, 1))
+        place = {text: i for i, text in enumerate(dict.fromkeys(prompts + replaced))}
+        text = condition(pipe, list(place))
+        whole = text.pooled[:, None] if reads == "pooled" else text.prompt_embeds
         edit, target = [], []
-        for template, a, b in zip(templates, embed_texts(pipe, prompts), embed_texts(pipe, replaced)):
-            mine, theirs = aligned_positions(pipe, template, concept, guide, self.positions)
-            edit.append(a[mine])
-            target.append(b[theirs])
+        for sentence, mine, theirs in zip(said, prompts, replaced):
+            rows = ([0], [0]) if reads == "pooled" else aligned_positions(pipe, *sentence, self.positions)
+            edit.append(whole[place[mine]][rows[0]])
+            target.append(whole[place[theirs]][rows[1]])
         return torch.cat(edit), torch.cat(target)
 
     def unlearn(self, model, forget, retain=None, *, generator=None, callbacks=()):
@@ -197,8 +196,12 @@ def system(self: UCE,
             f"{len(guides)} guides for {len(names)} concepts; give one for all or one for each"
         )
     refuse_overlap(names, keep)
-    pairs = [self._vectors(pipe, n, g, reads) for n, g in zip(names, guides)]
-    edit, target = (torch.cat(x).cpu() for x in zip(*pairs))
+    for name, guide in zip(names, guides):
+        if name_key(guide) != name_key(name): continue
+        raise ValueError(
+            f"the guide of {name!r} is the concept itself, which changes nothing; choose another"
+        )
+    edit, target = (vectors.cpu() for vectors in self._vectors(pipe, list(zip(names, guides)), reads))
     template = TEMPLATES[self.concept_type][0]
     kept = condition(pipe, [template.format(k) for k in keep] + [""])
     preserve = kept.pooled if reads == "pooled" else kept.prompt_embeds.flatten(0, 1)

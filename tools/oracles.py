@@ -1,0 +1,64 @@
+"""Trains the oracles of text-to-image unlearning: emoji-sd as it would be, had it never seen some emoji.
+
+    python tools/oracles.py [--only first|second]
+
+Each leaves out two emoji that the other one is taught, so that each is also the other's control:
+what both do is the doing of another training, and what one does alone is the doing of what it never saw.
+The schedule is that on emoji-sd's card: a text tower, then three runs of the UNet, the last of both together.
+The autoencoder is the package's, which has seen all drawings: it is a codec, and knows no names.
+Everything lies in build/oracles; a run that was killed goes on from its last checkpoint."""
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from vision_unlearning.running.tuning.held_out import held_out_emitters
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER, TRAINING = ROOT/"build"/"oracles", ROOT/"nbs"/"training"
+EMITTERS = held_out_emitters("emoji")
+WITHOUT = {"first": EMITTERS[:2], "second": EMITTERS[2:4]}  # what each oracle never sees
+
+
+@dataclass(frozen=True)
+class Run:
+    "One notebook of nbs/training with its parameters."
+    name: str  # of its folder
+    notebook: str
+    done: str  # what is there when it is complete, in its folder
+    parameters: dict
+
+
+def runs(folder: Path) -> list[Run]:
+    "The schedule of emoji-sd, one run from the last."
+    clip, sd = "03_emoji_clip.ipynb", "04_emoji_sd.ipynb"
+    tower = dict(clip=str(folder/"tower"/"model"))
+    after = lambda name: tower | dict(start=str(folder/name/"emoji-sd"/"unet"))
+    shares = {"emoji": .27, "emoji_people": .18, "emoji_canvas": .55}
+    last = dict(num_steps=1800, learning_rate=6e-4, train_tower=True, shares=shares)
+    return [
+        Run("tower", clip, "model/README.md", dict(role="tower", num_steps=700)),
+        Run("run1", sd, "emoji-sd/README.md", tower | dict(num_steps=3700)),
+        Run("run2", sd, "emoji-sd/README.md", after("run1") | dict(num_steps=2600, learning_rate=7e-4)),
+        Run("run3", sd, "emoji-sd/README.md", after("run2") | last),
+    ]
+
+
+def train_oracle(name: str):
+    "Run what is not complete yet."
+    import papermill
+    folder, without = FOLDER/name, WITHOUT[name]
+    for run in runs(folder):
+        out = folder/run.name
+        if (out/run.done).exists(): continue
+        out.mkdir(parents=True, exist_ok=True)
+        parameters = run.parameters | dict(out=str(out), without=without)
+        print(name, run.name, flush=True)
+        papermill.execute_notebook(TRAINING/run.notebook, out/"run.ipynb", parameters, progress_bar=False)
+
+
+if __name__ == "__main__":
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    parser.add_argument("--only", choices=tuple(WITHOUT), default="")
+    only = parser.parse_args().only
+    for name in [only] if only else WITHOUT: train_oracle(name)
