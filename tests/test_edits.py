@@ -23,6 +23,7 @@ from vision_unlearning.unlearners.diffusion.gloce import GLoCE
 from vision_unlearning.unlearners.diffusion.guidance import SafeLatentGuidance
 from vision_unlearning.unlearners.diffusion.lora import LoraEdit
 from vision_unlearning.unlearners.diffusion.prompt_filter import FilterPrompts
+from vision_unlearning.unlearners.diffusion.receler import Receler
 from vision_unlearning.unlearners.diffusion.safree import SAFREE
 from vision_unlearning.unlearners.diffusion.seot import SEOT
 from vision_unlearning.unlearners.diffusion.spm import transport_edit
@@ -43,6 +44,12 @@ def random_lora(pipe, rank, seed, layers=LAYERS):
     return LoraEdit(tensors, {"method": "test", "forget": ["fox"], "adapter": adapter})
 
 
+def random_erasers(pipe):
+    "Erasers that say something."
+    few = dict(num_train_steps=2, num_inference_steps=2, rollout_batch_size=2, rank=2, learning_rate=.1)
+    return Receler(**few).unlearn(pipe, "fox")
+
+
 def make_edits():
     from vision_unlearning.models.conditioning import embed_texts
     pipe = tiny_pipeline()
@@ -58,6 +65,7 @@ def make_edits():
         "safree": SAFREE(alpha=-1., safe_steps=100.).unlearn(pipe, "fox"),
         "adavd": AdaVD(centre=-1.).unlearn(pipe, "fox"),
         "gloce": GLoCE(threshold=-9., num_pictures=1, num_inference_steps=2).unlearn(pipe, "fox"),
+        "erasers": random_erasers(pipe),
         "seot": SEOT(alpha=.1, optimisation_steps=1).unlearn(pipe, "fox"),
     }
 
@@ -163,12 +171,12 @@ REFUSED = {
     ("offloaded layer by layer", "weights"): "offloaded layer by layer",
     **{
         ("fused projections", k): "fused projections"
-        for k in ("weights", "lora", "spm", "transport", "adavd", "gloce")
+        for k in ("weights", "lora", "spm", "transport", "adavd", "gloce", "erasers")
     },
     **{
         (s, k): "is compiled"
         for s in ("compiled", "unet.compile()", "torch.compile")
-        for k in ("lora", "spm", "transport", "adavd", "gloce", "seot")
+        for k in ("lora", "spm", "transport", "adavd", "gloce", "erasers", "seot")
     },
     ("user's LoRA, fused", "weights"): "'style' is fused",
 }
@@ -437,7 +445,7 @@ def test_wrapped_by_torch_compile():
     unet, edit = pipe.unet, EDITS["weights"]
     before = copy.deepcopy(unet.state_dict())
     pipe.unet = torch.compile(unet, backend="eager")
-    for kind in ("lora", "spm", "transport", "adavd", "gloce"):
+    for kind in ("lora", "spm", "transport", "adavd", "gloce", "erasers"):
         with pytest.raises(ValueError, match="is compiled"): EDITS[kind].attach(pipe)
     with edit.on(pipe):
         assert denoiser(pipe) is unet and edit.is_live(pipe)

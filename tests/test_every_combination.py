@@ -40,6 +40,7 @@ FOUND = {
         "sld": "sld_mom_beta",
         "trasce": "loss_scale width",
         "gloce": "num_anchors num_general",
+        "receler": "num_tokens attack_learning_rate mask_threshold",
         "seot": "learning_rate retain_weight erase_weight",
     },
     "classifiers": {

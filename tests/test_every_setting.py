@@ -73,6 +73,11 @@ OWN = {
             for name, value in dict(learning_rate=200., retain_weight=9., erase_weight=9.).items()
         },
     ),
+    "receler": dict(
+        train_batch_size=Case(2, POOLS), mask_weight=Case(9., TWO_STEPS | dict(mask_threshold=.9)),
+        mask_threshold=Case(.9, TWO_STEPS | dict(mask_weight=9.)), num_tokens=2, attack_steps=3,
+        attack_learning_rate=9.,
+    ),
     "gloce": dict(
         target_rank=2, surrogate_rank=1, gate_rank=2, threshold=-3., num_anchors=2, num_general=1,
         num_pictures=2, num_inference_steps=2, guidance_scale=Case(9., dict(num_inference_steps=2)),

@@ -174,7 +174,7 @@ def test_refused_in_one_line(tmp_path):
     with pytest.raises(ForeignFileError, match="no linear layer"): LoraEdit(tensors, edit.info).attach(flux)
 
 
-@pytest.mark.parametrize("method", ["advunlearn", "stereo", "seot"])
+@pytest.mark.parametrize("method", ["advunlearn", "stereo", "seot", "receler"])
 def test_what_works_on_clip_refuses_a_pipeline_that_t5_reads_too(method):
     pipe = load_pipeline("tiny-sd3")
     with torch.random.fork_rng(): pipe.text_encoder_3, pipe.tokenizer_3 = tiny_t5(pipe.tokenizer)

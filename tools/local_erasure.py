@@ -1,4 +1,4 @@
-"""Measures nbs/explanations/06_local_erasure: what edits change inside composed pictures, and beside the concept.
+"""Measures nbs/explanations/06_local_erasure: what edits change inside composed pictures, beside the concept.
 
     python tools/local_erasure.py [--minutes M]
 

@@ -57,6 +57,9 @@ WAYS = [
     Way("SAFREE", "safree", dict(safe_steps=100.)),
     Way("AdaVD", "adavd", dict(centre=.7)),
     Way("ESD, three times as long", "esd", TRAINED | dict(num_train_steps=3*TRAINED["num_train_steps"])),
+    Way("Receler", "receler", WALKS | dict(learning_rate=3e-3)),
+    Way("SEOT", "seot", dict(optimisation_steps=2)),
+    Way("GLoCE", "gloce", dict(num_inference_steps=10)),
 ]
 
 

@@ -54,6 +54,7 @@ from .unlearners.diffusion.mace import MACE
 from .unlearners.diffusion.munba import MUNBa
 from .unlearners.diffusion.prompt_filter import FilterPrompts
 from .unlearners.diffusion.rece import RECE
+from .unlearners.diffusion.receler import Receler
 from .unlearners.diffusion.safree import SAFREE
 from .unlearners.diffusion.salun import SalUn
 from .unlearners.diffusion.seot import SEOT

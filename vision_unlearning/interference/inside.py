@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ..core import initial_latents, sampler_generators
 from ..models.conditioning import condition, empty_condition
 from ..models.families import called_network, denoiser, family_of, refuse_family
-from ..models.looking import predict_looking, word_columns
+from ..models.looking import name_share, predict_looking, word_columns
 from ..models.network import require_hooks
 from ..models.sampling import Walk, draw, latent_shape
 from ..tasks import PROMPT_TEMPLATE
@@ -19,8 +19,7 @@ from ..texts import as_texts
 from ..unlearners.base import attached, require_live
 
 # %% auto #0
-__all__ = ['join_rows', 'joined', 'joined_halves', 'Composing', 'draw_composed', 'left_half', 'word_maps', 'name_share',
-           'attention_regions']
+__all__ = ['join_rows', 'joined', 'joined_halves', 'Composing', 'draw_composed', 'left_half', 'word_maps', 'attention_regions']
 
 # %% ../../nbs/5_interference/48_inside.ipynb #01da321f
 def join_rows(
@@ -135,17 +134,6 @@ def word_maps(
     flat = total.flatten(1)
     least, most = flat.min(1, keepdim=True).values, flat.max(1, keepdim=True).values
     return ((flat - least)/(most - least).clamp_min(1e-12)).view_as(total).float()
-
-def name_share(
-    look: torch.Tensor,  # (B,H,P,M) how a layer divided its attention, words first; the last N rows are asked
-    columns: torch.Tensor,  # (N,L) bool, those of a name
-    sides: tuple[int, int],  # h and w of a latent
-) -> torch.Tensor:  # (N,h,w)
-    "How much of the attention of each place went to a name's words."
-    n, length = columns.shape
-    share = (look[-n:, :, :, :length].mean(1)*columns[:, None]).sum(-1)
-    wide = round((share.shape[1]*sides[1]/sides[0])**.5)
-    return F.interpolate(share.unflatten(1, (-1, wide))[:, None], sides, mode="bilinear")[:, 0]
 
 def attention_regions(
     pipe,  # a pipeline without edits; comes back as it was

@@ -6,13 +6,14 @@
 from __future__ import annotations
 import inspect
 import torch
+import torch.nn.functional as F
 from .conditioning import Conditioning, predict
 from .families import family_of
 from .network import require_hooks
 from .places import token_span
 
 # %% auto #0
-__all__ = ['looking', 'predict_looking', 'word_columns']
+__all__ = ['looking', 'predict_looking', 'word_columns', 'name_share']
 
 # %% ../../nbs/0_models/23_looking.ipynb #1a8297dc
 def _given(layer, args: tuple, kwargs: dict) -> dict:
@@ -61,3 +62,15 @@ def word_columns(
             first, after = token_span(pipe, template, name, row)
             found[i, row.start + first:row.start + after] = True
     return found
+
+# %% ../../nbs/0_models/23_looking.ipynb #a5c8f461
+def name_share(
+    look: torch.Tensor,  # (B,H,P,M) how a layer divided its attention, words first; the last N rows are asked
+    columns: torch.Tensor,  # (N,L) bool, those of a name
+    sides: tuple[int, int],  # h and w of a latent
+) -> torch.Tensor:  # (N,h,w)
+    "How much of the attention of each place went to a name's words."
+    n, length = columns.shape
+    share = (look[-n:, :, :, :length].mean(1)*columns[:, None]).sum(-1)
+    wide = round((share.shape[1]*sides[1]/sides[0])**.5)
+    return F.interpolate(share.unflatten(1, (-1, wide))[:, None], sides, mode="bilinear")[:, 0]

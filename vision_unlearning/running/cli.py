@@ -16,6 +16,7 @@ from vision_unlearning.running.benchmarks import (
     is_benchmark,
     report_benchmark,
 )
+from .explore_command import explore_command
 from .holistic_commands import holistic_app
 from vision_unlearning.running.options import (
     BaseFolder,
@@ -23,6 +24,7 @@ from vision_unlearning.running.options import (
     CheckSteps,
     Force,
     Parameters,
+    Permutations,
     PictureProbes,
     Preserved,
     Quiet,
@@ -36,6 +38,7 @@ from vision_unlearning.running.options import (
     require_options,
     split,
 )
+from .worker_options import as_workers, on_workers, refuse_workers, status_command
 from vision_unlearning.running.tuning.commands import (
     fetch_command,
     leaderboard_command,
@@ -46,12 +49,11 @@ from vision_unlearning.running.tuning.commands import (
 
 # %% auto #0
 __all__ = ['app', 'task_app', 'OwnSteps', 'OwnGuidance', 'OwnScheduler', 'Stage', 'BatchMethods', 'BatchMetrics', 'OwnTemplates',
-           'BatchScale', 'Quick', 'Permutations', 'DemoFolder', 'EXIT_CODES', 'Candidates', 'Clip', 'Merge',
-           'ConfigFolder', 'Push', 'Original', 'Edited', 'AuditTask', 'EditName', 'AttackSteps', 'RelearningSteps',
-           'KEPT', 'STOPPED', 'INTERRUPTED', 'task_new_command', 'run_command', 'run_benchmark_stage',
-           'batch_parameters', 'batch_command', 'smoke_batch', 'status_command', 'report_command', 'demo_command',
-           'embedded_judge', 'leave_with', 'erase_command', 'audit_command', 'require_entity', 'report_audit',
-           'error_line', 'main']
+           'BatchScale', 'Quick', 'DemoFolder', 'EXIT_CODES', 'Candidates', 'Clip', 'Merge', 'ConfigFolder', 'Push',
+           'Original', 'Edited', 'AuditTask', 'EditName', 'AttackSteps', 'RelearningSteps', 'KEPT', 'STOPPED',
+           'INTERRUPTED', 'task_new_command', 'run_command', 'run_benchmark_stage', 'batch_parameters', 'batch_command',
+           'smoke_batch', 'report_command', 'demo_command', 'embedded_judge', 'leave_with', 'erase_command',
+           'audit_command', 'require_entity', 'report_audit', 'error_line', 'main']
 
 # %% ../../nbs/9_commands/20_cli.ipynb #ebe4d688
 app = typer.Typer(
@@ -197,6 +199,7 @@ BatchScale = Annotated[
 
 @app.command("batch")
 @on_machine
+@on_workers
 def batch_command(
     task: TaskName = "emoji",
     methods: BatchMethods = "",
@@ -211,12 +214,14 @@ def batch_command(
     base_folder: BaseFolder = "assets",
     force: Force = False,
     quiet: Quiet = False,
+    workers: dict | None = None,
     machine: dict | None = None,
 ):
     "Run all stages for several methods and emitters, or a benchmark; what is there stays."
     from vision_unlearning.core import check_name
     from vision_unlearning.tasks import SCALES
     smoke = check_name("scale", scale, SCALES) == "smoke"
+    if benchmark or is_benchmark(task): refuse_workers(workers, benchmark or task)
     if benchmark:
         wrong = dict(metrics=metrics, templates=templates, scale=smoke, force=force)
         texts = [*(parameter or []), *([f"model={model}"] if model else [])]
@@ -239,7 +244,7 @@ def batch_command(
         if model: given = beside(given, {"model": model})
         if metrics: given["metrics"] = split(metrics)
         if templates: given["templates"] = split(templates)
-        options = dict(progress=not quiet, force=force, **given)
+        options = dict(progress=not quiet, force=force, how=as_workers(workers), **given)
         if smoke: paths = smoke_batch(task, chosen, split(entities), base_folder, options)
         else:
             from vision_unlearning.running.batch import run_batch
@@ -264,25 +269,10 @@ def smoke_batch(
     return list(run_smoke(task, methods, base_folder, **options).values())
 
 # %% ../../nbs/9_commands/20_cli.ipynb #56a2fc7a
-@app.command("status")
-def status_command(
-    base_folder: BaseFolder = "assets",
-):
-    "What is complete and what is missing, for each task and method."
-    from vision_unlearning.running.batch import batch_status
-    from vision_unlearning.store import Store
-    tables = [batch_status(Store(base_folder))]
-    if (Path(base_folder)/"classification").is_dir():
-        from vision_unlearning.running.classifiers import classifier_status
-        tables.append(classifier_status(base_folder))
-    tables = [table.to_string(index=False) for table in tables if len(table)]
-    typer.echo("\n\n".join(tables) or f"no session in {base_folder} yet; `vu demo` makes some")
+app.command("status")(status_command)
 
 # %% ../../nbs/9_commands/20_cli.ipynb #51978ecd
 Quick = Annotated[bool, typer.Option("--quick", help="Only the page of the sessions; ask no questions.")]
-Permutations = Annotated[
-    int, typer.Option(min=0, help="Permutations of a test; 0 takes each template's own.")
-]
 
 @app.command("report")
 def report_command(
@@ -550,6 +540,7 @@ app.command("recompute")(recompute_command)
 app.command("leaderboard")(leaderboard_command)
 app.command("publish")(publish_command)
 app.command("fetch")(fetch_command)
+app.command("explore")(explore_command)
 app.add_typer(holistic_app, name="holistic")
 
 # %% ../../nbs/9_commands/20_cli.ipynb #7318b39e

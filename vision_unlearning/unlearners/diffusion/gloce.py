@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from ...core import ForeignFileError, borrow
+from ...models.conditioning import condition
 from ...models.families import denoiser, family_of
 from ...models.network import require_hooks, require_unadapted
 from ...models.places import require_words
@@ -26,7 +27,7 @@ from ..idle import held, refuse_idle
 
 # %% auto #0
 __all__ = ['GATE_PARTS', 'Moments', 'leading', 'likeness', 'gate_of', 'replaced', 'gated_layers', 'watch', 'moments_of',
-           'peaks_of', 'Gate', 'GateEdit', 'GLoCE']
+           'peaks_of', 'Gate', 'GateEdit', 'directions_of', 'nearest_prompts', 'layer_matrices', 'GLoCE']
 
 # %% ../../../nbs/3a_diffusion/38_gloce.ipynb #96bbfc93
 @dataclass
@@ -103,9 +104,10 @@ def watch(
 ):
     "Draw pictures, and hand on what the gated layers say meanwhile."
     rows, starts = [p for p in prompts for _ in seeds], [*seeds]*len(prompts)
-    def listen(name): return lambda layer, inputs, output: note(name, output[-len(rows):].detach())
     layers = gated_layers(denoiser(pipe))
-    handles = [layer.register_forward_hook(listen(name)) for name, layer in layers.items()]
+    names = {layer: name for name, layer in layers.items()}
+    def listen(layer, inputs, output): note(names[layer], output[-len(rows):].detach())
+    handles = [layer.register_forward_hook(listen) for layer in layers.values()]
     try: sample(pipe, starts, rows, prompt=rows, output_type="latent", **call)
     finally:
         for handle in handles: handle.remove()
@@ -185,6 +187,46 @@ class GateEdit(HookEdit):
             hooks.append(Hook(layers[name], Gate(matrices, scale)))
         return hooks
 
+# %% ../../../nbs/3a_diffusion/38_gloce.ipynb #117ef16c
+def directions_of(
+    target: Moments,
+    general: Moments,
+    rank: int,  # K
+) -> tuple[torch.Tensor, torch.Tensor]:  # mu_g (D,) and V_g (K,D)
+    "How a place of the target differs from a place in general."
+    apart = target.mean - general.mean
+    return general.mean, leading(target.covariance + torch.outer(apart, apart), rank)
+
+def nearest_prompts(
+    pipe,  # a pipeline of a known family
+    concept: str,  # a prompt
+    prompts: list[str],
+    count: int,  # most of them
+) -> list[str]:  # the nearest first
+    "The prompts that the text encoder finds nearest to the concept's."
+    if not prompts: return []
+    texts = condition(pipe, prompts).prompt_embeds
+    near = text_cosine(texts, condition(pipe, [concept]).prompt_embeds, texts.mean(0))
+    return [prompts[i] for i in near.argsort(descending=True)[:count].tolist()]
+
+def layer_matrices(
+    settings,  # of `GLoCE`
+    target: Moments,
+    surrogate: Moments,
+    gate: tuple[torch.Tensor, torch.Tensor],  # mu_g and V_g
+    peaks: torch.Tensor,  # (M,) of the anchors
+) -> dict[str, torch.Tensor]:  # what `replaced` needs of one layer
+    "Gate and map of one layer."
+    return dict(
+        general=gate[0],
+        gate=gate[1],
+        target=target.mean,
+        taken=leading(target.covariance, settings.target_rank),
+        surrogate=surrogate.mean,
+        given=leading(surrogate.covariance, settings.surrogate_rank),
+        logistic=torch.tensor(gate_of(peaks, settings.threshold)),
+    )
+
 # %% ../../../nbs/3a_diffusion/38_gloce.ipynb #b32c35a6
 class GLoCE(Unlearner):
     "A gate at each place, and a low-rank replacement behind it; nothing is trained."
@@ -241,35 +283,11 @@ class GLoCE(Unlearner):
         found = {}
         for number, name in enumerate(names):
             target = moments_of(pipe, [self.prompt(name)], seeds, **how)
-            gates = {layer: self.directions(target[layer], general[layer]) for layer in target}
-            near = [self.prompt(anchor) for anchor in self.nearest(pipe, name, keep)] or [""]
+            gates = {n: directions_of(target[n], general[n], self.gate_rank) for n in target}
+            kept = [self.prompt(other) for other in keep]
+            near = nearest_prompts(pipe, self.prompt(name), kept, self.num_anchors) or [""]
             peaks = peaks_of(pipe, near, seeds, gates, **how)
             for layer in target:
-                parts = self.matrices(target[layer], surrogate[layer], *gates[layer], peaks[layer])
+                parts = layer_matrices(self, target[layer], surrogate[layer], gates[layer], peaks[layer])
                 found |= {f"{number}|{layer}|{part}": tensor.float() for part, tensor in parts.items()}
         return found
-
-    def directions(self, target: Moments, general: Moments) -> tuple[torch.Tensor, torch.Tensor]:
-        "mu_g (D,) and V_g (K,D)."
-        apart = target.mean - general.mean
-        return general.mean, leading(target.covariance + torch.outer(apart, apart), self.gate_rank)
-
-    def matrices(self, target, surrogate, centre, directions, peaks) -> dict[str, torch.Tensor]:
-        "What `replaced` needs of one layer."
-        return dict(
-            general=centre,
-            gate=directions,
-            target=target.mean,
-            taken=leading(target.covariance, self.target_rank),
-            surrogate=surrogate.mean,
-            given=leading(surrogate.covariance, self.surrogate_rank),
-            logistic=torch.tensor(gate_of(peaks, self.threshold)),
-        )
-
-    def nearest(self, pipe, name: str, keep: list[str]) -> list[str]:
-        "The retained names whose prompts are nearest to the concept's."
-        if not keep: return []
-        def said(names): return family_of(pipe).encode(pipe, [self.prompt(n) for n in names]).prompt_embeds
-        texts = said(keep)
-        near = text_cosine(texts, said([name]), texts.mean(0))
-        return [keep[i] for i in near.argsort(descending=True)[:self.num_anchors].tolist()]
