@@ -1,5 +1,9 @@
 """Evidence about classifiers: what the notebooks of KLOM, layers and shadow models leave to tests."""
-from vision_unlearning.unlearners.classifiers.base import first_names, get_classifier_method, settings_of_today
+from vision_unlearning.unlearners.classifiers.base import (
+    first_names,
+    get_classifier_method,
+    settings_of_today,
+)
 
 
 def test_runs_from_before_a_setting_are_found():
