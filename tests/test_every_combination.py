@@ -49,6 +49,7 @@ FOUND = {
         "influence": "damping train_batch_size",
         "ssd": "train_batch_size",
         "lfssd": "train_batch_size",
+        "salun": "passes",
         "scrub": "max_epochs",
         "unsir": "noise_learning_rate noise_penalty",
         "uam": "rho_schedule ascent_sample",

@@ -13,7 +13,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 from .core import ForeignFileError
-from .files import alone, atomic_folder, inside, safe_name, settle
+from .files import atomic_folder, inside, safe_name, settle
+from .leases import alone
 from .store import write_json
 
 # %% auto #0

@@ -7,11 +7,12 @@ from __future__ import annotations
 import contextlib, ctypes, errno, glob, os, re, secrets, shutil, sys, tempfile, time, unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from .leases import read_lease, take
 
 # %% auto #0
 __all__ = ['RESERVED', 'DEVICES', 'WRITABLE', 'LEFTOVERS', 'safe_name', 'file_key', 'inside', 'settle', 'being_written',
-           'disk_errors', 'atomic_path', 'exchange', 'remove', 'recover', 'put_in_place', 'atomic_folder',
-           'remove_abandoned', 'clear_leftovers', 'alone']
+           'disk_errors', 'atomic_path', 'exchange', 'remove', 'recover', 'put_in_place', 'atomic_folder', 'let_go',
+           'remove_abandoned', 'clear_leftovers']
 
 # %% ../nbs/0_base/08_files.ipynb #d08356b5
 try: import fcntl
@@ -190,6 +191,16 @@ def atomic_folder(
     finally: remove(temporary)
 
 # %% ../nbs/0_base/08_files.ipynb #5cb78af9
+def let_go(
+    path: Path,  # of a lease
+) -> bool:  # whether it was removed
+    "Remove a lease whose holder is over, or one that was never written to its end."
+    held = read_lease(path)
+    if held and not held.holder.token: path.unlink(missing_ok=True)
+    lease = take(path)
+    if lease: lease.release()
+    return lease is not None
+
 def remove_abandoned(
     path: Path,  # what somebody was writing
     older_than: float,  # seconds since the last change
@@ -198,6 +209,7 @@ def remove_abandoned(
     try:
         newest = max(p.stat().st_mtime for p in (path, *path.rglob("*")))
         if time.time() - newest < older_than: return False
+        if path.name.startswith(".lock-"): return let_go(path)
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError: return False  # it has just got its name
     try:
@@ -222,33 +234,3 @@ def clear_leftovers(
     for path in found:
         if path.name.startswith(".replaced-"): recover(path.with_name(path.name.split("-", 2)[2]))
     return sum(remove_abandoned(path, older_than) for path in found)
-
-# %% ../nbs/0_base/08_files.ipynb #9a3abe22
-def _lock(path: Path, waiting: str) -> int:
-    "An open handle on the lock file, held by this worker alone."
-    while True:
-        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-        try: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if waiting: print(waiting, file=sys.stderr, flush=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError: return handle  # a file system without locks
-        # whoever held it has removed the file, and a third worker may hold a new one
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle), os.stat(path)): return handle
-        os.close(handle)
-
-@contextlib.contextmanager
-def alone(
-    path,  # what is going to be written
-    waiting: str = "",  # said on stderr while another worker is in the block
-):
-    "A block that one worker at a time can be in."
-    lock = Path(path).with_name(f".lock-{Path(path).name}")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    handle = _lock(lock, waiting) if fcntl is not None and os.access(lock.parent, os.W_OK) else None
-    try: yield
-    finally:
-        if handle is not None:
-            lock.unlink(missing_ok=True)
-            os.close(handle)

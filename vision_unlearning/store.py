@@ -236,6 +236,7 @@ class Store:
     def per_entity(self, task): return self.at(f"interference_per_entity_{task}.json")
     def result(self, template, name): return self.at("results", template, f"{name}.json")
     def executed(self, name): return self.at("notebooks", f"{name}.ipynb")
+    def running(self, run=""): return self.at(".running", *filter(None, (run,)))
     def embeddings(self, task, session=None):
         whose = f"{task}_original" if session is None else session.slug
         return self.at("datasets", f"embeddings_{whose}.json")

@@ -5,23 +5,25 @@
 # %% ../../nbs/5_interference/55_confusion.ipynb #1238355b
 from __future__ import annotations
 import pandas as pd
+import torch
 from ..core import MissingSessionError
 from .generate import read_images, task_prompts
 from ..metrics.classification import NONE_OF_THESE
 from ..store import Session, Store, read_record
 
 # %% auto #0
-__all__ = ['FATES', 'answers_of', 'drawn_seeds', 'emitter_answers', 'confusion_table', 'fate', 'fate_table']
+__all__ = ['AT_ONCE', 'FATES', 'answers_of', 'drawn_seeds', 'off_answers', 'emitter_answers', 'confusion_table', 'fate',
+           'fate_table']
 
 # %% ../../nbs/5_interference/55_confusion.ipynb #8eb695a6
 def answers_of(
     judge,  # `JudgeAccuracy` of the task
     images,  # (N,3,H,W) uint8
-    name: str,  # what they were asked to show
+    names: list[str],  # N names that they were asked to show
 ) -> list[str]:  # N names, or `NONE_OF_THESE`
     "What a judge takes pictures for."
     judge.reset()
-    judge.update(images, [name]*len(images))
+    judge.update(images, names)
     return judge.answers()
 
 def drawn_seeds(
@@ -34,20 +36,41 @@ def drawn_seeds(
         raise MissingSessionError(f"{session.slug} has no pictures yet; run `vu run generate` for it first")
     return drawn["seeds"]
 
+AT_ONCE = 100  # pictures, or sessions, that are read before the judge looks
+
+def off_answers(
+    store: Store,
+    task: str,
+    asked: list[tuple[str, int]],  # entities and seeds
+    judge,  # `JudgeAccuracy` of that task
+) -> dict[tuple[str, int], str]:  # entity and seed -> what the picture was taken for
+    "What pictures without an edit are taken for: the same for every method, so each is asked once."
+    found = {}
+    for start in range(0, len(asked), AT_ONCE):
+        part = asked[start:start + AT_ONCE]
+        names, seeds = map(list, zip(*part))
+        prompts = task_prompts(task, [{"name": name} for name in names])
+        images = read_images(store.baseline(task), "off", seeds, prompts)
+        found |= zip(part, answers_of(judge, images, names))
+    return found
+
 def emitter_answers(
     store: Store,
     sessions: list[Session],  # of one task, with their pictures
     judge,  # `JudgeAccuracy` of that task
 ) -> pd.DataFrame:  # method, emitter, seed, before, after: one row a picture
     "What the emitter of each session was taken for, without the edit and with it."
-    rows = []
-    for s in sessions:
-        seeds = drawn_seeds(store, s)
-        prompts = task_prompts(s.task, [{"name": s.entity}])*len(seeds)
-        before = answers_of(judge, read_images(store.baseline(s.task), "off", seeds, prompts), s.entity)
-        after = answers_of(judge, read_images(store.generated(s), "on", seeds, prompts), s.entity)
-        rows += [(s.method, s.entity, *row) for row in zip(seeds, before, after)]
-    return pd.DataFrame(rows, columns=["method", "emitter", "seed", "before", "after"])
+    drawn = {s: drawn_seeds(store, s) for s in sessions}
+    rows, after = [(s, seed) for s in sessions for seed in drawn[s]], []
+    asked = list(dict.fromkeys((s.entity, seed) for s, seed in rows))
+    before = off_answers(store, sessions[0].task, asked, judge) if sessions else {}
+    for start in range(0, len(sessions), AT_ONCE):
+        part = sessions[start:start + AT_ONCE]
+        prompts = {s: task_prompts(s.task, [{"name": s.entity}])*len(drawn[s]) for s in part}
+        images = [read_images(store.generated(s), "on", drawn[s], prompts[s]) for s in part]
+        after += answers_of(judge, torch.cat(images), [s.entity for s in part for _ in drawn[s]])
+    found = [(s.method, s.entity, seed, before[s.entity, seed], said) for (s, seed), said in zip(rows, after)]
+    return pd.DataFrame(found, columns=["method", "emitter", "seed", "before", "after"])
 
 # %% ../../nbs/5_interference/55_confusion.ipynb #81d08573
 def confusion_table(

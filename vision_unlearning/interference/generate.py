@@ -19,12 +19,13 @@ from ..memory import FITTED, in_batches
 from ..pictures import read_pictures
 from ..tasks import MODELS_OWN, get_prompt
 from ..texts import as_texts
-from ..files import alone, atomic_path
+from ..files import atomic_path
+from ..leases import alone, wait_for
 from ..store import Session, Store, image_name, read_json, write_json
 
 # %% auto #0
-__all__ = ['generate', 'generate_array', 'claim_pictures', 'list_generated', 'fill_folder', 'stored_dtype', 'batch_held',
-           'size_among', 'remembered', 'task_prompts', 'generate_off', 'generate_on', 'read_images']
+__all__ = ['generate', 'generate_array', 'claim_pictures', 'list_generated', 'alone_with', 'fill_folder', 'stored_dtype',
+           'batch_held', 'size_among', 'remembered', 'task_prompts', 'generate_off', 'generate_on', 'read_images']
 
 # %% ../../nbs/5_interference/00_generate.ipynb #2aab72d7
 def generate(
@@ -38,6 +39,7 @@ def generate(
     height: int = 0,  # pixels; 0 is the pipeline's own
     width: int = 0,  # pixels; 0 is the pipeline's own
     scheduler: str = "",  # of a class of diffusers; empty is the pipeline's own
+    rows: list[int] | None = None,  # which of the N to draw, None for all; the texts of all are read
 ):  # iterator of (slice, (B,H,W,3) uint8)
     "Yield pictures batch by batch; the pipeline comes back as it was."
     from tqdm.auto import tqdm
@@ -56,6 +58,7 @@ def generate(
     distinct = list(dict.fromkeys(prompts))
     texts, nothing = condition(pipe, distinct or [""]), empty_condition(pipe)
     row = {p: i for i, p in enumerate(distinct)}
+    if rows is not None: seeds, prompts = [seeds[i] for i in rows], [prompts[i] for i in rows]
     def drawn(part):
         asked = prompts[part]
         wanted = texts[[row[t] for t in asked]].pipeline_kwargs()
@@ -103,6 +106,23 @@ def list_generated(
     with atomic_path(listed) as path:
         path.write_text("\n".join([*lines, *(x for x in there if x not in asked)]) + "\n", encoding="utf-8")
 
+# %% ../../nbs/5_interference/00_generate.ipynb #2701becb
+@contextmanager
+def alone_with(
+    folder: Path,  # of pictures
+    share: slice,  # which of them; all of them are `slice(None)`
+    waiting: str,  # said on stderr while another worker draws them
+):
+    "A block in which nobody else draws these pictures."
+    folder.mkdir(parents=True, exist_ok=True)
+    if share == slice(None):
+        with alone(folder, waiting):
+            for other in folder.glob(".lock-share_*"): wait_for(other, waiting).release()
+            yield
+        return
+    with alone(folder, waiting): lease = wait_for(folder/f".lock-share_{share.start}_{share.stop}", waiting)
+    with lease: yield
+
 # %% ../../nbs/5_interference/00_generate.ipynb #7bc365bd
 def fill_folder(
     pipe,
@@ -112,9 +132,10 @@ def fill_folder(
     prompts: list[str],
     settings: dict | None = None,  # what else would change the pictures: model, session key
     progress: bool = False,
+    share: slice = slice(None),  # which of the pictures, prompt after prompt with all its seeds
     **generation,  # num_inference_steps, guidance_scale, height, width, scheduler, batch_size
 ) -> int:  # how many pictures were made
-    "Make the pictures that are missing in `folder`."
+    "Make the pictures that are missing in `folder`, or in a share of it."
     batch_size = generation.pop("batch_size", "auto")
     wanted = {"num_inference_steps": 12, "guidance_scale": 3., **generation, **(settings or {})}
     check_drawing(pipe, **wanted)
@@ -122,19 +143,20 @@ def fill_folder(
     wanted |= own_drawing(pipe, **{n: v for n, v in generation.items() if n in MODELS_OWN})
     # nor does full precision leave a mark, as in folders that are older than the choice
     if dtype_name(pipe) != "float32": wanted["dtype"] = dtype_name(pipe)
-    folder = Path(folder)
-    with alone(folder, f"another worker draws {folder.name}; waiting"):
+    folder, pairs = Path(folder), [(s, p) for p in prompts for s in seeds]
+    with alone_with(folder, share, f"another worker draws {folder.name}; waiting"):
         claim_pictures(folder, wanted)
-        todo = [(s, p) for p in prompts for s in seeds if not (folder/image_name(state, s, p)).exists()]
+        paths = [folder/image_name(state, *pair) for pair in pairs]
+        todo = [i for i in range(len(pairs))[share] if not paths[i].exists()]
         if todo:
-            todo_seeds, todo_prompts = map(list, zip(*todo))
-            how = dict(batch_size=batch_size, progress=progress, **generation)
-            for part, images in generate(pipe, todo_seeds, todo_prompts, **how):
-                paths = [folder/image_name(state, s, p) for s, p in todo[part]]
+            how = dict(batch_size=batch_size, progress=progress, rows=todo, **generation)
+            for part, images in generate(pipe, *map(list, zip(*pairs)), **how):
+                drawn = [paths[i] for i in todo[part]]
                 # each waits for the disk, and they can wait together
-                with ThreadPoolExecutor(8) as pool: list(pool.map(_save_image, paths, images))
-        rows = [{"file_name": image_name(state, s, p), "text": p} for s in seeds for p in prompts]
-        list_generated(folder, rows)
+                with ThreadPoolExecutor(8) as pool: list(pool.map(_save_image, drawn, images))
+    if all(path.exists() for path in paths):
+        listed = [{"file_name": image_name(state, s, p), "text": p} for s in seeds for p in prompts]
+        with alone(folder): list_generated(folder, listed)
     return len(todo)
 
 # %% ../../nbs/5_interference/00_generate.ipynb #176a1165
@@ -198,7 +220,7 @@ def generate_off(
     prompts: list[str],
     seeds: list[int],
     model: str = "emoji-sd",  # name of the base model, for the settings of the folder
-    **options,  # num_inference_steps, guidance_scale, height, width, scheduler, batch_size, progress
+    **options,  # num_inference_steps, guidance_scale, height, width, scheduler, batch_size, progress, share
 ) -> int:  # how many pictures were made
     "Pictures without any edit, once for a task."
     with remembered(store, pipe, **size_among(options)):

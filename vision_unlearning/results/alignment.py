@@ -86,6 +86,10 @@ def alignment(
 class ResultTemplateMetricSimilarityAlignment(ResultTemplate):
     "To what degree similar entities interfere more with each other."
     place: ClassVar[int] = 30
+    not_shown: ClassVar[str] = (
+        "Why similar entities suffer more, if they do; and with few emitters not much: the interval says how "
+        "much."
+    )
     effect: ClassVar = Effect("harm_correlation", "r, positive: similar ones suffer more", "mantel_pvalue")
     model: str = "sd1.4"  # short name of the base model; the task's own where it is not given
     task: str = "people"  # task name

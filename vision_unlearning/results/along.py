@@ -49,6 +49,11 @@ def attribute_matrices(
 class ResultTemplateInterferenceAlongAttribute(ResultTemplate):
     "Whether those who share an attribute with the emitter suffer more, other attributes held fixed."
     place: ClassVar[int] = 70
+    not_shown: ClassVar[str] = (
+        "Which attribute matters when two of them say the same of everybody: then nothing of either is left, "
+        "and "
+        "the p-value is missing. And nothing about which group suffers."
+    )
     effect: ClassVar = Effect(
         "harm_correlation", "partial r, positive: those who share it suffer more", "permutation_pvalue"
     )

@@ -142,6 +142,8 @@ class ResultTemplate(Config):
     # what a page about a task shows of it: `results.asking.Effect`, and where; a new one comes at the end
     effect: ClassVar = None
     place: ClassVar[int] = 1000
+    # what a reader of its answer must not take from it, in one or two sentences
+    not_shown: ClassVar[str] = ""
     recompute_if_exists: bool = False  # answer again although the answer is on disk
     save_outputs: bool = True  # write the answer
     base_folder: str = "assets"  # root of the store

@@ -56,6 +56,10 @@ def minimum_cut(
 class ResultTemplateMinimumCutInterference(ResultTemplate):
     "The smallest interference whose removal parts two entities."
     place: ClassVar[int] = 60
+    not_shown: ClassVar[str] = (
+        "That harm travels from pair to pair; nor chance: there is no p-value, because nobody has a null for "
+        "it."
+    )
     effect: ClassVar = Effect("relative_cut", "share of what could flow; 1 is trivial")
     model: str = "sd1.4"  # short name of the base model; the task's own where it is not given
     task: str = "people"  # task name

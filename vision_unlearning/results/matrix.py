@@ -111,6 +111,9 @@ def plot(cls: ResultTemplateMatrix,
 class ResultTemplateInterferenceMatrix(ResultTemplateMatrix):
     "One pair metric between all emitters and receivers."
     place: ClassVar[int] = 10
+    not_shown: ClassVar[str] = (
+        "Whether a pattern is more than chance: the alignment with a similarity is tested, a picture is not."
+    )
     model: str = "sd1.4"  # short name of the base model; the task's own where it is not given
     task: str = "people"  # task name
     unlearning_algorithm: str  # method, by backend name

@@ -195,6 +195,8 @@ def template_blocks(
         if namer and "judge" in a.row["arguments"]:
             blocks.append(f"<p><small>Pictures are named {html.escape(namer)}.</small></p>")
     if tested or done["effect"].notna().any(): blocks.append(rows_html(done, max_rows))
+    if unseen := RESULT_TEMPLATES[name].not_shown:
+        blocks.append(f"<p><small>What it does not show. {html.escape(unseen)}</small></p>")
     if len(part) > len(done):
         reason = part["skipped"].dropna().iloc[0]
         blocks.append(note(f"{len(part) - len(done)} questions could not be asked: {reason}"))

@@ -5,96 +5,88 @@
 # %% ../../nbs/8_running/16_batch.ipynb #c4e694c8
 from __future__ import annotations
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from ..core import check_name
 from ..files import clear_leftovers
 from .notebooks import SharedKernel, run_pipeline
-from .session import plan_sessions, recorded_sessions, task_entities
-from vision_unlearning.running.stages import (
-    PAGE_STAGES,
-    SESSION_STAGES,
-    STAGES,
-    TASK_STAGES,
-    check_parameters,
-    pipeline_parameters,
-)
-from .values import check_distinct, check_unprepared, take_names
-from ..store import Store, find_entity
-from ..tasks import get_task
-from ..unlearners.methods import METHODS
+from .plan import Batch, take_batch
+from .runs import Outcome, begun_run, clear_runs, error_of
+from .session import recorded_sessions, task_entities
+from .stages import STAGES
+from ..store import Store
 
 # %% auto #0
-__all__ = ['STATUS_COLUMNS', 'Batch', 'run_batch', 'batch_status']
+__all__ = ['STATUS_COLUMNS', 'Workers', 'FailedSessionsError', 'parse_shard', 'check_workers', 'say_failures', 'make_sessions',
+           'run_batch', 'batch_status']
 
-# %% ../../nbs/8_running/16_batch.ipynb #940bf0c5
+# %% ../../nbs/8_running/16_batch.ipynb #c51a46bf
 @dataclass(frozen=True)
-class Batch:
-    "What is asked of the stages of a batch."
-    task: str  # task name
-    methods: tuple[str, ...]  # backend names
-    entities: tuple[str | int, ...]  # emitters by name or index; empty means all of the task
-    overrides: dict[str, dict]  # method -> its settings that differ from the tuned ones
-    stages: tuple[str, ...]  # which to run
-    parameters: dict  # of the stages: seeds, model, num_inference_steps, ...
+class Workers:
+    "Who does the work of a batch."
+    engine: str = "local"  # one of `engine_names()`
+    workers: int = 1  # processes
+    gpus_per_worker: float = 0.  # of which two may share one: .5
+    address: str = ""  # of a cluster that is there: ray's, or submitit's "local", "slurm"
+    options: tuple[str, ...] = ()  # of the engine: "name=value"
+    retries: int = 1  # how often a session that failed is tried again
+    shard: str = "1/1"  # which part of the sessions, of how many
 
-    def check(self, store: Store):
-        "Refuse unknown names, values that mean nothing, and settings that a method does not have."
-        from vision_unlearning.unlearners.base import get_method
-        from vision_unlearning.unlearners.idle import refuse_idle
-        from vision_unlearning.unlearners.tuned import tuned_settings
-        for stage in self.stages: check_name("stage", stage, STAGES)
-        known = {name for stage in self.stages for name in pipeline_parameters(stage)}
-        for name in self.parameters: check_name("parameter", name, known)
-        for method in self.overrides: check_name("method in overrides", method, self.methods)
-        for name in self.methods:
-            tuned = tuned_settings(self.task, name, self.parameters.get("model") or "")
-            method = get_method(name)(**tuned | self.overrides.get(name, {}))
-            refuse_idle(method, method.reads, method.reads)
-        check_distinct("methods", list(self.methods))
-        for stage, method in self.steps():
-            if stage not in self.stages: continue
-            asked = self.asked(stage, method) | {"base_folder": str(store.base)}
-            # emitters may be indices yet, and are checked when they are planned
-            check_parameters(stage, {name: value for name, value in asked.items() if name != "entities"})
+# %% ../../nbs/8_running/16_batch.ipynb #afbd2ad6
+class FailedSessionsError(ChildProcessError): "Sessions of a batch failed; the others are complete."
 
-    def known(self, store: Store) -> Batch:
-        "The same batch, planned where the entities of its task are known; else no name may be a slip."
-        if get_task(self.task).embedded or store.metadata(self.task).exists() or "prepare" not in self.stages:
-            return self.planned(store)
-        check_unprepared(self.task, self.entities)
-        return self
+def parse_shard(
+    text: str,  # "3/10"
+) -> tuple[int, int]:
+    "Which part, of how many."
+    number, slash, of = text.partition("/")
+    if slash and number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of):
+        return int(number), int(of)
+    raise ValueError(f"--shard is K/N with K from 1 to N, such as 3/10, got {text!r}")
 
-    def planned(self, store: Store) -> Batch:
-        "The same batch after every session of every method was planned, with emitters by name."
-        for method in self.methods:
-            plan_sessions(
-                store,
-                self.task,
-                method,
-                self.entities,
-                self.parameters.get("model"),
-                self.overrides.get(method),
-            )
-        table = task_entities(store, self.task) if self.entities else []
-        return replace(self, entities=tuple(find_entity(table, e)["name"] for e in self.entities))
+def check_workers(how: Workers):
+    "Refuse an engine that there is not, and what it does not have."
+    from vision_unlearning.running.engines.base import make_engine
+    parse_shard(how.shard)
+    if how.retries < 0: raise ValueError(f"retries must not be negative, got {how.retries}")
+    make_engine(how.engine, how.workers, how.gpus_per_worker, how.address, how.options)
 
-    def steps(self) -> Iterator[tuple[str, str | None]]:  # stage, and the method where it is about one
-        "The notebooks of the batch, in the order of `STAGES`, method after method."
-        for stage in TASK_STAGES: yield stage, None
-        for method in self.methods:
-            for stage in SESSION_STAGES: yield stage, method
-        for stage in PAGE_STAGES: yield stage, None
+def say_failures(
+    failed: list[Outcome],
+    total: int,  # sessions
+) -> str:
+    "What failed and why, in one line."
+    first = "; ".join(f"{outcome['unit']}: {outcome['reason']}" for outcome in failed[:3])
+    more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
+    return (
+        f"{len(failed)} of {total} sessions failed, the others are complete: {first}{more} (vu status says "
+        "more, "
+        "and the same command tries them again)"
+    )
 
-    def asked(self, stage: str, method: str | None) -> dict:
-        "The parameters of one notebook: those of the batch that its stage has."
-        own = {"task": self.task, "methods": list(self.methods), "entities": list(self.entities)}
-        if method: own |= {"method": method, "overrides": self.overrides.get(method, {})}
-        known = pipeline_parameters(stage)
-        return {name: value for name, value in {**self.parameters, **own}.items() if name in known}
+# %% ../../nbs/8_running/16_batch.ipynb #1cb79527
+def make_sessions(
+    batch: Batch,
+    store: Store,
+    how: Workers,
+    progress: bool,  # say what happens, on stderr
+) -> tuple[dict[str, list[str]], list[Outcome]]:  # method -> emitters that are made, and what failed
+    "Let the workers of an engine make edits, pictures and scores."
+    from vision_unlearning.running.engines.base import make_engine, work_off
+    number, of = parse_shard(how.shard)
+    sessions = batch.sessions(store)[number - 1::of]
+    clear_runs(store)
+    engine = make_engine(how.engine, how.workers, how.gpus_per_worker, how.address, how.options)
+    asked = dict(retries=how.retries, shard=(number, of), threads=engine.threads())
+    with begun_run(store, batch, **asked) as run: outcomes = work_off(engine, run, progress)
+    failed = [outcome for outcome in outcomes if outcome["state"] == "failed"]
+    slugs = {outcome["unit"] for outcome in failed}
+    made = {method: [] for method in batch.methods}
+    for session in sessions:
+        if session.slug not in slugs: made[session.method].append(session.entity)
+    if failed and not any(made.values()): raise error_of(failed[0])
+    return made, failed
 
-# %% ../../nbs/8_running/16_batch.ipynb #435b8c7c
+# %% ../../nbs/8_running/16_batch.ipynb #f685fb92
 def run_batch(
     task: str,  # task name
     methods: list[str],  # backend names, references to classes of your own, or the classes
@@ -105,24 +97,29 @@ def run_batch(
     stages: tuple[str, ...] = STAGES,  # which to run; always in their own order
     progress: bool = True,  # say what happens, on stderr
     force: bool = False,  # run notebooks even when nothing is missing
+    how: Workers | None = None,  # who makes the sessions; None is the notebooks, in this order
     # of the stages: seeds, model, num_inference_steps, ...; each goes to the stages that have it
     **parameters,
 ) -> dict[str, Path]:  # stage, or stage and method -> executed notebook
     "Run the stages of a batch, one after another."
-    named = take_names(dict(parameters, methods=list(methods), base_folder=store.base))
-    methods, parameters = named.pop("methods"), {name: named[name] for name in parameters}
-    settings = {METHODS.take(method): of_method for method, of_method in (overrides or {}).items()}
-    batch = Batch(task, tuple(methods), tuple(entities), settings, tuple(stages), parameters)
+    batch = take_batch(store, task, methods, entities, overrides, stages, parameters)
     batch.check(store)
+    if how: check_workers(how)
     batch = batch.known(store)
     clear_leftovers(store.base)
-    executed = {}
+    executed, made, failed = {}, None, []  # made: method -> emitters, by workers
     with SharedKernel() as kernel:
         for stage, method in batch.steps():
             if stage not in stages: continue
+            if method and how and made is None: made, failed = make_sessions(batch, store, how, progress)
+            asked = batch.asked(stage, method)
+            if method and made:
+                if not made[method]: continue
+                if failed or how.shard != "1/1": asked["entities"] = made[method]
             name = f"{stage}_{method}" if method else stage
-            executed[name] = run_pipeline(stage, batch.asked(stage, method), store, force, progress, kernel)
+            executed[name] = run_pipeline(stage, asked, store, force, progress, kernel)
             if stage == "prepare": batch = batch.planned(store)
+    if failed: raise FailedSessionsError(say_failures(failed, len(batch.sessions(store))))
     return executed
 
 # %% ../../nbs/8_running/16_batch.ipynb #4f23cbdd

@@ -10,7 +10,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from ..core import versions
 from ..dtypes import dtype_name
-from ..files import alone, atomic_folder
+from ..files import atomic_folder
+from ..leases import alone
 from ..interference.generate import generate_off, task_prompts
 from .audit import Audit
 from ..unlearners.between import edit_hash

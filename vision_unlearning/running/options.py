@@ -10,10 +10,10 @@ import typer
 from ..texts import split_names
 
 # %% auto #0
-__all__ = ['BaseFolder', 'Quiet', 'Force', 'Requests', 'Preserved', 'PictureProbes', 'CheckSteps', 'CheckGuidance', 'TaskName',
-           'Parameters', 'Device', 'Dtype', 'Variant', 'Offload', 'AttentionSlicing', 'BatchSize', 'Compiled',
-           'at_home', 'asked_for', 'split', 'json_settings', 'rows', 'machine_options', 'on_machine', 'require_options',
-           'beside']
+__all__ = ['BaseFolder', 'Quiet', 'Force', 'Requests', 'Preserved', 'PictureProbes', 'CheckSteps', 'CheckGuidance',
+           'Permutations', 'TaskName', 'Parameters', 'Device', 'Dtype', 'Variant', 'Offload', 'AttentionSlicing',
+           'BatchSize', 'Compiled', 'at_home', 'asked_for', 'split', 'json_settings', 'rows', 'machine_options',
+           'on_machine', 'require_options', 'beside']
 
 # %% ../../nbs/9_commands/00_options.ipynb #0e6be802
 def at_home(
@@ -43,6 +43,9 @@ CheckSteps = Annotated[
 ]
 CheckGuidance = Annotated[
     float | None, typer.Option(help="Guidance of the pictures; empty goes with the model, or its task.")
+]
+Permutations = Annotated[
+    int, typer.Option(min=0, help="Permutations of a test; 0 takes each template's own.")
 ]
 TaskName = Annotated[str, typer.Option(help="Name of a task, or of a classifier benchmark.")]
 Parameters = Annotated[

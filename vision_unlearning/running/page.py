@@ -6,13 +6,14 @@
 from __future__ import annotations
 import base64, html, io, re
 from pathlib import Path
+import vision_unlearning
 from ..core import ForeignFileError, MissingSessionError
 from ..store import Store, atomic_path
 from ..tasks import get_task
 
 # %% auto #0
-__all__ = ['STYLE', 'PAGE', 'report_path', 'answers_path', 'inline_image', 'picture', 'figure_html', 'wide', 'numbers', 'note',
-           'page', 'write_page']
+__all__ = ['PAGE', 'report_path', 'explorer_path', 'answers_path', 'inline_image', 'picture', 'figure_html', 'wide', 'numbers',
+           'note', 'page_file', 'page', 'write_page']
 
 # %% ../../nbs/8_running/17_page.ipynb #fb7227b9
 def report_path(
@@ -23,6 +24,15 @@ def report_path(
     "Where the report of a task is written."
     model = re.sub(r"[^\w.-]+", "_", model or get_task(task).base_model).strip("._")
     return store.result("report", f"{model}_{task}").with_suffix(".html")
+
+def explorer_path(
+    store: Store,
+    task: str,  # task name
+    model: str = "",  # base model; empty is the task's own
+) -> Path:
+    "Where the page to explore is written."
+    report = report_path(store, task, model)
+    return report.with_name(f"{report.stem}_explorer.html")
 
 def answers_path(
     store: Store,
@@ -88,16 +98,11 @@ def note(
     return '<div class="note">' + "<br>".join(map(html.escape, lines)) + "</div>"
 
 # %% ../../nbs/8_running/17_page.ipynb #4a28dc37
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:68rem;margin:2rem auto;padding:0 1rem;color:#222;
-background:#fff}
-h1,h2,h3{line-height:1.2} h2{margin-top:2.5rem} small{color:#666}
-table{border-collapse:collapse} .wide{overflow-x:auto}
-.numbers td,.numbers th{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap}
-.numbers td:nth-child(5){white-space:normal}
-.grid th{font-weight:normal;text-align:right;padding:.2rem .6rem;white-space:nowrap}
-.grid td{padding:2px;text-align:center;vertical-align:bottom;max-width:110px}
-.grid img{width:96px;height:96px;display:block;border-radius:4px} .figure{max-width:100%}
-.note{background:#fff6dd;padding:.6rem 1rem;border-left:4px solid #e69f00}"""
+def page_file(
+    name: str,  # "page.css"
+) -> str:
+    "A part of a page that is not Python."
+    return (Path(vision_unlearning.__file__).parent/"embedded"/"pages"/name).read_text(encoding="utf-8")
 
 # %% ../../nbs/8_running/17_page.ipynb #f8c4726f
 PAGE = """<!doctype html>
@@ -111,15 +116,18 @@ PAGE = """<!doctype html>
 def page(
     title: str,
     body: list[str],  # HTML blocks
+    style: str = "",  # CSS of this page alone
 ) -> str:
     "A complete HTML document."
-    return PAGE.format(title=html.escape(title), style=STYLE, body="\n".join(body))
+    style = page_file("page.css") + style
+    return PAGE.format(title=html.escape(title), style=style, body="\n".join(body))
 
 def write_page(
     path,  # of an .html file
     title: str,
     body: list[str],  # HTML blocks
+    style: str = "",  # CSS of this page alone
 ) -> Path:
     "Write a page, whole or not at all."
-    with atomic_path(path) as temporary: temporary.write_text(page(title, body), encoding="utf-8")
+    with atomic_path(path) as temporary: temporary.write_text(page(title, body, style), encoding="utf-8")
     return Path(path)

@@ -26,9 +26,9 @@ from ..tasks import MODELS_OWN, get_task
 from ..unlearners.methods import method_label
 
 # %% auto #0
-__all__ = ['NOT_SHOWN', 'shown_entities', 'caption', 'session_grid', 'grid_table', 'interference_rows', 'matrix_axes',
-           'matrix_blocks', 'became_blocks', 'namer_words', 'report_head', 'numbers_blocks', 'picture_blocks',
-           'origin_blocks', 'report_blocks', 'write_report']
+__all__ = ['FEW_PICTURES', 'NOT_SHOWN', 'shown_entities', 'caption', 'session_grid', 'grid_table', 'interference_rows',
+           'matrix_axes', 'matrix_blocks', 'became_blocks', 'namer_words', 'report_head', 'numbers_blocks',
+           'picture_blocks', 'origin_blocks', 'report_blocks', 'write_report']
 
 # %% ../../nbs/8_running/20_report.ipynb #f6e39a4c
 def shown_entities(
@@ -155,13 +155,14 @@ def became_blocks(
     ]
 
 # %% ../../nbs/8_running/20_report.ipynb #29c00c28
-NOT_SHOWN = """<p>The judge is a small network, right about most drawings and not about all: the column
-"before" says how often, and a fall is a fall from there.
-One prompt is tried for each entity; that the model does not answer to it does not show that nothing is left
-of the concept.
+FEW_PICTURES = """One prompt is tried for each entity; that the model does not answer to it does not show that
+nothing is left of the concept.
 Receivers are the entities of this task only, so harm to anything else is not seen.
 A mean over few seeds moves by chance: with two seeds the accuracy of one receiver can only be 0, 50 or
-100 %.</p>"""
+100 %."""
+NOT_SHOWN = f"""<p>The judge is a small network, right about most drawings and not about all: the column
+"before" says how often, and a fall is a fall from there.
+{FEW_PICTURES}</p>"""
 
 # %% ../../nbs/8_running/20_report.ipynb #10df29ae
 def namer_words(

@@ -18,7 +18,8 @@ from vision_unlearning.core import (
     versions,
 )
 from ..dtypes import dtype_name
-from ..files import alone, atomic_folder
+from ..files import atomic_folder
+from ..leases import alone
 from ..interference.pair_metrics import PAIR_METRICS
 from ..tasks import entity_text, get_prompt, get_task, overwrite_concept, own_task, own_tasks
 from vision_unlearning.store import (

@@ -30,7 +30,7 @@ from ..trainable import require_changed
 from ..callbacks import State, attended
 
 # %% auto #0
-__all__ = ['RENAMED', 'check_labels', 'unwrapped', 'tensor_pair', 'require_loader', 'Samples', 'draw_seed', 'Run',
+__all__ = ['RENAMED', 'ADDED', 'check_labels', 'unwrapped', 'tensor_pair', 'require_loader', 'Samples', 'draw_seed', 'Run',
            'require_precision', 'require_sides', 'count_classes', 'ClassifierUnlearner', 'TrainedClassifier',
            'set_modes', 'train_step', 'train_run', 'batch_loss', 'Finetune', 'get_classifier_method',
            'settings_of_today', 'first_names']
@@ -485,13 +485,15 @@ RENAMED = {  # method -> name of a setting in the first version -> name of today
 }
 
 # %% ../../../nbs/3b_classifiers/00_base.ipynb #60a9aa37
+ADDED = {"salun": {"passes": "together"}}  # settings that came later, at what was done before
+
 def settings_of_today(
     method: str,  # "scrub"
     settings: dict,  # of a record, possibly of the first version
 ) -> dict:
     "Settings under the names of today."
     names = RENAMED["*"] | RENAMED.get(method, {})
-    return {names.get(name, name): value for name, value in settings.items()}
+    return ADDED.get(method, {}) | {names.get(name, name): value for name, value in settings.items()}
 
 def first_names(
     method: str,  # "scrub"
@@ -499,4 +501,5 @@ def first_names(
 ) -> dict:
     "Settings under the names of the first version."
     names = {new: old for old, new in (RENAMED["*"] | RENAMED.get(method, {})).items()}
-    return {names.get(name, name): value for name, value in settings.items()}
+    added = ADDED.get(method, {}).items()
+    return {names.get(name, name): value for name, value in settings.items() if (name, value) not in added}

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from ..loop import loss_gradients, set_gradient
-from .base import TrainedClassifier
+from .base import TrainedClassifier, batch_loss
 from .recipes import Minimizer
 from .simple import RandomLabel, joint_losses, random_labels
 from ..saliency import saliency, top_mask
@@ -34,6 +34,20 @@ class ClassifierSalUn(RandomLabel):
     retain_weight: float = Field(.5, ge=0, lt=1)  # lambda
     labels: Literal["any", "wrong"] = "wrong"  # whether the true class may be drawn
     mask_fraction: float = Field(.5, gt=0, le=1)  # share of all weights that may move
+    # what an epoch is: one pass over the longer side, with a batch of either in each step, or one pass over
+    # the forgotten data and then one over the retained
+    passes: Literal["together", "in_turn"] = "together"
+
+    def phases(self, epoch):
+        if self.passes == "together" or not self.retain_weight: return super().phases(epoch)
+        return [("forget", ("forget",)), ("retain", ("retain",))]
+    def losses(self, run, batch):
+        if "forget" in batch: return super().losses(run, batch)
+        retain = batch_loss(run, batch["retain"])
+        return self.mixed(run, torch.zeros_like(retain), retain)
+    def idle(self, forget, retain):
+        found = super().idle(forget, retain)
+        return found if self.retain_weight else found | {"passes": "retain_weight=0 reads no retained data"}
 
     def change(self, run, callbacks):
         weights = dict(run.student.named_parameters())
