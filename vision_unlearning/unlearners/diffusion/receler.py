@@ -171,7 +171,8 @@ class Search:
     ):
         self.pipe, self.steps = pipe, settings.attack_steps
         self.prompt = f"{prompt} {' '.join([MARK]*settings.num_tokens)}"
-        for tokenizer, _ in text_encoders(pipe): mark_places(pipe, tokenizer, self.prompt, settings.num_tokens)
+        for tokenizer, _ in text_encoders(pipe):
+            mark_places(pipe, tokenizer, self.prompt, settings.num_tokens)
         self.rows = [row.requires_grad_() for row in first_rows(pipe, "thing", settings.num_tokens)]
         rates = [settings.attack_learning_rate*size for size in row_sizes(pipe)]
         groups = [{"params": [row], "lr": rate} for row, rate in zip(self.rows, rates)]
