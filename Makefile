@@ -53,6 +53,9 @@ kills: $(STAMP) ## kill batches at a hundred moments, every writer at every even
 	$(PY) -m pytest tests/test_kills.py -q --kills
 	PYTHONPATH=. MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) tests/kills.py --kills 100 --pairs 10
 	PYTHONPATH=. MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) tests/kills.py --kills 100 --chain 25 --embedded
+	for engine in local pool slurm $$($(PY) -c 'import ray' 2>/dev/null && echo ray); do \
+	    PYTHONPATH=. MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) tests/kills.py --kills 20 --engine $$engine || exit 1; \
+	done
 
 # Others than last time: make fuzz SEED=1.
 SEED ?= 0

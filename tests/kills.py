@@ -16,6 +16,7 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -204,6 +205,81 @@ def killed_batch(work, folder, kills, draw, seconds):
     return found
 
 
+# Workers of an engine
+
+DRIVER = "import sys; sys.path.insert(0, sys.argv.pop(1)); from kills import drive; drive(*sys.argv[1:])"
+
+
+def drive(engine, folder):
+    "Six sessions by two workers of an engine; every unit is done in the end, or this fails."
+    from vision_unlearning.data.emoji import emoji_entities
+    from vision_unlearning.running.engines.base import make_engine, work_off
+    from vision_unlearning.running.plan import Batch
+    from vision_unlearning.running.runs import begun_run, clear_runs
+    from vision_unlearning.store import Store, write_json
+    store, entities = Store(folder), emoji_entities("emoji")
+    if not store.metadata("emoji").exists(): write_json(store.metadata("emoji"), entities)
+    asked = dict(model="tiny", seeds=[42], num_inference_steps=2, clip="tiny", metrics=["clip_diff"])
+    names = tuple(entity["name"] for entity in entities[:6])
+    stages = ("unlearn", "generate", "interference")
+    batch = Batch("emoji", ("uce",), names, {}, stages, asked | {"embed": False})
+    clear_runs(store)
+    started = make_engine(engine, 1 if engine == "local" else 2, address="local" if engine == "slurm" else "")
+    with begun_run(store, batch, retries=1000, threads=1) as run: outcomes = work_off(started, run, False)
+    wrong = [outcome for outcome in outcomes if outcome["state"] != "done"]
+    assert not wrong, wrong
+
+
+def begin(engine, folder):
+    "A process that drives an engine."
+    command = [sys.executable, "-c", DRIVER, str(Path(__file__).parent), engine, str(folder)]
+    return subprocess.Popen(command, start_new_session=True)
+
+
+def at_work(folder) -> list[int]:
+    "The processes that hold a unit."
+    from vision_unlearning.running.runs import held_units
+    from vision_unlearning.store import Store
+    holders = [held.holder for held in held_units(Store(folder)).values()]
+    return sorted({holder.pid for holder in holders if not holder.what.endswith("/")})
+
+
+def killed_engine(engine, folder, kills, draw) -> dict[str, int]:
+    "A store through kills of workers, and of the driver every third time, and then to the end; how many."
+    found, driver = {"worker": 0, "driver": 0}, begin(engine, folder)
+    while sum(found.values()) < kills and driver.poll() is None:
+        time.sleep(draw.uniform(0, 2))
+        victims = at_work(folder)
+        if not victims: continue
+        if draw.random() < 1/3:
+            driver.kill()
+            driver.wait()
+            found["driver"] += 1
+            driver = begin(engine, folder)
+        else:
+            with contextlib.suppress(ProcessLookupError): os.kill(draw.choice(victims), signal.SIGKILL)
+            found["worker"] += 1
+    assert driver.wait() == 0
+    return found
+
+
+def kill_engine(engine, kills, draw, root) -> bool:
+    "Kill workers and drivers of an engine until there were enough kills; whether a store differs."
+    from vision_unlearning.running.runs import clear_runs
+    from vision_unlearning.store import Store
+    assert begin("local", root / "one").wait() == 0
+    wanted, found, stores, different = held(root / "one"), {"worker": 0, "driver": 0}, 0, 0
+    while sum(found.values()) < kills:
+        folder = root / f"{engine}{stores}"
+        for who, number in killed_engine(engine, folder, kills - sum(found.values()), draw).items():
+            found[who] += number
+        clear_runs(Store(folder))
+        different += differs(folder, wanted)
+        stores += 1
+    print(f"{engine}: {found} killed in {stores} stores, {different} stores differ", flush=True)
+    return bool(different)
+
+
 def main():
     "Kill batches until there were enough kills, and two workers at a time; say what was found."
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -212,8 +288,10 @@ def main():
     parser.add_argument("--pairs", type=int, default=3, help="stores with two workers, one of them killed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--embedded", action="store_true", help="with the model of the package, and UCE")
+    parser.add_argument("--engine", help="kill workers and drivers of this engine instead")
     given = parser.parse_args()
     draw, root = random.Random(given.seed), Path(tempfile.mkdtemp(prefix="vu-kills-"))
+    if given.engine: sys.exit(kill_engine(given.engine, given.kills, draw, root))
     work = functools.partial(batch, **EMBEDDED) if given.embedded else batch
     imported()
     first = Run(work, root / "undisturbed")

@@ -60,9 +60,14 @@ QUICK = dict(
     step_size=1000.0,
 )
 # Of a random pipeline, which hardly reads the few tokens of a prompt that are rewritten.
-LEAST = {"safree": 1 / 2000}
-# With random weights and one double block, what is looked at hardly matters beside what it says.
-OWN = {"erase_anything": dict(target_modules="xattn")}
+LEAST = {"safree": 1 / 2000, "seot": 1 / 2000, "gloce": 1 / 2000}
+# With random weights and one double block, what is looked at hardly matters beside what it says,
+# and no place is more like a concept than another: the gate stands open.
+OWN = {
+    "erase_anything": dict(target_modules="xattn"),
+    "gloce": dict(threshold=-9.),
+    "seot": dict(alpha=.1, optimisation_steps=2),
+}
 # The child gets the number of threads of its parent: sums that are split otherwise are rounded otherwise.
 CHILD = """
 import json, sys
@@ -87,7 +92,7 @@ for name, edits in asked["edits"].items():
 def quick(name):
     "A method with the smallest settings that it has."
     cls = get_method(name)
-    return cls(**acting(cls, QUICK) | OWN.get(name, {}))
+    return cls(**acting(cls, QUICK | OWN.get(name, {})))
 
 
 def draw(pipe):

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..files import clear_leftovers
 from .notebooks import SharedKernel, run_pipeline
 from .plan import Batch, take_batch
-from .runs import Outcome, clear_runs, error_of, new_run
+from .runs import Outcome, begun_run, clear_runs, error_of
 from .session import recorded_sessions, task_entities
 from .stages import STAGES
 from ..store import Store
@@ -76,8 +76,9 @@ def make_sessions(
     sessions = batch.sessions(store)[number - 1::of]
     clear_runs(store)
     engine = make_engine(how.engine, how.workers, how.gpus_per_worker, how.address, how.options)
-    run = new_run(store, batch, retries=how.retries, shard=(number, of), threads=engine.threads())
-    failed = [outcome for outcome in work_off(engine, run, progress) if outcome["state"] == "failed"]
+    asked = dict(retries=how.retries, shard=(number, of), threads=engine.threads())
+    with begun_run(store, batch, **asked) as run: outcomes = work_off(engine, run, progress)
+    failed = [outcome for outcome in outcomes if outcome["state"] == "failed"]
     slugs = {outcome["unit"] for outcome in failed}
     made = {method: [] for method in batch.methods}
     for session in sessions:

@@ -56,7 +56,7 @@ def progress_of(
     number, of = job.shard
     sessions = {s.slug for s in Batch.take(run.store, **job.batch).sessions(run.store)[number - 1::of]}
     held = {unit: h.holder for unit, h in held_units(run.store).items()}
-    mine = {unit: h for unit, h in held.items() if unit and h.what.startswith(f"{run.name}/")}
+    mine = {unit: h for unit, h in held.items() if h.what == f"{run.name}/{unit}"}
     done = [o for o in outcomes if o["state"] == "done" and o["unit"] in sessions]
     over = sum(o["state"] != "again" and o["unit"] in sessions for o in outcomes)
     passed, pictures = max(now - job.began, 1e-9), sum(o["pictures"] for o in outcomes)

@@ -6,17 +6,18 @@
 from __future__ import annotations
 import os, secrets, shutil, socket, time, traceback
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 from typing_extensions import TypedDict
-from ..leases import Lease, read_lease, take
+from ..leases import Lease, read_lease, take, wait_for
 from .plan import Batch, typed_batch
 from ..store import Store, read_json, write_json
 
 # %% auto #0
-__all__ = ['STATES', 'LOOK_AGAIN', 'REFUSALS', 'Job', 'JobFields', 'Outcome', 'BatchRun', 'new_run', 'runs_of', 'clear_runs',
-           'unit_lease', 'take_unit', 'held_units', 'note_outcome', 'error_of', 'note_failure', 'attempt']
+__all__ = ['STATES', 'LOOK_AGAIN', 'REFUSALS', 'Job', 'JobFields', 'Outcome', 'BatchRun', 'new_run', 'begun_run', 'runs_of',
+           'clear_runs', 'unit_lease', 'take_unit', 'held_units', 'note_outcome', 'error_of', 'note_failure', 'attempt']
 
 # %% ../../nbs/8_running/15_runs.ipynb #b8c7774a
 @dataclass(frozen=True)
@@ -96,12 +97,24 @@ class BatchRun:
 def new_run(
     store: Store,
     batch: Batch,
+    name: str = "",  # of the run; empty makes one
     **options,  # fields of `Job`
 ) -> BatchRun:
     "Begin a run: its folder, with what is asked."
-    run = BatchRun(store, f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
+    run = BatchRun(store, name or f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}")
     write_json(run.job_path, asdict(Job(typed_batch(batch), began=time.time(), **options)))
     return run
+
+@contextmanager
+def begun_run(
+    store: Store,
+    batch: Batch,
+    **options,  # fields of `Job`
+):  # `BatchRun`
+    "A block in which this process looks after a run; nobody clears it away before its end."
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+    store.running().mkdir(parents=True, exist_ok=True)
+    with wait_for(unit_lease(store, name), what=f"{name}/"): yield new_run(store, batch, name, **options)
 
 def runs_of(
     store: Store,
@@ -140,13 +153,13 @@ def take_unit(
 
 def held_units(
     store: Store,
-):  # unit -> `HeldLease`
-    "The units that somebody holds, and who."
+):  # unit, or run that is looked after -> `HeldLease`
+    "What somebody holds, and who."
     folder, found = store.running(), {}
     for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
         held = read_lease(folder/name) if name.startswith(".lock-") else None
-        run, slash, unit = held.holder.what.partition("/") if held else ("", "", "")
-        if slash and not held.holder.has_ended(): found[unit] = held
+        ours = held and "/" in held.holder.what
+        if ours and not held.holder.has_ended(): found[name.removeprefix(".lock-")] = held
     return found
 
 # %% ../../nbs/8_running/15_runs.ipynb #2a03a1d0

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 from ...core import check_name
 from ...finding import find_classes
-from ...leases import wait_for
 from ..runs import LOOK_AGAIN, BatchRun, Outcome
 
 # %% auto #0
@@ -150,10 +149,7 @@ def work_off(
     progress: bool = True,  # say what happens, on stderr
 ) -> list[Outcome]:  # what became of the units
     "Let an engine do a run."
-    lease = wait_for(run.store.running()/f".lock-{run.name}", what=f"{run.name}/")
-    try:
-        with telling(Teller(run, progress)): look_after(engine, run)
-        outcomes = run.outcomes()
-        if all(outcome["state"] == "done" for outcome in outcomes): shutil.rmtree(run.folder)
-        return outcomes
-    finally: lease.release()
+    with telling(Teller(run, progress)): look_after(engine, run)
+    outcomes = run.outcomes()
+    if all(outcome["state"] == "done" for outcome in outcomes): shutil.rmtree(run.folder)
+    return outcomes
