@@ -16,10 +16,10 @@ from ..unlearners.base import Edit
 from ..unlearners.classifiers.base import get_classifier_method
 
 # %% auto #0
-__all__ = ['SIDES', 'seeded', 'side_margins', 'unlearned', 'stacked', 'klom_table', 'layer_table']
+__all__ = ['ASKED_SIDES', 'seeded', 'side_margins', 'unlearned_model', 'stacked', 'klom_table', 'layer_table']
 
 # %% ../../nbs/7a_oracle/25_evidence.ipynb #dce9a502
-SIDES = ("forget", "retain", "test")  # what is asked about
+ASKED_SIDES = ("forget", "retain", "test")  # what is asked about
 
 def seeded(
     comparison: Comparison,
@@ -35,9 +35,9 @@ def side_margins(
     model: Classifier,
 ) -> dict[str, np.ndarray]:  # side -> margins, an example each
     "Margins of one model on what is asked about."
-    return {side: margin(*logits(model, comparison.sides[side])) for side in SIDES}
+    return {side: margin(*logits(model, comparison.sides[side])) for side in ASKED_SIDES}
 
-def unlearned(
+def unlearned_model(
     comparison: Comparison,
     method: str,  # of a classifier
     settings: dict,  # that differ from the method's defaults
@@ -54,7 +54,7 @@ def stacked(
     found: list[dict],  # of `side_margins`, a model each
 ) -> dict[str, np.ndarray]:  # side -> (models, examples)
     "Margins of a set."
-    return {side: np.stack([one[side] for one in found]) for side in SIDES}
+    return {side: np.stack([one[side] for one in found]) for side in ASKED_SIDES}
 
 def klom_table(
     comparison: Comparison,
@@ -68,11 +68,11 @@ def klom_table(
     for method, settings in methods.items():
         found = []
         for i in numbers:
-            model, edit = unlearned(c, method, settings, i)
+            model, edit = unlearned_model(c, method, settings, i)
             with edit.on(model): found.append(side_margins(c, model))
         sets[method] = stacked(found)
     for name, margins in sets.items():
-        pairs = {side: klom_and_null(margins[side], oracles[side]) for side in SIDES}
+        pairs = {side: klom_and_null(margins[side], oracles[side]) for side in ASKED_SIDES}
         rows["null"] = {side: float(null.mean()) for side, (_, null) in pairs.items()}
         rows[name] = {side: float(value.mean()) for side, (value, _) in pairs.items()}
     return pd.DataFrame(rows).T.rename_axis("method")
@@ -91,6 +91,6 @@ def layer_table(
     look("other_oracle", c.other_oracle)
     look("original", c.original)
     for method, settings in methods.items():
-        model, edit = unlearned(c, method, settings)
+        model, edit = unlearned_model(c, method, settings)
         with edit.on(model): look(method, model)
     return pd.DataFrame(rows).T.sort_index(level=0, sort_remaining=False).rename_axis(["side", "model"])

@@ -22,7 +22,7 @@ from ..unlearners.classifiers.base import get_classifier_method
 
 # %% auto #0
 __all__ = ['SHADOW_REFERENCES', 'ShadowPlan', 'shadow_plan', 'drawn_margins', 'attack_areas', 'shadow_split', 'shadow_margins',
-           'one_shadow', 'all_shadows', 'verdict', 'shadow_attack']
+           'one_shadow', 'all_shadows', 'attack_verdict', 'shadow_attack']
 
 # %% ../../nbs/7a_oracle/20_shadows.ipynb #17f33348
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def all_shadows(
     return found
 
 # %% ../../nbs/7a_oracle/20_shadows.ipynb #67a008e0
-def verdict(
+def attack_verdict(
     low: float,  # of the area
     power: bool,  # whether the original was caught
 ) -> str:
@@ -201,5 +201,5 @@ def shadow_attack(
         areas = attack_areas(all_shadows(found, data, plan, method, settings, folder, device, progress), plan)
         rows[method] = dict(zip(("area", "low", "high"), (float(areas.mean()), *bootstrap_interval(areas))))
     power = rows["original"]["low"] > .5
-    for row in rows.values(): row["verdict"] = verdict(row["low"], power)
+    for row in rows.values(): row["verdict"] = attack_verdict(row["low"], power)
     return pd.DataFrame(rows).T.rename_axis("method").infer_objects()
