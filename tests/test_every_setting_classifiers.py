@@ -70,7 +70,9 @@ REFUSED = {("uam", "minimizer"), ("munba", "minimizer"), ("influence", "repeat")
 def case_of(cls, name):
     "Another value of a setting, and what else is set."
     # a batch is a matter of memory, except where the square of its mean is summed
-    if (cls.name, name) == ("ssd", "train_batch_size"): return 2, dict(estimator="batch")
+    if cls.name in ("ssd", "lfssd") and name == "train_batch_size": return 2, dict(estimator="batch")
+    # its first ball reaches beyond the range of the pictures, where bounds stop it
+    if (cls.name, name) == ("amun", "bounds"): return (0., 1.), dict(radius=1.)
     if (cls.name, name) == ("gkt", "threshold"): return .005, {}
     if name in EVERYWHERE: return EVERYWHERE[name]
     field = cls.model_fields[name]

@@ -72,8 +72,9 @@ def test_settings_of_the_unet_are_not_borrowed(tmp_path):
     assert tuned_settings("emoji", "esd", "emoji-mmdit") != tuned_settings("emoji", "esd")
 
 
-def test_uce_forgets_twenty_emitters_on_it_and_keeps_the_others():
-    record = held_out_record("emoji", "uce", "emoji-mmdit")
+@pytest.mark.parametrize("method", ["uce", "spm"])
+def test_twenty_emitters_are_forgotten_on_it_and_the_others_kept(method):
+    record = held_out_record("emoji", method, "emoji-mmdit")
     rows = record["rows"]
     named = sum(row["same_after"] + row["other_after"] for row in rows)
     before = sum(row["same_before"] + row["other_before"] for row in rows)

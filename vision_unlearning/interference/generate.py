@@ -24,8 +24,9 @@ from ..leases import alone, wait_for
 from ..store import Session, Store, image_name, read_json, write_json
 
 # %% auto #0
-__all__ = ['generate', 'generate_array', 'claim_pictures', 'list_generated', 'alone_with', 'fill_folder', 'stored_dtype',
-           'batch_held', 'size_among', 'remembered', 'task_prompts', 'generate_off', 'generate_on', 'read_images']
+__all__ = ['generate', 'generate_array', 'claim_pictures', 'list_generated', 'list_drawn', 'alone_with', 'fill_folder',
+           'stored_dtype', 'batch_held', 'size_among', 'remembered', 'task_prompts', 'generate_off', 'generate_on',
+           'read_images']
 
 # %% ../../nbs/5_interference/00_generate.ipynb #2aab72d7
 def generate(
@@ -106,6 +107,16 @@ def list_generated(
     with atomic_path(listed) as path:
         path.write_text("\n".join([*lines, *(x for x in there if x not in asked)]) + "\n", encoding="utf-8")
 
+def list_drawn(
+    folder: Path,  # of pictures, all of them drawn
+    state: str,  # "on" or "off"
+    seeds: list[int],
+    prompts: list[str],
+):
+    "List the pictures of a folder, where whoever drew the last of them did not come to it."
+    rows = [{"file_name": image_name(state, s, p), "text": p} for s in seeds for p in prompts]
+    with alone(folder): list_generated(folder, rows)
+
 # %% ../../nbs/5_interference/00_generate.ipynb #2701becb
 @contextmanager
 def alone_with(
@@ -154,9 +165,7 @@ def fill_folder(
                 drawn = [paths[i] for i in todo[part]]
                 # each waits for the disk, and they can wait together
                 with ThreadPoolExecutor(8) as pool: list(pool.map(_save_image, drawn, images))
-    if all(path.exists() for path in paths):
-        listed = [{"file_name": image_name(state, s, p), "text": p} for s in seeds for p in prompts]
-        with alone(folder): list_generated(folder, listed)
+    if all(path.exists() for path in paths): list_drawn(folder, state, seeds, prompts)
     return len(todo)
 
 # %% ../../nbs/5_interference/00_generate.ipynb #176a1165

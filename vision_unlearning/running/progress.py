@@ -6,7 +6,7 @@
 from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
-from .plan import Batch
+from .plan import Batch, take_batch
 from .runs import Outcome, BatchRun, held_units, runs_of
 from ..store import Store
 
@@ -54,7 +54,7 @@ def progress_of(
     "How far a run is."
     now, job, outcomes = time.time() if now is None else now, run.job(), run.outcomes()
     number, of = job.shard
-    sessions = {s.slug for s in Batch.take(run.store, **job.batch).sessions(run.store)[number - 1::of]}
+    sessions = {s.slug for s in take_batch(run.store, **job.batch).sessions(run.store)[number - 1::of]}
     held = {unit: h.holder for unit, h in held_units(run.store).items()}
     mine = {unit: h for unit, h in held.items() if h.what == f"{run.name}/{unit}"}
     done = [o for o in outcomes if o["state"] == "done" and o["unit"] in sessions]

@@ -163,11 +163,14 @@ def off_units(
     worker: Worker,
 ) -> dict[str, Callable[[], int]]:  # name -> what draws it
     "The pictures without an edit, as units; none where nothing is missing."
-    from vision_unlearning.interference.generate import batch_held, generate_off, size_among, task_prompts
+    from vision_unlearning.interference.generate import batch_held, generate_off, list_drawn
+    from vision_unlearning.interference.generate import size_among, task_prompts
     store, task = worker.store, worker.batch.task
     asked = worker.asked("generate", worker.batch.methods[0])
     prompts, seeds = task_prompts(task, task_entities(store, task)), asked["seeds"]
-    if not missing_images(store.baseline(task), "off", seeds, prompts): return {}
+    if not missing_images(store.baseline(task), "off", seeds, prompts):
+        list_drawn(store.baseline(task), "off", seeds, prompts)
+        return {}
     claim_baseline(store, task, worker.fingerprint())
     pipe, options = worker.pipe(asked, False), how_to_draw(asked)
     size = batch_held(pipe, asked["batch_size"], **size_among(options))

@@ -29,7 +29,7 @@ class MUMis(TrainedClassifier):
     "Lowers the sensitivity of the true logit and raises that of another."
     name: ClassVar[str] = "mumis"
     label: ClassVar[str] = "MU-Mis"
-    color: ClassVar[str] = "#BCBD22"
+    color: ClassVar[str] = "#9EDAE5"
     figure_order: ClassVar[int] = 276
     tuning: ClassVar[dict] = dict(learning_rate=dict(low=1e-4, high=.3, log=True))
     sides: ClassVar[tuple] = ("forget",)

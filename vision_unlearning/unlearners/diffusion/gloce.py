@@ -245,8 +245,8 @@ class GLoCE(Unlearner):
     num_anchors: int = Field(3, ge=1)  # retained names that are nearest to the concept, and set the gate
     num_general: int = Field(8, ge=1)  # retained names, evenly spread, of which a place in general is made
     num_pictures: int = Field(3, ge=1)  # drawn of each prompt
-    num_inference_steps: int = Field(20, ge=1)
-    guidance_scale: float = Field(3., ge=0)
+    num_inference_steps: int = Field(20, ge=1)  # of each
+    guidance_scale: float = Field(3., ge=0)  # of each
     prompt_template: Sentence = Field(PROMPT_TEMPLATE)  # the prompt in which a concept is met
 
     def idle(self, forget, retain):
