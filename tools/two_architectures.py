@@ -75,7 +75,7 @@ def test(method: str, model: str, emitters: list[str]):
 
 
 def pairs(model: str, found: dict) -> dict:
-    "Of each method the pair metrics of its complete sessions, emitter by receiver, beside those found before."
+    "Of each method the pair metrics of complete sessions, emitter by receiver, beside those found before."
     names, store = [e["name"] for e in known_entities(TASK)], Store(FOLDER/model)
     for session in chosen_sessions(store, TASK, model=model):
         mean = read_scores(store, session).groupby(["metric", "receiver"])["value"].mean()
