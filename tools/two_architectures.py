@@ -18,8 +18,10 @@ import numpy as np
 from PIL import Image
 
 from vision_unlearning.core import versions
+from vision_unlearning.explore.attention import attention_fingerprints
 from vision_unlearning.interference.generate import read_images
 from vision_unlearning.metrics.speed import processor
+from vision_unlearning.models import load_pipeline
 from vision_unlearning.running.session import chosen_sessions, known_entities, read_scores
 from vision_unlearning.running.tuning.held_out import held_out, held_out_emitters
 from vision_unlearning.running.tuning.objective import JudgeObjective
@@ -84,6 +86,13 @@ def pairs(model: str, found: dict) -> dict:
     return found
 
 
+def attention(model: str) -> list[list[float]]:
+    "Cosines between the attention fingerprints of all entities, of the model without an edit."
+    prompts = [get_prompt(TASK, entity["name"]) for entity in known_entities(TASK)]
+    vectors = attention_fingerprints(load_pipeline(model), prompts, [42], STEPS, batch_size=BATCH)
+    return (vectors @ vectors.T).round(5).tolist()
+
+
 def strips(model: str, emitters: list[str]) -> dict[str, np.ndarray]:
     "What is drawn for the emitters without an edit, and of each method with the edit that forgets them."
     store, white = Store(FOLDER/model), np.full((64, 64, 3), 255, np.uint8)
@@ -116,7 +125,8 @@ def write_record():
         for model in (UNET, TRANSFORMER)
     }
     drawn = held_out_emitters(TASK)[:SHOWN]
-    old = json.loads(RECORD.read_text()) if RECORD.exists() else dict(pairs={}, sheet=dict(rows=[]))
+    nothing = dict(pairs={}, attention={}, sheet=dict(rows=[]))
+    old = json.loads(RECORD.read_text()) if RECORD.exists() else nothing
     write_json(
         RECORD,
         dict(
@@ -127,6 +137,7 @@ def write_record():
             trials=TRIALS,
             sheet=dict(rows=write_sheet(drawn, old["sheet"]["rows"]), emitters=drawn),
             records=records,
+            attention={m: old["attention"].get(m) or attention(m) for m in (UNET, TRANSFORMER)},
             pairs={model: pairs(model, old["pairs"].get(model, {})) for model in (UNET, TRANSFORMER)},
             cpu=processor(),
             versions=versions(),
