@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 import typer
-from ..memory import MEMORY_FULL, is_out_of_memory
 from vision_unlearning.running.benchmarks import (
     Benchmark,
     OnlyPlan,
@@ -16,6 +15,7 @@ from vision_unlearning.running.benchmarks import (
     is_benchmark,
     report_benchmark,
 )
+from .error_lines import error_line
 from .explore_command import explore_command
 from .holistic_commands import holistic_app
 from vision_unlearning.running.options import (
@@ -54,7 +54,7 @@ __all__ = ['app', 'task_app', 'in_tables', 'OwnSteps', 'OwnGuidance', 'OwnSchedu
            'ConfigFolder', 'Push', 'Original', 'Edited', 'AuditTask', 'EditName', 'AttackSteps', 'RelearningSteps',
            'KEPT', 'STOPPED', 'INTERRUPTED', 'task_new_command', 'run_command', 'run_benchmark_stage',
            'batch_parameters', 'batch_command', 'smoke_batch', 'report_command', 'demo_command', 'embedded_judge',
-           'leave_with', 'erase_command', 'audit_command', 'require_entity', 'report_audit', 'error_line', 'main']
+           'leave_with', 'erase_command', 'audit_command', 'require_entity', 'report_audit', 'main']
 
 # %% ../../nbs/9_commands/20_cli.ipynb #ebe4d688
 app = typer.Typer(
@@ -549,20 +549,6 @@ for command, group, sentence in (
 ):
     app.command(command.__name__.removesuffix("_command"), **in_group(group, sentence))(command)
 app.add_typer(holistic_app, name="holistic", **in_group("tables", "Put an edit to HUB's seven tasks."))
-
-# %% ../../nbs/9_commands/20_cli.ipynb #7318b39e
-def error_line(
-    error: Exception,
-) -> str:
-    "What is said of an error, in one line."
-    if hasattr(error, "format_message"):  # of the parser
-        command = error.ctx.command_path if error.ctx else "vu"
-        return f"{' '.join(error.format_message().split())} (see `{command} --help`)"
-    line = str(error).strip().partition("\n")[0] or type(error).__name__
-    if is_out_of_memory(error): return f"{MEMORY_FULL} ({line})"
-    extra = isinstance(error, ImportError) and "unlearning[" in str(error)
-    if extra or isinstance(error, (ValueError, OSError)): return line
-    return f"{type(error).__name__}: {line} (not foreseen; --traceback shows where it came from)"
 
 # %% ../../nbs/9_commands/20_cli.ipynb #cd8b1f21
 KEPT = "stopped; what was finished is kept, and the same command goes on after it"
