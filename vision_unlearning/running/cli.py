@@ -53,8 +53,8 @@ __all__ = ['app', 'task_app', 'in_tables', 'OwnSteps', 'OwnGuidance', 'OwnSchedu
            'OwnTemplates', 'BatchScale', 'Quick', 'DemoFolder', 'EXIT_CODES', 'Candidates', 'Clip', 'Merge',
            'ConfigFolder', 'Push', 'Original', 'Edited', 'AuditTask', 'EditName', 'AttackSteps', 'RelearningSteps',
            'KEPT', 'STOPPED', 'INTERRUPTED', 'task_new_command', 'run_command', 'run_benchmark_stage',
-           'batch_parameters', 'batch_command', 'smoke_batch', 'report_command', 'demo_command', 'embedded_judge',
-           'leave_with', 'erase_command', 'audit_command', 'require_entity', 'report_audit', 'main']
+           'batch_parameters', 'batch_command', 'smoke_batch', 'report_command', 'demo_command', 'leave_with',
+           'erase_command', 'audit_command', 'require_entity', 'report_audit', 'main']
 
 # %% ../../nbs/9_commands/20_cli.ipynb #ebe4d688
 app = typer.Typer(
@@ -338,20 +338,6 @@ def demo_command(
     demo(full=full, base_folder=base_folder or None, progress=not quiet)
 
 # %% ../../nbs/9_commands/20_cli.ipynb #c9ddd14d
-def embedded_judge(
-    model: str,  # as `load_pipeline` takes it
-    names: list[str],  # that the pictures will show
-    device="cpu",  # where it looks
-):  # `JudgeAccuracy`, or None where it does not know the model's pictures or one of the names
-    "The judge of the embedded world."
-    from vision_unlearning.data.emoji import emoji_entities
-    from vision_unlearning.metrics.classification import JudgeAccuracy
-    from vision_unlearning.models.embedded import EMBEDDED_PIPELINES
-    entities = emoji_entities("emoji")
-    known = {e["name"] for e in entities}
-    if model not in EMBEDDED_PIPELINES or not set(names) <= known: return None
-    return JudgeAccuracy("emoji", entities).to(device)
-
 EXIT_CODES = {"GO": 0, "NO-GO": 1, "NO-VERDICT": 3}  # 2 is an error
 
 def leave_with(
@@ -405,6 +391,7 @@ def erase_command(
     "Erase a concept from a pipeline, check it and its neighbours before and after, and say go or no-go."
     from vision_unlearning.models.machine import Machine, compute_device
     from vision_unlearning.running.erase import erase, push_to_hub, save_erasure
+    from vision_unlearning.running.live import embedded_judge
     from vision_unlearning.running.probes import Budget, probe_erasure
     from vision_unlearning.texts import split_request
     from vision_unlearning.unlearners.base import get_method
@@ -480,6 +467,7 @@ def audit_command(
     from vision_unlearning.models.machine import Machine, compute_device
     from vision_unlearning.running.audit import Budget, audit
     from vision_unlearning.running.audit_page import save_audit
+    from vision_unlearning.running.live import embedded_judge
     if Path(out).exists(): raise ValueError(f"{out} exists; give a folder that does not")
     runs = Machine(**machine)
     given = asked_for(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typer.core import TyperGroup
 
 # %% auto #0
-__all__ = ['COMMAND_GROUPS', 'COLUMNS', 'SENTENCE', 'in_group', 'OneScreen']
+__all__ = ['COMMAND_GROUPS', 'SENTENCE', 'in_group', 'OneScreen']
 
 # %% ../../nbs/9_commands/02_help.ipynb #38810a5c
 COMMAND_GROUPS = {  # short name -> heading
@@ -16,8 +16,7 @@ COMMAND_GROUPS = {  # short name -> heading
     "tables": "A benchmark: tasks, methods, pictures, tables",
     "share": "With others",
 }
-COLUMNS = 80  # of a small screen
-SENTENCE = COLUMNS - 2 - 2 - len("leaderboard") - 2 - 2  # characters: margins, and the longest name
+SENTENCE = 80 - 2 - 2 - len("leaderboard") - 2 - 2  # characters of a small screen: margins, longest name
 
 def in_group(
     group: str,  # of `COMMAND_GROUPS`
