@@ -134,7 +134,7 @@ def test_from_a_shell(trained):
 
 @pytest.mark.long
 def test_evidence_from_a_shell(trained, short):
-    "Tables beside the runs, shown by the batch and by the report, made once; what cannot be asked is refused."
+    "Tables beside the runs, shown by batch and report, made once; what cannot be asked is refused."
     ask = ["kinds=random", "seeds=0", "evidence=layers,klom", "num_models=2"]
     page, _ = batch_classifiers("digits", ["finetune"], ask, trained, False)
     text = page.read_text(encoding="utf-8")

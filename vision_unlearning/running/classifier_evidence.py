@@ -52,8 +52,8 @@ def shadow_table(
     "U-LiRA on every method."
     c = comparison
     changes = {name: getattr(c.protocol, name) for name in c.protocol.model_fields_set}
-    how = dict(num_shadows=max(24, 4*num_models), seed=c.seed, folder=c.folder, device=c.device, changes=changes)
-    return shadow_attack(c.name, methods, **how)
+    how = dict(seed=c.seed, folder=c.folder, device=c.device, changes=changes)
+    return shadow_attack(c.name, methods, num_shadows=max(24, 4*num_models), **how)
 
 # %% ../../nbs/8_running/49_classifier_evidence.ipynb #756ce0e5
 @dataclass(frozen=True)
