@@ -1,4 +1,4 @@
-"""Foretold harm against the edit itself, made and asked place by place in numpy, on every kind of pipeline."""
+"""Foretold harm against the edit itself, asked place by place in numpy, on every kind of pipeline."""
 import numpy as np
 import pytest
 import torch
