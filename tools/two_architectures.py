@@ -96,6 +96,7 @@ def attention(model: str) -> list[list[float]]:
 def strips(model: str, emitters: list[str]) -> dict[str, np.ndarray]:
     "What is drawn for the emitters without an edit, and of each method with the edit that forgets them."
     store, white = Store(FOLDER/model), np.full((64, 64, 3), 255, np.uint8)
+    if not store.baseline(TASK).is_dir(): return {}
     def look(folder, state, name):
         picture, = read_images(folder, state, [42], [get_prompt(TASK, name)])
         return picture.permute(1, 2, 0).numpy()
@@ -110,9 +111,9 @@ def strips(model: str, emitters: list[str]) -> dict[str, np.ndarray]:
 def write_sheet(emitters: list[str], before: list[str]) -> list[str]:
     "A row without an edit and one a method, the UNet on the left; a sheet that would lose rows stays."
     sides = [strips(model, emitters) for model in (UNET, TRANSFORMER)]
-    rows = ["none", *(m for m in METHODS if any(m in side for side in sides))]
+    rows = [m for m in ("none", *METHODS) if any(m in side for side in sides)]
     if len(rows) < len(before): return before
-    white = np.full_like(sides[0]["none"], 255)
+    white = np.full((64, 64*len(emitters), 3), 255, np.uint8)
     whole = [np.concatenate([side.get(m, white) for side in sides], axis=1) for m in rows]
     Image.fromarray(np.concatenate(whole)).save(SHEET, lossless=True, method=6)
     return rows
