@@ -49,11 +49,12 @@ from vision_unlearning.running.tuning.commands import (
 
 # %% auto #0
 __all__ = ['app', 'task_app', 'OwnSteps', 'OwnGuidance', 'OwnScheduler', 'Stage', 'BatchMethods', 'BatchMetrics', 'OwnTemplates',
-           'BatchScale', 'Quick', 'DemoFolder', 'EXIT_CODES', 'Candidates', 'Clip', 'Merge', 'ConfigFolder', 'Push',
-           'Original', 'Edited', 'AuditTask', 'EditName', 'AttackSteps', 'RelearningSteps', 'KEPT', 'STOPPED',
-           'INTERRUPTED', 'task_new_command', 'run_command', 'run_benchmark_stage', 'batch_parameters', 'batch_command',
-           'smoke_batch', 'report_command', 'demo_command', 'embedded_judge', 'leave_with', 'erase_command',
-           'audit_command', 'require_entity', 'report_audit', 'error_line', 'main']
+           'BatchScale', 'Retain', 'RetainLists', 'Quick', 'DemoFolder', 'EXIT_CODES', 'Candidates', 'Clip', 'Merge',
+           'ConfigFolder', 'Push', 'Original', 'Edited', 'AuditTask', 'EditName', 'AttackSteps', 'RelearningSteps',
+           'KEPT', 'STOPPED', 'INTERRUPTED', 'task_new_command', 'run_command', 'run_benchmark_stage',
+           'batch_parameters', 'batch_command', 'refuse_retain', 'smoke_batch', 'report_command', 'demo_command',
+           'embedded_judge', 'leave_with', 'erase_command', 'audit_command', 'require_entity', 'report_audit',
+           'error_line', 'main']
 
 # %% ../../nbs/9_commands/20_cli.ipynb #ebe4d688
 app = typer.Typer(
@@ -197,6 +198,14 @@ BatchScale = Annotated[
     typer.Option(help="full, or smoke: a real task on stand-ins, offline, in a folder `smoke`."),
 ]
 
+Retain = Annotated[
+    str,
+    typer.Option(help="Receivers in the retain data: all, half-a, half-b, or a share and a seed: 0.25-7."),
+]
+RetainLists = Annotated[
+    str, typer.Option(help="Sessions of which retain data: all, half-a, half-b, 0.25-7; several with commas.")
+]
+
 @app.command("batch")
 @on_machine
 @on_workers
@@ -207,6 +216,7 @@ def batch_command(
     model: Annotated[str, typer.Option(help="Base model; empty means the task's own.")] = "",
     metrics: BatchMetrics = "",
     templates: OwnTemplates = "",
+    retain: Retain = "all",
     parameter: Parameters = None,
     scale: BatchScale = "full",
     benchmark: Benchmark = "",
@@ -221,7 +231,9 @@ def batch_command(
     from vision_unlearning.core import check_name
     from vision_unlearning.tasks import SCALES
     smoke = check_name("scale", scale, SCALES) == "smoke"
-    if benchmark or is_benchmark(task): refuse_workers(workers, benchmark or task)
+    if benchmark or is_benchmark(task):
+        refuse_workers(workers, benchmark or task)
+        refuse_retain(retain, benchmark or task)
     if benchmark:
         wrong = dict(metrics=metrics, templates=templates, scale=smoke, force=force)
         texts = [*(parameter or []), *([f"model={model}"] if model else [])]
@@ -242,6 +254,7 @@ def batch_command(
         chosen = split(methods or "uce,distil")
         given = beside(batch_parameters(parameter or []), machine)
         if model: given = beside(given, {"model": model})
+        if retain != "all": given = beside(given, {"retain": retain})
         if metrics: given["metrics"] = split(metrics)
         if templates: given["templates"] = split(templates)
         options = dict(progress=not quiet, force=force, how=as_workers(workers), **given)
@@ -251,6 +264,14 @@ def batch_command(
             from vision_unlearning.store import Store
             paths = run_batch(task, chosen, split(entities), Store(base_folder), **options).values()
     for path in paths: typer.echo(path)
+
+# %% ../../nbs/9_commands/20_cli.ipynb #a2d2ca06
+def refuse_retain(
+    retain: str,  # of the command line
+    benchmark: str,
+):
+    "A benchmark says itself what is retained."
+    if retain != "all": raise ValueError(f"{benchmark} says itself what is retained; leave --retain out")
 
 # %% ../../nbs/9_commands/20_cli.ipynb #7e2f9e62
 def smoke_batch(
@@ -284,10 +305,12 @@ def report_command(
     quick: Quick = False,
     n_permutations: Permutations = 0,
     templates: OwnTemplates = "",
+    retain: RetainLists = "all",
     benchmark: Benchmark = "",
     quiet: Quiet = False,
 ):
     "Write the report of what is complete, answer every question about it, and say where the pages are."
+    if benchmark or is_benchmark(task): refuse_retain(retain, benchmark or task)
     if benchmark:
         wrong = dict(model=model, quick=quick, n_permutations=n_permutations, templates=templates)
         report_benchmark(benchmark, wrong, task, split(methods), split(entities), base_folder)
@@ -300,22 +323,25 @@ def report_command(
         return
     from vision_unlearning.running.report import write_report
     from vision_unlearning.running.session import chosen_sessions
+    from vision_unlearning.running.sides import divided, listing_words
     from vision_unlearning.running.summary import printed, summary_table
     from vision_unlearning.store import Store
     store = Store(base_folder)
     from vision_unlearning.running.values import take_names
     asked = dict(methods=split(methods), templates=split(templates), base_folder=base_folder)
     named = take_names(asked)
-    sessions = chosen_sessions(store, task, named["methods"], split(entities), model)
-    path = write_report(store, task, sessions)
+    sessions = chosen_sessions(store, task, named["methods"], split(entities), model, retain)
+    path = write_report(store, task, sessions, retain=retain)
+    typer.echo(listing_words(store, sessions))
     typer.echo(printed(summary_table(store, sessions)).to_string(index=False))
     typer.echo(path.resolve())
     if quick: return
     from vision_unlearning.running.answers import write_answers
     ran = list(dict.fromkeys(s.method for s in sessions))
     how = dict(model=model, progress=not quiet, templates=named["templates"])
-    for path in write_answers(store, task, ran, n_permutations or None, **how):
-        typer.echo(path.resolve())
+    for words, side in divided(store, task, ran, model, retain).items():
+        for path in write_answers(side, task, ran, n_permutations or None, notes=[words], **how):
+            typer.echo(path.resolve())
 
 # %% ../../nbs/9_commands/20_cli.ipynb #c6d28597
 DemoFolder = Annotated[
