@@ -26,7 +26,7 @@ from vision_unlearning.running.session import (
     session_data,
     unlearn_session,
 )
-from vision_unlearning.running.sides import divided, listing_words
+from vision_unlearning.running.sides import divide_sides, listing_words
 from vision_unlearning.running.summary import listed_sides, printed, summary_table
 from vision_unlearning.running.tuning.held_out import crossed_over, held_out_row, held_out_table
 from vision_unlearning.store import Session, Store, read_record, session_fields, write_json
@@ -189,7 +189,7 @@ def test_summary_and_report_show_both_means(made):
 def test_templates_are_asked_of_each_side(made):
     store, _ = made
     session = of(store, "half-a")
-    (_, listed), (_, unlisted) = divided(store, "shapes", retain="half-a").items()
+    (_, listed), (_, unlisted) = divide_sides(store, "shapes", retain="half-a").items()
     scores = read_scores(store, session)
     for side, mark in ((listed, True), (unlisted, False)):
         rows = read_pairs(side, "shapes", "uce").rows[session.index]
@@ -200,9 +200,9 @@ def test_templates_are_asked_of_each_side(made):
     plain, = plan_sessions(unlisted, "shapes", "uce", [EMITTER])
     with pytest.raises(ValueError, match="made with other settings"):
         unlearn_session(unlisted, plain, tiny_pipeline(), "tiny")
-    (_, listed), (_, unlisted) = divided(store, "shapes", retain="half-a,half-b").items()
+    (_, listed), (_, unlisted) = divide_sides(store, "shapes", retain="half-a,half-b").items()
     assert set(read_pairs(unlisted, "shapes", "uce").rows[session.index]) == set(NAMES)
-    assert list(divided(store, "shapes").values())[0].base == store.base
+    assert list(divide_sides(store, "shapes").values())[0].base == store.base
 
 
 def test_the_held_out_table_counts_each_receiver_once_on_each_side(made):

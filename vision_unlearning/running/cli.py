@@ -29,12 +29,15 @@ from vision_unlearning.running.options import (
     Preserved,
     Quiet,
     Requests,
+    Retain,
+    RetainLists,
     TaskName,
     asked_for,
     at_home,
     beside,
     json_settings,
     on_machine,
+    refuse_retain,
     require_options,
     split,
 )
@@ -49,12 +52,11 @@ from vision_unlearning.running.tuning.commands import (
 
 # %% auto #0
 __all__ = ['app', 'task_app', 'OwnSteps', 'OwnGuidance', 'OwnScheduler', 'Stage', 'BatchMethods', 'BatchMetrics', 'OwnTemplates',
-           'BatchScale', 'Retain', 'RetainLists', 'Quick', 'DemoFolder', 'EXIT_CODES', 'Candidates', 'Clip', 'Merge',
-           'ConfigFolder', 'Push', 'Original', 'Edited', 'AuditTask', 'EditName', 'AttackSteps', 'RelearningSteps',
-           'KEPT', 'STOPPED', 'INTERRUPTED', 'task_new_command', 'run_command', 'run_benchmark_stage',
-           'batch_parameters', 'batch_command', 'refuse_retain', 'smoke_batch', 'report_command', 'demo_command',
-           'embedded_judge', 'leave_with', 'erase_command', 'audit_command', 'require_entity', 'report_audit',
-           'error_line', 'main']
+           'BatchScale', 'Quick', 'DemoFolder', 'EXIT_CODES', 'Candidates', 'Clip', 'Merge', 'ConfigFolder', 'Push',
+           'Original', 'Edited', 'AuditTask', 'EditName', 'AttackSteps', 'RelearningSteps', 'KEPT', 'STOPPED',
+           'INTERRUPTED', 'task_new_command', 'run_command', 'run_benchmark_stage', 'batch_parameters', 'batch_command',
+           'smoke_batch', 'report_command', 'demo_command', 'embedded_judge', 'leave_with', 'erase_command',
+           'audit_command', 'require_entity', 'report_audit', 'error_line', 'main']
 
 # %% ../../nbs/9_commands/20_cli.ipynb #ebe4d688
 app = typer.Typer(
@@ -198,14 +200,6 @@ BatchScale = Annotated[
     typer.Option(help="full, or smoke: a real task on stand-ins, offline, in a folder `smoke`."),
 ]
 
-Retain = Annotated[
-    str,
-    typer.Option(help="Receivers in the retain data: all, half-a, half-b, or a share and a seed: 0.25-7."),
-]
-RetainLists = Annotated[
-    str, typer.Option(help="Sessions of which retain data: all, half-a, half-b, 0.25-7; several with commas.")
-]
-
 @app.command("batch")
 @on_machine
 @on_workers
@@ -265,14 +259,6 @@ def batch_command(
             paths = run_batch(task, chosen, split(entities), Store(base_folder), **options).values()
     for path in paths: typer.echo(path)
 
-# %% ../../nbs/9_commands/20_cli.ipynb #a2d2ca06
-def refuse_retain(
-    retain: str,  # of the command line
-    benchmark: str,
-):
-    "A benchmark says itself what is retained."
-    if retain != "all": raise ValueError(f"{benchmark} says itself what is retained; leave --retain out")
-
 # %% ../../nbs/9_commands/20_cli.ipynb #7e2f9e62
 def smoke_batch(
     task: str,
@@ -323,7 +309,7 @@ def report_command(
         return
     from vision_unlearning.running.report import write_report
     from vision_unlearning.running.session import chosen_sessions
-    from vision_unlearning.running.sides import divided, listing_words
+    from vision_unlearning.running.sides import divide_sides, listing_words
     from vision_unlearning.running.summary import printed, summary_table
     from vision_unlearning.store import Store
     store = Store(base_folder)
@@ -339,7 +325,7 @@ def report_command(
     from vision_unlearning.running.answers import write_answers
     ran = list(dict.fromkeys(s.method for s in sessions))
     how = dict(model=model, progress=not quiet, templates=named["templates"])
-    for words, side in divided(store, task, ran, model, retain).items():
+    for words, side in divide_sides(store, task, ran, model, retain).items():
         for path in write_answers(side, task, ran, n_permutations or None, notes=[words], **how):
             typer.echo(path.resolve())
 

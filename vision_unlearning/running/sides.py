@@ -18,7 +18,7 @@ from .session import chosen_sessions, read_scores, task_entities
 from ..texts import split_names
 
 # %% auto #0
-__all__ = ['PUBLISHED_WAY', 'SIDES', 'listing_words', 'listing_sides', 'side_scores', 'write_side', 'divided']
+__all__ = ['PUBLISHED_WAY', 'LISTING', 'listing_words', 'listing_sides', 'side_scores', 'write_side', 'divide_sides']
 
 # %% ../../nbs/8_running/21_sides.ipynb #874884cf
 PUBLISHED_WAY = "all receivers listed (the published way)"
@@ -41,7 +41,7 @@ def listing_words(
     return f"{text[:1].upper()}{text[1:]}."
 
 # %% ../../nbs/8_running/21_sides.ipynb #e58a82f0
-SIDES = {"listed": True, "unlisted": False}  # name -> what the column `listed` holds
+LISTING = {"listed": True, "unlisted": False}  # name -> what the column `listed` holds
 
 def listing_sides(
     store: Store,
@@ -50,7 +50,7 @@ def listing_sides(
     "The stores that questions are asked of: the same where all are listed, else one for each side."
     lists = [check_retain(name) for name in split_names(retain)]
     if lists == [ALL_LISTED]: return [store]
-    return [Store(store.at("sides", f"{'_'.join(lists)}_{side}")) for side in SIDES]
+    return [Store(store.at("sides", f"{'_'.join(lists)}_{side}")) for side in LISTING]
 
 # %% ../../nbs/8_running/21_sides.ipynb #6f7a250e
 def side_scores(
@@ -99,7 +99,7 @@ def write_side(
     _link_pictures(store, side, sessions, frames, plain)
 
 # %% ../../nbs/8_running/21_sides.ipynb #4f8b23d6
-def divided(
+def divide_sides(
     store: Store,
     task: str,  # task name
     methods: list[str] = (),  # backend names; empty means all
@@ -116,10 +116,10 @@ def divided(
     if len(stores) == 1: return {listing_words(store, sessions): store}
     groups = {}
     for s in sessions: groups.setdefault((s.method, s.epochs, s.index), []).append(s)
-    for side, listed in zip(stores, SIDES.values()):
+    for side, listed in zip(stores, LISTING.values()):
         write_json(side.metadata(task), read_entities(store, task))
         shared = [store.similarity(kind, task) for kind in SIMILARITIES] + [store.embeddings(task)]
         for file in shared: _link(file, side.base/file.relative_to(store.base))
         for parts in groups.values(): write_side(store, side, parts, listed)
     said = listing_words(store, sessions)
-    return {f"{name.capitalize()} receivers only. {said}": side for name, side in zip(SIDES, stores)}
+    return {f"{name.capitalize()} receivers only. {said}": side for name, side in zip(LISTING, stores)}
