@@ -63,3 +63,23 @@ def test_the_right_name_is_suggested(shell, tmp_path):
 def test_an_empty_store_has_a_status(shell, tmp_path):
     code, out, err = shell("status", "--base-folder", tmp_path)
     assert (code, err) == (0, "") and "no session" in out
+
+
+def test_the_help_is_one_screen_and_nothing_is_cut(shell, monkeypatch):
+    from typer.main import get_command
+
+    from vision_unlearning.running.cli import app
+    from vision_unlearning.running.screen import COMMAND_GROUPS
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = shell("--help")
+    lines = out.rstrip("\n").splitlines()
+    assert (code, err) == (0, "") and len(lines) <= 30 and max(map(len, lines)) <= 80
+    assert "..." not in "".join(lines[1:])
+    headings = [line[:-1] for line in lines if line.endswith(":")]
+    assert headings == list(COMMAND_GROUPS.values())
+    for name, command in get_command(app).commands.items():
+        if command.hidden: continue
+        assert command.rich_help_panel in headings, name
+        shown = [line for line in lines if line.startswith(f"  {name} ")]
+        assert len(shown) == 1 and shown[0].endswith(f"  {command.short_help}"), name
+        assert command.short_help[0].isupper() and command.short_help.endswith((".", "?")), name

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 import typer
-from ..memory import MEMORY_FULL, is_out_of_memory
 from vision_unlearning.running.benchmarks import (
     Benchmark,
     OnlyPlan,
@@ -16,6 +15,7 @@ from vision_unlearning.running.benchmarks import (
     is_benchmark,
     report_benchmark,
 )
+from .error_lines import error_line
 from .explore_command import explore_command
 from .holistic_commands import holistic_app
 from vision_unlearning.running.options import (
@@ -41,6 +41,7 @@ from vision_unlearning.running.options import (
     require_options,
     split,
 )
+from .screen import OneScreen, in_group
 from .worker_options import as_workers, on_workers, refuse_workers, status_command
 from vision_unlearning.running.tuning.commands import (
     fetch_command,
@@ -51,25 +52,27 @@ from vision_unlearning.running.tuning.commands import (
 )
 
 # %% auto #0
-__all__ = ['app', 'task_app', 'OwnSteps', 'OwnGuidance', 'OwnScheduler', 'Stage', 'BatchMethods', 'BatchMetrics', 'OwnTemplates',
-           'BatchScale', 'Quick', 'DemoFolder', 'EXIT_CODES', 'Candidates', 'Clip', 'Merge', 'ConfigFolder', 'Push',
-           'Original', 'Edited', 'AuditTask', 'EditName', 'AttackSteps', 'RelearningSteps', 'KEPT', 'STOPPED',
-           'INTERRUPTED', 'task_new_command', 'run_command', 'run_benchmark_stage', 'batch_parameters', 'batch_command',
-           'smoke_batch', 'report_command', 'demo_command', 'embedded_judge', 'leave_with', 'erase_command',
-           'audit_command', 'require_entity', 'report_audit', 'error_line', 'main']
+__all__ = ['app', 'task_app', 'in_tables', 'OwnSteps', 'OwnGuidance', 'OwnScheduler', 'Stage', 'BatchMethods', 'BatchMetrics',
+           'OwnTemplates', 'BatchScale', 'Quick', 'DemoFolder', 'EXIT_CODES', 'Candidates', 'Clip', 'Merge',
+           'ConfigFolder', 'Push', 'Original', 'Edited', 'AuditTask', 'EditName', 'AttackSteps', 'RelearningSteps',
+           'KEPT', 'STOPPED', 'INTERRUPTED', 'task_new_command', 'run_command', 'run_benchmark_stage',
+           'batch_parameters', 'batch_command', 'smoke_batch', 'report_command', 'demo_command', 'leave_with',
+           'erase_command', 'audit_command', 'require_entity', 'report_audit', 'main']
 
 # %% ../../nbs/9_commands/20_cli.ipynb #ebe4d688
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Make an image model forget, and measure what else it forgot. --traceback anywhere shows where an "
-         "error came from.",
+    cls=OneScreen,
+    help="Make an image model forget, and measure what else it forgot.",
+    epilog="vu COMMAND --help explains one; --traceback shows where an error came from.",
 )
 
 # %% ../../nbs/9_commands/20_cli.ipynb #bafc512d
 task_app = typer.Typer(help="Bring a task of your own.", rich_markup_mode=None)
-app.add_typer(task_app, name="task")
+in_tables = in_group("tables", "Bring a task of your own: a table, a prompt, pictures.")
+app.add_typer(task_app, name="task", **in_tables)
 
 OwnSteps = Annotated[int, typer.Option(min=0, help="Of its pictures; 0 goes with the model.")]
 OwnGuidance = Annotated[float, typer.Option(help="Of its pictures; -1 goes with the model.")]
@@ -118,7 +121,7 @@ Stage = Annotated[
     typer.Argument(help="prepare, explore, unlearn, generate, interference, results, report or answers."),
 ]
 
-@app.command("run")
+@app.command("run", **in_group("tables", "Run one stage, as a notebook."))
 @on_machine
 def run_command(
     stage: Stage,
@@ -200,7 +203,7 @@ BatchScale = Annotated[
     typer.Option(help="full, or smoke: a real task on stand-ins, offline, in a folder `smoke`."),
 ]
 
-@app.command("batch")
+@app.command("batch", **in_group("tables", "Run all stages for many methods and concepts, or go on."))
 @on_machine
 @on_workers
 def batch_command(
@@ -276,12 +279,13 @@ def smoke_batch(
     return list(run_smoke(task, methods, base_folder, **options).values())
 
 # %% ../../nbs/9_commands/20_cli.ipynb #56a2fc7a
-app.command("status")(status_command)
+in_tables = in_group("tables", "Say what is complete, missing, running or failed.")
+app.command("status", **in_tables)(status_command)
 
 # %% ../../nbs/9_commands/20_cli.ipynb #51978ecd
 Quick = Annotated[bool, typer.Option("--quick", help="Only the page of the sessions; ask no questions.")]
 
-@app.command("report")
+@app.command("report", **in_group("tables", "Write the report, and answer every question about it."))
 def report_command(
     task: TaskName = "emoji",
     methods: Annotated[str, typer.Option(help="Backend names, with commas; empty means all that ran.")] = "",
@@ -335,7 +339,7 @@ DemoFolder = Annotated[
     typer.Option(help="Where it goes; empty means assets/demo, or assets/demo_full.", callback=at_home),
 ]
 
-@app.command("demo")
+@app.command("demo", **in_group("begin", "Forget a few emoji, measure the others, and write a report."))
 def demo_command(
     full: Annotated[bool, typer.Option("--full", help="Four seeds and more emitters; takes longer.")] = False,
     base_folder: DemoFolder = "",
@@ -346,20 +350,6 @@ def demo_command(
     demo(full=full, base_folder=base_folder or None, progress=not quiet)
 
 # %% ../../nbs/9_commands/20_cli.ipynb #c9ddd14d
-def embedded_judge(
-    model: str,  # as `load_pipeline` takes it
-    names: list[str],  # that the pictures will show
-    device="cpu",  # where it looks
-):  # `JudgeAccuracy`, or None where it does not know the model's pictures or one of the names
-    "The judge of the embedded world."
-    from vision_unlearning.data.emoji import emoji_entities
-    from vision_unlearning.metrics.classification import JudgeAccuracy
-    from vision_unlearning.models.embedded import EMBEDDED_PIPELINES
-    entities = emoji_entities("emoji")
-    known = {e["name"] for e in entities}
-    if model not in EMBEDDED_PIPELINES or not set(names) <= known: return None
-    return JudgeAccuracy("emoji", entities).to(device)
-
 EXIT_CODES = {"GO": 0, "NO-GO": 1, "NO-VERDICT": 3}  # 2 is an error
 
 def leave_with(
@@ -387,7 +377,7 @@ Push = Annotated[
 ]
 
 # %% ../../nbs/9_commands/20_cli.ipynb #1ac2c463
-@app.command("erase")
+@app.command("erase", **in_group("model", "Erase a concept, check it and its neighbours: go or no-go."))
 @on_machine
 def erase_command(
     concept: Requests,
@@ -413,6 +403,7 @@ def erase_command(
     "Erase a concept from a pipeline, check it and its neighbours before and after, and say go or no-go."
     from vision_unlearning.models.machine import Machine, compute_device
     from vision_unlearning.running.erase import erase, push_to_hub, save_erasure
+    from vision_unlearning.running.live import embedded_judge
     from vision_unlearning.running.probes import Budget, probe_erasure
     from vision_unlearning.texts import split_request
     from vision_unlearning.unlearners.base import get_method
@@ -464,7 +455,7 @@ AttackSteps = Annotated[int, typer.Option(min=0, help="Steps of a search for a w
 RelearningSteps = Annotated[int, typer.Option(min=0, help="Updates that train it back.")]
 
 
-@app.command("audit")
+@app.command("audit", **in_group("model", "Check what somebody else's edit changes: go or no-go."))
 @on_machine
 def audit_command(
     original: Original,
@@ -488,6 +479,7 @@ def audit_command(
     from vision_unlearning.models.machine import Machine, compute_device
     from vision_unlearning.running.audit import Budget, audit
     from vision_unlearning.running.audit_page import save_audit
+    from vision_unlearning.running.live import embedded_judge
     if Path(out).exists(): raise ValueError(f"{out} exists; give a folder that does not")
     runs = Machine(**machine)
     given = asked_for(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
@@ -547,27 +539,16 @@ def report_audit(
     return write_report(store, task, [session]).resolve()
 
 # %% ../../nbs/9_commands/20_cli.ipynb #2e59eb4f
-app.command("submit")(submit_command)
-app.command("recompute")(recompute_command)
-app.command("leaderboard")(leaderboard_command)
-app.command("publish")(publish_command)
-app.command("fetch")(fetch_command)
-app.command("explore")(explore_command)
-app.add_typer(holistic_app, name="holistic")
-
-# %% ../../nbs/9_commands/20_cli.ipynb #7318b39e
-def error_line(
-    error: Exception,
-) -> str:
-    "What is said of an error, in one line."
-    if hasattr(error, "format_message"):  # of the parser
-        command = error.ctx.command_path if error.ctx else "vu"
-        return f"{' '.join(error.format_message().split())} (see `{command} --help`)"
-    line = str(error).strip().partition("\n")[0] or type(error).__name__
-    if is_out_of_memory(error): return f"{MEMORY_FULL} ({line})"
-    extra = isinstance(error, ImportError) and "unlearning[" in str(error)
-    if extra or isinstance(error, (ValueError, OSError)): return line
-    return f"{type(error).__name__}: {line} (not foreseen; --traceback shows where it came from)"
+for command, group, sentence in (
+    (explore_command, "tables", "Write a page on which one points at a pair: its pictures."),
+    (submit_command, "share", "Test a method on concepts that no search has seen."),
+    (recompute_command, "share", "Measure rows of a submission again: which counts differ?"),
+    (leaderboard_command, "share", "Make one page of all submissions of a folder."),
+    (publish_command, "share", "Send an edit, a task, its tables or a submission to the hub."),
+    (fetch_command, "share", "Get an edit, a task, tables or submissions from the hub."),
+):
+    app.command(command.__name__.removesuffix("_command"), **in_group(group, sentence))(command)
+app.add_typer(holistic_app, name="holistic", **in_group("tables", "Put an edit to HUB's seven tasks."))
 
 # %% ../../nbs/9_commands/20_cli.ipynb #cd8b1f21
 KEPT = "stopped; what was finished is kept, and the same command goes on after it"
