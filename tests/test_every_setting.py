@@ -60,6 +60,10 @@ ESD = dict(
     retain_rollouts=Case(3, RETAIN),
     retain_batch_size=Case(3, RETAIN),
 )
+UCE = dict(
+    erase_scale=2., lamb=1., concept_type="art", expand_prompts=False, positions="last",
+    preservation="null_space", null_threshold=Case(.5, dict(preservation="null_space")),
+)
 OWN = {
     "trasce": dict(
         loss_scale=Case(9., PUSH), latent_guidance=Case(1000., dict(width=10.)), width=Case(20., PUSH),
@@ -102,11 +106,8 @@ OWN = {
     "sld": dict(
         sld_guidance_scale=10., sld_warmup_steps=2, sld_threshold=1., sld_momentum_scale=.9, sld_mom_beta=.9,
     ),
-    "uce": dict(erase_scale=2., lamb=1., concept_type="art", expand_prompts=False, positions="last"),
-    "rece": dict(
-        erase_scale=2., lamb=1., concept_type="art", expand_prompts=False, positions="last",
-        num_iterations=2, ridge=1., rounds="sequential",
-    ),
+    "uce": UCE,
+    "rece": UCE | dict(num_iterations=2, ridge=1., rounds="sequential"),
     "debias": dict(
         attributes=("woman", "man"),
         target_shares=(.9, .1),

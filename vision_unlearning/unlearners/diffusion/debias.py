@@ -22,11 +22,10 @@ from ...models.families import denoiser
 from ..base import Unlearner, WeightEdit, concepts
 from ..base import refuse_overlap, require_pipeline, require_plain
 from .uce import TEMPLATES, aligned_positions, apply_matrix
-from .uce import edit_matrix, projections, solve_system
+from .uce import edit_matrix, null_space_matrix, projections
 
 # %% auto #0
-__all__ = ['attributed', 'attribute_directions', 'free_directions', 'null_space_matrix', 'judge_class', 'attribute_reader',
-           'Debias', 'Wishes', 'Round', 'ShareSearch']
+__all__ = ['attributed', 'attribute_directions', 'judge_class', 'attribute_reader', 'Debias', 'Wishes', 'Round', 'ShareSearch']
 
 # %% ../../../nbs/3a_diffusion/27_debias.ipynb #c7856581
 def attributed(
@@ -49,37 +48,6 @@ def attribute_directions(
     def seen(text, name): return text[aligned_positions(pipe, template, concept, name)[1]]
     plain, *changed = (seen(text, name) for text, name in zip(texts, named))
     return texts[0][mine].cpu(), torch.stack(changed).sub(plain).cpu()
-
-# %% ../../../nbs/3a_diffusion/27_debias.ipynb #5000b4e0
-def free_directions(
-    preserve: torch.Tensor,  # (m,D) vectors to keep
-    null_threshold: float,  # what counts as nothing, as a share of the largest eigenvalue
-) -> torch.Tensor:  # (D,D) float64, a projection
-    "The directions in which what is to be retained hardly extends."
-    p = preserve.double()
-    values, directions = torch.linalg.eigh(p.T @ p)
-    free = directions[:, values <= null_threshold*values.max()]
-    if not free.shape[1]:
-        raise ValueError(
-            f"what is to be retained extends in all {len(values)} directions; raise null_threshold, or "
-            "retain less"
-        )
-    return free @ free.T
-
-# %% ../../../nbs/3a_diffusion/27_debias.ipynb #5532a5d4
-def null_space_matrix(
-    edit: torch.Tensor,  # (n,D) vectors c of the concept
-    guide: torch.Tensor,  # (n,D) vectors c* that replace them
-    preserve: torch.Tensor,  # (m,D) vectors p to keep
-    erase_scale: float,  # s
-    lamb: float,  # lambda
-    null_threshold: float,  # of `free_directions`
-) -> torch.Tensor:  # (D,D) float64, W' = W @ M
-    "The matrix M that moves the concept in directions that the rest does not see."
-    free, c, g = free_directions(preserve, null_threshold), edit.double(), guide.double()
-    seen, eye = c @ free, torch.eye(c.shape[-1], dtype=torch.float64)
-    change = solve_system(erase_scale*seen.T @ (g - c), erase_scale*seen.T @ seen + lamb*eye).T
-    return eye + change @ free
 
 # %% ../../../nbs/3a_diffusion/27_debias.ipynb #d56ead2f
 def judge_class(

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from ...core import borrow
 from ...models.families import denoiser
-from .uce import UCE, edit_matrix, projections, solve_system
+from .uce import UCE, projections, solve_system
 
 # %% auto #0
 __all__ = ['adversarial_vectors', 'RECE', 'relative_change']
@@ -45,8 +45,9 @@ class RECE(UCE):
     rounds: Literal["joint", "sequential"] = "joint"
 
     def idle(self, forget, retain):
-        if self.num_iterations: return {}
-        return dict.fromkeys(("ridge", "rounds"), "num_iterations is 0")
+        found = super().idle(forget, retain)
+        if self.num_iterations: return found
+        return found | dict.fromkeys(("ridge", "rounds"), "num_iterations is 0")
 
     def matrices(self, pipe, forget, retain=None, reads="tokens"):
         "M after the first edit and after every round, and the Gram matrix S: each (D,D) float64."
@@ -55,14 +56,7 @@ class RECE(UCE):
             weights = projections(denoiser(pipe), reads).values()
             gram = sum(w.T @ w for w in (w[:, :edit.shape[1]].cpu().double() for w in weights))
             def solve(vectors):
-                return edit_matrix(
-                    vectors,
-                    target.repeat(len(vectors) // len(target), 1),
-                    preserve,
-                    self.erase_scale,
-                    self.retain_weight,
-                    self.lamb,
-                )
+                return self.solve(vectors, target.repeat(len(vectors) // len(target), 1), preserve)
             vectors = edit
             found = [solve(vectors)]
             for _ in range(self.num_iterations):

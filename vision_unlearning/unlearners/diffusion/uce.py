@@ -23,8 +23,8 @@ from ...models.places import token_span
 from ...models.sampling import latent_shape
 
 # %% auto #0
-__all__ = ['TEMPLATES', 'solve_system', 'edit_matrix', 'row_positions', 'aligned_positions', 'projections', 'apply_matrix', 'UCE',
-           'PooledLeak', 'text_gap', 'pooled_leak']
+__all__ = ['TEMPLATES', 'solve_system', 'edit_matrix', 'free_directions', 'null_space_matrix', 'row_positions',
+           'aligned_positions', 'projections', 'apply_matrix', 'UCE', 'PooledLeak', 'text_gap', 'pooled_leak']
 
 # %% ../../../nbs/3a_diffusion/25_uce.ipynb #c346005d
 def solve_system(
@@ -55,6 +55,37 @@ def edit_matrix(
     keep = lamb*eye + retain_weight*p.T @ p
     left, right = keep + erase_scale*g.T @ c, keep + erase_scale*c.T @ c + 1e-6*eye
     return solve_system(left.T, right).T
+
+# %% ../../../nbs/3a_diffusion/25_uce.ipynb #b118c00a
+def free_directions(
+    preserve: torch.Tensor,  # (m,D) vectors to keep
+    null_threshold: float,  # what counts as nothing, as a share of the largest eigenvalue
+) -> torch.Tensor:  # (D,D) float64, a projection
+    "The directions in which what is to be retained hardly extends."
+    p = preserve.double()
+    values, directions = torch.linalg.eigh(p.T @ p)
+    free = directions[:, values <= null_threshold*values.max()]
+    if not free.shape[1]:
+        raise ValueError(
+            f"what is to be retained extends in all {len(values)} directions; raise null_threshold, or "
+            "retain less"
+        )
+    return free @ free.T
+
+# %% ../../../nbs/3a_diffusion/25_uce.ipynb #b8295ec1
+def null_space_matrix(
+    edit: torch.Tensor,  # (n,D) vectors c of the concept
+    guide: torch.Tensor,  # (n,D) vectors c* that replace them
+    preserve: torch.Tensor,  # (m,D) vectors p to keep
+    erase_scale: float,  # s
+    lamb: float,  # lambda
+    null_threshold: float,  # of `free_directions`
+) -> torch.Tensor:  # (D,D) float64, W' = W @ M
+    "The matrix M that moves the concept in directions that the rest does not see."
+    free, c, g = free_directions(preserve, null_threshold), edit.double(), guide.double()
+    seen, eye = c @ free, torch.eye(c.shape[-1], dtype=torch.float64)
+    change = solve_system(erase_scale*seen.T @ (g - c), erase_scale*seen.T @ seen + lamb*eye).T
+    return eye + change @ free
 
 # %% ../../../nbs/3a_diffusion/25_uce.ipynb #c45fa013
 def row_positions(
@@ -145,6 +176,13 @@ class UCE(Unlearner):
         lamb=dict(low=1e-3, high=10.0, log=True),
     )
     positions: Literal["all", "last"] = "all"  # token positions; "last" reproduces the published code
+    # hold what is preserved by a weight, or change only what it does not see
+    preservation: Literal["weight", "null_space"] = "weight"
+    null_threshold: float = Field(1e-6, gt=0, lt=1)  # what counts as not seen, with "null_space"
+
+    def idle(self, forget, retain):
+        if self.preservation == "weight": return {"null_threshold": "preservation is 'weight'"}
+        return {"retain_weight": "preservation is 'null_space'"}
 
     def _vectors(self, pipe, pairs, reads):
         "Vectors of concepts and of their guides, (n,D) each; all distinct sentences are encoded at once."
@@ -208,6 +246,17 @@ def system(self: UCE,
     return edit, target, preserve.cpu()
 
 @patch
+def solve(self: UCE,
+    edit: torch.Tensor,  # (n,D) vectors of the concepts
+    target: torch.Tensor,  # (n,D) of their guides
+    preserve: torch.Tensor,  # (m,D) of what to preserve
+) -> torch.Tensor:  # (D,D) float64, M
+    "The matrix of a system with these settings."
+    if self.preservation == "null_space":
+        return null_space_matrix(edit, target, preserve, self.erase_scale, self.lamb, self.null_threshold)
+    return edit_matrix(edit, target, preserve, self.erase_scale, self.retain_weight, self.lamb)
+
+@patch
 def matrix(self: UCE,
     pipe,  # a pipeline of a known family
     forget,  # names
@@ -215,8 +264,7 @@ def matrix(self: UCE,
     reads: str = "tokens",  # the form of the text; or "pooled"
 ) -> torch.Tensor:  # (D,D)
     "M, on the right of every projection that reads this form of a text."
-    weights = self.erase_scale, self.retain_weight, self.lamb
-    return edit_matrix(*self.system(pipe, forget, retain, reads), *weights)
+    return self.solve(*self.system(pipe, forget, retain, reads))
 
 # %% ../../../nbs/3a_diffusion/25_uce.ipynb #c4bf6478
 @dataclass(frozen=True)
