@@ -102,10 +102,11 @@ def test_the_requirements_of_a_space_are_ours():
 
 # With Gradio
 
-gradio = pytest.mark.skipif(not importlib.util.find_spec("gradio"), reason="gradio (the extra app) is missing")
+has_gradio = importlib.util.find_spec("gradio") is not None
+with_gradio = pytest.mark.skipif(not has_gradio, reason="gradio (the extra app) is not installed")
 
 
-@gradio
+@with_gradio
 def test_a_space_is_one_file():
     import gradio
     spec = importlib.util.spec_from_file_location("space_app", SPACE / "app.py")
@@ -117,7 +118,7 @@ def test_a_space_is_one_file():
     assert [type(b).__name__ for b in unnamed] == ["State"]
 
 
-@gradio
+@with_gradio
 def test_an_error_of_a_button_is_one_line_of_text():
     import gradio
     def fail(): raise ValueError("no <b>fox</b>\nand a second line")
