@@ -1,4 +1,4 @@
-"""The app: visitors do not mix, nothing escapes, and a real browser erases a fox, attacks it and takes it home."""
+"""The app: visitors do not mix, nothing escapes, and a browser erases a fox, attacks it, takes it home."""
 from __future__ import annotations
 
 import importlib.util
