@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 import typer
+from .app import app_command
 from vision_unlearning.running.benchmarks import (
     Benchmark,
     OnlyPlan,
@@ -540,6 +541,7 @@ def report_audit(
 
 # %% ../../nbs/9_commands/20_cli.ipynb #2e59eb4f
 for command, group, sentence in (
+    (app_command, "begin", "Erase a concept live in a browser, and attack the edit."),
     (explore_command, "tables", "Write a page on which one points at a pair: its pictures."),
     (submit_command, "share", "Test a method on concepts that no search has seen."),
     (recompute_command, "share", "Measure rows of a submission again: which counts differ?"),
