@@ -12,8 +12,8 @@ from ..texts import split_names
 # %% auto #0
 __all__ = ['BaseFolder', 'Quiet', 'Force', 'Requests', 'Preserved', 'PictureProbes', 'CheckSteps', 'CheckGuidance',
            'Permutations', 'TaskName', 'Parameters', 'Device', 'Dtype', 'Variant', 'Offload', 'AttentionSlicing',
-           'BatchSize', 'Compiled', 'at_home', 'asked_for', 'split', 'json_settings', 'rows', 'machine_options',
-           'on_machine', 'require_options', 'beside']
+           'BatchSize', 'Compiled', 'Retain', 'RetainLists', 'at_home', 'asked_for', 'split', 'json_settings', 'rows',
+           'machine_options', 'on_machine', 'require_options', 'beside', 'refuse_retain']
 
 # %% ../../nbs/9_commands/00_options.ipynb #0e6be802
 def at_home(
@@ -153,3 +153,19 @@ def beside(
     twice = given.keys() & machine.keys()
     if twice: raise ValueError(f"{', '.join(sorted(twice))}: say it once, as an option or with -p")
     return given | machine
+
+# %% ../../nbs/9_commands/00_options.ipynb #1da09354
+Retain = Annotated[
+    str,
+    typer.Option(help="Receivers in the retain data: all, half-a, half-b, or a share and a seed: 0.25-7."),
+]
+RetainLists = Annotated[
+    str, typer.Option(help="Sessions of which retain data: all, half-a, half-b, 0.25-7; several with commas.")
+]
+
+def refuse_retain(
+    retain: str,  # of the command line
+    benchmark: str,
+):
+    "A benchmark says itself what is retained."
+    if retain != "all": raise ValueError(f"{benchmark} says itself what is retained; leave --retain out")
