@@ -45,7 +45,7 @@ class Point:
     emitter: str
     half: int  # of `HALVES`, the vocabulary; the other one is not listed
     method: str  # backend name
-    chooser: str  # one of `CHOOSERS`, "none", "all", or "null_space": all, in the null space of which is edited
+    chooser: str  # of `CHOOSERS`; or "none", "all", "null_space": all, and the edit is in their null space
     k: int  # names that are preserved
     seed: int = 0  # of a random choice
 

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
+import pandas as pd
 import torch
 from ..cards import card, evaluation, limits
 from ..core import versions
@@ -26,8 +27,10 @@ from vision_unlearning.running.check import (
     measured_with,
     plan_check,
     side_by_side,
+    usual_candidates,
     verdict,
 )
+from .protect import Protection, agreement, choose_protected, harm_table
 from ..store import atomic_folder, read_json, write_json
 from ..tasks import PROMPT_TEMPLATE
 from ..texts import as_names, as_requests, request_label, shared_names
@@ -49,9 +52,23 @@ class Erasure(Checked):
     method: str  # backend name
     edit: Edit  # attach it, or save it with `save_erasure`
     seconds: float  # of the unlearning alone
+    protection: Protection | None = None  # whom it chose to keep besides, where it was asked to
 
     def __str__(self):
-        return "\n".join([f"{self.verdict.answer}: {self.concept} erased with {self.method}", *self.reasons])
+        said = [f"{self.verdict.answer}: {self.concept} erased with {self.method}", *self.reasons]
+        return "\n".join([*said, *self.foretold])
+
+    @property
+    def harm(self) -> pd.DataFrame:  # of `harm_table`
+        "What was foretold of everybody who was drawn, and what was seen."
+        if self.protection is None:
+            raise ValueError("nothing was foretold; erase with protect=20, or protect=0 to be told only")
+        return harm_table(self.protection, self.table, self.pictures)
+    @property
+    def foretold(self) -> list[str]:  # one line each; none where nothing was foretold
+        "Who was protected, who was foretold to suffer, and whether it came true."
+        if self.protection is None: return []
+        return [*self.protection.notes, *filter(None, [agreement(self.harm)])]
 
     __repr__ = __str__
 
@@ -154,7 +171,9 @@ def erase(
     candidates: list[str] | None = None,
     neighbours: int = 8,  # how many are preserved and checked
     others: int = 8,  # how many are checked without being preserved
-    anchors: int = 64,  # how many of the remaining candidates are preserved without being checked
+    anchors: int = 64,  # how many of the remaining candidates are preserved unchecked; none with `protect`
+    protect: int | None = None,  # names to choose and preserve in their place; 0 only foretells the harm
+    vocabulary: list[str] | None = None,  # among which `protect` chooses; None takes the candidates
     seeds: tuple[int, ...] = (42, 43),  # of the pictures of the check
     template: str = PROMPT_TEMPLATE,
     paraphrases: tuple[str, ...] = PARAPHRASES,
@@ -183,11 +202,17 @@ def erase(
         candidates,
         neighbours=neighbours,
         others=others,
-        anchors=anchors,
+        anchors=anchors if protect is None else 0,
         seeds=seeds,
         template=template,
         paraphrases=paraphrases,
     )
+    if vocabulary is not None and protect is None:
+        raise ValueError("a vocabulary is what protect chooses from; say how many: protect=20")
+    protection = None
+    if protect is not None:
+        words = usual_candidates(candidates) if vocabulary is None else vocabulary
+        plan, protection = choose_protected(pipe, unlearner, plan, protect, words)
     before = look(pipe, plan, clip, judge, **generation)
     start = time.perf_counter()
     drawing = dict(template=template, **generation)
@@ -213,6 +238,7 @@ def erase(
         seconds=seconds,
         settings=measured_with(clip, judge, plan.seeds, limits, anchors=len(plan.kept), **generation),
         pictures=np.stack([before.images, after.images]),
+        protection=protection,
     )
 
 # %% ../../nbs/8_running/35_erase.ipynb #e4b68c14
@@ -257,6 +283,17 @@ def model_card(
         f"Measured with {how}. Every picture's numbers are in `measurements.parquet`.",
     ]
     few = int((table["group"] == "other").sum()) or 1
+    told = [
+        *(f"- {line}" for line in result.foretold),
+        "",
+        "Harm is how much the layers that read a text change for a name; change is that of a pixel, in grey "
+        "levels. *Other* names are in no list.",
+        "",
+        "| name | group | foretold harm | change | recognised before | recognised after |",
+        "|---" * 6 + "|",
+        *("| " + " | ".join(f"{v:.2f}" if isinstance(v, float) else v for v in row) + " |"
+          for row in result.harm.itertuples(index=False)),
+    ] if result.protection else []
     missing = limits(
         f"The number of pictures is small: a share measured on {few} pictures can be wrong by tens of per "
         "cent.",
@@ -274,6 +311,7 @@ def model_card(
         {
             "What was asked": "\n".join(asked),
             "What was measured": "\n\n".join(shown),
+            **({"Foretold and measured": "\n".join(told)} if told else {}),
             "What this does not show": missing,
             "How to use it": f"```python\n{use}\n```",
         },
@@ -316,6 +354,8 @@ def save_erasure(
                 seconds=result.seconds,
                 settings=result.settings,
                 summary=result.summary().to_dict("index"),
+                protected=result.protection and result.protection.protected,
+                harm=result.protection and result.harm.to_dict("records"),
                 versions=versions(),
             ),
         )
