@@ -5,8 +5,11 @@ import pandas as pd
 import pytest
 from kills import in_this_process
 
-from vision_unlearning.oracle.classification import PROTOCOLS
+from vision_unlearning.models.classifiers import logits
+from vision_unlearning.oracle.classification import PROTOCOLS, Comparison
+from vision_unlearning.oracle.evidence import layer_table
 from vision_unlearning.oracle.tuned import comparable, tuned_classifier, tuned_path
+from vision_unlearning.running.classifier_evidence import EVIDENCE, as_frame, evidence_table
 from vision_unlearning.running.classifiers import (
     batch_classifiers,
     classifier_status,
@@ -127,6 +130,38 @@ def test_from_a_shell(trained):
     assert "cf_k" in open(page, encoding="utf-8").read() and table.endswith(".csv")
     wrong = CliRunner().invoke(app, [*ask, "-p", "seed=1"])
     assert wrong.exit_code != 0 and "seeds" in str(wrong.output) + str(wrong.exception)
+
+
+@pytest.mark.long
+def test_evidence_from_a_shell(trained, short):
+    "Tables beside the runs, shown by batch and report, made once; what cannot be asked is refused."
+    ask = ["kinds=random", "seeds=0", "evidence=layers,klom", "num_models=2"]
+    page, _ = batch_classifiers("digits", ["finetune"], ask, trained, False)
+    text = page.read_text(encoding="utf-8")
+    for name in ("layers", "klom"): assert EVIDENCE[name].title in text
+    folder = trained/"classification"
+    made = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.suffix != ".html"}
+    assert len([path for path in made if path.parent.name == "evidence"]) == 2
+    batch_classifiers("digits", ["finetune"], ask, trained, False)
+    changed = {path for path, when in made.items() if path.is_file() and path.stat().st_mtime_ns != when}
+    assert {path.suffix for path in changed} <= {".csv"}
+    assert report_classifiers("digits", base_folder=trained)[0].read_text(encoding="utf-8").count("<h2>") == 4
+    with pytest.raises(ValueError, match="predictions is asked of class forgetting"):
+        batch_classifiers("digits", ["finetune"], [*ask, "evidence=predictions"], trained, False)
+
+
+def test_evidence_says_what_the_tables_say(place, rows):
+    "The numbers of the page are those of the functions that are asked one by one."
+    comparison = Comparison("digits", "class", 0, place, changes=SHORT)
+    settings = {"finetune": rows[-1]["settings"]}
+    shown = as_frame(evidence_table(comparison, "layers", settings))
+    pd.testing.assert_frame_equal(shown, layer_table(comparison, settings), check_names=False)
+    went = as_frame(evidence_table(comparison, "predictions", settings)).droplevel("class")
+    forgotten = comparison.data.classes[comparison.split.forget_classes[0]]
+    model, loader = comparison.oracle, comparison.sides["test_forget"]
+    called = logits(model, loader)[0].argmax(1).bincount(minlength=10)/len(comparison.split.test_forget)
+    assert went.loc["oracle", comparison.data.classes].tolist() == pytest.approx(called.tolist(), abs=1e-6)
+    assert went.loc["oracle", forgotten] == 0 and went.loc["oracle", "apart"] == 0
 
 
 # The search

@@ -3,31 +3,27 @@
     python tools/local_erasure.py [--minutes M]
 
 A point is a way of forgetting and an emoji that it forgets.
-Finished points lie in build/local_erasure, where the next call continues;
-every call writes what there is to the record beside the page."""
-import argparse
-import json
+Finished points stand in the record beside the page, where the next call continues."""
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from points import fill, minutes_asked
 
-from vision_unlearning.core import versions
 from vision_unlearning.data.emoji import emoji_entities
 from vision_unlearning.interference.inside import draw_composed, left_half
 from vision_unlearning.metrics.classification import JudgeAccuracy
 from vision_unlearning.metrics.local import InsideChange, OutsideChange
-from vision_unlearning.metrics.speed import processor
 from vision_unlearning.models import load_pipeline
 from vision_unlearning.running.tuning.held_out import held_out_emitters
-from vision_unlearning.store import write_json
 from vision_unlearning.unlearners.base import get_method
 from vision_unlearning.unlearners.tuned import tuned_settings
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDER, RECORD = ROOT/"build"/"local_erasure", ROOT/"nbs"/"explanations"/"local_erasure.json"
+RECORD = ROOT/"nbs"/"explanations"/"local_erasure.json"
 TASK, STEPS, SEED = "emoji", 8, 0
 NAMES = [entity["name"] for entity in emoji_entities(TASK)]
 EMITTERS = held_out_emitters(TASK)[:3]
@@ -100,21 +96,10 @@ def measure(pipe, judge, way: Way, emitter: str) -> dict:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30.)
-    end, pipe = time.time() + 60*parser.parse_args().minutes, load_pipeline("emoji-sd")
-    judge, lines = JudgeAccuracy(TASK, emoji_entities(TASK)), []
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    for emitter in EMITTERS:
-        for number, way in enumerate(WAYS):
-            path = FOLDER/f"{emitter.replace(' ', '_')}-{number}.json"
-            if not path.exists():
-                if time.time() > end: continue
-                write_json(path, measure(pipe, judge, way, emitter))
-            lines.append(json.loads(path.read_text(encoding="utf-8")))
+    pipe, judge = load_pipeline("emoji-sd"), JudgeAccuracy(TASK, emoji_entities(TASK))
     about = dict(task=TASK, num_inference_steps=STEPS, seeds=list(SEEDS))
-    write_json(RECORD, dict(**about, versions=versions(), machine=processor(), points=lines))
-    for line in lines:
+    ask = dict(about=about, minutes=minutes_asked(__doc__))
+    for line in fill(RECORD, EMITTERS, WAYS, partial(measure, pipe, judge), **ask):
         print(line["emitter"], line["label"], sum(line["left"]), sum(line["right"]), line["seconds"])
 
 

@@ -3,8 +3,8 @@
     python tools/many_concepts.py [--minutes M]
 
 A point is a method, a way of combining requests, and a number of emoji.
-Finished points and edits lie in build/many_concepts, where the next call continues, cheap points first;
-every call writes what there is to the record beside the page."""
+Finished points stand in the record beside the page, where the next call continues, cheap points first;
+edits lie in build/many_concepts."""
 import argparse
 import json
 import time
@@ -66,7 +66,8 @@ def points() -> list[Point]:
     found += [Point(method, "together", n) for method in TRAINED for n in (2, 10)]
     found += [Point(method, "longer", 5) for method in TRAINED]
     found += [Point(method, way, 10) for method in TRAINED for way in ("sum", "in turn")]
-    found += [Point(method, way, 20) for method in TRAINED for way in ("sum", "in turn", "longer")]
+    found += [Point(method, way, 20) for method in TRAINED for way in ("sum", "in turn")]
+    found += [Point(method, "longer", 20) for method in TRAINED]
     return found
 
 
@@ -150,10 +151,6 @@ def measure(pipe, judge, maker, point: Point) -> dict:
     return dict(**asdict(point), seconds=round(seconds, 2), emitters=emitters, receivers=receivers)
 
 
-def read_lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def write_record(lines: list[dict], before: dict):
     "Everything that is known so far, beside the page."
     methods = dict.fromkeys(line["method"] for line in lines)
@@ -180,24 +177,23 @@ def main(minutes: float):
     "Measure until the time is up."
     end = time.monotonic() + 60*minutes
     FOLDER.mkdir(parents=True, exist_ok=True)
-    path, before_path = FOLDER/"points.jsonl", FOLDER/"before.json"
-    lines = read_lines(path)
+    record = json.loads(RECORD.read_text()) if RECORD.exists() else dict(points=[], before=None)
+    lines, before = record["points"], record["before"]
     done = {Point(line["method"], line["way"], line["number"], line["order"]) for line in lines}
     todo = [point for point in points() if point not in done]
     if todo:
         pipe = load_pipeline("emoji-sd")
         judge, maker = JudgeAccuracy(TASK, emoji_entities(TASK)), Maker(pipe)
-    if not before_path.exists():
+    if not before:
         emitters = {str(n): look(pipe, judge, sorted(EMITTERS[:n]), PICTURES//n) for n in SIZES}
-        write_json(before_path, dict(emitters=emitters, receivers=look(pipe, judge, RECEIVERS, 1)))
+        before = dict(emitters=emitters, receivers=look(pipe, judge, RECEIVERS, 1))
     for point in todo:
         if time.monotonic() > end: break
         line = measure(pipe, judge, maker, point)
-        with path.open("a") as file: file.write(json.dumps(line) + "\n")
         lines.append(line)
+        write_record(lines, before)
         named, kept = (sum(map(sum, line[side].values())) for side in ("emitters", "receivers"))
         print(point, f"{line['seconds']} s, {named} of {PICTURES} named, {kept} receivers", flush=True)
-    write_record(lines, json.loads(before_path.read_text()))
     print(len(lines), "of", len(points()), "points")
 
 

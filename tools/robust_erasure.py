@@ -3,33 +3,29 @@
     python tools/robust_erasure.py [--minutes M]
 
 A point is a method and an emoji that it forgets.
-Finished points lie in build/robust_erasure, where the next call continues;
-every call writes what there is to the record beside the page."""
-import argparse
-import json
+Finished points stand in the record beside the page, where the next call continues."""
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from points import fill, minutes_asked
 
-from vision_unlearning.core import versions
 from vision_unlearning.data.emoji import emoji_entities
 from vision_unlearning.data.splits import make_split
 from vision_unlearning.interference.attacks import TokenSearch, search_tokens
 from vision_unlearning.interference.generate import generate_array
 from vision_unlearning.metrics.classification import JudgeAccuracy
-from vision_unlearning.metrics.speed import processor
 from vision_unlearning.models import load_pipeline
 from vision_unlearning.running.tuning.held_out import held_out_emitters
-from vision_unlearning.store import write_json
 from vision_unlearning.tasks import get_prompt
 from vision_unlearning.unlearners.base import get_method
 from vision_unlearning.unlearners.tuned import tuned_settings
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDER, RECORD = ROOT/"build"/"robust_erasure", ROOT/"nbs"/"explanations"/"robust_erasure.json"
+RECORD = ROOT/"nbs"/"explanations"/"robust_erasure.json"
 TASK, STEPS, SEED = "emoji", 8, 0
 NAMES = [entity["name"] for entity in emoji_entities(TASK)]
 EMITTERS = held_out_emitters(TASK)[:3]
@@ -101,29 +97,12 @@ def measure(pipe, judge, way: Way, emitter: str) -> dict:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30.)
-    end, pipe = time.time() + 60*parser.parse_args().minutes, load_pipeline("emoji-sd")
-    judge, lines = JudgeAccuracy(TASK, emoji_entities(TASK)), []
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    for emitter in EMITTERS:
-        for number, way in enumerate(WAYS):
-            path = FOLDER/f"{emitter.replace(' ', '_')}-{number}.json"
-            if not path.exists():
-                if time.time() > end: continue
-                write_json(path, measure(pipe, judge, way, emitter))
-            lines.append(json.loads(path.read_text(encoding="utf-8")))
+    pipe, judge = load_pipeline("emoji-sd"), JudgeAccuracy(TASK, emoji_entities(TASK))
     about = dict(task=TASK, num_inference_steps=STEPS, seeds=SEEDS, search=SEARCH.model_dump(mode="json"))
-    write_json(
-        RECORD, dict(**about, receivers=RECEIVERS, versions=versions(), machine=processor(), points=lines)
-    )
-    for line in lines:
-        print(
-            line["emitter"],
-            line["label"],
-            *(sum(line[k]) for k in ("plain", "attacked", "receivers")),
-            line["seconds"],
-        )
+    ask = dict(about=about | dict(receivers=RECEIVERS), minutes=minutes_asked(__doc__))
+    for line in fill(RECORD, EMITTERS, WAYS, partial(measure, pipe, judge), **ask):
+        counts = (sum(line[k]) for k in ("plain", "attacked", "receivers"))
+        print(line["emitter"], line["label"], *counts, line["seconds"])
 
 
 if __name__ == "__main__": main()

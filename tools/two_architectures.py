@@ -7,8 +7,10 @@ with the same seed on the same four emitters, and then the largest strength that
 What it finds ships as the tuned settings of that model.
 `test` unlearns the twenty held-out emitters with the shipped settings of a model, and writes its record.
 Everything lies in build/two_architectures, where the next call continues;
-both write what there is to the record and the sheet of pictures beside the page."""
+`test` writes what there is to the record and the sheet of pictures beside the page,
+and keeps what they have of sessions that are no longer in the folder."""
 import argparse
+import json
 import time
 from pathlib import Path
 
@@ -16,8 +18,10 @@ import numpy as np
 from PIL import Image
 
 from vision_unlearning.core import versions
+from vision_unlearning.explore.attention import attention_fingerprints
 from vision_unlearning.interference.generate import read_images
 from vision_unlearning.metrics.speed import processor
+from vision_unlearning.models import load_pipeline
 from vision_unlearning.running.session import chosen_sessions, known_entities, read_scores
 from vision_unlearning.running.tuning.held_out import held_out, held_out_emitters
 from vision_unlearning.running.tuning.objective import JudgeObjective
@@ -72,14 +76,21 @@ def test(method: str, model: str, emitters: list[str]):
         write_json(SHIPPED/"held_out"/model/f"{TASK}_{method}.json", record)
 
 
-def pairs(model: str) -> dict:
-    "Of each method the pair metrics of its complete sessions, emitter by receiver, in the order of the task."
-    names, store, found = [e["name"] for e in known_entities(TASK)], Store(FOLDER/model), {}
+def pairs(model: str, found: dict) -> dict:
+    "Of each method the pair metrics of complete sessions, emitter by receiver, beside those found before."
+    names, store = [e["name"] for e in known_entities(TASK)], Store(FOLDER/model)
     for session in chosen_sessions(store, TASK, model=model):
         mean = read_scores(store, session).groupby(["metric", "receiver"])["value"].mean()
         rows = {m: [round(float(v), 5) for v in mean[m].reindex(names)] for m in PAIRS}
         found.setdefault(session.method, {})[session.entity] = rows
     return found
+
+
+def attention(model: str) -> list[list[float]]:
+    "Cosines between the attention fingerprints of all entities, of the model without an edit."
+    prompts = [get_prompt(TASK, entity["name"]) for entity in known_entities(TASK)]
+    vectors = attention_fingerprints(load_pipeline(model), prompts, [42], STEPS, batch_size=BATCH)
+    return (vectors @ vectors.T).round(5).tolist()
 
 
 def strips(model: str, emitters: list[str]) -> dict[str, np.ndarray]:
@@ -96,10 +107,11 @@ def strips(model: str, emitters: list[str]) -> dict[str, np.ndarray]:
     return {method: np.concatenate(row, axis=1) for method, row in found.items()}
 
 
-def write_sheet(emitters: list[str]) -> list[str]:
-    "A row without an edit and one a method, the UNet on the left; what was not measured is white."
+def write_sheet(emitters: list[str], before: list[str]) -> list[str]:
+    "A row without an edit and one a method, the UNet on the left; a sheet that would lose rows stays."
     sides = [strips(model, emitters) for model in (UNET, TRANSFORMER)]
     rows = ["none", *(m for m in METHODS if any(m in side for side in sides))]
+    if len(rows) < len(before): return before
     white = np.full_like(sides[0]["none"], 255)
     whole = [np.concatenate([side.get(m, white) for side in sides], axis=1) for m in rows]
     Image.fromarray(np.concatenate(whole)).save(SHEET, lossless=True, method=6)
@@ -113,6 +125,8 @@ def write_record():
         for model in (UNET, TRANSFORMER)
     }
     drawn = held_out_emitters(TASK)[:SHOWN]
+    nothing = dict(pairs={}, attention={}, sheet=dict(rows=[]))
+    old = json.loads(RECORD.read_text()) if RECORD.exists() else nothing
     write_json(
         RECORD,
         dict(
@@ -121,9 +135,10 @@ def write_record():
             entities=[e["name"] for e in known_entities(TASK)],
             num_inference_steps=STEPS,
             trials=TRIALS,
-            sheet=dict(rows=write_sheet(drawn), emitters=drawn),
+            sheet=dict(rows=write_sheet(drawn, old["sheet"]["rows"]), emitters=drawn),
             records=records,
-            pairs={model: pairs(model) for model in (UNET, TRANSFORMER) if (FOLDER/model).is_dir()},
+            attention={m: old["attention"].get(m) or attention(m) for m in (UNET, TRANSFORMER)},
+            pairs={model: pairs(model, old["pairs"].get(model, {})) for model in (UNET, TRANSFORMER)},
             cpu=processor(),
             versions=versions(),
         ),

@@ -43,7 +43,8 @@ from typing_extensions import TypedDict
 # %% auto #0
 __all__ = ['PROTOCOLS', 'KINDS', 'GAP', 'REFERENCES', 'Protocol', 'benchmark_names', 'plain_protocol', 'declared_protocol',
            'find_protocol', 'training_of', 'scenario_split', 'trained', 'moved_pictures', 'Comparison', 'about_run',
-           'run_path', 'WrittenRun', 'stored_run', 'measured_run', 'method_source', 'run_method', 'comparison_table']
+           'run_path', 'WrittenRun', 'stored_run', 'given_to', 'measured_run', 'method_source', 'run_method',
+           'comparison_table']
 
 # %% ../../nbs/7a_oracle/00_classification.ipynb #32be4772
 class Protocol(Config):
@@ -341,18 +342,24 @@ def stored_run(
     return {**row, "settings": settings_of_today(row["method"], row["settings"])}
 
 # %% ../../nbs/7a_oracle/00_classification.ipynb #597f1170
+def given_to(
+    made: ClassifierUnlearner,  # the method with its settings
+    comparison: Comparison,
+) -> tuple:  # loaders to forget and to retain, or the indices of classes
+    "What a method is given to forget in a comparison."
+    sides, classes = comparison.sides, comparison.split.forget_classes
+    given = (sides["forget"], sides["retain"]) if made.reads == "pictures" else (classes,)
+    if all(map(len, given)): return given
+    raise ValueError(
+        f"{made.name} reads no data and forgets whole classes; it takes part in class-wise comparisons only"
+    )
+
 def measured_run(
     comparison: Comparison,
     made: ClassifierUnlearner,  # the method with its settings
 ) -> tuple[dict, dict]:  # numbers of the unlearned model; seconds, bytes, memory
     "Unlearn now, and measure."
-    c = comparison
-    given = (c.sides["forget"], c.sides["retain"]) if made.reads == "pictures" else (c.split.forget_classes,)
-    if not all(map(len, given)):
-        raise ValueError(
-            f"{made.name} reads no data and forgets whole classes; it takes part in class-wise comparisons "
-            "only"
-        )
+    c, given = comparison, given_to(made, comparison)
     with Cost(c.device) as spent:
         edit = made.unlearn(c.original, *given, generator=torch.Generator().manual_seed(c.seed))
     with edit.on(c.original): numbers = c.measure(c.original)

@@ -11,7 +11,7 @@ from ..metrics.cka import layer_cka
 from ..metrics.klom import halves, klom, klom_and_null
 from ..metrics.membership import margin
 from ..models.classifiers import Classifier, logits
-from .classification import Comparison
+from .classification import Comparison, given_to
 from ..unlearners.base import Edit
 from ..unlearners.classifiers.base import get_classifier_method
 
@@ -47,7 +47,7 @@ def unlearned_model(
     c, model = comparison, seeded(comparison, index, False)
     generator = torch.Generator().manual_seed(c.seed + 1000*index)
     made = get_classifier_method(method)(**settings)
-    return model, made.unlearn(model, c.sides["forget"], c.sides["retain"], generator=generator)
+    return model, made.unlearn(model, *given_to(made, c), generator=generator)
 
 # %% ../../nbs/7a_oracle/25_evidence.ipynb #c29ed0e3
 def stacked(

@@ -22,6 +22,12 @@ from ..oracle.classification import Comparison, comparison_table, find_protocol
 from ..oracle.classification import method_source, run_method, stored_run
 from ..oracle.tuned import askable, comparable, comparison_settings, tuned_classifier
 from ..plotting import new_axes
+from vision_unlearning.running.classifier_evidence import (
+    check_evidence,
+    evidence_section,
+    gather_evidence,
+    stored_evidence,
+)
 from .page import figure_html, page
 from .stages import check_parameters, parse_parameter
 from ..store import Store, atomic_path
@@ -123,6 +129,8 @@ def run_classifiers(
     changes: dict | None = None,  # fields of the protocol that differ
     forget: list[str] = (),  # classes by name; empty draws one from each seed
     overrides: dict | None = None,  # method -> settings that differ from the tuned ones
+    evidence: list[str] = (),  # names of `EVIDENCE`, made beside the runs
+    num_models: int = 8,  # of each set that evidence compares
 ) -> list[dict]:  # of `run_tuned`
     "Run what is missing and read what is there."
     from tqdm.auto import tqdm
@@ -130,6 +138,7 @@ def run_classifiers(
     for method in methods: method_source(folder, method)
     chosen = runs_asked(methods, kinds, forget)
     check_overrides(protocol, overrides or {}, chosen)
+    check_evidence(evidence, list(chosen), num_models)
     changes = with_files(protocol, changes, Path(folder).parent/"sources"/protocol, progress)
     total = len(seeds)*sum(len(names) for names in chosen.values())
     found = []
@@ -140,6 +149,8 @@ def run_classifiers(
                 bar.set_postfix_str(f"{kind} {seed} {method}")
                 found.append(run_tuned(comparison, method, (overrides or {}).get(method)))
                 bar.update()
+    how = dict(folder=folder, device=device, changes=changes, forget=forget)
+    gather_evidence(evidence, found, num_models, **how)
     return found
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #c50f4824
@@ -205,6 +216,7 @@ def write_classifier_report(
     body = [shown.to_html(header=False, border=0, classes="numbers")]
     for kind in dict.fromkeys(r["kind"] for r in done):
         body += kind_section(kind, [r for r in rows if r["kind"] == kind])
+    for record in stored_evidence(folder, done): body += evidence_section(record)
     brought = {r["method"]: Origin(**r["method_from"]) for r in done if "method_from" in r}
     sources = [f"{method} is {origin}" for method, origin in brought.items()]
     body += [f"<p>{html.escape(source)}</p>" for source in sources]
@@ -275,7 +287,7 @@ CLASSIFIER_STAGES = ("unlearn", "report")  # of a classifier benchmark
 PROTOCOL_PARAMETERS = ("architecture", "options", "folder", "size", "training")
 # what `training` may hold; the other fields of a protocol are parameters of their own
 TRAINING_FIELDS = ("num_epochs", "optimizer", "schedule", "batch_size", "augment", "flip")
-RUN_PARAMETERS = ("forget", "kinds", "overrides", "seeds", "device")
+RUN_PARAMETERS = ("forget", "kinds", "overrides", "seeds", "device", "evidence", "num_models")
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #e006e4cb
 def protocol_changes(
