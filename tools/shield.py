@@ -52,22 +52,21 @@ class Point:
 
 def cells(stage: int) -> list[dict]:
     "What is measured of one emitter and half, in the order of what it teaches."
-    if stage == 0:
-        found = [dict(chooser="random", k=20, seed=seed) for seed in range(3)]
-        found += [dict(chooser=chooser, k=20) for chooser in CHOSEN]
-        found += [dict(chooser="null_space", k=40), dict(chooser="all", k=40), dict(chooser="none", k=0)]
-        return [dict(method="uce", **cell) for cell in found]
+    if stage == 0: return [dict(method="uce", chooser=chooser, k=20) for chooser in ("random", "worst_first")]
     if stage == 1:
+        found = [dict(chooser=chooser, k=20) for chooser in ("nearest", "coverage")]
+        found += [dict(chooser="null_space", k=40), dict(chooser="all", k=40), dict(chooser="none", k=0)]
+        found += [dict(chooser="random", k=20, seed=seed) for seed in (1, 2)]
+        return [dict(method="uce", **cell) for cell in found]
+    if stage == 2:
         return [dict(method="rece", chooser=chooser, k=20) for chooser in ("random", "worst_first")]
-    return [dict(method="uce", chooser=chooser, k=15 - 5*(stage - 1))
-            for chooser in ("random", *CHOSEN)]
+    return [dict(method="uce", chooser=chooser, k=k) for k in (10, 5) for chooser in ("random", *CHOSEN)]
 
 
 def points() -> list[Point]:
-    "All of them: five emitters before ten before twenty, and the question of the page before the rest."
-    groups = [EMITTERS[:5], EMITTERS[5:10], EMITTERS[10:]]
-    order = [(stage, group) for group in groups for stage in (0,)]
-    order += [(stage, group) for group in groups for stage in (1, 2, 3)]
+    "All of them: the question of the page for all emitters in their order, then the rest, five by five."
+    groups = [EMITTERS[i:i + 5] for i in range(0, len(EMITTERS), 5)]
+    order = [(0, group) for group in groups] + [(stage, group) for group in groups for stage in (1, 2, 3)]
     return [Point(emitter, half, **cell) for stage, group in order for emitter in group
             for half in (0, 1) for cell in cells(stage)]
 

@@ -27,10 +27,9 @@ from vision_unlearning.running.check import (
     measured_with,
     plan_check,
     side_by_side,
-    usual_candidates,
     verdict,
 )
-from .protect import Protection, agreement, choose_protected, harm_table
+from .protect import Protection, agreement, choose_protected, harm_table, words_to_protect
 from ..store import atomic_folder, read_json, write_json
 from ..tasks import PROMPT_TEMPLATE
 from ..texts import as_names, as_requests, request_label, shared_names
@@ -41,8 +40,8 @@ from ..unlearners.diffusion.uce import pooled_leak
 from typing_extensions import NotRequired, TypedDict
 
 # %% auto #0
-__all__ = ['HUB_FILES', 'Erasure', 'own_pictures', 'unlearn_names', 'unlearn_requests', 'pooled_note', 'name_of', 'erase',
-           'model_card', 'save_erasure', 'hub_files', 'Said', 'push_to_hub']
+__all__ = ['HUB_FILES', 'Erasure', 'own_pictures', 'unlearn_names', 'unlearn_requests', 'pooled_note', 'pooled_notes', 'name_of',
+           'erase', 'harm_section', 'model_card', 'save_erasure', 'hub_files', 'Said', 'push_to_hub']
 
 # %% ../../nbs/8_running/35_erase.ipynb #d7d0fb75
 @dataclass(repr=False, kw_only=True)
@@ -149,6 +148,20 @@ def pooled_note(
         "the difference that it made before",
     )
 
+# %% ../../nbs/8_running/35_erase.ipynb #cdea760c
+def pooled_notes(
+    pipe,  # Stable Diffusion pipeline
+    edit: Edit,
+    unlearner,  # that made it
+    concepts: list[str],
+    template: str = PROMPT_TEMPLATE,
+) -> tuple[str, ...]:  # of `pooled_note`
+    "What is left of each concept in the pooled text."
+    anchor = getattr(unlearner, "anchor_concept", None) or ""
+    anchors = [anchor] if isinstance(anchor, str) else list(anchor)
+    pairs = zip(concepts, anchors*len(concepts) if len(anchors) == 1 else anchors)
+    return tuple(note for pair in pairs for note in pooled_note(pipe, edit, *pair, template))
+
 # %% ../../nbs/8_running/35_erase.ipynb #68023ccd
 def name_of(
     pipe,  # a pipeline
@@ -189,30 +202,17 @@ def erase(
 ) -> Erasure:
     "Erase what is asked for and check it, its wordings, its neighbours and others before and after."
     requests, preserve = as_requests(concept), as_names(preserve, "preserve")
+    words = words_to_protect(protect, vocabulary, candidates)
     clip, limits = evaluating_clip(pipe, clip), limits or Limits()
     unlearner, generation = configured(method, settings), usual_drawing(pipe) | generation
     check_drawing(pipe, **generation)
     asked = [name for names in requests for name in names]
     if both := shared_names(asked, preserve):
         raise ValueError(f"{both[0]!r} is to be erased and preserved at once")
-    plan = plan_check(
-        pipe,
-        requests,
-        preserve,
-        candidates,
-        neighbours=neighbours,
-        others=others,
-        anchors=anchors if protect is None else 0,
-        seeds=seeds,
-        template=template,
-        paraphrases=paraphrases,
-    )
-    if vocabulary is not None and protect is None:
-        raise ValueError("a vocabulary is what protect chooses from; say how many: protect=20")
-    protection = None
-    if protect is not None:
-        words = usual_candidates(candidates) if vocabulary is None else vocabulary
-        plan, protection = choose_protected(pipe, unlearner, plan, protect, words)
+    looked_at = dict(neighbours=neighbours, others=others, seeds=seeds, paraphrases=paraphrases)
+    looked_at |= dict(template=template, anchors=anchors if protect is None else 0)
+    plan = plan_check(pipe, requests, preserve, candidates, **looked_at)
+    plan, protection = choose_protected(pipe, unlearner, plan, protect, words)
     before = look(pipe, plan, clip, judge, **generation)
     start = time.perf_counter()
     drawing = dict(template=template, **generation)
@@ -221,10 +221,7 @@ def erase(
     seconds = time.perf_counter() - start
     with edit.on(pipe): after = look(pipe, plan, clip, judge, **generation)
     table = side_by_side(plan, before, after)
-    anchor = getattr(unlearner, "anchor_concept", None) or ""
-    anchors = [anchor] if isinstance(anchor, str) else list(anchor)
-    pairs = zip(asked, anchors*len(asked) if len(anchors) == 1 else anchors)
-    notes = tuple(note for pair in pairs for note in pooled_note(pipe, edit, *pair, template))
+    notes = pooled_notes(pipe, edit, unlearner, asked, template)
     return Erasure(
         concept=" and ".join(map(request_label, requests)),
         requests=requests,
@@ -242,6 +239,24 @@ def erase(
     )
 
 # %% ../../nbs/8_running/35_erase.ipynb #e4b68c14
+def harm_section(
+    result: Erasure,  # with a protection
+) -> str:  # Markdown
+    "What was foretold of everybody who was drawn beside what was seen, as the card tells it."
+    def cell(value): return f"{value:.2f}" if isinstance(value, float) else value
+    def row(values): return f"| {' | '.join(map(cell, values))} |"
+    return "\n".join([
+        *(f"- {line}" for line in result.foretold),
+        "",
+        "Harm is how much the layers that read a text change for a name; change is that of a pixel, in grey "
+        "levels. *Other* names are in no list.",
+        "",
+        "| name | group | foretold harm | change | recognised before | recognised after |",
+        "|---" * 6 + "|",
+        *map(row, result.harm.itertuples(index=False)),
+    ])
+
+# %% ../../nbs/8_running/35_erase.ipynb #4c3b0fda
 def model_card(
     result: Erasure,
 ) -> str:  # README.md
@@ -283,17 +298,6 @@ def model_card(
         f"Measured with {how}. Every picture's numbers are in `measurements.parquet`.",
     ]
     few = int((table["group"] == "other").sum()) or 1
-    told = [
-        *(f"- {line}" for line in result.foretold),
-        "",
-        "Harm is how much the layers that read a text change for a name; change is that of a pixel, in grey "
-        "levels. *Other* names are in no list.",
-        "",
-        "| name | group | foretold harm | change | recognised before | recognised after |",
-        "|---" * 6 + "|",
-        *("| " + " | ".join(f"{v:.2f}" if isinstance(v, float) else v for v in row) + " |"
-          for row in result.harm.itertuples(index=False)),
-    ] if result.protection else []
     missing = limits(
         f"The number of pictures is small: a share measured on {few} pictures can be wrong by tens of per "
         "cent.",
@@ -311,7 +315,7 @@ def model_card(
         {
             "What was asked": "\n".join(asked),
             "What was measured": "\n\n".join(shown),
-            **({"Foretold and measured": "\n".join(told)} if told else {}),
+            **({"Foretold and measured": harm_section(result)} if result.protection else {}),
             "What this does not show": missing,
             "How to use it": f"```python\n{use}\n```",
         },

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from ..core import ForeignFileError
 from ..models.places import require_words
 from ..models.families import family_of
-from .check import Plan
+from .check import Plan, usual_candidates
 from ..texts import as_names, name_key, shared_names
 from ..unlearners.diffusion.foretold import foretell, read_names
 from vision_unlearning.unlearners.diffusion.protecting import (
@@ -24,7 +24,8 @@ from vision_unlearning.unlearners.diffusion.protecting import (
 from ..unlearners.diffusion.uce import UCE
 
 # %% auto #0
-__all__ = ['read_vocabulary', 'known_words', 'Protection', 'stand_in', 'choose_protected', 'harm_table', 'agreement']
+__all__ = ['read_vocabulary', 'known_words', 'words_to_protect', 'Protection', 'stand_in', 'choose_protected', 'harm_table',
+           'agreement']
 
 # %% ../../nbs/8_running/34_protect.ipynb #514e598a
 def read_vocabulary(
@@ -52,6 +53,16 @@ def known_words(
         return True
     found = {word: known(word) for word in words}
     return [w for w in words if found[w]], [w for w in words if not found[w]]
+
+def words_to_protect(
+    k: int | None,  # how many of them; None protects nobody
+    vocabulary: list[str] | None,  # that somebody gave
+    candidates: list[str] | None,  # names of the check; None takes the hundred embedded ones
+) -> list[str]:
+    "Among which words names are chosen."
+    if vocabulary is None: return usual_candidates(candidates)
+    if k is not None: return vocabulary
+    raise ValueError("a vocabulary is what protect chooses from; say how many: protect=20")
 
 # %% ../../nbs/8_running/34_protect.ipynb #fd14dbb1
 @dataclass(frozen=True, eq=False)
@@ -96,12 +107,13 @@ def choose_protected(
     pipe,  # a pipeline of a known family
     unlearner,  # an `Unlearner`
     plan: Plan,  # made without anchors
-    k: int,  # how many names to protect
+    k: int | None,  # how many names to protect; None foretells nothing either
     vocabulary: list[str],  # among which
     chooser: str = "worst_first",  # of `unlearners.diffusion.protecting.CHOOSERS`, but no lot
     least: float = .9,  # share of the concept's own change that has to be left
-) -> tuple[Plan, Protection]:  # the plan, which keeps them too
+) -> tuple[Plan, Protection | None]:  # the plan, which keeps them too
     "Choose whom an erasure keeps besides what a plan keeps already."
+    if k is None: return plan, None
     if k < 0: raise ValueError(f"protect must be at least 0, got {k}")
     method, asked = stand_in(unlearner), [name for names in plan.requests for name in names]
     words, unknown = known_words(pipe, as_names(vocabulary, "vocabulary"), own_template(method))
