@@ -29,7 +29,8 @@ from vision_unlearning.running.check import (
     side_by_side,
     verdict,
 )
-from .protect import Protection, agreement, choose_protected, harm_table, words_to_protect
+from .protect import Protection, agreement, choose_protected
+from .protect import harm_table, words_to_protect
 from ..store import atomic_folder, read_json, write_json
 from ..tasks import PROMPT_TEMPLATE
 from ..texts import as_names, as_requests, request_label, shared_names
