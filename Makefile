@@ -65,11 +65,12 @@ fuzz: $(STAMP) ## two thousand bad inputs: no traceback, no file outside, no han
 demo: $(STAMP) ## forget one emoji, measure what else was forgotten
 	$(BIN)/vu demo
 
-prepare: $(STAMP) ## before a commit: export, sidebar, face, README, clean
+prepare: $(STAMP) ## before a commit: export, sidebar, face, README, links of tutorials, clean
 	$(PY) tools/sources.py export
 	$(PY) tools/sidebar.py
 	$(PY) tools/face.py
 	$(PY) tools/readme.py
+	$(PY) tools/elsewhere.py
 	$(PY) tools/sources.py clean
 
 outputs: $(STAMP) ## run library notebooks and tutorials again, keep their outputs (NB=... for some, SLOW=1 for long cells too)

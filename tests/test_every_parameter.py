@@ -46,7 +46,7 @@ CLIP = str(embedded_path("emoji-clip"))
 OTHER = dict(entities=["red square"])  # an emitter that nobody has asked for
 OF_SESSIONS = OTHER | dict(
     task="emoji", method="sld", overrides=dict(lamb=1.), model="tiny-sd2", revision="main",
-    variant="fp16",
+    variant="fp16", retain="half-a",
 )
 # stage -> parameter -> another value
 CHANGED = {
@@ -62,14 +62,15 @@ CHANGED = {
     ),
     "results": dict(
         task="emoji", methods=["uce"], entities=["blue square"], pair_metrics=["rmse"], similarities=["act"],
-        entity_metric="emitter_average_rmse", n_permutations=29, model="emoji-sd",
+        entity_metric="emitter_average_rmse", n_permutations=29, model="emoji-sd", retain="half-a",
     ),
     "report": dict(
         task="emoji", methods=["uce"], entities=["blue square"], model="emoji-sd", notes=["x"], title="x",
+        retain="half-a",
     ),
     "answers": dict(
         task="emoji", methods=["uce"], n_permutations=29, max_figures=0, model="emoji-sd", notes=["x"],
-        templates=["SimilarityMatrix"],
+        templates=["SimilarityMatrix"], retain="half-a",
     ),
 }
 # how a run goes: another value, and what has to be asked besides so that there is something to do

@@ -158,7 +158,9 @@ def budget(nb):
 @rule
 def lines_fit(nb):
     "One statement a line is ruff's to check (E702), and so are the lines of code; prose is ours."
-    wide = [line for c in nb.cells for line in c["source"].splitlines() if len(line) > 110]
+    lines = [line for c in nb.cells for line in c["source"].splitlines()]
+    # An address cannot be broken: `[colab]: https://...`, alone in its line, may be longer.
+    wide = [line for line in lines if len(line) > 110 and not re.fullmatch(r"\[\w+\]: https://\S+", line)]
     assert not wide, f"{len(wide)} lines over 110 characters, the first: {wide[0]}"
 
 

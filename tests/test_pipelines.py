@@ -194,6 +194,7 @@ def test_chain(tmp_path, eyes, capsys):
         task="emoji",
         method="uce",
         epochs=0,
+        retain="all",
         sessions=2,
         generated=2,
         scored=2,

@@ -49,6 +49,7 @@ WRONG = {
     "sources": {(): "leave sources out"},
     "scale": {"smoke": "leave scale out"},
     "legacy": {True: "leave legacy out"},
+    "retain": {"half": "a share and a seed", "half-a,half-a": "given twice", "": "one at least"},
 }
 # anything of their type, or checked where sessions and runs are planned
 FREE = {"task", "overrides", "base_folder", "notes", "title", "embed", "attention_slicing"}

@@ -5,7 +5,7 @@
 # %% ../nbs/0_base/10_store.ipynb #ea6ff8c8
 from __future__ import annotations
 import functools, json, math, os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NotRequired
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -15,10 +15,11 @@ from .files import RESERVED, atomic_folder, atomic_path, file_key, recover, safe
 from .tasks import get_task, how_to_bring, look_for_tasks
 
 # %% auto #0
-__all__ = ['FADE_NAMES', 'UCE_NAMES', 'RENAMED_SETTINGS', 'RENAMED_VALUES', 'NEEDED', 'jsonable', 'write_json', 'check_shape',
-           'parse_json', 'read_json', 'read_json_lines', 'rename_settings', 'current_settings', 'first_settings',
-           'Session', 'Store', 'image_name', 'Named', 'Entity', 'check_entities', 'read_entities', 'find_entity',
-           'SessionFields', 'Unlearning', 'Pictures', 'Stages', 'Record', 'read_record', 'claim']
+__all__ = ['FADE_NAMES', 'UCE_NAMES', 'RENAMED_SETTINGS', 'RENAMED_VALUES', 'ALL_LISTED', 'NEEDED', 'jsonable', 'write_json',
+           'check_shape', 'parse_json', 'read_json', 'read_json_lines', 'rename_settings', 'current_settings',
+           'first_settings', 'Session', 'retain_mark', 'session_fields', 'Store', 'image_name', 'Named', 'Entity',
+           'check_entities', 'read_entities', 'find_entity', 'SessionFields', 'Unlearning', 'Pictures', 'Stages',
+           'GivenData', 'Record', 'read_record', 'claim']
 
 # %% ../nbs/0_base/10_store.ipynb #0eb6d5c1
 def jsonable(
@@ -175,6 +176,8 @@ def first_settings(
     return rename_settings(settings, {v: k for k, v in names.items()}, {v: k for k, v in values.items()})
 
 # %% ../nbs/0_base/10_store.ipynb #a8b62c54
+ALL_LISTED = "all"  # the published way: every receiver is in the retain data
+
 @dataclass(frozen=True)
 class Session:
     "What identifies one unlearned model."
@@ -185,6 +188,7 @@ class Session:
     epochs: int = 0  # passes over the forget set; 0 for closed forms
     model: str = "emoji-sd"
     settings: dict = field(default_factory=dict, hash=False)  # the method's hyper-parameters
+    retain: str = ALL_LISTED  # which receivers are in the retain data, as `data.retained` says
 
     @property
     def key(self) -> str:
@@ -197,11 +201,27 @@ class Session:
                 model=self.model,
                 settings=first_settings(self.method, self.settings),
             )
+            | ({} if self.retain == ALL_LISTED else {"retain": self.retain})
         )
     @property
     def target(self) -> str: return safe_name(self.entity.replace("_", " ").strip())
     @property
-    def slug(self) -> str: return f"{self.task}_{self.target}_{self.method}_{self.epochs:03d}"
+    def slug(self) -> str:
+        return f"{self.task}_{self.target}_{self.method}_{self.epochs:03d}{retain_mark(self.retain)}"
+
+def retain_mark(
+    retain: str,  # of a session
+) -> str:  # "_half-a"; empty for the published way
+    "What tells file names of other retain data apart."
+    return "" if retain == ALL_LISTED else f"_{retain}"
+
+def session_fields(
+    session: Session,
+) -> dict:  # by name; those of the published way are as they always were
+    "A session as its record keeps it."
+    fields = asdict(session)
+    if session.retain == ALL_LISTED: del fields["retain"]
+    return fields
 
 # %% ../nbs/0_base/10_store.ipynb #28f45986
 class Store:
@@ -231,9 +251,11 @@ class Store:
     def generated(self, session): return self.at("datasets", f"generated_{session.slug}")
     def scores(self, session): return self.model(session)/"scores.parquet"
     def record(self, session): return self.model(session)/"record.json"
-    def pair(self, task, index, method, epochs):
-        return self.at("datasets", f"interferences_caused_by_{task}_{index}_{method}_{epochs}.json")
-    def per_entity(self, task): return self.at(f"interference_per_entity_{task}.json")
+    def pair(self, task, index, method, epochs, retain=ALL_LISTED):
+        name = f"interferences_caused_by_{task}_{index}_{method}_{epochs}{retain_mark(retain)}"
+        return self.at("datasets", f"{name}.json")
+    def per_entity(self, task, mark=""):
+        return self.at(f"interference_per_entity_{task}{mark}.json")
     def result(self, template, name): return self.at("results", template, f"{name}.json")
     def executed(self, name): return self.at("notebooks", f"{name}.ipynb")
     def running(self, run=""): return self.at(".running", *filter(None, (run,)))
@@ -324,6 +346,7 @@ class SessionFields(TypedDict):
     epochs: NotRequired[int]
     model: NotRequired[str]
     settings: NotRequired[dict[str, Any]]
+    retain: NotRequired[str]
 
 class Unlearning(TypedDict):
     "What a record says of the stage `unlearn`, beside versions and memory."
@@ -340,12 +363,18 @@ class Stages(TypedDict, total=False):
     generate: Pictures
     interference: Pictures
 
+class GivenData(TypedDict, total=False):
+    "What a record says of the data that a method was given."
+    n_retain: int  # names or pictures
+    listed: list[str]  # entities among them; absent where nobody knows
+
 class Record(TypedDict):
     "What every record has; the rest says where it came from."
     key: str  # hash of what was asked
     session: SessionFields
     status: Literal["unlearned", "generated", "complete"]
     stages: Stages
+    data: NotRequired[GivenData]
     base_model: NotRequired[dict[str, Any]]
     # of an edit that somebody else made: where it came from, and its hash
     foreign: NotRequired[dict[str, Any]]

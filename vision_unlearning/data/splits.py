@@ -13,7 +13,8 @@ from ..core import ForeignFileError, check_name
 from ..tasks import get_prompt, get_task
 from ..texts import as_texts
 from .emoji import emoji_drawings, emoji_entities, emoji_tasks
-from ..store import read_json
+from .retained import retained_names
+from ..store import ALL_LISTED, read_json
 from typing_extensions import TypedDict
 
 # %% auto #0
@@ -43,11 +44,13 @@ def make_split(
     entity: str,  # the emitter
     per_entity: int = 2,  # drawings of each other entity on the retain side
     seed: int = 0,  # of the choice of drawings
+    retain: str = ALL_LISTED,  # whose drawings are on the retain side, as `check_retain` takes it
 ):  # (forget, retain), two `datasets.Dataset` with image and text
     "Drawings to forget and a balanced set of drawings to keep."
     check_name("embedded task", task, emoji_tasks)
     images, rows = emoji_drawings(task)
-    check_name("entity", entity, [e["name"] for e in emoji_entities(task)])
+    names = [e["name"] for e in emoji_entities(task)]
+    kept = set(retained_names(names, check_name("entity", entity, names), retain))
     if per_entity < 1: raise ValueError(f"per_entity must be at least 1, got {per_entity}")
     drawn = rows[["name", *get_task(task).fields]].to_dict("records")
     texts = [get_prompt(task, **words) for words in drawn]
@@ -57,6 +60,7 @@ def make_split(
         i
         for _, group in rows[rows["name"] != entity].groupby("entity")
         for i in rng.permutation(group.index)[:per_entity]
+        if rows["name"][i] in kept
     ]
     return tuple(image_dataset(images[pick], [texts[i] for i in pick]) for pick in (mine, np.array(others)))
 

@@ -11,7 +11,9 @@ from ..core import ForeignFileError, MissingSessionError, check_name
 from ..pictures import opened_picture, plain_picture
 from ..tasks import get_prompt, how_to_bring
 from ..files import atomic_folder, safe_name
-from ..store import Store, check_entities, read_entities, read_json_lines, write_json
+from .retained import retained_names
+from ..store import ALL_LISTED, Store, check_entities, read_entities, read_json_lines
+from ..store import retain_mark, write_json
 from typing_extensions import TypedDict
 
 # %% auto #0
@@ -239,14 +241,18 @@ def write_splits(
     emitter: str,  # the entity to forget
     per_entity: int | None = None,  # pictures of each entity; None takes all
     overwrite: str | None = None,  # the caption that the forgotten pictures shall have afterwards
-) -> tuple[Path, Path]:  # train_forget and train_retain
+    retain: str = ALL_LISTED,  # whose pictures are retained, as `check_retain` takes it
+) -> tuple[Path, Path]:  # train_forget and train_retain, whose name says if not all are listed
     "Training folders for one emitter."
     if pictures is None:
         pictures = stored_pictures(store, task)
-        check_name("entity", emitter, [e["name"] for e in read_entities(store, task)])
+        names = [e["name"] for e in read_entities(store, task)]
+        check_name("entity", emitter, names)
         if emitter not in pictures:
             raise MissingSessionError(f"{emitter!r} of task {task!r} has no pictures; {how_to_bring(task)}")
-    else: pictures = {name: [Path(p) for p in files] for name, files in pictures.items()}
+    else:
+        pictures = {name: [Path(p) for p in files] for name, files in pictures.items()}
+        names = list(pictures)
     check_name("entity", emitter, pictures)
     if per_entity is not None and per_entity < 1:
         raise ValueError(f"per_entity must be at least 1, got {per_entity}")
@@ -271,7 +277,9 @@ def write_splits(
 
     parts = {
         "forget": rows(emitter, **({} if overwrite is None else {"overwrite": overwrite})),
-        "retain": [r for name in pictures if name != emitter for r in rows(name)],
+        f"retain{retain_mark(retain)}": [
+            r for name in retained_names(names, emitter, retain) if name in pictures for r in rows(name)
+        ],
     }
     return tuple(_write_split(store.split(task, emitter, part), found) for part, found in parts.items())
 
@@ -307,9 +315,11 @@ def read_split(
     store: Store,
     task: str,  # task name
     emitter: str,  # the entity to forget
+    retain: str = ALL_LISTED,  # whose pictures are retained, as `write_splits` took it
 ):  # (forget, retain), two `datasets.Dataset` with image, text, and overwrite where it was written
     "The training folders of one emitter as datasets."
-    return tuple(_read_split(store.split(task, emitter, part)) for part in ("forget", "retain"))
+    parts = "forget", f"retain{retain_mark(retain)}"
+    return tuple(_read_split(store.split(task, emitter, part)) for part in parts)
 
 # %% ../../nbs/1_data/25_testbed.ipynb #73290fb2
 def split_fingerprint(

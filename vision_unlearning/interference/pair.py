@@ -308,7 +308,8 @@ def score_session(
     for kept in looks.values(): kept.cache.save()
     frame = tidy_scores(items, {name: torch.cat(values) for name, values in columns.items()})
     with atomic_path(store.scores(session)) as temporary: frame.to_parquet(temporary, index=False)
-    write_json(store.pair(session.task, session.index, session.method, session.epochs), pair_means(frame))
+    about = session.task, session.index, session.method, session.epochs, session.retain
+    write_json(store.pair(*about), pair_means(frame))
     return frame
 
 # %% ../../nbs/5_interference/05_pair.ipynb #18d7dd2e

@@ -128,6 +128,7 @@ STATUS_COLUMNS = (
     "task",
     "method",
     "epochs",
+    "retain",  # which receivers are in the retain data; all is the published way
     "sessions",  # begun
     "generated",  # of these, with all pictures
     "scored",  # of these, complete
@@ -142,7 +143,7 @@ def batch_status(
     import pandas as pd
     groups = defaultdict(dict)
     for s, record in recorded_sessions(store).items():
-        groups[s.model, s.task, s.method, s.epochs][s.entity] = record["status"]
+        groups[s.model, s.task, s.method, s.epochs, s.retain][s.entity] = record["status"]
     rows = []
     for key, states in groups.items():
         entities = {e["name"] for e in task_entities(store, key[1])}

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 import typer
+from .app import app_command
 from vision_unlearning.running.benchmarks import (
     Benchmark,
     OnlyPlan,
@@ -30,6 +31,8 @@ from vision_unlearning.running.options import (
     Protect,
     Quiet,
     Requests,
+    Retain,
+    RetainLists,
     TaskName,
     Vocabulary,
     asked_for,
@@ -37,6 +40,7 @@ from vision_unlearning.running.options import (
     beside,
     json_settings,
     on_machine,
+    refuse_retain,
     require_options,
     split,
 )
@@ -212,6 +216,7 @@ def batch_command(
     model: Annotated[str, typer.Option(help="Base model; empty means the task's own.")] = "",
     metrics: BatchMetrics = "",
     templates: OwnTemplates = "",
+    retain: Retain = "all",
     parameter: Parameters = None,
     scale: BatchScale = "full",
     benchmark: Benchmark = "",
@@ -226,7 +231,9 @@ def batch_command(
     from vision_unlearning.core import check_name
     from vision_unlearning.tasks import SCALES
     smoke = check_name("scale", scale, SCALES) == "smoke"
-    if benchmark or is_benchmark(task): refuse_workers(workers, benchmark or task)
+    if benchmark or is_benchmark(task):
+        refuse_workers(workers, benchmark or task)
+        refuse_retain(retain, benchmark or task)
     if benchmark:
         wrong = dict(metrics=metrics, templates=templates, scale=smoke, force=force)
         texts = [*(parameter or []), *([f"model={model}"] if model else [])]
@@ -247,6 +254,7 @@ def batch_command(
         chosen = split(methods or "uce,distil")
         given = beside(batch_parameters(parameter or []), machine)
         if model: given = beside(given, {"model": model})
+        if retain != "all": given = beside(given, {"retain": retain})
         if metrics: given["metrics"] = split(metrics)
         if templates: given["templates"] = split(templates)
         options = dict(progress=not quiet, force=force, how=as_workers(workers), **given)
@@ -290,10 +298,12 @@ def report_command(
     quick: Quick = False,
     n_permutations: Permutations = 0,
     templates: OwnTemplates = "",
+    retain: RetainLists = "all",
     benchmark: Benchmark = "",
     quiet: Quiet = False,
 ):
     "Write the report of what is complete, answer every question about it, and say where the pages are."
+    if benchmark or is_benchmark(task): refuse_retain(retain, benchmark or task)
     if benchmark:
         wrong = dict(model=model, quick=quick, n_permutations=n_permutations, templates=templates)
         report_benchmark(benchmark, wrong, task, split(methods), split(entities), base_folder)
@@ -306,22 +316,25 @@ def report_command(
         return
     from vision_unlearning.running.report import write_report
     from vision_unlearning.running.session import chosen_sessions
+    from vision_unlearning.running.sides import divide_sides, listing_words
     from vision_unlearning.running.summary import printed, summary_table
     from vision_unlearning.store import Store
     store = Store(base_folder)
     from vision_unlearning.running.values import take_names
     asked = dict(methods=split(methods), templates=split(templates), base_folder=base_folder)
     named = take_names(asked)
-    sessions = chosen_sessions(store, task, named["methods"], split(entities), model)
-    path = write_report(store, task, sessions)
+    sessions = chosen_sessions(store, task, named["methods"], split(entities), model, retain)
+    path = write_report(store, task, sessions, retain=retain)
+    typer.echo(listing_words(store, sessions))
     typer.echo(printed(summary_table(store, sessions)).to_string(index=False))
     typer.echo(path.resolve())
     if quick: return
     from vision_unlearning.running.answers import write_answers
     ran = list(dict.fromkeys(s.method for s in sessions))
     how = dict(model=model, progress=not quiet, templates=named["templates"])
-    for path in write_answers(store, task, ran, n_permutations or None, **how):
-        typer.echo(path.resolve())
+    for words, side in divide_sides(store, task, ran, model, retain).items():
+        for path in write_answers(side, task, ran, n_permutations or None, notes=[words], **how):
+            typer.echo(path.resolve())
 
 # %% ../../nbs/9_commands/20_cli.ipynb #c6d28597
 DemoFolder = Annotated[
@@ -537,6 +550,7 @@ def report_audit(
 
 # %% ../../nbs/9_commands/20_cli.ipynb #2e59eb4f
 for command, group, sentence in (
+    (app_command, "begin", "Erase a concept live in a browser, and attack the edit."),
     (explore_command, "tables", "Write a page on which one points at a pair: its pictures."),
     (submit_command, "share", "Test a method on concepts that no search has seen."),
     (recompute_command, "share", "Measure rows of a submission again: which counts differ?"),

@@ -25,7 +25,8 @@ from vision_unlearning.running.session import (
     weights_fingerprint,
 )
 from .testbeds import prepare_task
-from ..store import Session, Store, find_entity, read_entities, read_record, write_json
+from ..store import Session, Store, find_entity, read_entities, read_record
+from ..store import session_fields, write_json
 from ..tasks import OWN_NAME, get_task
 from ..unlearners.base import Edit
 from ..unlearners.methods import FOREIGN
@@ -79,7 +80,7 @@ def keep_foreign(
         if record := finished(store, session, weights, dtype): return record
         record = dict(
             key=session.key,
-            session=dataclasses.asdict(session),
+            session=session_fields(session),
             status="unlearned",
             base_model=dict(name=session.model, weights=weights, dtype=dtype),
             foreign=dict(source=source, sha256=sha256, edit_sha256=edit_hash(edit)),

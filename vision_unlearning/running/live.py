@@ -142,7 +142,7 @@ def searched_picture(
     of_concept = trial.plan.table["name"].eq(concept).to_numpy()
     prompts = trial.plan.table["prompt"][of_concept].tolist()
     pictures = image_dataset(trial.before.images[of_concept], prompts)
-    search = TokenSearch(num_steps=num_steps, learning_rate=learning_rate, batch_size=2)
+    search = TokenSearch(num_steps=num_steps, learning_rate=learning_rate)
     found = search_tokens(live.pipe, pictures, search, generator=torch.Generator().manual_seed(seed))
     with found.on(live.pipe): return generate_array(live.pipe, [seed], [found.prompt], **trial.generation)
 

@@ -11,6 +11,7 @@ from ..dtypes import learning_dtype
 from ..store import Session, Store, image_name
 from ..tasks import get_task
 from .page import answers_path, report_path
+from .sides import listing_sides
 from vision_unlearning.running.session import (
     chosen_sessions,
     claim_baseline,
@@ -61,7 +62,7 @@ def planned(
 ) -> list[Session]:
     "The sessions that a stage's parameters ask for."
     return plan_sessions(
-        store, *(parameters[n] for n in ("task", "method", "entities", "model", "overrides"))
+        store, *(parameters[n] for n in ("task", "method", "entities", "model", "overrides", "retain"))
     )
 
 # %% ../../nbs/8_running/12_missing.ipynb #2eee419e
@@ -122,7 +123,7 @@ def chosen(
     store: Store,
 ) -> list[Session]:
     "The complete sessions that a stage's parameters ask for."
-    asked = {n: parameters[n] for n in ("task", "methods", "entities", "model") if n in parameters}
+    asked = {n: parameters[n] for n in ("task", "methods", "entities", "model", "retain") if n in parameters}
     return chosen_sessions(store, **asked)
 
 # %% ../../nbs/8_running/12_missing.ipynb #718960c0
@@ -137,9 +138,14 @@ def missing_page(
         raise MissingSessionError(
             f"no complete session of {task!r} in {store.base} fits; run `vu batch` first"
         )
-    if stage == "results": return [] if store.per_entity(task).exists() else ["entity metrics"]
-    page = {"report": report_path, "answers": answers_path}[stage](store, task, parameters["model"])
-    return [] if page.exists() else [f"page of the {stage}"]
+    apart = listing_sides(store, parameters["retain"])
+    if stage == "results":
+        return [] if all(side.per_entity(task).exists() for side in apart) else ["entity metrics"]
+    pages = {
+        "report": [report_path(store, task, parameters["model"], parameters["retain"])],
+        "answers": [answers_path(side, task, parameters["model"]) for side in apart],
+    }[stage]
+    return [] if all(page.exists() for page in pages) else [f"page of the {stage}"]
 
 # %% ../../nbs/8_running/12_missing.ipynb #a931d101
 def missing_work(

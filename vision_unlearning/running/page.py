@@ -8,8 +8,10 @@ import base64, html, io, re
 from pathlib import Path
 import vision_unlearning
 from ..core import ForeignFileError, MissingSessionError
-from ..store import Store, atomic_path
+from ..data.retained import check_retain
+from ..store import ALL_LISTED, Store, atomic_path, retain_mark
 from ..tasks import get_task
+from ..texts import split_names
 
 # %% auto #0
 __all__ = ['PAGE', 'report_path', 'explorer_path', 'answers_path', 'inline_image', 'picture', 'figure_html', 'wide', 'numbers',
@@ -20,10 +22,12 @@ def report_path(
     store: Store,
     task: str,  # task name
     model: str = "",  # base model; empty is the task's own
+    retain: str = ALL_LISTED,  # of which retain data, as `check_retain` takes it; several with commas
 ) -> Path:
     "Where the report of a task is written."
     model = re.sub(r"[^\w.-]+", "_", model or get_task(task).base_model).strip("._")
-    return store.result("report", f"{model}_{task}").with_suffix(".html")
+    lists = retain_mark("_".join(check_retain(name) for name in split_names(retain)))
+    return store.result("report", f"{model}_{task}{lists}").with_suffix(".html")
 
 def explorer_path(
     store: Store,

@@ -17,7 +17,7 @@ from vision_unlearning.running.stages import (
     pipeline_parameters,
 )
 from .values import as_typed, check_distinct, check_unprepared, take_names
-from ..store import Session, Store, find_entity
+from ..store import ALL_LISTED, Session, Store, find_entity
 from ..tasks import get_task
 from ..unlearners.methods import METHODS
 
@@ -71,7 +71,11 @@ class Batch:
     def sessions(self, store: Store) -> list[Session]:
         "The sessions of all methods, method after method."
         model, settings = self.parameters.get("model"), self.overrides.get
-        of = [plan_sessions(store, self.task, m, self.entities, model, settings(m)) for m in self.methods]
+        retain = self.parameters.get("retain", ALL_LISTED)
+        of = [
+            plan_sessions(store, self.task, m, self.entities, model, settings(m), retain)
+            for m in self.methods
+        ]
         return [session for sessions in of for session in sessions]
 
     def steps(self) -> Iterator[tuple[str, str | None]]:  # stage, and the method where it is about one

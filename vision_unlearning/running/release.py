@@ -122,7 +122,7 @@ def unpack_release(
             {"receiver": str, "metric": str, "off": float, "on": float, "value": float}
         )
         with atomic_path(store.scores(s)) as temporary: frame.to_parquet(temporary, index=False)
-        write_json(store.pair(task, s.index, s.method, s.epochs), pair_means(frame))
+        write_json(store.pair(task, s.index, s.method, s.epochs, s.retain), pair_means(frame))
     for key, array in arrays.items():
         if key.startswith("similarity "):
             write_json(

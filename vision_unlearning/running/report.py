@@ -19,16 +19,17 @@ from ..plotting import heatmap
 from .page import figure_html, note, numbers, picture, report_path, wide
 from .page import write_page
 from .session import read_scores, task_entities
+from .sides import listing_words
 from .summary import before_after, printed, rank_receivers, score_text
 from .summary import summary_table
-from ..store import Session, Store, image_name, read_record
+from ..store import ALL_LISTED, Session, Store, image_name, read_record
 from ..tasks import MODELS_OWN, get_task
 from ..unlearners.methods import method_label
 
 # %% auto #0
 __all__ = ['FEW_PICTURES', 'NOT_SHOWN', 'shown_entities', 'caption', 'session_grid', 'grid_table', 'interference_rows',
-           'matrix_axes', 'matrix_blocks', 'became_blocks', 'namer_words', 'report_head', 'numbers_blocks',
-           'picture_blocks', 'origin_blocks', 'report_blocks', 'write_report']
+           'matrix_axes', 'retain_words', 'matrix_blocks', 'became_blocks', 'namer_words', 'report_head',
+           'numbers_blocks', 'picture_blocks', 'origin_blocks', 'report_blocks', 'write_report']
 
 # %% ../../nbs/8_running/20_report.ipynb #f6e39a4c
 def shown_entities(
@@ -111,6 +112,12 @@ def matrix_axes(
     return ax
 
 # %% ../../nbs/8_running/20_report.ipynb #dc8fb521
+def retain_words(
+    session: Session,
+) -> str:  # " (half-a)"; empty for the published way
+    "What tells sessions apart that differ by their retain data only."
+    return "" if session.retain == ALL_LISTED else f" ({session.retain})"
+
 def matrix_blocks(
     store: Store,
     task: str,
@@ -122,7 +129,8 @@ def matrix_blocks(
     metrics = [*metrics, *(name for name in PAIR_METRICS if name not in PAIR_METRICS.shipped())]
     namer = namer_words([read_record(store.record(s)) for s in sessions], len(entities))
     for method in dict.fromkeys(s.method for s in sessions):
-        scores = {s.entity: read_scores(store, s) for s in sessions if s.method == method}
+        mine = [s for s in sessions if s.method == method]
+        scores = {f"{s.entity}{retain_words(s)}": read_scores(store, s) for s in mine}
         for metric in metrics:
             if not all((table["metric"] == metric).any() for table in scores.values()): continue
             title = f"{method_label(method)}: {metric_label(metric)}"
@@ -208,6 +216,7 @@ def numbers_blocks(
     namer = namer_words([read_record(store.record(s)) for s in sessions], n_entities)
     return [
         "<h2>Is it gone, and who else was harmed?</h2>",
+        f"<p>{html.escape(listing_words(store, sessions))}</p>",
         wide(numbers(printed(summary_table(store, sessions)))),
         *([note(f"No judge: pictures are named {namer}.")] if namer else []),
         "<p>Accuracy of the judge before → after the edit. The emitter is not among the receivers. Seconds "
@@ -233,7 +242,7 @@ def picture_blocks(
         blocks.append(note(f"Pictures of the first {max_grids} of {len(sessions)} sessions."))
     for s, record in list(zip(sessions, records))[:max_grids]:
         seeds = record["stages"]["interference"]["seeds"][:2]
-        title = f"{method_label(s.method)} forgets {s.entity}"
+        title = f"{method_label(s.method)} forgets {s.entity}{retain_words(s)}"
         if namer: title += f" (named {namer})"
         blocks += [f"<h3>{html.escape(title)}</h3>", session_grid(store, s, read_scores(store, s), seeds)]
     return blocks
@@ -283,6 +292,7 @@ def write_report(
     notes: list[str] = (),  # what was reduced, and anything else a reader must know first
     title: str = "",  # of the page
     judge=None,  # `JudgeAccuracy` that says what emitters became; None takes the task's own
+    retain: str = ALL_LISTED,  # of which retain data the sessions are; several with commas
 ) -> Path:  # an HTML file that needs no other
     "Write the report of these sessions."
     if not sessions:
@@ -290,5 +300,5 @@ def write_report(
             f"no complete session of {task!r} in {store.base}; run `vu batch --task {task}` first"
         )
     blocks = report_blocks(store, task, sessions, notes, judge=judge)
-    target = report_path(store, task, sessions[0].model)
+    target = report_path(store, task, sessions[0].model, retain)
     return write_page(target, title or f"Interference on {task}", blocks)

@@ -21,8 +21,10 @@ from ..dtypes import dtype_name
 from ..files import atomic_folder
 from ..leases import alone
 from ..interference.pair_metrics import PAIR_METRICS
+from ..data.retained import check_retain, listed_of, mark_listed, retained_names
 from ..tasks import entity_text, get_prompt, get_task, overwrite_concept, own_task, own_tasks
 from vision_unlearning.store import (
+    ALL_LISTED,
     Session,
     Store,
     claim,
@@ -31,16 +33,18 @@ from vision_unlearning.store import (
     read_entities,
     read_json,
     read_record,
+    session_fields,
     write_json,
 )
+from ..texts import split_names
 from ..unlearners.methods import METHODS, is_foreign
 from typing_extensions import TypedDict
 
 # %% auto #0
 __all__ = ['SCORE_COLUMNS', 'task_entities', 'home_of', 'known_entities', 'as_recorded', 'plan_sessions', 'weights_fingerprint',
-           'session_data', 'told', 'finished', 'BaselineMark', 'claim_baseline', 'require_edits', 'unlearn_session',
-           'note_stage', 'generate_session', 'default_clip', 'load_evaluators', 'evaluator_name', 'score_images',
-           'embed_images', 'read_scores', 'recorded_sessions', 'chosen_sessions']
+           'session_data', 'told', 'told_names', 'finished', 'BaselineMark', 'claim_baseline', 'require_edits',
+           'unlearn_session', 'note_stage', 'generate_session', 'default_clip', 'load_evaluators', 'evaluator_name',
+           'score_images', 'embed_images', 'read_scores', 'recorded_sessions', 'chosen_sessions']
 
 # %% ../../nbs/8_running/05_session.ipynb #4f81696c
 def task_entities(
@@ -93,6 +97,7 @@ def plan_sessions(
     entities: list[str | int] = (),  # names or indices of emitters; empty means all of the task
     model: str | None = None,  # base model; None takes the task's own
     overrides: dict | None = None,  # hyper-parameters that differ from the tuned ones
+    retain: str = ALL_LISTED,  # which receivers are in the retain data, as `check_retain` takes it
 ) -> list[Session]:  # one an emitter, in the order given
     "Check every name and setting and return the sessions; nothing is written."
     from vision_unlearning.unlearners.base import Unlearner, get_method
@@ -110,6 +115,8 @@ def plan_sessions(
             "--pictures"
         )
     found = [find_entity(table, e) for e in entities] or table
+    retain = check_retain(retain)
+    for e in found: retained_names([e["name"] for e in table], e["name"], retain)
     twice = {e["name"] for e in found if found.count(e) > 1}
     if twice: raise ValueError(f"entities are given twice: {', '.join(sorted(twice))}")
     return [
@@ -123,6 +130,7 @@ def plan_sessions(
                 unlearner.epochs,
                 model,
                 unlearner.model_dump(mode="json"),
+                retain,
             ),
         )
         for e in found
@@ -154,28 +162,42 @@ def session_data(
 ) -> tuple[Any, Any, str]:  # forget, retain, and a fingerprint of both
     "What a session forgets and what it keeps: names, or two datasets for methods that learn from pictures."
     from vision_unlearning.unlearners.base import get_method
-    return told(store, session.task, session.entity, get_method(session.method).reads)
+    reads = get_method(session.method).reads
+    return told(store, session.task, session.entity, reads, session.retain)
 
 def told(
     store: Store,
     task: str,  # task name
     entity: str,  # the emitter
     reads: str,  # "pictures" or "names": what a method is given
+    retain: str = ALL_LISTED,  # which receivers are in the retain data, as `check_retain` takes it
 ) -> tuple[Any, Any, str]:  # forget, retain, and a fingerprint of both
     "What a method is told of one emitter."
     from vision_unlearning.data.splits import make_split
     from vision_unlearning.data.testbed import read_split, split_fingerprint, write_splits
     if reads == "pictures" and get_task(task).embedded:
-        forget, retain = make_split(task, entity)
-        return forget, retain, config_hash([forget._fingerprint, retain._fingerprint])
+        forget, kept = make_split(task, entity, retain=retain)
+        return forget, kept, config_hash([forget._fingerprint, kept._fingerprint])
     if reads == "pictures":
-        folders = write_splits(
-            store, task, None, entity, overwrite=get_prompt(task, overwrite_concept(task, entity))
-        )
-        return *read_split(store, task, entity), split_fingerprint(folders)
-    own, names = entity_text(task, entity), [entity_text(task, e["name"]) for e in task_entities(store, task)]
-    rest = [n for n in names if n != own]
+        caption = get_prompt(task, overwrite_concept(task, entity))
+        folders = write_splits(store, task, None, entity, overwrite=caption, retain=retain)
+        return *read_split(store, task, entity, retain), split_fingerprint(folders)
+    names = retained_names([e["name"] for e in task_entities(store, task)], entity, retain)
+    own = entity_text(task, entity)
+    rest = [text for name in names if (text := entity_text(task, name)) != own]
     return [own], rest, config_hash([own, rest])
+
+def told_names(
+    store: Store,
+    session: Session,
+) -> list[str]:  # in index order
+    "The receivers that `session_data` gives to a session to keep."
+    from vision_unlearning.data.testbed import stored_pictures
+    from vision_unlearning.unlearners.base import get_method
+    task, names = session.task, [e["name"] for e in task_entities(store, session.task)]
+    found = retained_names(names, session.entity, session.retain)
+    if get_method(session.method).reads == "names" or get_task(task).embedded: return found
+    return [name for name in found if name in stored_pictures(store, task)]
 
 # %% ../../nbs/8_running/05_session.ipynb #29d98465
 def finished(
@@ -271,6 +293,7 @@ def _unlearn(store, session, pipe, weights, callbacks, tell) -> dict:
             "base_folder"
         )
     forget, retain, data = tell(store, session)
+    listed = dict(listed=told_names(store, session)) if tell is session_data else {}
     reset, seed, start = reset_peak_memory(pipe.device), int(session.key, 16), time.perf_counter()
     edit = get_method(session.method)(**session.settings).unlearn(
         pipe, forget, retain, generator=torch.Generator().manual_seed(seed), callbacks=callbacks
@@ -288,10 +311,10 @@ def _unlearn(store, session, pipe, weights, callbacks, tell) -> dict:
     came_from = {} if origin is None else dict(method_from=dataclasses.asdict(origin))
     record = dict(
         key=session.key,
-        session=dataclasses.asdict(session),
+        session=session_fields(session),
         status="unlearned",
         base_model=dict(name=session.model, weights=weights, dtype=dtype_name(pipe)),
-        data=dict(fingerprint=data, n_forget=len(forget), n_retain=len(retain)),
+        data=dict(fingerprint=data, n_forget=len(forget), n_retain=len(retain), **listed),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         versions=versions(),
         stages=dict(unlearn=stage),
@@ -416,7 +439,7 @@ def score_images(
         stand_in = dict(named_by=judge.name, named_right_off=right) if hasattr(judge, "clip") else {}
         seconds = time.perf_counter() - start
         note_stage(store, session, "interference", seconds=seconds, **stand_in, **asked)
-        return scores
+        return read_scores(store, session)
 
 # %% ../../nbs/8_running/05_session.ipynb #ab69cd88
 def embed_images(
@@ -446,8 +469,8 @@ SCORE_COLUMNS = {"receiver": "OUST", "seed": "iu", "metric": "OUST", "off": "f",
 def read_scores(
     store: Store,
     session: Session,
-):  # DataFrame: receiver, seed, metric, off, on, value
-    "The tidy scores of a session."
+):  # DataFrame: receiver, seed, metric, off, on, value, listed
+    "The tidy scores of a session; `listed` says who was in its retain data, and is NA where nobody knows."
     import pandas as pd
     path = store.scores(session)
     if not path.exists():
@@ -459,7 +482,7 @@ def read_scores(
             f"{path} is not a readable table of scores ({why}); delete it and run `vu run interference` again"
         ) from error
     odd = [name for name, kind in SCORE_COLUMNS.items() if scores[name].dtype.kind not in kind]
-    if len(scores) and not odd: return scores
+    if len(scores) and not odd: return mark_listed(scores, session.entity, listed_of(store, session))
     what = f"its column {odd[0]!r} holds {scores[odd[0]].dtype}" if odd else "it is empty"
     raise ForeignFileError(
         f"{path} is no table of scores: {what}; delete it and run `vu run interference` again"
@@ -483,6 +506,7 @@ def chosen_sessions(
     methods: list[str] = (),  # backend names, in the order wanted; empty means all
     entities: list[str | int] = (),  # emitters by name or index; empty means all
     model: str = "",  # base model; empty is the task's own
+    retain: str = ALL_LISTED,  # of which retain data, as `check_retain` takes it; several with commas
 ) -> list[Session]:  # those that are complete
     "The complete sessions that a page is about; names are checked."
     table = task_entities(store, task) if entities else []
@@ -490,9 +514,11 @@ def chosen_sessions(
     for method in methods:
         if not is_foreign(method): check_name("method", method, METHODS)
     complete = [s for s, r in recorded_sessions(store, task).items() if r["status"] == "complete"]
+    lists = [check_retain(name) for name in split_names(retain)]
     found = [
         s for s in complete
         if s.model == (model or get_task(task).base_model)
+        and s.retain in lists
         and (not names or s.entity in names)
         and (not methods or s.method in methods)
     ]

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 import pandas as pd
 from ..core import MissingSessionError
 from .session import read_scores
-from ..store import Session, Store, read_record
+from ..store import ALL_LISTED, Session, Store, read_record
 
 # %% auto #0
-__all__ = ['before_after', 'rank_receivers', 'Summary', 'summarise', 'summary_table', 'score_text', 'harm_text', 'harmed_text',
-           'printed']
+__all__ = ['before_after', 'rank_receivers', 'Side', 'listed_sides', 'Summary', 'summarise', 'summary_table', 'score_text',
+           'harm_text', 'harmed_text', 'receivers_text', 'printed']
 
 # %% ../../nbs/8_running/18_summary.ipynb #261d04a8
 def before_after(
@@ -48,17 +48,42 @@ def rank_receivers(
     ranked = ranked.sort_values(["loss", finer], ascending=[False, True], kind="stable")
     return ranked.drop(columns="loss")
 
+# %% ../../nbs/8_running/18_summary.ipynb #489c0169
+@dataclass(frozen=True)
+class Side:
+    "One side of the receivers of a session."
+    receivers: int
+    before: float  # mean without the edit; NaN where there is nobody
+    after: float  # with it
+
+def listed_sides(
+    scores: pd.DataFrame,  # tidy scores of one session, with `listed` as `read_scores` adds it
+    emitter: str,  # left out
+) -> dict[str, Side]:  # "listed", "unlisted", and "unknown" for those of whom no record says it
+    "Means over the receivers that were in the retain data, and over those that were not."
+    marks = scores.groupby("receiver", sort=False)["listed"].first() if "listed" in scores else None
+    table = before_after(scores).drop(index=emitter, errors="ignore")
+    marks = pd.Series(pd.NA, table.index, dtype="boolean") if marks is None else marks.loc[table.index]
+    masks = {"listed": marks.fillna(False), "unlisted": (~marks).fillna(False), "unknown": marks.isna()}
+    parts = {name: table[mask.astype(bool)] for name, mask in masks.items()}
+    means = {name: part[["before", "after"]].mean().astype(float) for name, part in parts.items()}
+    return {name: Side(len(part), *means[name].tolist()) for name, part in parts.items()}
+
 # %% ../../nbs/8_running/18_summary.ipynb #e6fb9708
 @dataclass(frozen=True)
 class Summary:
     "What a session did; accuracies in 0..1, or CLIP scores where there is no judge."
     method: str  # backend name
     emitter: str  # what was to be forgotten
+    retain: str  # whose retain data, as `check_retain` takes it
     metric: str  # "judge_diff" or "clip_diff": what the numbers before and after are of
     emitter_before: float  # without the edit
     emitter_after: float  # with it
     receivers_before: float  # mean over all others, without the edit
     receivers_after: float  # with it
+    listed: Side  # receivers that were in the retain data
+    unlisted: Side  # those that were not
+    unknown: Side  # those of whom no record says it
     most_harmed: list[str]  # three receivers, the worst first
     harm: list[float]  # what each of the three lost: after less before
     finer: str  # the metric that decides between receivers of equal loss
@@ -78,11 +103,13 @@ def summarise(
     return Summary(
         method=session["method"],
         emitter=session["entity"],
+        retain=session.get("retain", ALL_LISTED),
         metric=table.attrs["metric"],
         emitter_before=float(own["before"]),
         emitter_after=float(own["after"]),
         receivers_before=float(others["before"]),
         receivers_after=float(others["after"]),
+        **listed_sides(scores, session["entity"]),
         most_harmed=ranked.index[:3].tolist(),
         harm=(ranked["after"] - ranked["before"])[:3].tolist(),
         finer=ranked.columns[-1],
@@ -98,7 +125,14 @@ def summary_table(
 ) -> pd.DataFrame:  # the fields of `Summary`, one row a session
     "The summary of several sessions."
     found = [summarise(read_scores(store, s), read_record(store.record(s))) for s in sessions]
-    return pd.DataFrame([asdict(summary) for summary in found])
+    rows = [vars(summary) for summary in found]
+    flat = [{k: v for k, v in row.items() if not isinstance(v, Side)} | _flat(row) for row in rows]
+    return pd.DataFrame(flat)
+
+def _flat(row: dict) -> dict:
+    "The sides of a row as columns: listed_receivers, listed_before, listed_after, and so on."
+    sides = {name: asdict(side) for name, side in row.items() if isinstance(side, Side)}
+    return {f"{name}_{field}": value for name, side in sides.items() for field, value in side.items()}
 
 # %% ../../nbs/8_running/18_summary.ipynb #6285ff15
 def score_text(
@@ -135,17 +169,34 @@ def harmed_text(
     return ", ".join(filter(None, lost)) or "none"
 
 # %% ../../nbs/8_running/18_summary.ipynb #36338a1b
+def receivers_text(
+    row,  # of a table with the fields of `Summary`, its sides as columns
+    apart: bool,  # whether some session of the table has unlisted receivers
+) -> dict[str, str]:  # column -> text
+    "The mean over receivers; listed and unlisted ones apart where there are both."
+    whole = score_text(row.metric, row.receivers_before, row.receivers_after)
+    if not apart: return {"mean over receivers": whole}
+    found = {}
+    for side in ("listed", "unlisted", "unknown"):
+        n, before, after = (getattr(row, f"{side}_{field}") for field in ("receivers", "before", "after"))
+        if side == "unknown" and not n: continue
+        text = f"{score_text(row.metric, before, after)} (n = {n})" if n else "nobody"
+        found["listed unknown" if side == "unknown" else f"mean over {side}"] = text
+    return found
+
 def printed(
     table: pd.DataFrame,  # as `summary_table` returns
 ) -> pd.DataFrame:  # the same as text
     "The summary as people read it."
     judge = "judge" if set(table["metric"]) == {"judge_diff"} else "score"
+    apart = (table["unlisted_receivers"] > 0).any()
     return pd.DataFrame(
         {
             "method": row.method,
             "emitter": row.emitter,
+            **({"retain": row.retain} if apart else {}),
             f"{judge} on emitter": score_text(row.metric, row.emitter_before, row.emitter_after),
-            "mean over receivers": score_text(row.metric, row.receivers_before, row.receivers_after),
+            **receivers_text(row, apart),
             "most harmed receivers": harmed_text(row),
             "seconds": "unknown" if pd.isna(row.seconds) else f"{row.seconds:.1f}",
             "MB": f"{row.megabytes:.2f}",

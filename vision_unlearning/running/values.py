@@ -13,13 +13,14 @@ from ..brought import Door
 from ..core import UnknownNameError, check_name, usable_device
 from ..dtypes import DTYPES
 from ..store import Store
+from ..texts import split_names
 
 # %% auto #0
 __all__ = ['LEAST', 'HUB_ID', 'DISTINCT', 'NETWORKS', 'NAMES', 'TOGETHER', 'check_number', 'check_distinct', 'check_network',
            'known_networks', 'check_similarities', 'check_offload', 'check_scheduler', 'check_tracker', 'door_of',
            'take_names', 'as_typed', 'sources_of', 'check_unprepared', 'check_preparation', 'check_revision',
            'check_variant', 'check_compiled', 'check_format', 'check_precision', 'check_encoder', 'check_sides',
-           'check_templates', 'check_metrics', 'check_entity_metric', 'check_values']
+           'check_templates', 'check_lists', 'check_metrics', 'check_entity_metric', 'check_values']
 
 # %% ../../nbs/8_running/02_values.ipynb #3a7e4abf
 LEAST = dict(  # parameter -> the smallest value that means something
@@ -249,6 +250,11 @@ def check_templates(names: list[str]):
     ships = [name for name in names if name in RESULT_TEMPLATES.shipped()]
     if ships: raise ValueError(f"templates are further ones, and {ships[0]} is asked anyway; leave it out")
 
+def check_lists(retain: str):
+    "Refuse retain data that nobody can have asked for; pages are about several, with commas."
+    from vision_unlearning.data.retained import check_retain
+    check_distinct("retain", [check_retain(name) for name in split_names(retain)], empty=False)
+
 def check_metrics(asked: dict):  # parameters of `interference`
     "Refuse metrics of which none says what became of the emitter, which the summary of a session is about."
     if asked["metrics"] and not {"judge_diff", "clip_diff"} & set(asked["metrics"]):
@@ -271,6 +277,7 @@ NAMES: dict[str, Callable] = dict(
     similarities=check_similarities,
     scheduler=check_scheduler,
     templates=check_templates,
+    retain=check_lists,
     track=check_tracker,
 )
 TOGETHER: dict[tuple[str, ...], Callable] = {  # what a check reads -> the check

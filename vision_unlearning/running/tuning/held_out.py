@@ -9,29 +9,30 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 from ...core import MissingSessionError, check_name, versions
+from ...data.retained import HALVES, check_retain, fixed_order
 from ...tasks import own_task
 from ...explore.similarity import attribute_columns
 from ...intervals import bootstrap_interval
 from ...metrics.speed import processor
 from ..batch import run_batch
 from ..session import chosen_sessions, known_entities
-from ..summary import before_after
+from ..summary import before_after, listed_sides
 from ..session import read_scores
-from ...store import Session, Store, read_record
+from ...store import ALL_LISTED, Session, Store, read_record
 from ...unlearners.base import load_edit
 from ...unlearners.methods import METHODS
 
 # %% auto #0
-__all__ = ['shuffled_entities', 'tuning_emitters', 'held_out_emitters', 'trained_parameters', 'held_out_row', 'kind_of_entities',
-           'held_out', 'kept_ratio', 'with_interval', 'receivers_named', 'held_out_table']
+__all__ = ['COUNTED', 'shuffled_entities', 'tuning_emitters', 'held_out_emitters', 'trained_parameters', 'listed_counts',
+           'held_out_row', 'kind_of_entities', 'held_out', 'kept_ratio', 'with_interval', 'receivers_named',
+           'held_out_table', 'crossed_over']
 
 # %% ../../../nbs/8a_tuning/30_held_out.ipynb #ae824ff3
 def shuffled_entities(
     task: str,  # embedded, or one of your own
 ) -> list[str]:  # names of all entities, in an order that never changes
     "The fixed permutation of which searches and tests take their emitters."
-    names = [e["name"] for e in known_entities(task)]
-    return [names[i] for i in np.random.default_rng(20).permutation(len(names))]
+    return fixed_order([e["name"] for e in known_entities(task)])
 
 def tuning_emitters(
     task: str,  # embedded, or one of your own
@@ -63,12 +64,26 @@ def trained_parameters(
     return sum(t.numel() for n, t in edit.tensors.items() if n not in ("centre", "concept"))
 
 # %% ../../../nbs/8a_tuning/30_held_out.ipynb #5d37c391
+def listed_counts(
+    scores: pd.DataFrame,  # of `read_scores`
+    emitter: str,  # left out
+) -> dict[str, float]:  # listed_before, listed_after, unlisted_before, unlisted_after
+    "How many receivers of each side are named without and with the edit."
+    sides = listed_sides(scores, emitter)
+    if n := sides["unknown"].receivers:
+        raise ValueError(f"nobody knows of {n} receivers of {emitter!r} whether they were retained")
+    return {
+        f"{name}_{when}": sides[name].receivers * getattr(sides[name], when)
+        for name in ("listed", "unlisted")
+        for when in ("before", "after")
+    }
+
 def held_out_row(
     store: Store,
     session: Session,  # a complete one
     kind: dict[str, str],  # entity name -> what is the same for near receivers
-# emitter, before, after, clip; same_before, same_after, other_before, other_after: receivers named; seconds,
-    # peak (bytes), megabytes, trained
+# emitter, before, after, clip; same_before, same_after, other_before, other_after: receivers named, and the
+    # same of listed and unlisted ones where there are both; seconds, peak (bytes), megabytes, trained
 ) -> dict:
     "What one session did to its emitter and to everybody else, and what it cost."
     scores, record = read_scores(store, session), read_record(store.record(session))
@@ -77,6 +92,7 @@ def held_out_row(
     own, others = table.loc[session.entity], table.drop(session.entity)
     same = others.index.map(kind.get) == kind[session.entity]
     cost = record["stages"]["unlearn"]
+    apart = {} if session.retain == ALL_LISTED else listed_counts(scores, session.entity)
     counts = {
         f"{where}_{when}": float(others.loc[mask, when].sum())
         for where, mask in (("same", same), ("other", ~same))
@@ -88,6 +104,7 @@ def held_out_row(
         after=float(own["after"]),
         clip=float(clip["after"] - clip["before"]),
         **counts,
+        **apart,
         seconds=cost["seconds"],
         peak=cost["peak_memory"]["bytes"],
         megabytes=cost["edit_bytes"] / 1e6,
@@ -114,6 +131,7 @@ def held_out(
     model: str = "",  # base model; empty is the task's own
     # attribute that tells an emitter's own kind from the others; None takes the domain, or the first one
     group: str | None = None,
+    retain: str = ALL_LISTED,  # which receivers are in the retain data: "half-a", "half-b", "0.25-7"
 ) -> dict:  # task, method, settings, seeds, num_inference_steps, rows, cpu, versions
     "Test a method on emitters that no search has seen."
     method = METHODS.take(method)
@@ -123,7 +141,7 @@ def held_out(
     if group: check_name("attribute", group, entities[0])
     kind = {e["name"]: e.get(group) for e in entities}
     emitters = list(emitters or held_out_emitters(task))
-    ask = dict(task=task, methods=[method], entities=emitters, model=model)
+    ask = dict(task=task, methods=[method], entities=emitters, model=model, retain=retain)
     run_batch(
         store=store,
         overrides={method: settings} if settings else None,
@@ -149,6 +167,7 @@ def held_out(
     origin = METHODS.origin(method)
     came_from = {} if origin is None else {"method_from": asdict(origin)}
     if model: came_from["model"] = model
+    if retain != ALL_LISTED: came_from["retain"] = check_retain(retain)
     return dict(
         task=task,
         method=method,
@@ -193,20 +212,26 @@ def held_out_table(
 ) -> pd.DataFrame:
     "The records as lines that can be compared."
     asked = {
-        (r["task"], tuple(r["seeds"]), r["num_inference_steps"], tuple(row["emitter"] for row in r["rows"]))
+        (
+            r["task"],
+            tuple(r["seeds"]),
+            r["num_inference_steps"],
+            tuple(row["emitter"] for row in r["rows"]),
+            r.get("retain", ALL_LISTED),
+        )
         for r in records
     }
     if len(asked) > 1:
         raise ValueError(
-            "these records were asked different things; emitters, seeds and num_inference_steps must be the "
-            "same for all"
+            "these records were asked different things; emitters, seeds, num_inference_steps and retain must "
+            "be the same for all"
         )
     def line(t):
+        groups = {"kept": ("same", "other"), "same domain": ("same",), "other domains": ("other",)}
+        if "unlisted_before" in t: groups = {"listed kept": ("listed",), "unlisted kept": ("unlisted",)}
         return {
             "emitter": with_interval(t["after"]),
-            "kept": with_interval(receivers_named(t), kept_ratio),
-            "same domain": with_interval(receivers_named(t, ("same",)), kept_ratio),
-            "other domains": with_interval(receivers_named(t, ("other",)), kept_ratio),
+            **{name: with_interval(receivers_named(t, who), kept_ratio) for name, who in groups.items()},
             "clip": round(t["clip"].mean(), 1),
             "seconds": round(t["seconds"].median(), 1),
             "peak GB": round(t["peak"].max() / 1e9, 2),
@@ -214,3 +239,20 @@ def held_out_table(
             "trained": int(t["trained"].mean()),
         }
     return pd.DataFrame({r["method"]: line(pd.DataFrame(r["rows"])) for r in records}).T
+
+# %% ../../../nbs/8a_tuning/30_held_out.ipynb #65fdca3a
+COUNTED = [f"{who}_{n}" for who in ("same", "other", "listed", "unlisted") for n in ("before", "after")]
+
+def crossed_over(
+    records: list[dict],  # of `held_out` with retain "half-a" and "half-b"
+) -> dict:  # one record; counts are sums over both halves, the rest means
+    "Two halves of a test as one."
+    found = {r.get("retain", ALL_LISTED): r for r in records}
+    if sorted(found) != list(HALVES) or len(records) != 2:
+        raise ValueError(f"crossed over are {' and '.join(HALVES)}, got {', '.join(sorted(found))}")
+    tables = [pd.DataFrame(found[half]["rows"]).set_index("emitter") for half in HALVES]
+    if len({(r["method"], tuple(t.index)) for r, t in zip(found.values(), tables)}) > 1:
+        raise ValueError("the halves are of different methods or emitters")
+    rows = pd.concat(tables).groupby(level=0, sort=False).agg(lambda values: values.mean())
+    rows[COUNTED] *= 2
+    return found[HALVES[0]] | {"retain": ",".join(HALVES), "rows": rows.reset_index().to_dict("records")}
