@@ -58,6 +58,11 @@ class Erasure(Checked):
         said = [f"{self.verdict.answer}: {self.concept} erased with {self.method}", *self.reasons]
         return "\n".join([*said, *self.foretold])
 
+    def numbers(self) -> str:
+        "The tables, as a shell prints them."
+        found = [self.summary().round(3).to_string()]
+        if self.protection: found.append(self.harm.round(2).to_string(index=False))
+        return "\n".join(found)
     @property
     def harm(self) -> pd.DataFrame:  # of `harm_table`
         "What was foretold of everybody who was drawn, and what was seen."
