@@ -22,9 +22,10 @@ from ..tasks import PROMPT_TEMPLATE
 from ..texts import as_names, as_requests, request_label, shared_names
 
 # %% auto #0
-__all__ = ['LIMIT_REASONS', 'MET', 'GROUPS', 'GROUP_ORDER', 'plan_prompts', 'plan_requests', 'Plan', 'plan_check',
-           'evaluating_clip', 'named_by', 'recognise', 'Seen', 'look', 'side_by_side', 'Limits', 'Criterion', 'Verdict',
-           'Group', 'unknown', 'gone', 'kept', 'group_of', 'by_request', 'verdict', 'Checked', 'measured_with']
+__all__ = ['LIMIT_REASONS', 'MET', 'GROUPS', 'GROUP_ORDER', 'plan_prompts', 'plan_requests', 'Plan', 'usual_candidates',
+           'plan_check', 'evaluating_clip', 'named_by', 'recognise', 'Seen', 'look', 'side_by_side', 'Limits',
+           'Criterion', 'Verdict', 'Group', 'unknown', 'gone', 'kept', 'group_of', 'by_request', 'verdict', 'Checked',
+           'measured_with']
 
 # %% ../../nbs/8_running/33_check.ipynb #91083afa
 def plan_prompts(
@@ -74,6 +75,12 @@ class Plan:
     @property
     def seeds(self) -> list[int]: return self.table["seed"].drop_duplicates().tolist()
 
+def usual_candidates(
+    candidates: list[str] | None = None,  # names
+) -> list[str]:  # these, or the hundred embedded ones, which are everyday words
+    "Among whom neighbours and others are found."
+    return as_names(candidates or [e["name"] for e in emoji_entities("emoji")], "candidates")
+
 def plan_check(
     pipe,  # Stable Diffusion pipeline, whose text encoder says who is near
     concept,  # what has to be gone: a name, names that mean the same, or a list of such requests
@@ -89,7 +96,7 @@ def plan_check(
 ) -> Plan:
     "Choose who is looked at."
     seeds = [seeds] if isinstance(seeds, int) else list(seeds)
-    candidates = as_names(candidates or [e["name"] for e in emoji_entities("emoji")], "candidates")
+    candidates = usual_candidates(candidates)
     requests = as_requests(concept)
     asked = [name for names in requests for name in names]
     free = [c for c in candidates if not shared_names([c], asked)]

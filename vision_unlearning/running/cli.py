@@ -28,11 +28,13 @@ from vision_unlearning.running.options import (
     Permutations,
     PictureProbes,
     Preserved,
+    Protect,
     Quiet,
     Requests,
     Retain,
     RetainLists,
     TaskName,
+    Vocabulary,
     asked_for,
     at_home,
     beside,
@@ -386,6 +388,8 @@ def erase_command(
     model: Annotated[str, typer.Option(help="Embedded name, a folder, a file, or a hub id.")] = "emoji-sd",
     config: ConfigFolder = "",
     preserve: Preserved = (),
+    protect: Protect = None,
+    vocabulary: Vocabulary = "",
     one_by_one: Annotated[
         bool, typer.Option("--one-by-one", help="Several concepts in turn, each from the last edited model.")
     ] = False,
@@ -406,11 +410,13 @@ def erase_command(
     from vision_unlearning.running.erase import erase, push_to_hub, save_erasure
     from vision_unlearning.running.live import embedded_judge
     from vision_unlearning.running.probes import Budget, probe_erasure
+    from vision_unlearning.running.protect import read_vocabulary
     from vision_unlearning.texts import split_request
     from vision_unlearning.unlearners.base import get_method
     from vision_unlearning.unlearners.methods import METHODS
     if Path(out).exists(): raise ValueError(f"{out} exists; give a folder that does not")
     options, method = json_settings(settings), METHODS.take(method)
+    words = read_vocabulary(at_home(vocabulary)) if vocabulary else None
     budget = Budget(probes=tuple(split(probe)))
     unlearner = get_method(method)(**options)
     if kohya and "lora_alpha" not in type(unlearner).model_fields:
@@ -433,6 +439,8 @@ def erase_command(
         one_by_one=one_by_one,
         settings=options,
         candidates=split(candidates) or None,
+        protect=protect,
+        vocabulary=words,
         clip=clip or None,
         judge=judge,
         **drawing,
@@ -440,7 +448,7 @@ def erase_command(
     save_erasure(result, out, pipe, merge, kohya)
     typer.echo(str(result))
     for line in probe_erasure(pipe, result, budget, out, clip, judge, **drawing): typer.echo(line)
-    typer.echo(result.summary().round(3).to_string())
+    typer.echo(result.numbers())
     typer.echo(Path(out).resolve())
     if push: typer.echo(push_to_hub(out, push))
     leave_with(result.verdict)

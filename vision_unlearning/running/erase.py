@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
+import pandas as pd
 import torch
 from ..cards import card, evaluation, limits
 from ..core import versions
@@ -28,6 +29,8 @@ from vision_unlearning.running.check import (
     side_by_side,
     verdict,
 )
+from .protect import Protection, agreement, choose_protected
+from .protect import harm_table, words_to_protect
 from ..store import atomic_folder, read_json, write_json
 from ..tasks import PROMPT_TEMPLATE
 from ..texts import as_names, as_requests, request_label, shared_names
@@ -38,8 +41,8 @@ from ..unlearners.diffusion.uce import pooled_leak
 from typing_extensions import NotRequired, TypedDict
 
 # %% auto #0
-__all__ = ['HUB_FILES', 'Erasure', 'own_pictures', 'unlearn_names', 'unlearn_requests', 'pooled_note', 'name_of', 'erase',
-           'model_card', 'save_erasure', 'hub_files', 'Said', 'push_to_hub']
+__all__ = ['HUB_FILES', 'Erasure', 'own_pictures', 'unlearn_names', 'unlearn_requests', 'pooled_note', 'pooled_notes', 'name_of',
+           'erase', 'harm_section', 'model_card', 'save_erasure', 'hub_files', 'Said', 'push_to_hub']
 
 # %% ../../nbs/8_running/35_erase.ipynb #d7d0fb75
 @dataclass(repr=False, kw_only=True)
@@ -49,9 +52,28 @@ class Erasure(Checked):
     method: str  # backend name
     edit: Edit  # attach it, or save it with `save_erasure`
     seconds: float  # of the unlearning alone
+    protection: Protection | None = None  # whom it chose to keep besides, where it was asked to
 
     def __str__(self):
-        return "\n".join([f"{self.verdict.answer}: {self.concept} erased with {self.method}", *self.reasons])
+        said = [f"{self.verdict.answer}: {self.concept} erased with {self.method}", *self.reasons]
+        return "\n".join([*said, *self.foretold])
+
+    def numbers(self) -> str:
+        "The tables, as a shell prints them."
+        found = [self.summary().round(3).to_string()]
+        if self.protection: found.append(self.harm.round(2).to_string(index=False))
+        return "\n".join(found)
+    @property
+    def harm(self) -> pd.DataFrame:  # of `harm_table`
+        "What was foretold of everybody who was drawn, and what was seen."
+        if self.protection is None:
+            raise ValueError("nothing was foretold; erase with protect=20, or protect=0 to be told only")
+        return harm_table(self.protection, self.table, self.pictures)
+    @property
+    def foretold(self) -> list[str]:  # one line each; none where nothing was foretold
+        "Who was protected, who was foretold to suffer, and whether it came true."
+        if self.protection is None: return []
+        return [*self.protection.notes, *filter(None, [agreement(self.harm)])]
 
     __repr__ = __str__
 
@@ -132,6 +154,20 @@ def pooled_note(
         "the difference that it made before",
     )
 
+# %% ../../nbs/8_running/35_erase.ipynb #cdea760c
+def pooled_notes(
+    pipe,  # Stable Diffusion pipeline
+    edit: Edit,
+    unlearner,  # that made it
+    concepts: list[str],
+    template: str = PROMPT_TEMPLATE,
+) -> tuple[str, ...]:  # of `pooled_note`
+    "What is left of each concept in the pooled text."
+    anchor = getattr(unlearner, "anchor_concept", None) or ""
+    anchors = [anchor] if isinstance(anchor, str) else list(anchor)
+    pairs = zip(concepts, anchors*len(concepts) if len(anchors) == 1 else anchors)
+    return tuple(note for pair in pairs for note in pooled_note(pipe, edit, *pair, template))
+
 # %% ../../nbs/8_running/35_erase.ipynb #68023ccd
 def name_of(
     pipe,  # a pipeline
@@ -154,7 +190,9 @@ def erase(
     candidates: list[str] | None = None,
     neighbours: int = 8,  # how many are preserved and checked
     others: int = 8,  # how many are checked without being preserved
-    anchors: int = 64,  # how many of the remaining candidates are preserved without being checked
+    anchors: int = 64,  # how many of the remaining candidates are preserved unchecked; none with `protect`
+    protect: int | None = None,  # names to choose and preserve in their place; 0 only foretells the harm
+    vocabulary: list[str] | None = None,  # among which `protect` chooses; None takes the candidates
     seeds: tuple[int, ...] = (42, 43),  # of the pictures of the check
     template: str = PROMPT_TEMPLATE,
     paraphrases: tuple[str, ...] = PARAPHRASES,
@@ -170,24 +208,17 @@ def erase(
 ) -> Erasure:
     "Erase what is asked for and check it, its wordings, its neighbours and others before and after."
     requests, preserve = as_requests(concept), as_names(preserve, "preserve")
+    words = words_to_protect(protect, vocabulary, candidates)
     clip, limits = evaluating_clip(pipe, clip), limits or Limits()
     unlearner, generation = configured(method, settings), usual_drawing(pipe) | generation
     check_drawing(pipe, **generation)
     asked = [name for names in requests for name in names]
     if both := shared_names(asked, preserve):
         raise ValueError(f"{both[0]!r} is to be erased and preserved at once")
-    plan = plan_check(
-        pipe,
-        requests,
-        preserve,
-        candidates,
-        neighbours=neighbours,
-        others=others,
-        anchors=anchors,
-        seeds=seeds,
-        template=template,
-        paraphrases=paraphrases,
-    )
+    looked_at = dict(neighbours=neighbours, others=others, seeds=seeds, paraphrases=paraphrases)
+    looked_at |= dict(template=template, anchors=anchors if protect is None else 0)
+    plan = plan_check(pipe, requests, preserve, candidates, **looked_at)
+    plan, protection = choose_protected(pipe, unlearner, plan, protect, words)
     before = look(pipe, plan, clip, judge, **generation)
     start = time.perf_counter()
     drawing = dict(template=template, **generation)
@@ -196,10 +227,7 @@ def erase(
     seconds = time.perf_counter() - start
     with edit.on(pipe): after = look(pipe, plan, clip, judge, **generation)
     table = side_by_side(plan, before, after)
-    anchor = getattr(unlearner, "anchor_concept", None) or ""
-    anchors = [anchor] if isinstance(anchor, str) else list(anchor)
-    pairs = zip(asked, anchors*len(asked) if len(anchors) == 1 else anchors)
-    notes = tuple(note for pair in pairs for note in pooled_note(pipe, edit, *pair, template))
+    notes = pooled_notes(pipe, edit, unlearner, asked, template)
     return Erasure(
         concept=" and ".join(map(request_label, requests)),
         requests=requests,
@@ -213,9 +241,28 @@ def erase(
         seconds=seconds,
         settings=measured_with(clip, judge, plan.seeds, limits, anchors=len(plan.kept), **generation),
         pictures=np.stack([before.images, after.images]),
+        protection=protection,
     )
 
 # %% ../../nbs/8_running/35_erase.ipynb #e4b68c14
+def harm_section(
+    result: Erasure,  # with a protection
+) -> str:  # Markdown
+    "What was foretold of everybody who was drawn beside what was seen, as the card tells it."
+    def cell(value): return f"{value:.2f}" if isinstance(value, float) else value
+    def row(values): return f"| {' | '.join(map(cell, values))} |"
+    return "\n".join([
+        *(f"- {line}" for line in result.foretold),
+        "",
+        "Harm is how much the layers that read a text change for a name; change is that of a pixel, in grey "
+        "levels. *Other* names are in no list.",
+        "",
+        "| name | group | foretold harm | change | recognised before | recognised after |",
+        "|---" * 6 + "|",
+        *map(row, result.harm.itertuples(index=False)),
+    ])
+
+# %% ../../nbs/8_running/35_erase.ipynb #4c3b0fda
 def model_card(
     result: Erasure,
 ) -> str:  # README.md
@@ -274,6 +321,7 @@ def model_card(
         {
             "What was asked": "\n".join(asked),
             "What was measured": "\n\n".join(shown),
+            **({"Foretold and measured": harm_section(result)} if result.protection else {}),
             "What this does not show": missing,
             "How to use it": f"```python\n{use}\n```",
         },
@@ -316,6 +364,8 @@ def save_erasure(
                 seconds=result.seconds,
                 settings=result.settings,
                 summary=result.summary().to_dict("index"),
+                protected=result.protection and result.protection.protected,
+                harm=result.protection and result.harm.to_dict("records"),
                 versions=versions(),
             ),
         )

@@ -10,10 +10,10 @@ import typer
 from ..texts import split_names
 
 # %% auto #0
-__all__ = ['BaseFolder', 'Quiet', 'Force', 'Requests', 'Preserved', 'PictureProbes', 'CheckSteps', 'CheckGuidance',
-           'Permutations', 'TaskName', 'Parameters', 'Device', 'Dtype', 'Variant', 'Offload', 'AttentionSlicing',
-           'BatchSize', 'Compiled', 'Retain', 'RetainLists', 'at_home', 'asked_for', 'split', 'json_settings', 'rows',
-           'machine_options', 'on_machine', 'require_options', 'beside', 'refuse_retain']
+__all__ = ['BaseFolder', 'Quiet', 'Force', 'Requests', 'Preserved', 'Protect', 'Vocabulary', 'PictureProbes', 'CheckSteps',
+           'CheckGuidance', 'Permutations', 'TaskName', 'Parameters', 'Device', 'Dtype', 'Variant', 'Offload',
+           'AttentionSlicing', 'BatchSize', 'Compiled', 'Retain', 'RetainLists', 'at_home', 'asked_for', 'split',
+           'json_settings', 'rows', 'machine_options', 'on_machine', 'require_options', 'beside', 'refuse_retain']
 
 # %% ../../nbs/9_commands/00_options.ipynb #0e6be802
 def at_home(
@@ -34,6 +34,13 @@ Preserved = Annotated[
     typer.Option(
         help="Names that must not suffer, with commas; quote one that has a comma. May be repeated."
     ),
+]
+Protect = Annotated[
+    int | None,
+    typer.Option(min=0, help="Names to choose and preserve, who would suffer most first; 0 only foretells."),
+]
+Vocabulary = Annotated[
+    str, typer.Option(help="File of names to choose among, one a line; empty takes the candidates.")
 ]
 PictureProbes = Annotated[
     str, typer.Option(help="That are not text, with commas: completion, inpainting, noise, guidance.")
