@@ -187,6 +187,7 @@ def sees(page, prompt, when) -> bool:
 
 
 @browsed
+@pytest.mark.long(26)
 def test_a_fox_goes_comes_back_and_is_taken_home(page, tmp_path):
     page.click("#attack")
     page.wait_for_selector("text=nothing is erased yet")
