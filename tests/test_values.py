@@ -24,6 +24,8 @@ WRONG = {
     "entities": {("fox", "fox"): "given twice"},
     "forget": {("3", "3"): "given twice"},
     "kinds": {("class", "class"): "given twice"},
+    "evidence": {("layers", "layers"): "given twice"},
+    "num_models": {1: "at least 2"},
     "methods": {("uce", "uce"): "given twice"},
     "metrics": {
         ("nope",): "unknown pair metric",

@@ -24,7 +24,8 @@ __all__ = ['LEAST', 'HUB_ID', 'DISTINCT', 'NETWORKS', 'NAMES', 'TOGETHER', 'chec
 
 # %% ../../nbs/8_running/02_values.ipynb #3a7e4abf
 LEAST = dict(  # parameter -> the smallest value that means something
-    num_inference_steps=1, batch_size=1, guidance_scale=0, n_permutations=1, max_figures=0, size=1
+    num_inference_steps=1, batch_size=1, guidance_scale=0, n_permutations=1, max_figures=0, size=1,
+    num_models=2,
 )
 
 def check_number(
@@ -270,7 +271,7 @@ def check_entity_metric(asked: dict):  # parameters of `results`
 # lists of which each says a thing once -> whether it may be empty
 DISTINCT = dict(
     entities=True, methods=True, metrics=True, pair_metrics=True, similarities=True, templates=True,
-    seeds=False, attention_seeds=True, kinds=True, forget=True,
+    seeds=False, attention_seeds=True, kinds=True, forget=True, evidence=True,
 )
 NETWORKS = dict(model="pipeline", clip="CLIP", judge="judge", encoder="image encoder")
 NAMES: dict[str, Callable] = dict(
