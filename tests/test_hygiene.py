@@ -175,6 +175,16 @@ def title_and_promise_stand_alone(nb):
 
 
 @rule
+def every_described_picture_is_there(nb):
+    "A figure that cannot be drawn leaves its text and an error that nobody reads."
+    if nb.path.parent.name in ("pipelines", "training"): return
+    blind = [c["source"].splitlines()[-1] for c in nb.cells
+             if re.search(r"^#\|\s*fig-alt:", c["source"], re.M)
+             and not any(m.startswith("image/") for o in c["outputs"] for m in o.get("data", {}))]
+    assert not blind, f"no picture came of: {blind}"
+
+
+@rule
 def every_picture_is_described(nb):
     "For those who cannot see it: `#| fig-alt: \"...\"` in the cell that draws, text in brackets in markdown."
     silent = [c["source"].splitlines()[-1] for c in nb.cells
