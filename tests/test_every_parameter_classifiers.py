@@ -42,6 +42,8 @@ CHANGED = dict(
     folder=["other", "nowhere"],
     size=[8, 32],
     seeds=[[1], [0, 1]],
+    evidence=[["layers"], ["layrs"], ["shadows"]],
+    num_models=[4],
 )
 REFUSED = {  # what must be refused, and what is said
     "task": {0: "leave folder out"},
@@ -53,6 +55,8 @@ REFUSED = {  # what must be refused, and what is said
     "training": dict.fromkeys((6, 7), "unknown field of training")
     | {8: "did you mean 'num_epochs'", 9: "augment is off"},
     "folder": {1: "is not a folder"},
+    "evidence": {1: "did you mean 'layers'", 2: "asked of random forgetting"},
+    "num_models": {0: "do nothing without evidence=klom or shadows"},
 }
 CASES = [(name, number) for name, values in CHANGED.items() for number in range(len(values))]
 
@@ -81,6 +85,7 @@ def outcome(place) -> set:
     store = place/"classification"
     weights = {hashlib.sha256(p.read_bytes()).hexdigest() for p in (store/"models").rglob("*.safetensors")}
     rows = [read_json(p) for p in (store/"runs").glob("*.json")]
+    weights |= {repr(read_json(path)["rows"]) for path in (store/"evidence").glob("*.json")}
     return weights | {repr([r[k] for k in ("kind", "seed", "method", "numbers", "oracle")]) for r in rows}
 
 

@@ -19,8 +19,9 @@ from ..store import read_json, write_json
 from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['EVIDENCE', 'went_table', 'layers_table', 'shadow_table', 'EvidenceKind', 'check_evidence', 'WrittenEvidence',
-           'evidence_path', 'evidence_table', 'as_frame', 'gather_evidence', 'stored_evidence', 'evidence_section']
+__all__ = ['EVIDENCE', 'NUM_MODELS', 'went_table', 'layers_table', 'shadow_table', 'EvidenceKind', 'check_evidence',
+           'WrittenEvidence', 'evidence_path', 'evidence_table', 'as_frame', 'gather_evidence', 'stored_evidence',
+           'evidence_section']
 
 # %% ../../nbs/8_running/49_classifier_evidence.ipynb #7b568e51
 def went_table(
@@ -101,6 +102,8 @@ EVIDENCE = {
 }
 
 # %% ../../nbs/8_running/49_classifier_evidence.ipynb #7f44bcca
+NUM_MODELS = 8  # of each set, where nobody says how many
+
 def check_evidence(
     evidence: list[str],  # names of `EVIDENCE`
     kinds: list[str],  # of forgetting that run
@@ -111,6 +114,9 @@ def check_evidence(
         able = EVIDENCE[check_name("evidence", name, EVIDENCE)].kinds
         if not set(able) & set(kinds):
             raise ValueError(f"{name} is asked of {' and '.join(able)} forgetting; add kinds={able[0]}")
+    if num_models != NUM_MODELS and not any(EVIDENCE[name].of_sets for name in evidence):
+        of_sets = " or ".join(name for name, kind in EVIDENCE.items() if kind.of_sets)
+        raise ValueError(f"num_models would do nothing without evidence={of_sets}; leave it out")
     if num_models < 2: raise ValueError(f"a set of {num_models} models is none; give num_models=2 or more")
 
 # %% ../../nbs/8_running/49_classifier_evidence.ipynb #1b5dd17e
@@ -138,7 +144,7 @@ def evidence_table(
     comparison: Comparison,
     evidence: str,  # a name of `EVIDENCE`
     methods: dict[str, dict],  # method -> all of its settings
-    num_models: int = 8,  # of each set, where sets are compared
+    num_models: int = NUM_MODELS,  # of each set, where sets are compared
 ) -> WrittenEvidence:
     "One table, from its file or made now."
     c, kind = comparison, EVIDENCE[check_name("evidence", evidence, EVIDENCE)]
@@ -164,7 +170,7 @@ def as_frame(record: WrittenEvidence) -> pd.DataFrame:
 def gather_evidence(
     evidence: list[str],  # names of `EVIDENCE`
     rows: list[dict],  # of `run_classifiers`
-    num_models: int = 8,  # of each set, where sets are compared
+    num_models: int = NUM_MODELS,  # of each set, where sets are compared
     **comparison,  # folder, device, changes, forget of `Comparison`
 ) -> list[WrittenEvidence]:
     "What is asked about the methods of a benchmark."

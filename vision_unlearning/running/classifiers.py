@@ -23,6 +23,7 @@ from ..oracle.classification import method_source, run_method, stored_run
 from ..oracle.tuned import askable, comparable, comparison_settings, tuned_classifier
 from ..plotting import new_axes
 from vision_unlearning.running.classifier_evidence import (
+    NUM_MODELS,
     check_evidence,
     evidence_section,
     gather_evidence,
@@ -130,7 +131,7 @@ def run_classifiers(
     forget: list[str] = (),  # classes by name; empty draws one from each seed
     overrides: dict | None = None,  # method -> settings that differ from the tuned ones
     evidence: list[str] = (),  # names of `EVIDENCE`, made beside the runs
-    num_models: int = 8,  # of each set that evidence compares
+    num_models: int = NUM_MODELS,  # of each set that evidence compares
 ) -> list[dict]:  # of `run_tuned`
     "Run what is missing and read what is there."
     from tqdm.auto import tqdm
