@@ -88,10 +88,10 @@ def test_published_sessions_keep_their_name_and_hash():
 def made(tmp_path_factory):
     "A store with three complete sessions of one emitter, and what UCE was given to keep in each."
     store, pipe = Store(tmp_path_factory.mktemp("listed")), tiny_pipeline()
-    new_task(store, "listed_shapes", SHAPES, model="tiny")
-    eyes = load_evaluators("listed_shapes", "tiny", "clip")
+    new_task(store, "sides", SHAPES, model="tiny")
+    eyes = load_evaluators("sides", "tiny", "clip")
     drawing = dict(num_inference_steps=1, batch_size=9)
-    generate_off(pipe, store, "listed_shapes", task_prompts("listed_shapes", SHAPES), [1], model="tiny", **drawing)
+    generate_off(pipe, store, "sides", task_prompts("sides", SHAPES), [1], model="tiny", **drawing)
     given, unlearn = {}, UCE.unlearn
 
     def listen(self, model, forget, retain=None, **options):
@@ -101,7 +101,7 @@ def made(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setattr(UCE, "unlearn", listen)
     for asked in ("all", *HALVES):
-        session, = plan_sessions(store, "listed_shapes", "uce", [EMITTER], retain=asked)
+        session, = plan_sessions(store, "sides", "uce", [EMITTER], retain=asked)
         unlearn_session(store, session, pipe, "tiny")
         generate_session(store, session, pipe, [1], **drawing)
         score_images(store, session, [1], metrics=["judge_diff", "clip_diff"], **eyes)
@@ -110,7 +110,7 @@ def made(tmp_path_factory):
 
 
 def of(store, retain):
-    session, = chosen_sessions(store, "listed_shapes", retain=retain)
+    session, = chosen_sessions(store, "sides", retain=retain)
     return session
 
 
@@ -119,11 +119,11 @@ def test_record_and_pair_table_say_what_a_closed_form_got(made, retain):
     store, given = made
     session = of(store, retain)
     listed = read_record(store.record(session))["data"]["listed"]
-    assert [entity_text("listed_shapes", name) for name in listed] == given[retain]
+    assert [entity_text("sides", name) for name in listed] == given[retain]
     scores = read_scores(store, session)
     assert set(scores.loc[scores["listed"].fillna(False), "receiver"]) == set(listed)
     assert scores.loc[scores["receiver"] == EMITTER, "listed"].isna().all()
-    assert store.pair("listed_shapes", session.index, "uce", 0, retain).is_file()
+    assert store.pair("sides", session.index, "uce", 0, retain).is_file()
 
 
 def test_a_trained_method_gets_pictures_of_the_listed_only(tmp_path):
@@ -143,12 +143,12 @@ def _emoji():
 
 def test_sessions_of_other_retain_data_are_never_mixed(made):
     store, _ = made
-    assert len(recorded_sessions(store, "listed_shapes")) == 3
+    assert len(recorded_sessions(store, "sides")) == 3
     for retain, n in {"all": 1, "half-a": 1, "half-a,half-b": 2}.items():
-        assert len(chosen_sessions(store, "listed_shapes", retain=retain)) == n
+        assert len(chosen_sessions(store, "sides", retain=retain)) == n
     status = batch_status(store)
     assert sorted(status["retain"]) == ["all", *HALVES] and (status["scored"] == 1).all()
-    assert report_path(store, "listed_shapes") != report_path(store, "listed_shapes", retain="half-a")
+    assert report_path(store, "sides") != report_path(store, "sides", retain="half-a")
 
 
 def test_what_old_records_do_not_say(made, tmp_path):
@@ -189,26 +189,26 @@ def test_summary_and_report_show_both_means(made):
 def test_templates_are_asked_of_each_side(made):
     store, _ = made
     session = of(store, "half-a")
-    (_, listed), (_, unlisted) = divide_sides(store, "listed_shapes", retain="half-a").items()
+    (_, listed), (_, unlisted) = divide_sides(store, "sides", retain="half-a").items()
     scores = read_scores(store, session)
     for side, mark in ((listed, True), (unlisted, False)):
-        rows = read_pairs(side, "listed_shapes", "uce").rows[session.index]
+        rows = read_pairs(side, "sides", "uce").rows[session.index]
         wanted = scores[(scores["metric"] == "clip_diff") & (scores["listed"] == mark)].set_index("receiver")
         assert set(rows) == {EMITTER, *wanted.index}
         for name, value in wanted["value"].items(): assert rows[name]["clip_diff"] == pytest.approx(value)
     # a batch does not take a side for a store of its own
-    plain, = plan_sessions(unlisted, "listed_shapes", "uce", [EMITTER])
+    plain, = plan_sessions(unlisted, "sides", "uce", [EMITTER])
     with pytest.raises(ValueError, match="made with other settings"):
         unlearn_session(unlisted, plain, tiny_pipeline(), "tiny")
-    (_, listed), (_, unlisted) = divide_sides(store, "listed_shapes", retain="half-a,half-b").items()
-    assert set(read_pairs(unlisted, "listed_shapes", "uce").rows[session.index]) == set(NAMES)
-    assert list(divide_sides(store, "listed_shapes").values())[0].base == store.base
+    (_, listed), (_, unlisted) = divide_sides(store, "sides", retain="half-a,half-b").items()
+    assert set(read_pairs(unlisted, "sides", "uce").rows[session.index]) == set(NAMES)
+    assert list(divide_sides(store, "sides").values())[0].base == store.base
 
 
 def test_the_held_out_table_counts_each_receiver_once_on_each_side(made):
     store, _ = made
     kind = {e["name"]: e["domain"] for e in SHAPES}
-    about = dict(task="listed_shapes", method="uce", settings={}, seeds=[1], num_inference_steps=1)
+    about = dict(task="sides", method="uce", settings={}, seeds=[1], num_inference_steps=1)
     halves = [about | dict(retain=h, rows=[held_out_row(store, of(store, h), kind)]) for h in HALVES]
     both = crossed_over(halves)["rows"][0]
     named = read_scores(store, of(store, "all")).query("metric == 'judge_diff' and receiver != @EMITTER")
