@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from small import Grey
 
 from vision_unlearning.models import load_pipeline, tiny_pipeline
 from vision_unlearning.models.conditioning import embed_texts
@@ -11,13 +12,6 @@ from vision_unlearning.running.erase import erase, pooled_note, save_erasure
 from vision_unlearning.unlearners.base import get_method, load_edit
 from vision_unlearning.unlearners.diffusion.lora import adapter_edit, trainable_adapter
 from vision_unlearning.unlearners.diffusion.uce import UCE
-
-
-class Grey:
-    "A CLIP that is right about nothing in particular."
-    def encode_images(self, images): return torch.nn.functional.normalize(images.float().mean((2, 3)), dim=1)
-
-    def encode_texts(self, texts): return torch.ones(len(texts), 3) / 3 ** .5
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from shell import refused
+from small import Grey
 
 from vision_unlearning.core import ForeignFileError
 from vision_unlearning.models import tiny_pipeline
@@ -15,13 +16,6 @@ from vision_unlearning.unlearners.diffusion.uce import UCE
 
 CANDIDATES = ["wolf", "crab", "key", "castle", "violin", "pizza", "rose", "taxi", "snake", "cloud", "tent"]
 FIRM = dict(lamb=1e-4, retain_weight=1.)  # or random weights are pulled back to what they were
-
-
-class Grey:
-    "A CLIP that is right about nothing in particular."
-    def encode_images(self, images): return torch.nn.functional.normalize(images.float().mean((2, 3)), dim=1)
-
-    def encode_texts(self, texts): return torch.ones(len(texts), 3) / 3 ** .5
 
 
 @pytest.fixture(scope="module")

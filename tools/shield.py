@@ -4,8 +4,8 @@
 
 A point is an emitter, a half of the other emoji as vocabulary, a method, a chooser, and how many names it may
 choose; the other half is listed nowhere, and drawn.
-What there is lies in build/shield and in the record beside the page, where the next call continues,
-points that teach most first; every call writes the record."""
+What there is stands in the record beside the page, where the next call continues,
+points that teach most first; it is written after every point."""
 import argparse
 import json
 import time
@@ -29,7 +29,7 @@ from vision_unlearning.unlearners.diffusion.foretold import foretell, read_names
 from vision_unlearning.unlearners.diffusion.protecting import GrowingList, choose_names
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDER, RECORD = ROOT/"build"/"shield", ROOT/"nbs"/"explanations"/"shield.json"
+RECORD = ROOT/"nbs"/"explanations"/"shield.json"
 TASK, STEPS, SEED, EMITTER_PICTURES = "emoji", 6, 42, 4
 STRENGTHS = (1., 3., 10.)  # erase_scale; the first at which the emitter is named in none of its pictures
 NAMES = [entity["name"] for entity in emoji_entities(TASK)]
@@ -128,13 +128,6 @@ class Bench:
         )
 
 
-def read_lines(path: Path) -> list[dict]:
-    "What is known: the record, and what was measured since."
-    known = json.loads(RECORD.read_text(encoding="utf-8"))["points"] if RECORD.exists() else []
-    later = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return list({point_of(line): line for line in [*known, *later]}.values())
-
-
 def point_of(line: dict) -> Point: return Point(**{name: line[name] for name in Point.__annotations__})
 
 
@@ -170,22 +163,21 @@ def write_record(lines: list[dict], before: dict):
 def main(minutes: float):
     "Measure until the time is up."
     end = time.monotonic() + 60*minutes
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    path = FOLDER/"points.jsonl"
-    lines = read_lines(path)
+    nothing = dict(points=[], before=None)
+    record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else nothing
+    lines = record["points"]
     done = {point_of(line) for line in lines}
     todo = [point for point in points() if point not in done]
     if not todo: return print("nothing is left to measure")
     bench = Bench()
-    before = before_of(bench)
+    before = record["before"] or before_of(bench)
     for point in todo:
         if time.monotonic() > end: break
-        lines.append(bench.measure(point))
-        with path.open("a") as file: file.write(json.dumps(lines[-1]) + "\n")
-        line = lines[-1]
+        line = bench.measure(point)
+        lines.append(line)
+        write_record(lines, before)
         print(point, line["emitter_named"], line["erase_scale"], line["named"].count("1"), line["seconds"],
               flush=True)
-        write_record(lines, before)
     print(len(lines), "of", len(points()), "points")
 
 
