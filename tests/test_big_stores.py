@@ -12,7 +12,13 @@ from vision_unlearning.files import is_settled
 from vision_unlearning.running import means as module
 from vision_unlearning.running.means import read_means, score_means
 from vision_unlearning.running.session import read_scores
-from vision_unlearning.running.summary import before_after, listed_sides, rank_receivers, summarise, summary_table
+from vision_unlearning.running.summary import (
+    before_after,
+    listed_sides,
+    rank_receivers,
+    summarise,
+    summary_table,
+)
 from vision_unlearning.store import Session, Store, write_json
 
 NAMES = [f"thing {i}" for i in range(12)]
@@ -72,7 +78,8 @@ def test_a_summary_says_what_the_table_of_every_seed_says(store):
         found = listed_sides(read_means(store, session), session.entity)
         for side, wanted in sides.items():
             np.testing.assert_allclose([found[side].before, found[side].after], wanted)
-            np.testing.assert_allclose([getattr(row, f"{side}_before"), getattr(row, f"{side}_after")], wanted)
+            of_row = [getattr(row, f"{side}_{when}") for when in ("before", "after")]
+            np.testing.assert_allclose(of_row, wanted)
         wanted = tidy[tidy["metric"] == "judge_diff"].groupby("receiver")[["off", "on"]].mean()
         np.testing.assert_allclose(before_after(tidy).loc[wanted.index], wanted)
         clip = score_means(tidy).table("clip_diff", value="value")["value"]
