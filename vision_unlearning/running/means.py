@@ -15,7 +15,7 @@ from .session import score_columns, task_entities
 from ..store import Session, Store, read_record
 
 # %% auto #0
-__all__ = ['MEANT', 'ScoreMeans', 'score_means', 'read_means']
+__all__ = ['AVERAGED', 'ScoreMeans', 'score_means', 'read_means']
 
 # %% ../../nbs/8_running/06_means.ipynb #f05e11e4
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class ScoreMeans:
         return pd.DataFrame({name: getattr(self, which)[m, there] for name, which in columns.items()}, index)
 
 # %% ../../nbs/8_running/06_means.ipynb #85466f84
-MEANT = ("receiver", "metric", "off", "on", "value")  # columns that means are made of
+AVERAGED = ("receiver", "metric", "off", "on", "value")  # columns that means are made of
 
 def _codes(column: pyarrow.ChunkedArray) -> tuple[list[str], np.ndarray]:
     "The distinct texts of a column in the order of their first row, and the number of each row's."
@@ -64,7 +64,7 @@ def score_means(
         if listed is None and "listed" in scores:
             known = scores.drop_duplicates("receiver").dropna(subset="listed")
             listed = dict(zip(known["receiver"], known["listed"].astype(bool)))
-        scores = pyarrow.Table.from_pandas(scores[list(MEANT)], preserve_index=False)
+        scores = pyarrow.Table.from_pandas(scores[list(AVERAGED)], preserve_index=False)
     metrics, of_metric = _codes(scores["metric"])
     receivers, of_receiver = _codes(scores["receiver"])
     shape = len(metrics), len(receivers)

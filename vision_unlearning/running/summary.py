@@ -12,8 +12,8 @@ from .means import ScoreMeans, read_means, score_means
 from ..store import ALL_LISTED, Session, Store, read_record
 
 # %% auto #0
-__all__ = ['SIDES', 'as_means', 'before_after', 'rank_receivers', 'Side', 'listed_sides', 'Summary', 'summarise', 'summary_table',
-           'score_text', 'harm_text', 'harmed_text', 'receivers_text', 'printed']
+__all__ = ['SIDE_MARKS', 'as_means', 'before_after', 'rank_receivers', 'Side', 'listed_sides', 'Summary', 'summarise',
+           'summary_table', 'score_text', 'harm_text', 'harmed_text', 'receivers_text', 'printed']
 
 # %% ../../nbs/8_running/18_summary.ipynb #261d04a8
 def as_means(
@@ -62,7 +62,7 @@ def rank_receivers(
     return table.assign(**{means.metrics[finer]: means.value[finer, order]})
 
 # %% ../../nbs/8_running/18_summary.ipynb #489c0169
-SIDES = {"listed": 1, "unlisted": 0, "unknown": -1}  # name -> mark of a receiver
+SIDE_MARKS = {"listed": 1, "unlisted": 0, "unknown": -1}  # name -> mark of a receiver
 
 @dataclass(frozen=True)
 class Side:
@@ -79,7 +79,7 @@ def listed_sides(
     means = as_means(scores)
     decider, (_, others) = _decider(means), _ranked(means, emitter)
     found = {}
-    for side, mark in SIDES.items():
+    for side, mark in SIDE_MARKS.items():
         part = np.sort(others[means.listed[others] == mark])
         found[side] = Side(len(part), _mean(means.off[decider, part]), _mean(means.on[decider, part]))
     return found
