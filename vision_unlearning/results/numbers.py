@@ -32,7 +32,7 @@ def column_lists(
     lists = {name: v for name, v in result.items() if isinstance(v, list) and v}
     if not lists: return {}
     counts = Counter(map(len, lists.values()))
-    length = max(counts, key=lambda n: (counts[n], n))
+    length = max(counts, key=lambda n: (counts[n] > 1, n))
     return {name: v for name, v in lists.items() if len(v) == length}
 
 def flat_columns(
