@@ -22,7 +22,7 @@ from vision_unlearning.running.questions import questions
 from vision_unlearning.store import Store, read_entities
 
 EMITTERS = list(range(0, 100, 10))
-# These draw arrows between names, or pictures: the numbers are those of the answer, which a test below compares.
+# These draw arrows between names, or pictures: their numbers are compared with the answer itself.
 NO_MARKS = {"MinimumCutInterference"}
 PICTURES = {"InterferenceVisualSummary", "UnlearningVisualSummary", "SimilarityVisualSummary"}
 

@@ -143,7 +143,8 @@ def page_file(
 # %% ../../nbs/8_running/17_page.ipynb #f8c4726f
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">\
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>{style}</style></head><body>
+<meta name="viewport" content="width=device-width, initial-scale=1">\
+<title>{title}</title><style>{style}</style></head><body>
 <h1>{title}</h1>
 {body}
 </body></html>
