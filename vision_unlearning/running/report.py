@@ -91,7 +91,7 @@ def grid_figure(
 ) -> str:  # HTML
     "The pictures of a session, with what there is to see and the numbers of all entities."
     name = html.escape(session.entity)
-    seen = f"{name} should be gone below and all others should stay; under a name its score before → after."
+    seen = f"Below, {name} should be gone and all others should stay; under a name its score before → after."
     link = csv_link(scores.reset_index(), f"scores_{session.slug}", "Scores of all entities as CSV")
     told = f"<figcaption>{seen} {link}</figcaption>"
     return f'<figure class="chart">{wide(grid_table(rows))}{told}</figure>'
@@ -122,9 +122,10 @@ def matrix_axes(
     names = dict(column_labels=rows.columns.tolist(), label=metric_label(metric))
     hues = dict(signed=about.is_difference, harm_is_low=about.higher_is_better)
     ax = heatmap(rows.to_numpy(float), rows.index.tolist(), **hues, **names)
-    ax.figure.set_size_inches(16, 1.9 + .3*len(rows))
+    ax.figure.set_size_inches(12, 1.9 + .3*len(rows))
     ax.set_aspect("auto")
-    if rows.shape[1] <= 120: ax.set_xticks(range(rows.shape[1]), rows.columns, rotation=90, fontsize=6)
+    ax.tick_params(axis="y", labelsize=9)
+    if rows.shape[1] <= 120: ax.set_xticks(range(rows.shape[1]), rows.columns, rotation=90, fontsize=7)
     return ax
 
 # %% ../../nbs/8_running/20_report.ipynb #dc8fb521
@@ -141,7 +142,8 @@ def matrix_words(
     if len(cells) and cells.max() > 0:
         emitter, receiver = cells.idxmax()
         value = rows.loc[emitter, receiver]
-        worst = f"The worst pair: {receiver}, when {emitter} was forgotten ({value:+.2f})."
+        change = f"{value:+.2f}".replace("-", "−")
+        worst = f"The worst pair: {receiver}, when {emitter} was forgotten ({change})."
     return f"Rows were forgotten, columns were looked at afterwards; red is harm. {worst}"
 
 # %% ../../nbs/8_running/20_report.ipynb #d745426c
