@@ -18,6 +18,11 @@ class Terminal(io.StringIO):
     def isatty(self): return True
 
 
+def lines_of(text: str) -> list[str]:
+    "What stays on a terminal: a line that was written over is what was written last."
+    return [line.rpartition("\r")[2].replace("\x1b[A", "").rstrip() for line in text.split("\n")]
+
+
 def no_number(word): raise AssertionError(f"{word} is no JSON")
 
 
@@ -74,7 +79,7 @@ def test_a_batch_has_bars_on_a_terminal_and_lines_in_a_file(tmp_path):
             run_batch("emoji", ["uce"], ["fox"], Store(tmp_path/folder), stages=("prepare",))
         text = stream.getvalue()
         assert ("batch of emoji" in text) == stream.isatty()
-        lines = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]
+        lines = lines_of(text)
         assert any(line.startswith("prepare") and "done in" in line for line in lines), lines
 
 
@@ -88,8 +93,7 @@ def test_a_bar_of_another_process_is_drawn_below():
             relay.write(piece)
             seen.append(relay.below.desc)
     assert seen == ["", "im", "images:  10%", "images:  20%", "  steps: 3/8", "  steps: 3/8", ""]
-    kept = [line for line in terminal.getvalue().split("\n") if "warned" in line]
-    assert len(kept) == 1 and kept[0].rpartition("\r")[2] == "warned"
+    assert [line for line in lines_of(terminal.getvalue()) if "warned" in line] == ["warned"]
 
 
 def test_nested_bars_give_stderr_back_when_a_step_fails():
