@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 from .core import ForeignFileError
 from .files import atomic_folder, inside, safe_name, settle
-from .leases import alone
+from .leases import alone, steadily
 from .store import write_json
 
 # %% auto #0
@@ -301,6 +301,7 @@ def members(
     archive: Path,
 ):  # yields (name, bytes, file to read from)
     "The files of a zip or tar archive, in order; anything but files and folders is refused."
+    steadily(open, archive, "rb").close()  # a stale handle would look like a damaged archive
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as file:
             for m in file.infolist():
@@ -325,6 +326,7 @@ def members(
 def unpack_archive(
     archive,  # .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz; recognised by its content
     folder,  # becomes the archive's content; an old one is replaced
+    remedy: str = "fetch it again",  # what a message about a damaged archive advises
 ) -> Path:  # the folder
     "Unpack an archive, whole or not at all."
     archive, folder = Path(archive), Path(folder)
@@ -346,11 +348,10 @@ def unpack_archive(
     except NotImplementedError as error:
         raise ForeignFileError(f"{archive.name}: {error}; unpack it by hand and give the folder") from error
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise ForeignFileError(
-            f"{archive.name} is no complete zip or tar archive ({error}); fetch it again"
-        ) from error
+        why = str(error).partition("\n")[0]  # tarfile says a line for every form that it tried
+        raise ForeignFileError(f"{archive.name} is no complete zip or tar archive ({why}); {remedy}") from error
     except OSError as error:
         # EINVAL: a damaged table of contents pointed before the beginning
         if error.errno not in (None, errno.EINVAL) or isinstance(error, FileNotFoundError): raise
-        raise ForeignFileError(f"{archive.name} is damaged ({error}); fetch it again") from error
+        raise ForeignFileError(f"{archive.name} is damaged ({error}); {remedy}") from error
     return folder

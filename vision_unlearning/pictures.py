@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from .core import ForeignFileError
+from .packed import packed_bytes
 
 # %% auto #0
 __all__ = ['FORMATS', 'UNREADABLE', 'FETCH_AGAIN', 'DRAW_AGAIN', 'SUFFIXES', 'eight_bits', 'on_white', 'plain_picture',
@@ -87,8 +88,10 @@ def opened_picture(
     "An open picture file; whatever goes wrong inside the block names it."
     name = name or source
     if isinstance(source, (str, Path)) and not Path(source).is_file():
-        if not Path(source).exists(): raise FileNotFoundError(f"{name} does not exist")
-        raise ForeignFileError(f"{name} is a folder, a pipe or a device; {remedy}")
+        if Path(source).exists(): raise ForeignFileError(f"{name} is a folder, a pipe or a device; {remedy}")
+        packed = packed_bytes(source)
+        if packed is None and not Path(source).is_file(): raise FileNotFoundError(f"{name} does not exist")
+        if packed is not None: source = io.BytesIO(packed)
     try:
         with Image.open(source, formats=FORMATS) as picture: yield picture
     except UNREADABLE as error:

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 from .core import ForeignFileError, MissingSessionError, check_name, config_hash
 from .files import RESERVED, atomic_folder, atomic_path, file_key, recover, safe_name
+from .leases import steadily
 from .tasks import get_task, how_to_bring, look_for_tasks
 
 # %% auto #0
@@ -110,7 +111,7 @@ def read_json(
     if not path.is_file(): recover(path.parent)
     if not path.is_file():
         raise MissingSessionError(f"{path} does not exist; run the step that makes it first")
-    return check_shape(parse_json(path.read_bytes(), path), shape, path)
+    return check_shape(parse_json(steadily(path.read_bytes), path), shape, path)
 
 # %% ../nbs/0_base/10_store.ipynb #1207b9c3
 def read_json_lines(
@@ -118,7 +119,7 @@ def read_json_lines(
     shape: Any = dict,  # the type of every line
 ) -> dict[int, Any]:  # number of the line -> what it says, without blank lines
     "Read a file of one JSON object a line; a line that is none is named."
-    numbered = enumerate(Path(path).read_bytes().splitlines(), 1)
+    numbered = enumerate(steadily(Path(path).read_bytes).splitlines(), 1)
     found = {}
     for number, line in numbered:
         if not line.strip(): continue

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Callable, ClassVar, Literal, NotRequired
 import numpy as np
 import torch
 from ..core import ForeignFileError, MissingSessionError, check_name, config_hash
+from ..packed import names_in
 from ..pictures import DRAW_AGAIN, open_picture, read_pictures
 from ..tasks import get_task, prompt_subject
 from vision_unlearning.models.encoders import (
@@ -132,7 +133,9 @@ def found_pictures(
     asked = re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+)", re.escape(get_task(task).template))
     index = {plain_name(e["name"]): i for i, e in enumerate(entities)}
     found = []
-    for path in Path(folder).glob(f"{check_name('state', state, ('on', 'off'))}_*.png"):
+    check_name("state", state, ("on", "off"))
+    for path in (Path(folder)/name for name in names_in(folder)):
+        if not (path.name.startswith(f"{state}_") and path.suffix == ".png"): continue
         parts = re.fullmatch(rf"{state}_(-?\d+)_(.+)", path.stem)
         if not parts: continue
         words = re.fullmatch(asked, parts[2])

@@ -21,7 +21,8 @@ from ..tasks import MODELS_OWN, get_prompt
 from ..texts import as_texts
 from ..files import atomic_path
 from ..leases import alone, wait_for
-from ..store import Session, Store, image_name, read_json, write_json
+from ..packed import is_packed, is_there, names_in, read_bytes, unpack_folder
+from ..store import Session, Store, image_name, parse_json, read_json, write_json
 
 # %% auto #0
 __all__ = ['generate', 'generate_array', 'claim_pictures', 'list_generated', 'list_drawn', 'alone_with', 'fill_folder',
@@ -85,8 +86,8 @@ def claim_pictures(
 ):
     "Note how the pictures of a folder are made, and refuse one that holds others."
     mark = folder/"settings.json"
-    if not mark.exists(): write_json(mark, wanted)
-    found = read_json(mark)
+    if not is_there(mark): write_json(mark, wanted)
+    found = parse_json(read_bytes(mark), mark)
     if found == wanted: return
     raise ValueError(
         f"{folder} holds pictures made with {found}, now asked with {wanted}; use another base_folder or "
@@ -125,14 +126,21 @@ def alone_with(
     waiting: str,  # said on stderr while another worker draws them
 ):
     "A block in which nobody else draws these pictures."
-    folder.mkdir(parents=True, exist_ok=True)
     if share == slice(None):
         with alone(folder, waiting):
+            _unpacked(folder)
             for other in folder.glob(".lock-share_*"): wait_for(other, waiting).release()
             yield
         return
-    with alone(folder, waiting): lease = wait_for(folder/f".lock-share_{share.start}_{share.stop}", waiting)
+    with alone(folder, waiting):
+        _unpacked(folder)
+        lease = wait_for(folder/f".lock-share_{share.start}_{share.stop}", waiting)
     with lease: yield
+
+def _unpacked(folder: Path):
+    "A folder to draw into."
+    if is_packed(folder): unpack_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
 
 # %% ../../nbs/5_interference/00_generate.ipynb #7bc365bd
 def fill_folder(
@@ -155,17 +163,21 @@ def fill_folder(
     # nor does full precision leave a mark, as in folders that are older than the choice
     if dtype_name(pipe) != "float32": wanted["dtype"] = dtype_name(pipe)
     folder, pairs = Path(folder), [(s, p) for p in prompts for s in seeds]
+    if is_packed(folder) and names_in(folder).issuperset(image_name(state, *pair) for pair in pairs):
+        claim_pictures(folder, wanted)
+        return 0
     with alone_with(folder, share, f"another worker draws {folder.name}; waiting"):
         claim_pictures(folder, wanted)
         paths = [folder/image_name(state, *pair) for pair in pairs]
-        todo = [i for i in range(len(pairs))[share] if not paths[i].exists()]
+        there = names_in(folder)
+        todo = [i for i in range(len(pairs))[share] if paths[i].name not in there]
         if todo:
             how = dict(batch_size=batch_size, progress=progress, rows=todo, **generation)
             for part, images in generate(pipe, *map(list, zip(*pairs)), **how):
                 drawn = [paths[i] for i in todo[part]]
                 # each waits for the disk, and they can wait together
                 with ThreadPoolExecutor(8) as pool: list(pool.map(_save_image, drawn, images))
-    if all(path.exists() for path in paths): list_drawn(folder, state, seeds, prompts)
+    if names_in(folder).issuperset(path.name for path in paths): list_drawn(folder, state, seeds, prompts)
     return len(todo)
 
 # %% ../../nbs/5_interference/00_generate.ipynb #176a1165
@@ -244,7 +256,8 @@ def generate_on(
 ) -> int:  # how many pictures were made
     "Pictures with the session's edit attached; nothing is attached when nothing is missing."
     folder = store.generated(session)
-    missing = any(not (folder/image_name("on", s, p)).exists() for p in prompts for s in seeds)
+    there = names_in(folder)
+    missing = any(image_name("on", s, p) not in there for p in prompts for s in seeds)
     settings = {"model": session.model, "session": session.key}
     size = size_among(options)
     with edit.on(pipe) if missing else nullcontext(), remembered(store, pipe, **size):
@@ -260,7 +273,7 @@ def read_images(
 ) -> torch.Tensor:  # (N,3,H,W) uint8
     "The pictures of N (seed, prompt) pairs, as one tensor."
     paths = [Path(folder)/image_name(state, *pair) for pair in zip(seeds, prompts, strict=True)]
-    for path in paths:
-        if not path.exists(): raise MissingSessionError(f"{path} does not exist; run `vu run generate` first")
-    pixels = read_pictures(paths, threads or min(8, os.cpu_count() or 1))
+    try: pixels = read_pictures(paths, threads or min(8, os.cpu_count() or 1))
+    except FileNotFoundError as error:
+        raise MissingSessionError(f"{error}; run `vu run generate` first") from None
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()

@@ -19,7 +19,9 @@ from vision_unlearning.interference.pair_metrics import (
 from .tables import read_pair
 from ..metrics.image_image import PairOfImages
 from ..tasks import MODELS_OWN, get_task
-from ..store import Session, Store, atomic_path, read_entities, read_json, write_json
+from ..packed import is_there, read_bytes
+from ..store import Session, Store, atomic_path, check_shape, parse_json
+from ..store import read_entities, write_json
 
 # %% auto #0
 __all__ = ['Encoded', 'Scorers', 'content_key', 'FeatureCache', 'choose_metrics', 'check_twins', 'ahead', 'Twins', 'read_twins',
@@ -187,9 +189,9 @@ def check_twins(
 ):
     "Refuse `on` and `off` pictures that were generated under different settings."
     marks = [folder/"settings.json" for folder in (store.baseline(session.task), store.generated(session))]
-    if not all(m.is_file() for m in marks): return  # published folders have no such file
+    if not all(map(is_there, marks)): return  # published folders have no such file
     usual = {"dtype": "float32", **MODELS_OWN}  # what leaves no mark
-    off, on = (usual | read_json(mark, dict[str, Any]) for mark in marks)
+    off, on = (usual | check_shape(parse_json(read_bytes(m), m), dict[str, Any], m) for m in marks)
     other = {k: (off[k], on[k]) for k in off.keys() & on.keys() if off[k] != on[k]}
     if other:
         raise ValueError(

@@ -13,6 +13,7 @@ from ..explore.similarity import SIMILARITIES, attribute_columns, published_simi
 from .entity import pair_sessions
 from .names import PUBLISHED_PAIRS, entity_metric_table, parse_column
 from .tables import read_pair, read_per_entity
+from ..packed import names_in
 from ..store import Session, Store, jsonable, read_entities, read_json
 
 # %% auto #0
@@ -167,7 +168,7 @@ def holdings(
         },
         "pictures": {
             "baseline": len(found_pictures(store.baseline(task), "off", task, table)),
-            "n_sessions": sum(store.generated(s).is_dir() for s in sessions),
+            "n_sessions": sum(bool(names_in(store.generated(s))) for s in sessions),
         },
         "results": {},
         "problems": problems,

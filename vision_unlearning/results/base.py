@@ -13,6 +13,8 @@ from fastcore.basics import patch
 import numpy as np
 from ..core import Config, UnknownNameError, check_name, config_hash, versions
 from ..brought import Origin, origin_of
+from ..files import is_settled, signature
+from ..packed import archive_of, is_there, read_bytes
 from ..tasks import get_task
 from ..explore.similarity import SIMILARITIES, similarity_matrix
 from ..interference.names import entity_metric_name, entity_metric_table, parse_column
@@ -59,13 +61,17 @@ def short_model(
     return {full: short for short, full in MODELS.items()}.get(name, name)
 
 # %% ../../nbs/6_results/00_base.ipynb #da654141
-def _signature(path: Path) -> tuple:  # path, inode, nanoseconds of the last change, bytes
+def _signature(path: Path) -> tuple:  # path, and its `signature`
     "What changes when a file changes; every writer of this library makes a new inode."
     path = Path(path)
-    if not path.is_file():
-        raise MissingSessionError(f"{path} does not exist; run the step that makes it first")
-    about = path.stat()
-    return str(path), about.st_ino, about.st_mtime_ns, about.st_size
+    found = signature(path)
+    if found is None and is_there(path): found = signature(archive_of(path.parent))
+    if found is None: raise MissingSessionError(f"{path} does not exist; run the step that makes it first")
+    return str(path), *found
+
+def _remembered(read: Callable, of: tuple, *more) -> Any:
+    "What was read of a file, from memory where nothing can have changed since."
+    return (read if is_settled(of[1:]) else read.__wrapped__)(of, *more)
 
 # %% ../../nbs/6_results/00_base.ipynb #a430d1f9
 class AnySession(TypedDict, total=False):
@@ -89,7 +95,7 @@ def recorded_models(
     "The models that the sessions of a task edited."
     found = set()
     for path in store.base.glob(f"models/{task}_*/record.json"):
-        session = _session_of(_signature(path))
+        session = _remembered(_session_of, _signature(path))
         wanted = session.get("task") == task and (not methods or session.get("method") in methods)
         if wanted: found.add(short_model(session["model"]))
     return sorted(found)
@@ -201,7 +207,7 @@ class ResultTemplate(Config):
 
 # %% ../../nbs/6_results/00_base.ipynb #586cdc7b
 @functools.lru_cache(maxsize=20_000)
-def _content_hash(signature: tuple) -> bytes: return hashlib.sha256(Path(signature[0]).read_bytes()).digest()
+def _content_hash(signature: tuple) -> bytes: return hashlib.sha256(read_bytes(signature[0])).digest()
 
 # %% ../../nbs/6_results/00_base.ipynb #774938a6
 @functools.lru_cache(maxsize=8)
@@ -212,7 +218,7 @@ def read_shared(
     read: Callable = read_per_entity,  # reads and checks it
 ):  # what is in it; shared between callers, so do not change it
     "A table that many questions read: parsed once, and again only when the file has changed."
-    return _parsed(_signature(path), read)
+    return _remembered(_parsed, _signature(path), read)
 
 # %% ../../nbs/6_results/00_base.ipynb #3e095b2e
 def fingerprint(
@@ -220,7 +226,9 @@ def fingerprint(
 ) -> str:  # 8 hex digits
     "Hash of the names and contents of files."
     digest = hashlib.sha256()
-    for path in map(Path, paths): digest.update(path.name.encode() + b"\0" + _content_hash(_signature(path)))
+    for path in map(Path, paths):
+        content = _remembered(_content_hash, _signature(path))
+        digest.update(path.name.encode() + b"\0" + content)
     return digest.hexdigest()[:8]
 
 # %% ../../nbs/6_results/00_base.ipynb #2d1d5639

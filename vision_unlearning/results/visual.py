@@ -12,6 +12,7 @@ from fastcore.basics import patch
 import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image
+from ..packed import is_there, names_in
 from ..pictures import DRAW_AGAIN, open_picture, opened_picture
 from ..interference.names import metric_label
 from ..interference.pair_metrics import PAIR_METRICS
@@ -30,7 +31,7 @@ def encode_image(
     max_dim: int = 1024,  # larger images are reduced to this
 ) -> str:  # base64 of a PNG
     "An image file as text; a missing or damaged one is named."
-    if not Path(path).is_file():
+    if not is_there(path):
         raise MissingSessionError(f"{path} does not exist; run `vu run generate` first")
     image = open_picture(path, DRAW_AGAIN).convert("RGB")
     if max(image.size) > max_dim: image.thumbnail((max_dim, max_dim), Image.Resampling.LANCZOS)
@@ -255,9 +256,7 @@ class ResultTemplateUnlearningVisualSummary(VisualSummaryBase):
             folder = self.store.generated(session)
             pattern = re.compile(rf"on_(-?\d+)_{re.escape(prompt)}\.png")
             seeds = self.seeds or sorted(
-                int(m[1])
-                for p in (folder.iterdir() if folder.is_dir() else [])
-                if (m := pattern.fullmatch(p.name))
+                int(m[1]) for name in names_in(folder) if (m := pattern.fullmatch(name))
             )
             if not seeds:
                 raise MissingSessionError(f"{folder} has no image of {prompt!r}; run `vu run generate`")

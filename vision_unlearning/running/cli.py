@@ -12,6 +12,7 @@ from .error_lines import error_line
 from .explore_command import explore_command
 from .holistic_commands import holistic_app
 from .model_commands import audit_command, erase_command
+from .packs import PACKING
 from .screen import OneScreen, in_group
 from .stage_commands import demo_command, report_command, run_command, task_app
 from vision_unlearning.running.tuning.commands import (
@@ -49,6 +50,7 @@ for command, group, sentence in (
     (audit_command, "model", "Check what somebody else's edit changes: go or no-go."),
     (app_command, "begin", "Erase a concept live in a browser, and attack the edit."),
     (explore_command, "tables", "Write a page on which one points at a pair: its pictures."),
+    *PACKING,
     (submit_command, "share", "Test a method on concepts that no search has seen."),
     (recompute_command, "share", "Measure rows of a submission again: which counts differ?"),
     (leaderboard_command, "share", "Make one page of all submissions of a folder."),

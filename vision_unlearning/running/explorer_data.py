@@ -4,7 +4,7 @@
 
 # %% ../../nbs/8_running/59_explorer_data.ipynb #e727f713
 from __future__ import annotations
-import base64, os, re
+import base64, re
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
@@ -14,6 +14,7 @@ from ..explore.similarity import attribute_columns, entity_names, similarity_lab
 from ..interference.generate import task_prompts
 from ..interference.pair_metrics import PAIR_METRICS
 from ..interference.stats import benjamini_hochberg
+from ..packed import names_in
 from ..results.asking import Subjects
 from ..results.base import PairTable, read_pairs, read_similarity
 from ..results.matrix import matrix_summary
@@ -160,8 +161,7 @@ def seeds_in(
     folder: Path,  # of pictures of a session
 ) -> set[int]:
     "The seeds of the pictures in a folder."
-    names = os.listdir(folder) if folder.is_dir() else []
-    return {int(found[1]) for name in names if (found := re.match(r"on_(\d+)_", name))}
+    return {int(found[1]) for name in names_in(folder) if (found := re.match(r"on_(\d+)_", name))}
 
 def picture_paths(
     store: Store,

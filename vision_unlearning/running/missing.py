@@ -4,12 +4,12 @@
 
 # %% ../../nbs/8_running/12_missing.ipynb #ef76a74c
 from __future__ import annotations
-import os
-from pathlib import Path
+import functools
 from ..core import MissingSessionError, check_name
 from ..dtypes import learning_dtype
 from ..store import Session, Store, image_name
 from ..tasks import get_task
+from ..packed import names_in
 from .page import answers_path, report_path
 from .sides import listing_sides
 from vision_unlearning.running.session import (
@@ -52,8 +52,12 @@ def missing_images(
     prompts: list[str],
 ) -> int:  # number of images that are not there
     "Count the images that a folder lacks."
-    there = set(os.listdir(folder)) if Path(folder).is_dir() else set()
-    return sum(image_name(state, s, p) not in there for s in seeds for p in prompts)
+    return len(_wanted(state, tuple(seeds), tuple(prompts)) - names_in(folder))
+
+@functools.lru_cache(maxsize=8)
+def _wanted(state: str, seeds: tuple[int, ...], prompts: tuple[str, ...]) -> frozenset[str]:
+    "The names of some pictures; all sessions of a task have the same."
+    return frozenset(image_name(state, s, p) for s in seeds for p in prompts)
 
 # %% ../../nbs/8_running/12_missing.ipynb #09beb247
 def planned(

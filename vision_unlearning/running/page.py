@@ -10,6 +10,7 @@ from urllib.parse import quote
 import vision_unlearning
 from ..core import ForeignFileError, MissingSessionError
 from ..data.retained import check_retain
+from ..packed import read_bytes
 from ..store import ALL_LISTED, Store, atomic_path, retain_mark
 from ..tasks import get_task
 from ..texts import split_names
@@ -69,8 +70,8 @@ def picture(
 ) -> str:  # an HTML element with the picture inside
     "An image file as HTML that needs no file."
     path = Path(path)
-    if not path.is_file(): raise MissingSessionError(f"{path} does not exist; run the generate stage")
-    data = path.read_bytes()
+    try: data = read_bytes(path)
+    except FileNotFoundError: raise MissingSessionError(f"{path} does not exist; run the generate stage") from None
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         raise ForeignFileError(f"{path} is not a PNG; delete it and run the generate stage again")
     small = ' class="small"' if max(png_size(data)) <= 128 else ""

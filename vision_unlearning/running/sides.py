@@ -12,6 +12,7 @@ from ..data.testbed import link_or_copy
 from ..interference.generate import task_prompts
 from ..interference.pair import pair_means
 from ..explore.similarity import SIMILARITIES
+from ..packed import is_there, read_bytes
 from ..store import ALL_LISTED, Session, Store, atomic_path, image_name, read_entities
 from ..store import read_record, session_fields, write_json
 from .session import chosen_sessions, read_scores, task_entities
@@ -66,8 +67,11 @@ def side_scores(
 
 def _link(there, here):
     "The same file in a side, whole, and again where it was written anew."
-    if not there.is_file() or (here.is_file() and here.samefile(there)): return
-    with atomic_path(here) as temporary: link_or_copy(there, temporary)
+    if there.is_file():
+        if here.is_file() and here.samefile(there): return
+        with atomic_path(here) as temporary: link_or_copy(there, temporary)
+    elif is_there(there) and not (here.is_file() and here.read_bytes() == read_bytes(there)):  # it is packed
+        with atomic_path(here) as temporary: temporary.write_bytes(read_bytes(there))
 
 def _link_pictures(store, side, parts, frames, plain):
     "The pictures of these scores, each from the session that they are of."

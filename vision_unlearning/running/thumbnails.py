@@ -8,6 +8,7 @@ import base64, io
 from dataclasses import dataclass
 from pathlib import Path
 from PIL import Image, ImageOps
+from ..packed import is_there
 from ..pictures import DRAW_AGAIN, open_picture
 
 # %% auto #0
@@ -36,7 +37,7 @@ def make_sheet(
     "Pictures as tiles of one sheet."
     rows = -(-len(paths) // SHEET_COLUMNS)
     canvas = Image.new("RGB", (tile * min(SHEET_COLUMNS, len(paths)), tile * rows), "white")
-    missing = [k for k, path in enumerate(paths) if not path.is_file()]
+    missing = [k for k, path in enumerate(paths) if not is_there(path)]
     for k, path in enumerate(paths):
         if k in missing: continue
         picture = open_picture(path, DRAW_AGAIN).convert("RGB")
@@ -95,7 +96,7 @@ def native_size(
     paths: list[Path],
 ) -> int:  # pixels of the longer side; 0 where there is no picture
     "How large the pictures of a task are."
-    first = next((path for path in paths if path.is_file()), None)
+    first = next((path for path in paths if is_there(path)), None)
     return max(open_picture(first, DRAW_AGAIN).size) if first else 0
 
 def make_thumbnails(
