@@ -348,8 +348,9 @@ def unpack_archive(
     except NotImplementedError as error:
         raise ForeignFileError(f"{archive.name}: {error}; unpack it by hand and give the folder") from error
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError) as error:
-        why = str(error).partition("\n")[0]  # tarfile says a line for every form that it tried
-        raise ForeignFileError(f"{archive.name} is no complete zip or tar archive ({why}); {remedy}") from error
+        why = str(error).partition("\n")[0]  # tarfile says a line for every form
+        said = f"{archive.name} is no complete zip or tar archive ({why}); {remedy}"
+        raise ForeignFileError(said) from error
     except OSError as error:
         # EINVAL: a damaged table of contents pointed before the beginning
         if error.errno not in (None, errno.EINVAL) or isinstance(error, FileNotFoundError): raise

@@ -104,7 +104,8 @@ def folder_files(
     "The files of a folder; what an archive would not keep is refused."
     found = []
     for path in sorted(Path(folder).iterdir()):
-        if path.name.startswith(LEFTOVERS): raise BlockingIOError(f"{path} is unfinished; somebody writes there")
+        if path.name.startswith(LEFTOVERS):
+            raise BlockingIOError(f"{path} is unfinished: somebody writes there")
         if path.is_symlink() or not path.is_file():
             raise ValueError(f"{path} is no plain file, and an archive would not keep it; leave it out")
         found.append(path.name)
@@ -117,7 +118,8 @@ def require_same_names(
     "Refuse an archive beside a folder that lacks some of its files."
     lost = sorted(set(_table(folder) or ()) - set(os.listdir(folder)))
     if not lost: return
-    raise ForeignFileError(f"{archive_of(folder)} holds {lost[0]!r} and {folder} does not; remove one of them")
+    where = archive_of(folder)
+    raise ForeignFileError(f"{where} holds {lost[0]!r} and {folder} does not; remove one of them")
 
 # %% ../nbs/0_base/14_packed.ipynb #0760f258
 def pack_folder(

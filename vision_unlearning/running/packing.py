@@ -15,7 +15,7 @@ from .session import recorded_sessions, task_entities
 from ..store import Session, Store, find_entity
 
 # %% auto #0
-__all__ = ['Packing', 'asked_sessions', 'pack_sessions', 'unpack_sessions']
+__all__ = ['Packing', 'sessions_to_pack', 'pack_sessions', 'unpack_sessions']
 
 # %% ../../nbs/8_running/44_packing.ipynb #7bb26422
 @dataclass
@@ -47,7 +47,7 @@ class Packing:
             except BlockingIOError as error: self.left[name] = str(error)
 
 # %% ../../nbs/8_running/44_packing.ipynb #d7cc0867
-def asked_sessions(
+def sessions_to_pack(
     store: Store,
     task: str,  # task name
     methods: list[str] = (),  # backend names; empty means all
@@ -71,7 +71,7 @@ def pack_sessions(
 ) -> Packing:
     "Pack the pictures of the sessions that are complete."
     found, held = Packing(), held_units(store)
-    for session, record in asked_sessions(store, task, methods, entities).items():
+    for session, record in sessions_to_pack(store, task, methods, entities).items():
         folder, name = store.generated(session), session.slug
         if record["status"] != "complete": found.left[name] = f"it is {record['status']} and not complete"
         elif name in held: found.left[name] = "a batch is at it"
@@ -87,7 +87,7 @@ def unpack_sessions(
 ) -> Packing:
     "Make folders of pictures again."
     found = Packing()
-    for session in asked_sessions(store, task, methods, entities):
+    for session in sessions_to_pack(store, task, methods, entities):
         folder = store.generated(session)
         if archive_of(folder).is_file(): found.work(folder, session.slug, unpack_folder)
     return found

@@ -71,7 +71,7 @@ def picture(
     "An image file as HTML that needs no file."
     path = Path(path)
     try: data = read_bytes(path)
-    except FileNotFoundError: raise MissingSessionError(f"{path} does not exist; run the generate stage") from None
+    except FileNotFoundError as error: raise MissingSessionError(f"{error}; run the generate stage") from None
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         raise ForeignFileError(f"{path} is not a PNG; delete it and run the generate stage again")
     small = ' class="small"' if max(png_size(data)) <= 128 else ""
