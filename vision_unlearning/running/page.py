@@ -75,9 +75,15 @@ def figure_html(
 ) -> str:
     "A figure as HTML that needs no file."
     import matplotlib.pyplot as plt
-    buffer = io.BytesIO()
-    ax.figure.savefig(buffer, format="png", dpi=96, bbox_inches="tight")
-    plt.close(ax.figure)
+    buffer, figure = io.BytesIO(), ax.figure
+    # what bbox_inches="tight" would find, without drawing everything once more to find it
+    figure.set_dpi(96)
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+    box = figure.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
+    figure.savefig(buffer, format="png", dpi=96, bbox_inches=box)
+    plt.close(figure)
     return inline_image(buffer.getvalue(), f'class="figure" alt="{html.escape(title)}"')
 
 # %% ../../nbs/8_running/17_page.ipynb #6c2670e0
