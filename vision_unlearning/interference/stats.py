@@ -119,6 +119,11 @@ def is_symmetric(
     numbers = np.where(there, matrix, 0.)
     return bool(np.abs(numbers - numbers.T).max() <= 1e-14*np.abs(numbers).max())
 
+def _as_slice(columns: np.ndarray):
+    "Consecutive numbers as a slice, which copies nothing."
+    first, last = int(columns[0]), int(columns[-1]) + 1
+    return slice(first, last) if last - first == len(columns) else columns
+
 class RenamedSums:
     "Sums over the cells of a matrix under renamings, each cell times a factor that does not move."
     def __init__(self,
@@ -146,8 +151,11 @@ class RenamedSums:
         moving = np.ascontiguousarray(orders.T)
         starts, count = moving*len(self.matrix), len(self.flat)
         sums = np.zeros((count + self.squares, len(orders)))
+        places, fetched = np.empty_like(moving), np.empty(moving.shape)
         for row, columns, factors in self.pairs:
-            cells = self.matrix.take(moving[columns] + starts[row], mode="clip")
+            place, cells = (whole[:factors.shape[1]] for whole in (places, fetched))
+            np.add(moving[_as_slice(columns)], starts[row], out=place)
+            self.matrix.take(place, out=cells, mode="clip")
             sums[:count] += factors @ cells
             if self.squares: sums[-1] += factors[-1] @ np.square(cells, out=cells)
         return sums
