@@ -24,8 +24,8 @@ from ..store import Store, atomic_path, read_record
 
 # %% auto #0
 __all__ = ['ARGUMENTS', 'ANSWER_COLUMNS', 'Answer', 'answer', 'ask_all', 'kept_of', 'attributes_by_method', 'groups_that_pay',
-           'harm_travels', 'with_names', 'answer_figure', 'first_axes', 'worth_showing', 'rows_html', 'template_blocks',
-           'counted_html', 'attribute_blocks', 'write_answers']
+           'harm_travels', 'with_names', 'first_words', 'answer_figure', 'first_axes', 'worth_showing', 'rows_html',
+           'template_blocks', 'counted_html', 'attribute_blocks', 'write_answers']
 
 # %% ../../nbs/8_running/42_answers.ipynb #2703fa90
 @dataclass(frozen=True)
@@ -153,13 +153,19 @@ def with_names(
     counted = [c for c in ("emitters", "receivers") if c in table and pd.api.types.is_integer_dtype(table[c])]
     return table.assign(**{c: [names[i] for i in table[c]] for c in counted})
 
+def first_words(
+    thing,  # with a docstring
+) -> str:
+    "What a docstring says before it lists anything."
+    return " ".join((thing.__doc__ or "").strip().partition("\n\n")[0].split())
+
 def answer_figure(
     a: Answer,
     names: list[str],  # of the task's entities, in their order
 ) -> str:  # HTML
     "The figure of an answer, with what there is to see and the numbers."
     ax = first_axes(a.template.plot(a.data))
-    seen = " ".join((a.template.plot.__doc__ or a.template.__doc__ or "").split())
+    seen = first_words(a.template.plot) or first_words(a.template)
     title = ax.get_title() or ax.get_title("left")
     alt = ". ".join(filter(None, [*title.split("\n"), seen]))
     given = [str(a.row[name]) for name in ARGUMENTS if a.row.get(name)]
@@ -212,7 +218,7 @@ def template_blocks(
     done = part[part["skipped"].isna()]
     sure, tested = (done["adjusted_pvalue"] < .05).sum(), done["pvalue"].notna().sum()
     counted = f", {sure} of {tested} significant after correction" if tested else ""
-    question = html.escape((RESULT_TEMPLATES[name].__doc__ or "").strip())
+    question = html.escape(first_words(RESULT_TEMPLATES[name]))
     blocks = [f"<h2>{html.escape(name)}</h2><p>{question} {len(done)} questions{counted}.</p>"]
     for a in worth_showing(answers)[:max_figures]:
         blocks.append(answer_figure(a, names))

@@ -111,7 +111,7 @@ def csv_link(
 
 # %% ../../nbs/8_running/17_page.ipynb #165aace3
 DPI = 144  # of figures: sharp on a phone
-BROAD = 800  # pixels of a page: a wider figure scrolls on a phone
+BROAD = 560  # pixels of a page: a wider figure scrolls on a phone
 
 def tight_png(
     figure,  # of matplotlib; what it measures is settled
