@@ -80,8 +80,8 @@ def profiled() -> dict[str, float]:
         Path(folder, "sitecustomize.py").write_text(begin)
         environment = os.environ | {"PYTHONPATH": f"{ROOT}:{folder}", "OMP_NUM_THREADS": "1"}
         program = "from vision_unlearning.running.start import start; start()"
-        command = [sys.executable, "-c", program, "batch", *BATCH.split(), "--quiet", "--base-folder", "store"]
-        subprocess.run(command, cwd=folder, env=environment, check=True)
+        asked = ["batch", *BATCH.split(), "--quiet", "--base-folder", "store"]
+        subprocess.run([sys.executable, "-c", program, *asked], cwd=folder, env=environment, check=True)
         counts = [Counter(json.loads(path.read_text())) for path in Path(folder).glob("*.json")]
     return {kind: round(seconds, 2) for kind, seconds in sum(counts, Counter()).most_common()}
 
