@@ -84,16 +84,19 @@ def test_a_batch_has_bars_on_a_terminal_and_lines_in_a_file(tmp_path):
 
 
 def test_a_bar_of_another_process_is_drawn_below():
-    "As a kernel sends it: in pieces, with the moves of a nested bar, and lines between."
+    "As a kernel sends it: with the moves of a nested bar, and lines between, of which none is lost."
     terminal = Terminal()
     with contextlib.redirect_stderr(terminal), nested_bars(2, "batch"):
         relay, seen = sys.stderr, []
-        pieces = ("warned\n", "\rim", "ages:  10%", "\rimages:  20%")
-        for piece in (*pieces, "\n\n\r  steps: 3/8", "\x1b[A\x1b[A", "\rdone 2/2\n"):
+        first, second, third = "images:  10%|#  | 1/9", "images:  20%|## | 2/9", "  steps:  38%|###| 3/8"
+        pieces = ["warned\n", f"\r{first}", f"\r{second}", f"\n\n\r{third}", "\x1b[A\x1b[A"]
+        pieces += ["key failed", "\n", f"\r{second}", "\r" + 30*" " + "\rfox failed\n", f"\r{first}", "\n"]
+        for piece in pieces:
             relay.write(piece)
             seen.append(relay.below.desc)
-    assert seen == ["", "im", "images:  10%", "images:  20%", "  steps: 3/8", "  steps: 3/8", ""]
-    assert [line for line in lines_of(terminal.getvalue()) if "warned" in line] == ["warned"]
+    assert seen == ["", first, second, third, third, third, third, second, "", first, ""]
+    said = ["warned", "key failed", "fox failed"]
+    assert [line for line in lines_of(terminal.getvalue()) if line in said] == said
 
 
 def test_nested_bars_give_stderr_back_when_a_step_fails():

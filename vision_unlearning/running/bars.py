@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 # %% auto #0
-__all__ = ['UP', 'Relay', 'nested_bars']
+__all__ = ['UP', 'BAR', 'Relay', 'nested_bars']
 
 # %% ../../nbs/8_running/09_bars.ipynb #913e1507
 UP = re.compile(r"\n*\x1b\[A|\x1b\[K")  # one line up again, and what empties a line
+BAR = re.compile(r"\d%\||[\d?]\S*/s\b|s/\w+[,\]]|^\s*$")  # what tqdm writes, and what it erases with
 
 class Relay:
     "Stands in the place of a terminal: lines go above the bars, and what is written over into the lower one."
@@ -30,13 +31,14 @@ class Relay:
 
     def take(self, part: str):
         "A line, or the beginning of one."
+        if "\r" in self.line and "\r" not in part and part.strip(): self.line = ""  # not of that bar
         self.line += part
         line = self.line.rstrip("\r\n")
         written_over, last = "\r" in line, line.rpartition("\r")[2]
         if not part.endswith("\n"): return self.show(last) if written_over else None
         self.line = ""
-        self.show("")
-        if last and not written_over: self.below.write(last, file=self.stream)
+        if written_over: self.show("")
+        if not BAR.search(last): self.below.write(last, file=self.stream)
 
     def show(self, text: str):
         "Into the lower bar."
