@@ -18,9 +18,10 @@ from ..models.naming import load_namer
 from ..plotting import heatmap
 from .page import csv_link, figure_html, note, numbers, picture, report_path
 from .page import wide, write_page
-from .session import read_scores, task_entities
+from .means import ScoreMeans, read_means
+from .session import task_entities
 from .sides import listing_words
-from .summary import before_after, printed, rank_receivers, score_text
+from .summary import as_means, before_after, printed, rank_receivers, score_text
 from .summary import summary_table
 from ..store import ALL_LISTED, Session, Store, image_name, read_record
 from ..tasks import MODELS_OWN, get_task
@@ -34,7 +35,7 @@ __all__ = ['FEW_PICTURES', 'NOT_SHOWN', 'shown_entities', 'caption', 'session_gr
 
 # %% ../../nbs/8_running/20_report.ipynb #f6e39a4c
 def shown_entities(
-    scores: pd.DataFrame,  # tidy scores of one session
+    scores: pd.DataFrame | ScoreMeans,  # tidy scores of one session, or their means
     emitter: str,
     n_harmed: int = 5,  # most harmed receivers to show
     n_spared: int = 2,  # least harmed receivers to show
@@ -57,7 +58,7 @@ def caption(
 def session_grid(
     store: Store,
     session: Session,
-    scores: pd.DataFrame,  # its tidy scores
+    scores: pd.DataFrame | ScoreMeans,  # its tidy scores, or their means
     seeds: list[int],  # one pair of rows each
     **options,  # of `shown_entities`: n_harmed, n_spared
 ) -> str:  # HTML
@@ -98,7 +99,7 @@ def grid_figure(
 
 # %% ../../nbs/8_running/20_report.ipynb #0a24b913
 def interference_rows(
-    scores: dict[str, pd.DataFrame],  # emitter -> tidy scores
+    scores: dict[str, pd.DataFrame | ScoreMeans],  # emitter -> tidy scores, or their means
     metric: str,  # "judge_diff", "clip_diff", ...
     entities: list[dict],  # the task's table
 ) -> pd.DataFrame:  # emitters x receivers, mean over seeds; receivers sorted by attribute
@@ -109,7 +110,7 @@ def interference_rows(
         return isinstance(entities[0][name], str) and 1 < len(words) < len(entities) / 2
     kinds = list(filter(is_kind, entities[0]))[:2]
     order = sorted(entities, key=lambda e: [str(e.get(k)) for k in kinds])
-    rows = {name: s[s["metric"] == metric].groupby("receiver")["value"].mean() for name, s in scores.items()}
+    rows = {name: as_means(s).table(metric, change="value")["change"] for name, s in scores.items()}
     return pd.DataFrame(rows).T.reindex(columns=[e["name"] for e in order])
 
 # %% ../../nbs/8_running/20_report.ipynb #1c3ea0f7
@@ -165,9 +166,9 @@ def matrix_blocks(
     namer = namer_words([read_record(store.record(s)) for s in sessions], len(entities))
     for method in dict.fromkeys(s.method for s in sessions):
         mine = [s for s in sessions if s.method == method]
-        scores = {f"{s.entity}{retain_words(s)}": read_scores(store, s) for s in mine}
+        scores = {f"{s.entity}{retain_words(s)}": read_means(store, s) for s in mine}
         for metric in metrics:
-            if not all((table["metric"] == metric).any() for table in scores.values()): continue
+            if not all(metric in means.metrics for means in scores.values()): continue
             title = f"{method_label(method)}: {metric_label(metric)}"
             if namer and metric == "judge_diff": title += f" ({namer})"
             rows = interference_rows(scores, metric, entities)
@@ -284,7 +285,7 @@ def picture_blocks(
         seeds = record["stages"]["interference"]["seeds"][:2]
         title = f"{method_label(s.method)} forgets {s.entity}{retain_words(s)}"
         if namer: title += f" (named {namer})"
-        blocks += [f"<h3>{html.escape(title)}</h3>", session_grid(store, s, read_scores(store, s), seeds)]
+        blocks += [f"<h3>{html.escape(title)}</h3>", session_grid(store, s, read_means(store, s), seeds)]
     return blocks
 
 def origin_blocks(
