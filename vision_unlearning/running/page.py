@@ -17,7 +17,7 @@ from ..texts import split_names
 
 # %% auto #0
 __all__ = ['DPI', 'BROAD', 'PAGE', 'report_path', 'explorer_path', 'answers_path', 'inline_image', 'png_size', 'picture', 'wide',
-           'numbers', 'note', 'csv_link', 'figure_html', 'page_file', 'page', 'write_page']
+           'numbers', 'note', 'csv_link', 'tight_png', 'figure_html', 'page_file', 'page', 'write_page']
 
 # %% ../../nbs/8_running/17_page.ipynb #fb7227b9
 def report_path(
@@ -114,6 +114,21 @@ def csv_link(
 DPI = 144  # of figures: sharp on a phone
 BROAD = 560  # pixels of a page: a wider figure scrolls on a phone
 
+def tight_png(
+    figure,  # of matplotlib; what it measures is settled
+    dpi: int = DPI,
+) -> bytes:
+    "What matplotlib saves in a tight box, without drawing everything once more to find the box."
+    import matplotlib.pyplot as plt
+    buffer = io.BytesIO()
+    figure.set_dpi(dpi)
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+    box = figure.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
+    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches=box)
+    return buffer.getvalue()
+
 def figure_html(
     ax,  # matplotlib axes; its figure is closed
     alt: str,  # what it shows, for those who cannot see it
@@ -123,13 +138,12 @@ def figure_html(
 ) -> str:
     "A figure with its caption and its numbers, as HTML that needs no file."
     import matplotlib.pyplot as plt
-    buffer = io.BytesIO()
-    ax.figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight")
+    png = tight_png(ax.figure)
     plt.close(ax.figure)
-    width, height = (round(pixels*96/DPI) for pixels in png_size(buffer.getvalue()))
+    width, height = (round(pixels*96/DPI) for pixels in png_size(png))
     kind = "figure broad" if width > BROAD else "figure"
     image = inline_image(
-        buffer.getvalue(), f'class="{kind}" width="{width}" height="{height}" alt="{html.escape(alt)}"'
+        png, f'class="{kind}" width="{width}" height="{height}" alt="{html.escape(alt)}"'
     )
     told = f"<figcaption>{html.escape(caption)} {csv_link(table, name)}</figcaption>"
     return f'<figure class="chart">{wide(image)}{told}</figure>'
