@@ -76,18 +76,22 @@ def cells(stage: int) -> list[dict]:
     if stage == 0: return [dict(method="uce", chooser=chooser, k=20) for chooser in ("random", "worst_first")]
     if stage == 1:
         found = [dict(chooser=chooser, k=20) for chooser in ("nearest", "coverage")]
-        found += [dict(chooser="null_space", k=40), dict(chooser="all", k=40), dict(chooser="none", k=0)]
-        found += [dict(chooser="random", k=20, seed=seed) for seed in (1, 2)]
+        found += [dict(chooser=chooser, k=40) for chooser in ("null_space", "all")]
         return [dict(method="uce", **cell) for cell in found]
     if stage == 2:
+        found = [dict(chooser="none", k=0), *(dict(chooser="random", k=20, seed=seed) for seed in (1, 2))]
+        return [dict(method="uce", **cell) for cell in found]
+    if stage == 3:
         return [dict(method="rece", chooser=chooser, k=20) for chooser in ("random", "worst_first")]
     return [dict(method="uce", chooser=chooser, k=k) for k in (10, 5) for chooser in ("random", *CHOSEN)]
 
 
 def points() -> list[Point]:
-    "All of them: the question of the page for all emitters in their order, then the rest, five by five."
+    """All of them: the question of the page for all emitters in their order, then the other comparisons
+    of its family, then the rest, five by five."""
     groups = [EMITTERS[i:i + 5] for i in range(0, len(EMITTERS), 5)]
-    order = [(0, group) for group in groups] + [(stage, group) for group in groups for stage in (1, 2, 3)]
+    order = [(0, group) for group in groups] + [(1, group) for group in groups]
+    order += [(stage, group) for group in groups for stage in (2, 3, 4)]
     closed = [Point(emitter, half, **cell) for stage, group in order for emitter in group
               for half in (0, 1) for cell in cells(stage)]
     return closed + [point for method in TRAINED for point in trained_points(method)]
