@@ -86,7 +86,7 @@ def stepped(
         loss = (said.float() - points.targets.float()).square().mean()
         gradients = torch.autograd.grad(loss, parameters)
         size, length = (torch.cat([p.flatten() for p in of]).norm() for of in (parameters, gradients))
-        if not length > 0: raise ValueError("the concept has no gradient: the model does not react to its text")
+        if not length > 0: raise ValueError("the model does not react to the concept's text; name another")
         with torch.no_grad():
             for p, g in zip(parameters, gradients): p.sub_(share*size/length*g)
             yield
