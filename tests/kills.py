@@ -251,13 +251,14 @@ def killed_engine(engine, folder, kills, draw) -> dict[str, int]:
         time.sleep(draw.uniform(0, 2))
         victims = at_work(folder)
         if not victims: continue
-        if draw.random() < 1/3:
+        victim = draw.choice(victims)
+        if draw.random() < 1/3 or victim == driver.pid:  # who works in its own process has no other
             driver.kill()
             driver.wait()
             found["driver"] += 1
             driver = begin(engine, folder)
         else:
-            with contextlib.suppress(ProcessLookupError): os.kill(draw.choice(victims), signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError): os.kill(victim, signal.SIGKILL)
             found["worker"] += 1
     assert driver.wait() == 0
     return found

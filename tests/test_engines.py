@@ -14,7 +14,8 @@ from kills import Run, at_work, differs, held, in_this_process
 
 from vision_unlearning.core import DivergedError
 from vision_unlearning.data.emoji import emoji_entities
-from vision_unlearning.running.batch import FailedSessionsError, Workers, run_batch
+from vision_unlearning.running.batch import FailedSessionsError, Workers, asked_sessions, run_batch
+from vision_unlearning.running.batch_table import batch_facts
 from vision_unlearning.running.engines.base import Engine, engine_names, make_engine, work_off
 from vision_unlearning.running.plan import Batch
 from vision_unlearning.running.runs import attempt, begun_run, clear_runs, new_run, runs_of
@@ -185,8 +186,15 @@ def test_a_failed_session_is_told_at_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(UCE, "unlearn", fails)
     asked = ("emoji", ["uce"], ["fox", "key"], Store(tmp_path))
     how = dict(stages=("unlearn",), progress=False, how=Workers("local", retries=1))
-    with in_this_process(), pytest.raises(FailedSessionsError, match=r"1 of 2 sessions.*key.*device is lost"):
+    wrong = r"1 of 2 sessions.*key.*device is lost"
+    with in_this_process(), pytest.raises(FailedSessionsError, match=wrong) as stop:
         run_batch(*asked, **how, model="tiny")
+    assert list(stop.value.executed) == ["unlearn_uce"]
+    sessions = asked_sessions(*asked, model="tiny", how=how["how"])
+    facts = batch_facts(asked[-1], sessions, stop.value.executed, stop.value.failed, 1.)
+    (failure,) = facts["failed"]
+    assert (failure["unit"], failure["reason"]) == ("emoji_key_uce_000", "the device is lost")
+    assert facts["methods"]["failed"].tolist() == [1] and facts["report"] is None
     (run,) = runs_of(Store(tmp_path))
     assert run.states() == {"emoji_fox_uce_000": "done", "emoji_key_uce_000": "failed"}
     monkeypatch.setattr(UCE, "unlearn", unlearn)

@@ -1,6 +1,7 @@
 "A task that the library has never heard of, through a shell to the report; what is wrong with one is a line."
 import json
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -176,12 +177,23 @@ def test_sampling_is_the_tasks_own(tmp_path):
 
 @pytest.mark.long(15)
 @in_this_process()
-def test_to_the_report_and_the_answers(drawn):
+def test_to_the_report_and_the_answers(drawn, capsys):
     store = bring(drawn)
     base = ["--base-folder", str(store.base)]
     quick = dict(seeds=42, num_inference_steps=2, n_permutations=99, max_figures=1)
     drawing = [word for name, value in quick.items() for word in ("-p", f"{name}={value}")]
-    main(["batch", "--task", "shapes", "--methods", "uce", "--entities", "red square", *drawing, *base, "-q"])
+    asked = ["batch", "--task", "shapes", "--methods", "uce", "--entities", "red square"]
+    asked += [*drawing, *base, "-q"]
+    capsys.readouterr()
+    main([*asked, "--json"])
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["asked"], facts["failed"], [row["done"] for row in facts["methods"]]) == (1, [], [1])
+    (row,) = facts["sessions"]
+    assert (row["method"], row["emitter"]) == ("uce", "red square")
+    assert Path(facts["report"]).is_file() and Path(facts["answers"]).is_file()
+    main(asked)  # nothing is left to do, and the table is the same
+    said = capsys.readouterr().out
+    assert "shapes, emoji-sd: 1 of 1 sessions are complete" in said and facts["report"] in said
     (session,) = plan_sessions(store, "shapes", "uce", ["red square"])
     scored = read_record(store.record(session))["stages"]["interference"]
     assert scored["named_by"] == "zero-shot by emoji-clip" and 0 <= scored["named_right_off"] <= 1

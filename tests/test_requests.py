@@ -1,4 +1,6 @@
 """Several names, several requests, in Python and from a shell: each is erased and checked as what it is."""
+import json
+
 import pandas as pd
 import pytest
 
@@ -12,17 +14,23 @@ from vision_unlearning.unlearners.base import attached, get_method
 FEW = dict(num_train_steps=1, num_inference_steps=1, rollout_batch_size=1, train_batch_size=1)
 
 
-def test_a_shell_names_several_requests_and_names_with_commas(tmp_path):
+def test_a_shell_names_several_requests_and_names_with_commas(tmp_path, capsys):
     out = tmp_path/"two"
     words = ["--concept", "kids | children", "--concept", "Bush, George W", "--out", str(out)]
     words += ["--preserve", '"Blair, Tony"', "--preserve", "key, violin", "--model", "tiny", "--clip", "tiny"]
     words += ["--candidates", "wolf, castle, crab, fox, bell", "--num-inference-steps", "1", "--one-by-one"]
-    with pytest.raises(SystemExit) as left: main(["erase", *words])
+    with pytest.raises(SystemExit) as left: main(["erase", *words, "--json"])
     assert left.value.code in (1, 3)  # random weights draw nothing that could be recognised
+    printed = capsys.readouterr().out
+    facts = json.loads(printed)
+    assert printed.count("\n") == 1 and facts["exit_code"] == left.value.code
+    assert facts["verdict"] == {1: "NO-GO", 3: "NO-VERDICT"}[left.value.code]
+    assert [criterion["text"] in printed for criterion in facts["criteria"]] and facts["out"] == str(out)
     said, table = read_json(out/"erasure.json"), pd.read_parquet(out/"measurements.parquet")
     assert said["requests"] == [["kids", "children"], ["Bush, George W"]]
     assert said["preserve"] == ["Blair, Tony", "key", "violin"]
-    assert said["concept"] == "kids | children and Bush, George W"
+    assert said["concept"] == facts["concept"] == "kids | children and Bush, George W"
+    assert facts["requests"] == said["requests"] and facts["seconds"] > 0
     assert set(table["request"]) == {"kids | children", "Bush, George W", ""}
     assert sum("in all wordings together" in reason for reason in said["reasons"]) == 2
 

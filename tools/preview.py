@@ -71,7 +71,7 @@ def process_quickly() -> None:
     for source in sources(root / "nbs", "*"):
         inside = source.relative_to(root / "nbs")
         if source.suffix == ".ipynb": docs.quick(source, processed / inside)
-        if source.suffix in {".qmd", ".png"}:
+        if source.suffix in {".qmd", ".png", ".html"}:
             (processed / inside).parent.mkdir(parents=True, exist_ok=True)
             (processed / inside).write_bytes(source.read_bytes())
 
@@ -263,10 +263,10 @@ def build(target: Path, coloured: bool = True) -> list[Path]:
         done.append(path)
     (target / "styles.css").write_text((root / "nbs" / "styles.css").read_text())
     (target / "preview.css").write_text(style + HtmlFormatter().get_style_defs(".highlight"))
-    for picture in sources(processed, "*.png"):
-        copy = target / picture.relative_to(processed)
+    for copied in [*sources(processed, "*.png"), *sources(processed, "*.html")]:
+        copy = target / copied.relative_to(processed)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(picture.read_bytes())
+        copy.write_bytes(copied.read_bytes())
     return done
 
 

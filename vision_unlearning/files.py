@@ -7,12 +7,12 @@ from __future__ import annotations
 import contextlib, ctypes, errno, glob, os, re, secrets, shutil, sys, tempfile, time, unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from .leases import read_lease, take
+from .leases import read_lease, steadily, take
 
 # %% auto #0
-__all__ = ['RESERVED', 'DEVICES', 'WRITABLE', 'LEFTOVERS', 'safe_name', 'file_key', 'inside', 'settle', 'being_written',
-           'disk_errors', 'atomic_path', 'exchange', 'remove', 'recover', 'put_in_place', 'atomic_folder', 'let_go',
-           'remove_abandoned', 'clear_leftovers']
+__all__ = ['RESERVED', 'DEVICES', 'WRITABLE', 'NO_ROOM', 'MAKE_ROOM', 'LEFTOVERS', 'safe_name', 'file_key', 'inside', 'settle',
+           'being_written', 'disk_error', 'disk_errors', 'rename_over', 'atomic_path', 'exchange', 'remove', 'recover',
+           'put_in_place', 'atomic_folder', 'signature', 'is_settled', 'let_go', 'remove_abandoned', 'clear_leftovers']
 
 # %% ../nbs/0_base/08_files.ipynb #d08356b5
 try: import fcntl
@@ -93,27 +93,52 @@ def being_written(
     finally: os.close(handle)
 
 # %% ../nbs/0_base/08_files.ipynb #1d4fac95
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk, of a quota, of a limit
+MAKE_ROOM = "make room and run the same again, what is complete stays"
+
+def disk_error(
+    number: int,  # of the system
+    path,  # what is being written
+) -> OSError:
+    "What the system says about a file, and what to do where it has no room."
+    said = os.strerror(number)
+    return OSError(number, f"{said}; {MAKE_ROOM}" if number in NO_ROOM else said, str(path))
+
 @contextlib.contextmanager
 def disk_errors(
     path,  # what is being written
 ):
     "Errors of the disk inside of the block are `OSError`, whichever library met them."
     try: yield
-    except OSError: raise
+    except OSError as error:
+        if error.errno not in NO_ROOM: raise
+        raise disk_error(error.errno, path) from error
     except Exception as error:
         number = re.search(r"\(os error (\d+)\)", str(error))
         if not number: raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        raise disk_error(int(number[1]), path) from error
 
 # %% ../nbs/0_base/08_files.ipynb #8a511209
+def rename_over(
+    new,  # a file or a folder
+    path,  # in the same folder; a file that is there is replaced
+):
+    "Give something its name, also where the answer is lost and the question asked twice."
+    mark = os.lstat(new)
+    try: os.replace(new, path)
+    except FileNotFoundError:
+        if not (os.path.lexists(path) and os.path.samestat(mark, os.lstat(path))): raise
+
+# %% ../nbs/0_base/08_files.ipynb #8cee1e9d
 @contextlib.contextmanager
 def atomic_path(
     path,  # the final path
 ):  # a temporary path in the same folder, with the same suffix
     "Write to the temporary path; it becomes `path` if the block succeeds and disappears if it fails."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -121,7 +146,7 @@ def atomic_path(
             yield temporary
             os.chmod(temporary, 0o644)
             settle(temporary)
-            os.replace(temporary, path)
+            rename_over(temporary, path)
     finally: temporary.unlink(missing_ok=True)
 
 # %% ../nbs/0_base/08_files.ipynb #8a934462
@@ -166,7 +191,7 @@ def put_in_place(
         if os.path.lexists(path):
             if exchange(new, path): return
             with contextlib.suppress(FileNotFoundError): os.rename(path, aside)
-        try: os.rename(new, path)
+        try: rename_over(new, path)
         except OSError:
             if not os.path.lexists(path): raise
         else: return remove(aside)
@@ -179,9 +204,10 @@ def atomic_folder(
 ):  # a temporary folder beside it
     "Fill the temporary folder; it becomes `path` if the block succeeds and disappears if it fails."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    recover(path)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".partial-"))
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        recover(path)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".partial-"))
     try:
         with being_written(temporary), disk_errors(path):
             yield temporary
@@ -191,6 +217,25 @@ def atomic_folder(
     finally: remove(temporary)
 
 # %% ../nbs/0_base/08_files.ipynb #5cb78af9
+def signature(
+    path,  # of a file
+) -> tuple[int, int, int, int] | None:  # inode, nanoseconds of the content and of the entry, bytes
+    "What differs when a file was written anew; None where there is none."
+    try: about = steadily(os.stat, path)
+    except (FileNotFoundError, NotADirectoryError): return None
+    return about.st_ino, about.st_mtime_ns, about.st_ctime_ns, about.st_size
+
+def is_settled(
+    signature: tuple[int, int, int, int],  # taken before the file was read
+    now: int | None = None,  # nanoseconds since 1970; None asks the clock
+) -> bool:  # False for one that may have changed again without a trace
+    "Whether what was read of a file may be remembered."
+    _, written, listed, _ = signature
+    coarse = written % 1_000_000_000 == listed % 1_000_000_000 == 0
+    tick = 2_000_000_000 if coarse else 50_000_000
+    return (time.time_ns() if now is None else now) - max(written, listed) > tick
+
+# %% ../nbs/0_base/08_files.ipynb #a9757981
 def let_go(
     path: Path,  # of a lease
 ) -> bool:  # whether it was removed
@@ -213,11 +258,18 @@ def remove_abandoned(
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError: return False  # it has just got its name
     try:
-        if fcntl is not None: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_locked(handle): return False
         remove(path)
-    except BlockingIOError: return False
     finally: os.close(handle)
     return True
+
+def _is_locked(handle: int) -> bool:
+    "Whether another process holds a lock; False where there are none."
+    if fcntl is None: return False
+    try: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError: return True
+    except OSError: return False
+    return False
 
 # %% ../nbs/0_base/08_files.ipynb #a02aee99
 LEFTOVERS = (".partial-", ".replaced-", ".lock-")

@@ -4,13 +4,15 @@
 
 # %% ../nbs/0_base/03_leases.ipynb #0b6423e6
 from __future__ import annotations
-import contextlib, functools, json, os, secrets, socket, sys, threading, time
+import contextlib, errno, functools, json, os, secrets, socket, sys, threading, time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 # %% auto #0
-__all__ = ['LASTS', 'BEAT', 'this_machine', 'began', 'Holder', 'this_holder', 'HeldLease', 'read_lease', 'Lease', 'take',
-           'wait_for', 'alone']
+__all__ = ['LASTS', 'BEAT', 'STALE_TRIES', 'this_machine', 'began', 'Holder', 'this_holder', 'steadily', 'HeldLease',
+           'read_lease', 'Lease', 'take', 'wait_for', 'lock_beside', 'alone']
 
 # %% ../nbs/0_base/03_leases.ipynb #e58f76f9
 LASTS = 60.  # seconds without a sign of life after which a lease may be taken over
@@ -65,6 +67,20 @@ def this_holder(
     return Holder(secrets.token_hex(8), this_machine(), pid, began(pid) or "", what, time.time())
 
 # %% ../nbs/0_base/03_leases.ipynb #f1ddc9ac
+STALE_TRIES = 4  # how often a file is opened anew
+
+def steadily(
+    call: Callable,  # reads, and changes nothing
+    *given,  # its arguments
+) -> Any:  # what it returns
+    "Ask again where a network file system lost hold of a file that was replaced."
+    for _ in range(STALE_TRIES - 1):
+        try: return call(*given)
+        except OSError as error:
+            if error.errno != errno.ESTALE: raise
+    return call(*given)
+
+# %% ../nbs/0_base/03_leases.ipynb #8c289dbc
 @dataclass(frozen=True)
 class HeldLease:
     "A lease that somebody holds."
@@ -81,12 +97,15 @@ def read_lease(
     path,  # of a lease
 ) -> HeldLease | None:  # None when nobody holds it
     "Who holds a lease."
-    try:
-        with open(path, "rb") as file: data, touched = file.read(), os.fstat(file.fileno()).st_mtime
+    try: data, touched = steadily(_read_dated, path)
     except FileNotFoundError: return None
     try: return HeldLease(Holder(**json.loads(data)), touched)
     except (ValueError, TypeError):  # it is being written, or somebody else's
         return HeldLease(Holder("", "", 0, "", "", touched), touched)
+
+def _read_dated(path) -> tuple[bytes, float]:
+    "What stands in a file, and when it was touched."
+    with open(path, "rb") as file: return file.read(), os.fstat(file.fileno()).st_mtime
 
 # %% ../nbs/0_base/03_leases.ipynb #bd18af2a
 def _link(
@@ -96,12 +115,17 @@ def _link(
     "Give a lease its name, if nobody has it."
     with contextlib.suppress(OSError): os.link(draft, path)
     if os.stat(draft).st_nlink > 1: return True
-    if os.path.lexists(path): return False
+    if os.path.lexists(path): return _one_file(draft, path)
     try: handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError: return False
     os.write(handle, draft.read_bytes())
     os.close(handle)
     return True
+
+def _one_file(one: Path, other: Path) -> bool:
+    "Whether two names are of one file; one that is gone is none."
+    try: return os.path.samefile(one, other)
+    except FileNotFoundError: return False
 
 def _token(path: Path) -> str | None:
     "The token in a lease; None when nobody holds it."
@@ -159,8 +183,9 @@ class Lease:
     def release(self):
         "Let go of it; one that was silent for too long may be another's already and is left to age."
         self.let_go.set()
-        in_time = time.monotonic() - self.touched < LASTS
-        if in_time and self.mine(): self.path.unlink(missing_ok=True)
+        if time.monotonic() - self.touched >= LASTS: return
+        with contextlib.suppress(OSError):  # of a file system that is away; it ages there
+            if self.mine(): self.path.unlink(missing_ok=True)
 
     def __enter__(self): return self
     def __exit__(self, *error): self.release()
@@ -196,13 +221,19 @@ def wait_for(
     return lease
 
 # %% ../nbs/0_base/03_leases.ipynb #2c4c5f98
+def lock_beside(
+    path,  # of what is going to be written
+) -> Path:
+    "Where the lease on a file or folder is."
+    return Path(path).with_name(f".lock-{Path(path).name}")
+
 @contextlib.contextmanager
 def alone(
     path,  # what is going to be written
     waiting: str = "",  # said on stderr while another worker is in the block
 ):
     "A block that one worker at a time can be in; where nothing can be written nothing has to be leased."
-    lock = Path(path).with_name(f".lock-{Path(path).name}")
+    lock = lock_beside(path)
     lock.parent.mkdir(parents=True, exist_ok=True)
     lease = wait_for(lock, waiting) if os.access(lock.parent, os.W_OK) else None
     try: yield

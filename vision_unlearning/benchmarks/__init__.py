@@ -117,7 +117,7 @@ def _published_plot(template: type):
         if extra_title:
             figure.axes[0].set_title(" ".join(filter(None, [figure.axes[0].get_title(), extra_title])))
         return (figure, figure.axes[0]) if return_fig else drawn
-    plot.__signature__ = signature
+    plot.__signature__, plot.__doc__ = signature, template.plot.__doc__
     return classmethod(plot)
 
 # %% ../../nbs/7_icare/30_api.ipynb #b1cb5e98

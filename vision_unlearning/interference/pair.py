@@ -17,7 +17,6 @@ from vision_unlearning.interference.pair_metrics import (
     get_pair_metric,
 )
 from .tables import read_pair
-from ..metrics.image_image import PairOfImages
 from ..tasks import MODELS_OWN, get_task
 from ..store import Session, Store, atomic_path, read_entities, read_json, write_json
 
@@ -101,7 +100,7 @@ class Scorers:
         return config_hash({k: [f"{x:.4g}" for x in v.tolist()] for k, v in seen.items()}), tuple(seen)
 
     def compare(self,
-        measure: PairOfImages,
+        measure,  # a `PairOfImages`
         on, off,  # (N,3,H,W) uint8
     ) -> torch.Tensor:  # (N,) float64
         "What a measure of two pictures says about each pair."

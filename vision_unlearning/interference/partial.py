@@ -6,10 +6,11 @@
 from __future__ import annotations
 import numpy as np
 from vision_unlearning.interference.stats import (
+    RenamedSums,
     check_test,
+    is_symmetric,
     permutation_pvalue,
     rank_pairs,
-    under_renamings,
     renamings,
     mantel,
 )
@@ -72,20 +73,18 @@ def partial_mantel(
     whole = _basis([c[off] for c in controls])
     e[off] = x[off] - whole @ (whole.T @ x[off])
     if np.linalg.norm(e[off]) <= 1e-9*np.linalg.norm(x[off] - x[off].mean()): e[:] = 0.
+    if all(map(is_symmetric, (x, *controls))): e = (e + e.T)/2  # as it is but for rounding
     basis = _basis([c[cells] for c in controls])
     rest = y[cells] - basis @ (basis.T @ y[cells])
-    rows = np.flatnonzero(cells.any(1))
-    weight = cells[rows].ravel().astype(float)
-    columns = np.zeros((len(weight), basis.shape[1] + 1))
-    columns[weight > 0] = np.column_stack([rest, basis])
-    def partial(orders):
-        moved = under_renamings(e, orders, rows)
-        along = moved @ columns
-        left = (moved**2) @ weight - (along[:, 1:]**2).sum(1)
+    factors = np.zeros((basis.shape[1] + 2, n, n))
+    factors[:, cells] = [rest, *basis.T, np.ones(len(rest))]
+    moving = RenamedSums(e, list(factors), squares=True)
+    def partial(sums):
+        left = sums[-1] - (sums[1:-2]**2).sum(0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return along[:, 0]/np.sqrt(left*(rest**2).sum()), left
-    (observed,), (left,) = partial(np.arange(n)[None])
-    null = [partial(orders)[0] for orders in renamings(n, n_permutations, seed)]
+            return sums[0]/np.sqrt(left*(rest**2).sum()), left
+    (observed,), (left,) = partial(moving.directly(np.arange(n)[None]))
+    null = [partial(moving(orders))[0] for orders in renamings(n, n_permutations, seed, moving.size)]
     slope = float(observed*np.sqrt((rest**2).sum()/left)*x[cells].std()) if left > 0 else float("nan")
     return {
         "statistic": float(observed),

@@ -11,8 +11,8 @@ from scipy import stats
 from ..intervals import entity_matrix
 
 # %% auto #0
-__all__ = ['KEPT_CELLS', 'rank_pairs', 'check_test', 'drawn_orders', 'random_orders', 'renamings', 'under_renamings', 'mantel',
-           'permutation_pvalue', 'benjamini_hochberg']
+__all__ = ['KEPT_CELLS', 'FEW_CELLS', 'rank_pairs', 'check_test', 'drawn_orders', 'random_orders', 'renamings', 'under_renamings',
+           'pairs_once', 'is_symmetric', 'RenamedSums', 'mantel', 'permutation_pvalue', 'benjamini_hochberg']
 
 # %% ../../nbs/5_interference/20_stats.ipynb #eb50df6d
 def rank_pairs(
@@ -68,9 +68,10 @@ def renamings(
     n: int,  # entities
     count: int,  # renamings in all
     seed,  # anything `np.random.default_rng` takes
+    size: int | None = None,  # of a batch; None lets its renamed matrices take a few megabytes
 ):  # yields (B,N) batches of orders
-    "Random orders of N entities, in batches whose renamed matrices take a few megabytes."
-    size, few = max(1, 500_000//n**2), n*count <= KEPT_CELLS
+    "Random orders of N entities, in batches."
+    size, few = size or max(1, 500_000//n**2), n*count <= KEPT_CELLS
     whole = random_orders(n, count, seed) if few else None
     generator = None if few else np.random.default_rng(seed)
     for start in range(0, count, size):
@@ -78,42 +79,129 @@ def renamings(
         yield whole[start:start + number] if few else drawn_orders(n, number, generator)
 
 # %% ../../nbs/5_interference/20_stats.ipynb #5e322395
+FEW_CELLS = 1500  # of a renamed matrix, that are fetched faster for many renamings at once
+
 def under_renamings(
     matrix: np.ndarray,  # (N,N)
     orders: np.ndarray,  # (P,N) renamings
     rows=slice(None),  # R of the N rows
 ) -> np.ndarray:  # (P, R*N)
     "The matrix under each renaming, or some rows of it, flattened."
-    moved = np.empty((len(orders), *matrix[rows].shape))
+    shape = matrix[rows].shape
+    if shape[0]*shape[1] <= FEW_CELLS:
+        cells = orders[:, rows, None]*len(matrix) + orders[:, None]
+        return matrix.take(cells, mode="clip").reshape(len(orders), -1)
+    moved = np.empty((len(orders), *shape))
     for order, place in zip(orders, moved):
         matrix.take(order[rows], 0).take(order, 1, out=place, mode="clip")
     return moved.reshape(len(orders), -1)
 
-# %% ../../nbs/5_interference/20_stats.ipynb #e2470e43
-def _correlations(x: np.ndarray, y: np.ndarray, orders: np.ndarray) -> np.ndarray:
-    "Correlation of `x` with `y` under each of P renamings, over the cells that both have."
-    mask_x, mask_y = np.isfinite(x), np.isfinite(y)
-    off_diagonal = ~np.eye(len(x), dtype=bool)
-    if not (mask_y == off_diagonal).all() and (mask_x == off_diagonal).all():
-        return _correlations(y, x, np.argsort(orders, 1))
-    x, y = (
-        np.where(mask, m - m[mask].sum() / max(mask.sum(), 1), 0.0) for m, mask in ((x, mask_x), (y, mask_y))
-    )
-    rows = np.flatnonzero(mask_x.any(1))
-    x = x[rows]
-    moved = under_renamings(y, orders, rows)
-    cross = moved @ x.ravel()
-    if (mask_x == off_diagonal).all():
-        spread = np.sqrt((x**2).sum()*(y**2).sum())
-        return cross/spread if spread > 0 else np.full(len(orders), np.nan)
-    weight = mask_x[rows].ravel().astype(float)
-    sum_y, sum_yy = moved @ weight, (moved**2) @ weight
-    if (mask_y == off_diagonal).all(): count, sum_x, sum_xx = weight.sum(), x.sum(), (x**2).sum()
-    else:
-        mask = under_renamings(mask_y.astype(float), orders, rows)
-        count, sum_x, sum_xx = mask @ weight, mask @ x.ravel(), mask @ (x**2).ravel()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (cross - sum_x*sum_y/count)/np.sqrt((sum_xx - sum_x**2/count)*(sum_yy - sum_y**2/count))
+# %% ../../nbs/5_interference/20_stats.ipynb #070b07f9
+def pairs_once(
+    factors: np.ndarray,  # (K,N,N) of the cells of a symmetric matrix; 0 where a cell takes no part
+) -> list[tuple[int, np.ndarray, np.ndarray]]:  # row, M columns, (K,M) factors
+    "Each pair of entities that takes part, once."
+    both = factors + factors.transpose(0, 2, 1)
+    left, found = (both != 0).any(0) & ~np.eye(factors.shape[1], dtype=bool), []
+    for row in np.argsort(-left.sum(1), kind="stable"):
+        columns = np.flatnonzero(left[row])
+        left[:, row] = False
+        if len(columns): found.append((int(row), columns, both[:, row, columns]))
+    return found
+
+# %% ../../nbs/5_interference/20_stats.ipynb #868f647d
+def is_symmetric(
+    matrix: np.ndarray,  # (N,N), NaN where a cell is missing
+) -> bool:
+    "Whether a matrix is its transpose, to rounding."
+    there = np.isfinite(matrix)
+    if not np.array_equal(there, there.T): return False
+    numbers = np.where(there, matrix, 0.)
+    return bool(np.abs(numbers - numbers.T).max() <= 1e-14*np.abs(numbers).max())
+
+def _as_slice(columns: np.ndarray):
+    "Consecutive numbers as a slice, which copies nothing."
+    first, last = int(columns[0]), int(columns[-1]) + 1
+    return slice(first, last) if last - first == len(columns) else columns
+
+class RenamedSums:
+    "Sums over the cells of a matrix under renamings, each cell times a factor that does not move."
+    def __init__(self,
+        matrix: np.ndarray,  # (N,N), 0 on the diagonal and where a cell is missing
+        factors: list[np.ndarray],  # K times (N,N), 0 where a cell takes no part
+        squares: bool = False,  # whether a last sum is that of squared cells with the last factors
+    ):
+        self.matrix, self.squares = matrix, squares
+        self.rows = np.flatnonzero(np.any(factors, (0, 2)))
+        self.flat = [f[self.rows].ravel() for f in factors]
+        self.pairs = pairs_once(np.stack(factors)) if is_symmetric(matrix) else None
+        # renamings at once: their cells, or those of one row, stay in the processor's cache
+        self.size = max(1, 500_000//len(matrix)**2) if self.pairs is None else max(1, 25_000//len(matrix))
+
+    def directly(self, orders) -> np.ndarray:  # (P,N) renamings -> (K,P), or (K+1,P) with squares
+        "The sums, cell by cell."
+        moved = under_renamings(self.matrix, orders, self.rows)
+        sums = [moved @ f for f in self.flat]
+        if self.squares: sums.append(np.square(moved, out=moved) @ self.flat[-1])
+        return np.stack(sums)
+
+    def __call__(self, orders) -> np.ndarray:  # (P,N) renamings -> (K,P), or (K+1,P) with squares
+        "The sums, pair by pair where the matrix is symmetric."
+        if self.pairs is None: return self.directly(orders)
+        moving = np.ascontiguousarray(orders.T)
+        starts, count = moving*len(self.matrix), len(self.flat)
+        sums = np.zeros((count + self.squares, len(orders)))
+        places, fetched = np.empty_like(moving), np.empty(moving.shape)
+        for row, columns, factors in self.pairs:
+            place, cells = (whole[:factors.shape[1]] for whole in (places, fetched))
+            np.add(moving[_as_slice(columns)], starts[row], out=place)
+            self.matrix.take(place, out=cells, mode="clip")
+            sums[:count] += factors @ cells
+            if self.squares: sums[-1] += factors[-1] @ np.square(cells, out=cells)
+        return sums
+
+# %% ../../nbs/5_interference/20_stats.ipynb #d3972d1e
+def _inverted(orders: np.ndarray) -> np.ndarray:
+    "The renamings (P,N) that undo others."
+    inverse = np.empty_like(orders)
+    np.put_along_axis(inverse, orders, np.arange(orders.shape[1])[None], 1)
+    return inverse
+
+class _Correlation:
+    "Correlation of `x` with `y` under renamings, over the cells that both have."
+    def __init__(self, x: np.ndarray, y: np.ndarray):
+        masks, off = [np.isfinite(m) for m in (x, y)], ~np.eye(len(x), dtype=bool)
+        whole = [bool((mask == off).all()) for mask in masks]
+        same = [is_symmetric(m) for m in (x, y)]
+        # the one that moves has no holes, and is symmetric, if one of them is so
+        self.backwards = whole[0] and (not whole[1] or same[0] and not same[1])
+        if self.backwards: x, y, masks, whole = y, x, masks[::-1], whole[::-1]
+        x, y = (np.where(m, v - v[m].sum() / max(m.sum(), 1), 0.0) for v, m in zip((x, y), masks))
+        weight, there = (mask.astype(float) for mask in masks)
+        self.whole, rows = whole, weight.any(1)
+        self.still = weight.sum(), x[rows].sum(), (x[rows]**2).sum(), (y**2).sum()
+        self.sums = RenamedSums(y, [x]) if all(whole) else RenamedSums(y, [x, weight], squares=True)
+        self.holes = None if whole[1] else RenamedSums(there, [weight, x, x**2])
+
+    def of(self, sums: np.ndarray, holes: np.ndarray | None) -> np.ndarray:  # (P,)
+        "From what moves to the correlation."
+        count, sum_x, sum_xx, sum_yy = self.still
+        if all(self.whole):
+            spread = np.sqrt(sum_xx*sum_yy)
+            return sums[0]/spread if spread > 0 else np.full(len(sums[0]), np.nan)
+        cross, sum_y, sum_yy = sums
+        if holes is not None: count, sum_x, sum_xx = holes
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (cross - sum_x*sum_y/count)/np.sqrt((sum_xx - sum_x**2/count)*(sum_yy - sum_y**2/count))
+
+    def observed(self) -> float:
+        "Where nothing is renamed."
+        still = np.arange(len(self.sums.matrix))[None]
+        return self.of(self.sums.directly(still), self.holes and self.holes.directly(still))[0]
+
+    def __call__(self, orders: np.ndarray) -> np.ndarray:  # (P,N) renamings of y -> (P,)
+        if self.backwards: orders = _inverted(orders)
+        return self.of(self.sums(orders), self.holes and self.holes(orders))
 
 # %% ../../nbs/5_interference/20_stats.ipynb #e2dbe2a1
 def mantel(
@@ -134,10 +222,9 @@ def mantel(
     np.fill_diagonal(x, np.nan)
     np.fill_diagonal(y, np.nan)
     if method == "spearman": x, y = rank_pairs(x), rank_pairs(y)
-    observed = _correlations(x, y, np.arange(n)[None])[0]
-    null = np.concatenate(
-        [_correlations(x, y, orders) for orders in renamings(n, n_permutations, seed)] or [np.empty(0)]
-    )
+    correlation = _Correlation(x, y)
+    observed, batches = correlation.observed(), renamings(n, n_permutations, seed, correlation.sums.size)
+    null = np.concatenate([correlation(orders) for orders in batches] or [np.empty(0)])
     spread = float(np.std(null[np.isfinite(null)])) if np.isfinite(null).any() else float("nan")
     return {
         "statistic": float(observed),

@@ -187,7 +187,7 @@ def plot(cls: ResultTemplateImplicitAssociationTest,
     ax: Axes | None = None,
     panel: str = "delta",  # or "original", "unlearned"
 ) -> Axes:
-    "One of three maps: the association before, after, and its change less the change that is common to all."
+    "Groups against groups, red became more alike than all did, a star is beyond chance; or before, or after."
     about, r = data["metadata"], data["result"]
     keys = {"delta": "delta_B_mean", "original": "B_original", "unlearned": "B_unlearned_mean"}
     nested = r[keys[check_name("panel", panel, keys)]]

@@ -78,7 +78,7 @@ def plot(cls: ResultTemplateMatrix,
     xlabel: str | None = None,  # None: "receiver" for interference, nothing for a similarity
     ylabel: str | None = None,  # None: "emitter" for interference, nothing for a similarity
 ) -> Axes:
-    "Draw from the dict alone; with groups, rows and columns are arranged by them."
+    "The value of each pair as its colour, the forgotten ones down; those of a group stand together."
     about, records = data["metadata"], data["result"]
     rows, columns = [r["emitter"] for r in records], [k for k in records[0] if k != "emitter"]
     groups = about.get("groups")

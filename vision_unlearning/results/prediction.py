@@ -362,7 +362,7 @@ def plot(cls: ResultTemplateMetricSimilarityAlignmentMulti,
     ax: Axes | None = None,
     panel: str = "prediction",  # or "importance", "shap"
 ) -> Axes:
-    "One of three pictures of a regression."
+    "Prediction across, truth up, a dot a pair that was not seen; or what the prediction rests on."
     about, r = data["metadata"], data["result"]
     panels = {"prediction": _plot_prediction, "importance": _plot_importance, "shap": _plot_shap}
     method = about["unlearning_algorithm"]

@@ -13,6 +13,7 @@ import pandas as pd
 from ..core import MissingSessionError, check_name, computing_on
 from ..interference.entity import InterferencePerEntity
 from ..interference.stats import benjamini_hochberg
+from ..results.numbers import drawn_numbers
 from ..results.relationship import InsufficientSamplesError
 from .page import answers_path, figure_html, note, numbers, wide, write_page
 from .questions import questions, subjects
@@ -23,8 +24,8 @@ from ..store import Store, atomic_path, read_record
 
 # %% auto #0
 __all__ = ['ARGUMENTS', 'ANSWER_COLUMNS', 'Answer', 'answer', 'ask_all', 'kept_of', 'attributes_by_method', 'groups_that_pay',
-           'harm_travels', 'worth_showing', 'first_axes', 'rows_html', 'template_blocks', 'counted_html',
-           'attribute_blocks', 'write_answers']
+           'harm_travels', 'with_names', 'first_words', 'answer_figure', 'first_axes', 'worth_showing', 'rows_html',
+           'template_blocks', 'counted_html', 'attribute_blocks', 'write_answers']
 
 # %% ../../nbs/8_running/42_answers.ipynb #2703fa90
 @dataclass(frozen=True)
@@ -144,6 +145,41 @@ def harm_travels(
     return attributes_by_method(tests.assign(**known))
 
 # %% ../../nbs/8_running/42_answers.ipynb #130eb09f
+def with_names(
+    table: pd.DataFrame,  # of `ResultTemplate.numbers`
+    names: list[str],  # of the task's entities, in their order
+) -> pd.DataFrame:
+    "The same with the names of emitters and receivers in place of their numbers."
+    counted = [c for c in ("emitters", "receivers") if c in table and pd.api.types.is_integer_dtype(table[c])]
+    return table.assign(**{c: [names[i] for i in table[c]] for c in counted})
+
+def first_words(
+    thing,  # with a docstring
+) -> str:
+    "What a docstring says before it lists anything."
+    return " ".join((thing.__doc__ or "").strip().partition("\n\n")[0].split())
+
+def answer_figure(
+    a: Answer,
+    names: list[str],  # of the task's entities, in their order
+) -> str:  # HTML
+    "The figure of an answer, with what there is to see and the numbers."
+    ax = first_axes(a.template.plot(a.data))
+    seen = first_words(a.template.plot) or first_words(a.template)
+    title = ax.get_title() or ax.get_title("left")
+    alt = ". ".join(filter(None, [*title.split("\n"), seen]))
+    given = [str(a.row[name]) for name in ARGUMENTS if a.row.get(name)]
+    table = with_names(drawn_numbers(a.template, a.data), names)
+    return figure_html(ax, alt, seen, table, "_".join([a.row["template"], *given]))
+
+def first_axes(
+    drawn,  # what a plot returned: axes, a figure, or several
+):  # Axes
+    "The axes of whatever a plot returned."
+    first = np.ravel(drawn)[0] if isinstance(drawn, (list, tuple, np.ndarray)) else drawn
+    return first if hasattr(first, "figure") else first.axes[0]
+
+# %% ../../nbs/8_running/42_answers.ipynb #be7fe0e8
 def worth_showing(
     answers: list[Answer],  # of one template
 ) -> list[Answer]:
@@ -152,13 +188,6 @@ def worth_showing(
         significant = a.row["adjusted_pvalue"] < .05
         return not significant, 0 if a.row["pvalue"] is None else -abs(a.row["effect"] or 0)
     return sorted(answers, key=rank)
-
-def first_axes(
-    drawn,  # what a plot returned: axes, a figure, or several
-):  # Axes
-    "The axes of whatever a plot returned."
-    first = np.ravel(drawn)[0] if isinstance(drawn, (list, tuple, np.ndarray)) else drawn
-    return first if hasattr(first, "figure") else first.axes[0]
 
 # %% ../../nbs/8_running/42_answers.ipynb #45fc2464
 def rows_html(
@@ -179,6 +208,7 @@ def template_blocks(
     name: str,  # of the template
     answers: list[Answer],  # of this template
     table: pd.DataFrame,  # of `ask_all`
+    names: list[str],  # of the task's entities, in their order
     max_figures: int,
     max_rows: int,
     namer: str = "",  # who stood in for a judge, and how often it was right
@@ -188,10 +218,10 @@ def template_blocks(
     done = part[part["skipped"].isna()]
     sure, tested = (done["adjusted_pvalue"] < .05).sum(), done["pvalue"].notna().sum()
     counted = f", {sure} of {tested} significant after correction" if tested else ""
-    question = html.escape((RESULT_TEMPLATES[name].__doc__ or "").strip())
+    question = html.escape(first_words(RESULT_TEMPLATES[name]))
     blocks = [f"<h2>{html.escape(name)}</h2><p>{question} {len(done)} questions{counted}.</p>"]
     for a in worth_showing(answers)[:max_figures]:
-        blocks.append(wide(figure_html(first_axes(a.template.plot(a.data)), name)))
+        blocks.append(answer_figure(a, names))
         if namer and "judge" in a.row["arguments"]:
             blocks.append(f"<p><small>Pictures are named {html.escape(namer)}.</small></p>")
     if tested or done["effect"].notna().any(): blocks.append(rows_html(done, max_rows))
@@ -256,10 +286,11 @@ def write_answers(
     ]
     if notes: blocks.append(note(*notes))
     complete = [read_record(store.record(s)) for s in chosen_sessions(store, task, methods, model=model)]
-    namer = namer_words(complete, len(task_entities(store, task)))
+    names = [e["name"] for e in task_entities(store, task)]
+    namer = namer_words(complete, len(names))
     blocks += attribute_blocks(table, answers)
     for name in dict.fromkeys(table["template"]):
-        blocks += template_blocks(name, answers.get(name, []), table, max_figures, max_rows, namer)
+        blocks += template_blocks(name, answers.get(name, []), table, names, max_figures, max_rows, namer)
     target = write_page(answers_path(store, task, model), f"Every question about {task}", blocks)
     with atomic_path(target.with_suffix(".csv")) as temporary: table.to_csv(temporary, index=False)
     return target, target.with_suffix(".csv")

@@ -17,7 +17,7 @@ from .page import page_file
 
 # %% auto #0
 __all__ = ['INTRO', 'FORM_WORDS', 'TAKEN', 'AppModels', 'AppClip', 'Host', 'Port', 'Share', 'Visit', 'Shared', 'in_one_line',
-           'require_visit', 'Actions', 'chosen_row', 'build_app', 'launch_app', 'app_command']
+           'require_visit', 'Actions', 'chosen_row', 'build_app', 'app_style', 'launch_app', 'app_command']
 
 # %% ../../nbs/9_commands/22_app.ipynb #2dbf47f5
 @dataclass(eq=False)
@@ -187,6 +187,10 @@ def build_app(
     return app.queue(max_size=20)
 
 # %% ../../nbs/9_commands/22_app.ipynb #4e4f0154
+def app_style() -> str:  # CSS
+    "The colours of every page, and the form of what stands inside of Gradio's."
+    return page_file("look.css").replace(":root", ".vu-live") + page_file("app.css")
+
 def launch_app(
     app,  # of `build_app`
     host: str | None = "127.0.0.1",  # None is what GRADIO_SERVER_NAME says, as a Space does
@@ -197,7 +201,7 @@ def launch_app(
     "Serve the page."
     import gradio as gr
     fonts = dict(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    look = dict(theme=gr.themes.Default(**fonts), css=page_file("app.css"), footer_links=["settings"])
+    look = dict(theme=gr.themes.Default(**fonts), css=app_style(), footer_links=["settings"])
     return app.launch(server_name=host, server_port=port, share=share, **look, **options)
 
 # %% ../../nbs/9_commands/22_app.ipynb #401d9c32

@@ -18,7 +18,8 @@ from .page import figure_html, note, numbers, wide, write_page
 from ..store import write_json
 
 # %% auto #0
-__all__ = ['not_shown', 'audit_record', 'listed', 'asked_blocks', 'found_blocks', 'write_audit_page', 'save_audit']
+__all__ = ['not_shown', 'audit_record', 'listed', 'asked_blocks', 'pictures_figure', 'found_blocks', 'write_audit_page',
+           'save_audit']
 
 # %% ../../nbs/8_running/38_audit_page.ipynb #88551a82
 def not_shown(
@@ -86,6 +87,17 @@ def asked_blocks(
     why = [f"{name} {value:g}: {LIMIT_REASONS[name]}" for name, value in limits.items()]
     return ["<h2>What was asked</h2>", wide(numbers(rows)), "<h3>The limits, and why</h3>", listed(why)]
 
+def pictures_figure(
+    result: Audit,
+) -> str:  # HTML
+    "Pictures without and with the edit, with what there is to see and the numbers of all of them."
+    caption = (
+        f"Above without the edit, below with it, from the same noise: {result.concept} should be gone below, "
+        "and everything else should stay."
+    )
+    alt = f"Pictures without and with the edit. {caption}"
+    return figure_html(result.plot(n=12), alt, caption, result.table, f"measured_{result.concept}")
+
 def found_blocks(
     result: Audit,
 ) -> list[str]:  # HTML blocks
@@ -95,9 +107,7 @@ def found_blocks(
     if not len(result.table): return blocks
     summary = numbers(result.summary().round(3), index=True)
     blocks += ["<h2>What was seen</h2>", wide(summary)]
-    blocks.append(
-        wide(figure_html(result.plot(n=12), f"pictures without and with the edit: {result.concept}"))
-    )
+    blocks.append(pictures_figure(result))
     if result.probes is not None:
         blocks += ["<h2>Does it come back?</h2>", wide(numbers(result.probes.round(3)))]
     if result.comebacks is not None:

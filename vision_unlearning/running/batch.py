@@ -8,16 +8,17 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from ..files import clear_leftovers
+from .bars import nested_bars
 from .notebooks import SharedKernel, run_pipeline
 from .plan import Batch, take_batch
 from .runs import Outcome, begun_run, clear_runs, error_of
 from .session import recorded_sessions, task_entities
 from .stages import STAGES
-from ..store import Store
+from ..store import Session, Store
 
 # %% auto #0
 __all__ = ['STATUS_COLUMNS', 'Workers', 'FailedSessionsError', 'parse_shard', 'check_workers', 'say_failures', 'make_sessions',
-           'run_batch', 'batch_status']
+           'run_batch', 'asked_sessions', 'batch_status']
 
 # %% ../../nbs/8_running/16_batch.ipynb #c51a46bf
 @dataclass(frozen=True)
@@ -32,7 +33,15 @@ class Workers:
     shard: str = "1/1"  # which part of the sessions, of how many
 
 # %% ../../nbs/8_running/16_batch.ipynb #afbd2ad6
-class FailedSessionsError(ChildProcessError): "Sessions of a batch failed; the others are complete."
+class FailedSessionsError(ChildProcessError):
+    "Sessions of a batch failed; the others are complete."
+    def __init__(self,
+        message: str,
+        executed: dict[str, Path] | None = None,  # stage, or stage and method -> executed notebook
+        failed: list[Outcome] = (),  # of the sessions
+    ):
+        super().__init__(message)
+        self.executed, self.failed = dict(executed or {}), list(failed)
 
 def parse_shard(
     text: str,  # "3/10"
@@ -77,7 +86,8 @@ def make_sessions(
     clear_runs(store)
     engine = make_engine(how.engine, how.workers, how.gpus_per_worker, how.address, how.options)
     asked = dict(retries=how.retries, shard=(number, of), threads=engine.threads())
-    with begun_run(store, batch, **asked) as run: outcomes = work_off(engine, run, progress)
+    with begun_run(store, batch, **asked) as run:
+        outcomes = work_off(engine, run, progress, [session.slug for session in sessions])
     failed = [outcome for outcome in outcomes if outcome["state"] == "failed"]
     slugs = {outcome["unit"] for outcome in failed}
     made = {method: [] for method in batch.methods}
@@ -108,19 +118,38 @@ def run_batch(
     batch = batch.known(store)
     clear_leftovers(store.base)
     executed, made, failed = {}, None, []  # made: method -> emitters, by workers
-    with SharedKernel() as kernel:
-        for stage, method in batch.steps():
-            if stage not in stages: continue
+    steps = [(stage, method) for stage, method in batch.steps() if stage in stages]
+    with nested_bars(len(steps), f"batch of {task}", progress) as bar, SharedKernel() as kernel:
+        for stage, method in steps:
+            name = f"{stage}_{method}" if method else stage
+            bar.set_postfix_str(name)
             if method and how and made is None: made, failed = make_sessions(batch, store, how, progress)
             asked = batch.asked(stage, method)
             if method and made:
                 if not made[method]: continue
                 if failed or how.shard != "1/1": asked["entities"] = made[method]
-            name = f"{stage}_{method}" if method else stage
             executed[name] = run_pipeline(stage, asked, store, force, progress, kernel)
             if stage == "prepare": batch = batch.planned(store)
-    if failed: raise FailedSessionsError(say_failures(failed, len(batch.sessions(store))))
+            bar.update()
+    if failed:
+        raise FailedSessionsError(say_failures(failed, len(batch.sessions(store))), executed, failed)
     return executed
+
+def asked_sessions(
+    task: str,  # task name
+    methods: list[str],  # as `run_batch` takes them
+    entities: list[str | int],  # emitters by name or index; empty means all of the task
+    store: Store,
+    overrides: dict[str, dict] | None = None,  # method -> its hyper-parameters
+    how: Workers | None = None,  # whose shard it is
+    progress: bool = False,  # as `run_batch`, as are the others; these change nothing here
+    force: bool = False,
+    **parameters,  # of the stages
+) -> list[Session]:
+    "The sessions that a batch is about; its task must be prepared."
+    batch = take_batch(store, task, methods, entities, overrides, STAGES, parameters)
+    number, of = parse_shard(how.shard) if how else (1, 1)
+    return batch.sessions(store)[number - 1::of]
 
 # %% ../../nbs/8_running/16_batch.ipynb #4f23cbdd
 STATUS_COLUMNS = (

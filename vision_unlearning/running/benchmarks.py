@@ -4,7 +4,7 @@
 
 # %% ../../nbs/9_commands/15_benchmarks.ipynb #a7c80daf
 from __future__ import annotations
-from typing import Annotated
+from typing import Annotated, Any
 import typer
 
 # %% auto #0
@@ -44,16 +44,18 @@ def batch_benchmark(
     plan: bool,  # only say what it would make
     progress: bool,
     machine: dict,
-):
+) -> dict[str, Any]:  # what it found
     "Plan a benchmark, say what it would make, and run it."
     refuse_options(name, wrong)
     benchmark = find_benchmark(name)
     texts = [*options.pop("parameters"), *(f"{option}={value}" for option, value in machine.items())]
     run = benchmark.plan(task, **options, parameters=texts)
-    for line in benchmark.describe(run, base_folder) if plan or progress else ():
-        typer.echo(line, err=not plan)
-    if plan: return
-    for path in benchmark.batch(run, base_folder, progress, machine): typer.echo(path)
+    described = benchmark.describe(run, base_folder) if plan or progress else []
+    for line in described: typer.echo(line, err=not plan)
+    if plan: return {"benchmark": name, "task": task, "plan": described}
+    paths = benchmark.batch(run, base_folder, progress, machine)
+    for path in paths: typer.echo(path)
+    return {"benchmark": name, "task": task, "files": paths}
 
 def report_benchmark(
     name: str,  # of the benchmark
@@ -62,10 +64,12 @@ def report_benchmark(
     methods: list[str],  # empty means all that ran
     entities: list[str],  # the same
     base_folder: str,
-):
+) -> dict[str, Any]:  # what it found
     "Write the page of what is there."
     refuse_options(name, wrong)
-    for path in find_benchmark(name).report(task, methods, entities, base_folder): typer.echo(path.resolve())
+    paths = find_benchmark(name).report(task, methods, entities, base_folder)
+    for path in paths: typer.echo(path.resolve())
+    return {"benchmark": name, "task": task, "files": paths}
 
 # %% ../../nbs/9_commands/15_benchmarks.ipynb #b1042ab1
 def is_benchmark(

@@ -103,13 +103,16 @@ def write_canvas_report(
         "Percent, with 95 % intervals over pictures; the first row of a side is the model without an edit."
     ]
     beside = beside_published(in_percent(rows)).round(1).reset_index()
-    figure = figure_html(plot_rows(rows).axes[0], "UA against IRA and CRA")
-    body = [note(*notes), wide(numbers(printed_rows(rows))), wide(figure)]
+    flat = pd.json_normalize([asdict(row) for row in rows])
+    seen = "A row a method, a mark a score with its 95 % interval: the further to the right, the better."
+    alt = f"UA, IRA and CRA of {len(set(in_percent(rows).index))} methods on {run.grid.task}. {seen}"
+    figure = figure_html(plot_rows(rows).axes[0], alt, seen, flat, f"unlearn_canvas_{run.grid.task}")
+    body = [note(*notes), wide(numbers(printed_rows(rows))), figure]
     body += ["<h2>Beside the published rows</h2>", note(comparable_runs(run)), wide(numbers(beside))]
     write_page(target, f"UnlearnCanvas on {run.grid.task}", body)
     table = target.with_suffix(".csv")
     with atomic_path(table) as temporary:
-        pd.json_normalize([asdict(row) for row in rows]).to_csv(temporary, index=False)
+        flat.to_csv(temporary, index=False)
     return target, table
 
 # %% ../../nbs/8_running/57_canvas_page.ipynb #04a56902

@@ -6,10 +6,11 @@
 from __future__ import annotations
 from typing import Annotated
 import typer
+from .for_programs import also_json
 from .options import BaseFolder, Permutations, Quiet, TaskName, at_home, split
 
 # %% auto #0
-__all__ = ['ExploredMethods', 'ExploredMetrics', 'PagePath', 'NoTests', 'Megabytes', 'explore_command']
+__all__ = ['ExploredMethods', 'ExploredMetrics', 'PagePath', 'NoTests', 'PageNote', 'Megabytes', 'explore_command']
 
 # %% ../../nbs/9_commands/18_explore_command.ipynb #5802ef8a
 ExploredMethods = Annotated[
@@ -22,8 +23,12 @@ PagePath = Annotated[
     str, typer.Option("--to", help="The page; empty is its place beside the report.", callback=at_home)
 ]
 NoTests = Annotated[bool, typer.Option("--quick", help="Ask no tests: a page without p-values.")]
+PageNote = Annotated[
+    list[str] | None, typer.Option(help="What a reader must know first; may be repeated.")
+]
 Megabytes = Annotated[float, typer.Option(min=1, help="What the page may have; thumbnails shrink to fit.")]
 
+@also_json
 def explore_command(
     task: TaskName = "emoji",
     methods: ExploredMethods = "",
@@ -34,6 +39,7 @@ def explore_command(
     quick: NoTests = False,
     n_permutations: Permutations = 0,
     megabytes: Megabytes = 8,
+    note: PageNote = None,
     base_folder: BaseFolder = "assets",
     quiet: Quiet = False,
 ):
@@ -41,6 +47,7 @@ def explore_command(
     from vision_unlearning.running.explorer import write_explorer
     from vision_unlearning.store import Store
     chosen = dict(methods=split(methods), metrics=split(metrics), model=model, megabytes=megabytes)
-    tests = dict(n_permutations=n_permutations or None, quick=quick)
+    tests = dict(n_permutations=n_permutations or None, quick=quick, notes=tuple(note or ()))
     path = write_explorer(Store(base_folder), task, to or None, title, not quiet, **chosen, **tests)
     typer.echo(path.resolve())
+    return {"task": task, "page": path, "bytes": path.stat().st_size}

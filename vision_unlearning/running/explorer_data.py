@@ -219,6 +219,7 @@ class Asked:
     n_permutations: int | None = None  # of a test; None takes each template's own
     quick: bool = False  # ask no tests: no p-values
     megabytes: float = 8.  # what the page may have
+    notes: tuple[str, ...] = ()  # what a reader must know first
 
 def page_subjects(
     store: Store,
@@ -241,7 +242,8 @@ def page_notes(
     "What a reader must know first."
     sessions = chosen_sessions(store, task, about.methods, model=asked.model)
     namer = namer_words([read_record(store.record(s)) for s in sessions], len(read_entities(store, task)))
-    notes = [f"{p} is left out: not all methods were scored with it." for p in about.left_out]
+    left_out = [f"{p} is left out: not all methods were scored with it." for p in about.left_out]
+    notes = [*asked.notes, *left_out]
     if namer: notes.append(f"No judge: pictures are named {namer}.")
     if asked.quick: notes.append("No test was asked, so there is no p-value.")
     return notes

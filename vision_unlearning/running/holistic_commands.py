@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 import typer
+from .for_programs import also_json
 from .options import at_home, on_machine, split
 
 # %% auto #0
@@ -16,6 +17,7 @@ __all__ = ['holistic_app', 'JudgeName', 'holistic_prompts_command', 'holistic_ru
 holistic_app = typer.Typer(help="HUB's seven tasks on an edit.", rich_markup_mode=None)
 
 @holistic_app.command("prompts")
+@also_json
 def holistic_prompts_command(
     concept: Annotated[str, typer.Option(help="What is erased.")],
     out: Annotated[str, typer.Option(help="Folder of prompts; other concepts in it stay.", callback=at_home)],
@@ -39,7 +41,9 @@ def holistic_prompts_command(
     if task == "emoji": made = emoji_prompts(load_pipeline("emoji-sd"), concept, min(nouns, 98))
     elif task: made = factor_prompts(task, concept)
     else: made = new_prompts(concept, load_clip(clip), split(candidates) or None, kind, nouns)
-    typer.echo(f"{write_hub(made, out).resolve()}: {', '.join(made.tasks)}")
+    path = write_hub(made, out)
+    typer.echo(f"{path.resolve()}: {', '.join(made.tasks)}")
+    return {"concept": concept, "file": path, "tasks": list(made.tasks)}
 
 # %% ../../nbs/9_commands/17_holistic_commands.ipynb #f923c67e
 JudgeName = Annotated[
@@ -48,6 +52,7 @@ JudgeName = Annotated[
 ]
 
 @holistic_app.command("run")
+@also_json
 @on_machine
 def holistic_run_command(
     edited: Annotated[str, typer.Option(help="An edit: a file or a folder.", callback=at_home)],
@@ -113,7 +118,9 @@ def holistic_run_command(
         batch_size=runs.batch_size,
     )
     typer.echo(str(result))
-    typer.echo(result.save(out).resolve())
+    path = result.save(out)
+    typer.echo(path.resolve())
+    return {"concept": concept, "table": result.table, "file": path}
 
 # %% ../../nbs/9_commands/17_holistic_commands.ipynb #1c2708c1
 def whole_numbers(

@@ -17,7 +17,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 # %% auto #0
-__all__ = ['HOW', 'COMES_BACK', 'executed_path', 'run_stamp', 'last_states', 'keep_notebook', 'notebook_error',
+__all__ = ['HOW', 'COMES_BACK', 'FORGET', 'executed_path', 'run_stamp', 'last_states', 'keep_notebook', 'notebook_error',
            'kernel_environment', 'SharedKernel', 'literal', 'execute', 'KeptMetadata', 'KeptNotebook', 'still_true',
            'run_pipeline']
 
@@ -117,6 +117,10 @@ def kernel_environment():
         os.environ.update(before)
 
 # %% ../../nbs/8_running/14_notebooks.ipynb #bb2d4d78
+# What is left after a notebook are imported modules, half a million objects and more: the next collection of
+# garbage need not look through them again.
+FORGET = "get_ipython().reset(); import gc; gc.freeze(); del gc"
+
 class SharedKernel:
     "One kernel for several notebooks, within a `with` block; the first of them starts it."
     def __init__(self):
@@ -165,7 +169,7 @@ class SharedKernel:
     def empty(self):
         "Forget what the last notebook left; without a kernel there is nothing to forget."
         self.let_go()
-        if self.running(): self.run("get_ipython().reset()", silent=True)
+        if self.running(): self.run(FORGET, silent=True)
 
     def __enter__(self): return self
     def __exit__(self, *error):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools, inspect, json, os
 from typing import Annotated
 import typer
+from .for_programs import with_signature
 from ..texts import split_names
 
 # %% auto #0
@@ -130,10 +131,7 @@ def on_machine(
         machine = {name: value for name, value in said.items() if value != shared[name].default}
         return command(**given, machine=machine)
 
-    options = [*(p for p in own.values() if p.name != "machine"), *shared.values()]
-    asked.__signature__ = inspect.Signature(options)
-    asked.__annotations__ = {p.name: p.annotation for p in options}
-    return asked
+    return with_signature(asked, [*(p for p in own.values() if p.name != "machine"), *shared.values()])
 
 # %% ../../nbs/9_commands/00_options.ipynb #5a1c0e25
 def require_options(

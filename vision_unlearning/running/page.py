@@ -6,6 +6,7 @@
 from __future__ import annotations
 import base64, html, io, re
 from pathlib import Path
+from urllib.parse import quote
 import vision_unlearning
 from ..core import ForeignFileError, MissingSessionError
 from ..data.retained import check_retain
@@ -14,8 +15,8 @@ from ..tasks import get_task
 from ..texts import split_names
 
 # %% auto #0
-__all__ = ['PAGE', 'report_path', 'explorer_path', 'answers_path', 'inline_image', 'picture', 'figure_html', 'wide', 'numbers',
-           'note', 'page_file', 'page', 'write_page']
+__all__ = ['DPI', 'BROAD', 'PAGE', 'report_path', 'explorer_path', 'answers_path', 'inline_image', 'png_size', 'picture', 'wide',
+           'numbers', 'note', 'csv_link', 'tight_png', 'figure_html', 'page_file', 'page', 'write_page']
 
 # %% ../../nbs/8_running/17_page.ipynb #fb7227b9
 def report_path(
@@ -55,10 +56,16 @@ def inline_image(
     "An image as an HTML element that needs no file."
     return f'<img {attributes} src="data:image/png;base64,{base64.b64encode(data).decode()}">'
 
+def png_size(
+    data: bytes,  # of a PNG
+) -> tuple[int, int]:  # width, height
+    "How large a PNG is, by its head."
+    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+
 # %% ../../nbs/8_running/17_page.ipynb #ebc1a022
 def picture(
     path,  # a PNG
-    title: str = "",  # shown on hover
+    title: str = "",  # what it shows, for those who cannot see it; others see it on hover
 ) -> str:  # an HTML element with the picture inside
     "An image file as HTML that needs no file."
     path = Path(path)
@@ -66,19 +73,9 @@ def picture(
     data = path.read_bytes()
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         raise ForeignFileError(f"{path} is not a PNG; delete it and run the generate stage again")
-    return inline_image(data, f'alt="{html.escape(title)}" title="{html.escape(title)}"')
-
-# %% ../../nbs/8_running/17_page.ipynb #72671b70
-def figure_html(
-    ax,  # matplotlib axes; its figure is closed
-    title: str = "",  # for those who cannot see it
-) -> str:
-    "A figure as HTML that needs no file."
-    import matplotlib.pyplot as plt
-    buffer = io.BytesIO()
-    ax.figure.savefig(buffer, format="png", dpi=96, bbox_inches="tight")
-    plt.close(ax.figure)
-    return inline_image(buffer.getvalue(), f'class="figure" alt="{html.escape(title)}"')
+    small = ' class="small"' if max(png_size(data)) <= 128 else ""
+    words = html.escape(title)
+    return inline_image(data, f'alt="{words}" title="{words}" loading="lazy"{small}')
 
 # %% ../../nbs/8_running/17_page.ipynb #6c2670e0
 def wide(
@@ -101,6 +98,55 @@ def note(
     "A box that cannot be overlooked."
     return '<div class="note">' + "<br>".join(map(html.escape, lines)) + "</div>"
 
+# %% ../../nbs/8_running/17_page.ipynb #1252b164
+def csv_link(
+    table,  # DataFrame; its index is left out
+    name: str,  # of the file, without .csv
+    words: str = "These numbers as CSV",
+) -> str:  # an HTML element
+    "A table inside of a link that saves it."
+    text = quote(table.to_csv(index=False), safe=",.:;-+()/*")
+    safe = re.sub(r"[^\w.-]+", "_", name).strip("._")
+    return f'<a download="{safe}.csv" href="data:text/csv;charset=utf-8,{text}">{html.escape(words)}</a>'
+
+# %% ../../nbs/8_running/17_page.ipynb #165aace3
+DPI = 144  # of figures: sharp on a phone
+BROAD = 560  # pixels of a page: a wider figure scrolls on a phone
+
+def tight_png(
+    figure,  # of matplotlib; what it measures is settled
+    dpi: int = DPI,
+) -> bytes:
+    "What matplotlib saves in a tight box, without drawing everything once more to find the box."
+    import matplotlib.pyplot as plt
+    buffer = io.BytesIO()
+    figure.set_dpi(dpi)
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+    box = figure.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
+    figure.savefig(buffer, format="png", dpi=dpi, bbox_inches=box)
+    return buffer.getvalue()
+
+def figure_html(
+    ax,  # matplotlib axes; its figure is closed
+    alt: str,  # what it shows, for those who cannot see it
+    caption: str,  # what there is to see in it
+    table,  # DataFrame with the numbers that are drawn
+    name: str,  # of the file with the numbers, without .csv
+) -> str:
+    "A figure with its caption and its numbers, as HTML that needs no file."
+    import matplotlib.pyplot as plt
+    png = tight_png(ax.figure)
+    plt.close(ax.figure)
+    width, height = (round(pixels*96/DPI) for pixels in png_size(png))
+    kind = "figure broad" if width > BROAD else "figure"
+    image = inline_image(
+        png, f'class="{kind}" width="{width}" height="{height}" alt="{html.escape(alt)}"'
+    )
+    told = f"<figcaption>{html.escape(caption)} {csv_link(table, name)}</figcaption>"
+    return f'<figure class="chart">{wide(image)}{told}</figure>'
+
 # %% ../../nbs/8_running/17_page.ipynb #4a28dc37
 def page_file(
     name: str,  # "page.css"
@@ -110,7 +156,8 @@ def page_file(
 
 # %% ../../nbs/8_running/17_page.ipynb #f8c4726f
 PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">\
+<html lang="en"><head><meta charset="utf-8">\
+<meta name="viewport" content="width=device-width, initial-scale=1">\
 <title>{title}</title><style>{style}</style></head><body>
 <h1>{title}</h1>
 {body}
@@ -123,7 +170,7 @@ def page(
     style: str = "",  # CSS of this page alone
 ) -> str:
     "A complete HTML document."
-    style = page_file("page.css") + style
+    style = page_file("look.css") + page_file("page.css") + style
     return PAGE.format(title=html.escape(title), style=style, body="\n".join(body))
 
 def write_page(

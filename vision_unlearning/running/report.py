@@ -16,24 +16,26 @@ from ..interference.pair_metrics import PAIR_METRICS
 from ..metrics.classification import JudgeAccuracy
 from ..models.naming import load_namer
 from ..plotting import heatmap
-from .page import figure_html, note, numbers, picture, report_path, wide
-from .page import write_page
-from .session import read_scores, task_entities
+from .page import csv_link, figure_html, note, numbers, picture, report_path
+from .page import wide, write_page
+from .means import ScoreMeans, read_means
+from .session import task_entities
 from .sides import listing_words
-from .summary import before_after, printed, rank_receivers, score_text
+from .summary import as_means, before_after, printed, rank_receivers, score_text
 from .summary import summary_table
 from ..store import ALL_LISTED, Session, Store, image_name, read_record
 from ..tasks import MODELS_OWN, get_task
 from ..unlearners.methods import method_label
 
 # %% auto #0
-__all__ = ['FEW_PICTURES', 'NOT_SHOWN', 'shown_entities', 'caption', 'session_grid', 'grid_table', 'interference_rows',
-           'matrix_axes', 'retain_words', 'matrix_blocks', 'became_blocks', 'namer_words', 'report_head',
-           'numbers_blocks', 'picture_blocks', 'origin_blocks', 'report_blocks', 'write_report']
+__all__ = ['FEW_PICTURES', 'NOT_SHOWN', 'shown_entities', 'caption', 'session_grid', 'grid_table', 'grid_figure',
+           'interference_rows', 'matrix_axes', 'matrix_words', 'retain_words', 'matrix_blocks', 'became_blocks',
+           'namer_words', 'report_head', 'numbers_blocks', 'picture_blocks', 'origin_blocks', 'report_blocks',
+           'write_report']
 
 # %% ../../nbs/8_running/20_report.ipynb #f6e39a4c
 def shown_entities(
-    scores: pd.DataFrame,  # tidy scores of one session
+    scores: pd.DataFrame | ScoreMeans,  # tidy scores of one session, or their means
     emitter: str,
     n_harmed: int = 5,  # most harmed receivers to show
     n_spared: int = 2,  # least harmed receivers to show
@@ -56,7 +58,7 @@ def caption(
 def session_grid(
     store: Store,
     session: Session,
-    scores: pd.DataFrame,  # its tidy scores
+    scores: pd.DataFrame | ScoreMeans,  # its tidy scores, or their means
     seeds: list[int],  # one pair of rows each
     **options,  # of `shown_entities`: n_harmed, n_spared
 ) -> str:  # HTML
@@ -69,9 +71,10 @@ def session_grid(
     for seed in seeds:
         before, after = store.baseline(session.task), store.generated(session)
         for label, state, folder in (("before", "off", before), ("after", "on", after)):
-            files = [image_name(state, seed, p) for p in prompts]
-            rows[f"{label}<br><small>seed {seed}</small>"] = [picture(folder/f, f) for f in files]
-    return wide(grid_table(rows))
+            files = [folder/image_name(state, seed, p) for p in prompts]
+            alts = [f"{name} {label} the edit, seed {seed}" for name in shown]
+            rows[f"{label}<br><small>seed {seed}</small>"] = list(map(picture, files, alts))
+    return grid_figure(session, rows, rank_receivers(scores, ""))
 
 # %% ../../nbs/8_running/20_report.ipynb #fcd9e653
 def grid_table(
@@ -82,9 +85,21 @@ def grid_table(
     lines = "".join(f"<tr><th>{label}</th>{row}</tr>" for label, row in cells.items())
     return f'<table class="grid">{lines}</table>'
 
+def grid_figure(
+    session: Session,
+    rows: dict[str, list[str]],  # of `grid_table`
+    scores: pd.DataFrame,  # of everybody, as `rank_receivers` says
+) -> str:  # HTML
+    "The pictures of a session, with what there is to see and the numbers of all entities."
+    name = html.escape(session.entity)
+    seen = f"Below, {name} should be gone and all others should stay; under a name its score before → after."
+    link = csv_link(scores.reset_index(), f"scores_{session.slug}", "Scores of all entities as CSV")
+    told = f"<figcaption>{seen} {link}</figcaption>"
+    return f'<figure class="chart">{wide(grid_table(rows))}{told}</figure>'
+
 # %% ../../nbs/8_running/20_report.ipynb #0a24b913
 def interference_rows(
-    scores: dict[str, pd.DataFrame],  # emitter -> tidy scores
+    scores: dict[str, pd.DataFrame | ScoreMeans],  # emitter -> tidy scores, or their means
     metric: str,  # "judge_diff", "clip_diff", ...
     entities: list[dict],  # the task's table
 ) -> pd.DataFrame:  # emitters x receivers, mean over seeds; receivers sorted by attribute
@@ -95,23 +110,44 @@ def interference_rows(
         return isinstance(entities[0][name], str) and 1 < len(words) < len(entities) / 2
     kinds = list(filter(is_kind, entities[0]))[:2]
     order = sorted(entities, key=lambda e: [str(e.get(k)) for k in kinds])
-    rows = {name: s[s["metric"] == metric].groupby("receiver")["value"].mean() for name, s in scores.items()}
+    rows = {name: as_means(s).table(metric, change="value")["change"] for name, s in scores.items()}
     return pd.DataFrame(rows).T.reindex(columns=[e["name"] for e in order])
 
 # %% ../../nbs/8_running/20_report.ipynb #1c3ea0f7
 def matrix_axes(
     rows: pd.DataFrame,  # of `interference_rows`
-    metric: str,
+    metric: str,  # pair metric
 ):  # Axes
     "A wide heat map, with the names of the receivers where they fit."
-    names = dict(column_labels=rows.columns.tolist(), label=metric)
-    ax = heatmap(rows.to_numpy(float), rows.index.tolist(), signed=True, **names)
-    ax.figure.set_size_inches(16, 1.9 + .3*len(rows))
+    about = PAIR_METRICS[metric]
+    names = dict(column_labels=rows.columns.tolist(), label=metric_label(metric))
+    hues = dict(signed=about.is_difference, harm_is_low=about.higher_is_better)
+    ax = heatmap(rows.to_numpy(float), rows.index.tolist(), **hues, **names)
+    ax.figure.set_size_inches(12, 1.9 + .3*len(rows))
     ax.set_aspect("auto")
-    if rows.shape[1] <= 120: ax.set_xticks(range(rows.shape[1]), rows.columns, rotation=90, fontsize=6)
+    ax.tick_params(axis="y", labelsize=9)
+    if rows.shape[1] <= 120: ax.set_xticks(range(rows.shape[1]), rows.columns, rotation=90, fontsize=7)
     return ax
 
 # %% ../../nbs/8_running/20_report.ipynb #dc8fb521
+def matrix_words(
+    rows: pd.DataFrame,  # of `interference_rows`
+    metric: str,  # pair metric
+) -> str:
+    "What there is to see in a matrix."
+    about = PAIR_METRICS[metric]
+    harm = (rows - about.unchanged)*(-1 if about.higher_is_better else 1)
+    itself = [[row == name or row.startswith(f"{name} (") for name in rows.columns] for row in rows.index]
+    cells = harm.mask(itself).stack().dropna()
+    worst = "Nobody else was harmed."
+    if len(cells) and cells.max() > 0:
+        emitter, receiver = cells.idxmax()
+        value = rows.loc[emitter, receiver]
+        change = f"{value:+.2f}".replace("-", "−")
+        worst = f"The worst pair: {receiver}, when {emitter} was forgotten ({change})."
+    return f"Rows were forgotten, columns were looked at afterwards; red is harm. {worst}"
+
+# %% ../../nbs/8_running/20_report.ipynb #d745426c
 def retain_words(
     session: Session,
 ) -> str:  # " (half-a)"; empty for the published way
@@ -130,13 +166,16 @@ def matrix_blocks(
     namer = namer_words([read_record(store.record(s)) for s in sessions], len(entities))
     for method in dict.fromkeys(s.method for s in sessions):
         mine = [s for s in sessions if s.method == method]
-        scores = {f"{s.entity}{retain_words(s)}": read_scores(store, s) for s in mine}
+        scores = {f"{s.entity}{retain_words(s)}": read_means(store, s) for s in mine}
         for metric in metrics:
-            if not all((table["metric"] == metric).any() for table in scores.values()): continue
+            if not all(metric in means.metrics for means in scores.values()): continue
             title = f"{method_label(method)}: {metric_label(metric)}"
             if namer and metric == "judge_diff": title += f" ({namer})"
-            figure = figure_html(matrix_axes(interference_rows(scores, metric, entities), metric), title)
-            blocks.append(f"<h3>{html.escape(title)}</h3>{wide(figure)}")
+            rows = interference_rows(scores, metric, entities)
+            seen, name = matrix_words(rows, metric), f"interference_{task}_{method}_{metric}"
+            table = rows.reset_index(names="forgotten")
+            figure = figure_html(matrix_axes(rows, metric), f"{title}. {seen}", seen, table, name)
+            blocks.append(f"<h3>{html.escape(title)}</h3>{figure}")
     return blocks
 
 # %% ../../nbs/8_running/20_report.ipynb #35c91af0
@@ -214,10 +253,12 @@ def numbers_blocks(
     "The line of each session, and what such lines do not show."
     n_entities = len(task_entities(store, sessions[0].task))
     namer = namer_words([read_record(store.record(s)) for s in sessions], n_entities)
+    summary = summary_table(store, sessions)
     return [
         "<h2>Is it gone, and who else was harmed?</h2>",
         f"<p>{html.escape(listing_words(store, sessions))}</p>",
-        wide(numbers(printed(summary_table(store, sessions)))),
+        wide(numbers(printed(summary))),
+        f"<p>{csv_link(summary, f'summary_{sessions[0].task}', 'This table as CSV, every digit')}</p>",
         *([note(f"No judge: pictures are named {namer}.")] if namer else []),
         "<p>Accuracy of the judge before → after the edit. The emitter is not among the receivers. Seconds "
         "are those of unlearning, megabytes those of the edit.</p>",
@@ -244,7 +285,7 @@ def picture_blocks(
         seeds = record["stages"]["interference"]["seeds"][:2]
         title = f"{method_label(s.method)} forgets {s.entity}{retain_words(s)}"
         if namer: title += f" (named {namer})"
-        blocks += [f"<h3>{html.escape(title)}</h3>", session_grid(store, s, read_scores(store, s), seeds)]
+        blocks += [f"<h3>{html.escape(title)}</h3>", session_grid(store, s, read_means(store, s), seeds)]
     return blocks
 
 def origin_blocks(
@@ -279,7 +320,7 @@ def report_blocks(
         *picture_blocks(store, sessions, records, max_grids),
         *became_blocks(store, task, sessions, judge),
         "<h2>Who harmed whom</h2>",
-        "<p>Rows are emitters, columns receivers; red is harm. The emitter's own cell is the aim.</p>",
+        "<p>What an edit does to the emitter itself is the aim, and everything else is harm.</p>",
         *matrix_blocks(store, task, sessions),
         *origin_blocks(sessions, records),
     ]

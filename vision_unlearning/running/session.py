@@ -19,7 +19,7 @@ from vision_unlearning.core import (
 )
 from ..dtypes import dtype_name
 from ..files import atomic_folder
-from ..leases import alone
+from ..leases import alone, steadily
 from ..interference.pair_metrics import PAIR_METRICS
 from ..data.retained import check_retain, listed_of, mark_listed, retained_names
 from ..tasks import entity_text, get_prompt, get_task, overwrite_concept, own_task, own_tasks
@@ -44,7 +44,7 @@ from typing_extensions import TypedDict
 __all__ = ['SCORE_COLUMNS', 'task_entities', 'home_of', 'known_entities', 'as_recorded', 'plan_sessions', 'weights_fingerprint',
            'session_data', 'told', 'told_names', 'finished', 'BaselineMark', 'claim_baseline', 'require_edits',
            'unlearn_session', 'note_stage', 'generate_session', 'default_clip', 'load_evaluators', 'evaluator_name',
-           'score_images', 'embed_images', 'read_scores', 'recorded_sessions', 'chosen_sessions']
+           'score_images', 'embed_images', 'score_columns', 'read_scores', 'recorded_sessions', 'chosen_sessions']
 
 # %% ../../nbs/8_running/05_session.ipynb #4f81696c
 def task_entities(
@@ -463,30 +463,49 @@ def embed_images(
     return True
 
 # %% ../../nbs/8_running/05_session.ipynb #5df9e04e
-# column of `scores.parquet` -> kinds of numpy types that it may hold: text, integers, floats
-SCORE_COLUMNS = {"receiver": "OUST", "seed": "iu", "metric": "OUST", "off": "f", "on": "f", "value": "f"}
+# column of `scores.parquet` -> what it holds
+SCORE_COLUMNS = dict(receiver="text", seed="integer", metric="text", off="float", on="float", value="float")
 
+def _holds(column) -> str:
+    "What an Arrow column holds, in one word where it is one of those that are known."
+    import pyarrow.types as types
+    kind = column.type.value_type if types.is_dictionary(column.type) else column.type
+    if types.is_floating(kind): return "float"
+    if column.null_count: return f"{kind} with gaps"
+    if types.is_integer(kind): return "integer"
+    return "text" if types.is_string(kind) or types.is_large_string(kind) else str(kind)
+
+def score_columns(
+    store: Store,
+    session: Session,
+):  # Arrow table of `SCORE_COLUMNS`
+    "The columns of a session's scores as they are in the file; another file is named."
+    import pyarrow.parquet
+    path, again = store.scores(session), "delete it and run `vu run interference` again"
+    def read():
+        with path.open("rb") as file: return pyarrow.parquet.ParquetFile(file).read(list(SCORE_COLUMNS))
+    try: table = steadily(read)
+    except FileNotFoundError:
+        words = f"{path} does not exist; run `vu run interference` for {session.entity!r}"
+        raise MissingSessionError(words) from None
+    except (OSError, ValueError) as error:
+        why = str(error).partition("\n")[0]
+        raise ForeignFileError(f"{path} is not a readable table of scores ({why}); {again}") from error
+    lost = [name for name in SCORE_COLUMNS if name not in table.column_names]
+    odd = [f"its column {n!r} holds {_holds(table[n])}" for n, kind in SCORE_COLUMNS.items()
+           if n not in lost and _holds(table[n]) != kind]
+    wrong = [f"it has no column {name!r}" for name in lost] + odd + ([] if len(table) else ["it is empty"])
+    if wrong: raise ForeignFileError(f"{path} is no table of scores: {wrong[0]}; {again}")
+    return table
+
+# %% ../../nbs/8_running/05_session.ipynb #6d6bd3e3
 def read_scores(
     store: Store,
     session: Session,
 ):  # DataFrame: receiver, seed, metric, off, on, value, listed
     "The tidy scores of a session; `listed` says who was in its retain data, and is NA where nobody knows."
-    import pandas as pd
-    path = store.scores(session)
-    if not path.exists():
-        raise MissingSessionError(f"{path} does not exist; run `vu run interference` for {session.entity!r}")
-    try: scores = pd.read_parquet(path, columns=list(SCORE_COLUMNS))
-    except (OSError, ValueError) as error:
-        why = str(error).partition("\n")[0]
-        raise ForeignFileError(
-            f"{path} is not a readable table of scores ({why}); delete it and run `vu run interference` again"
-        ) from error
-    odd = [name for name, kind in SCORE_COLUMNS.items() if scores[name].dtype.kind not in kind]
-    if len(scores) and not odd: return mark_listed(scores, session.entity, listed_of(store, session))
-    what = f"its column {odd[0]!r} holds {scores[odd[0]].dtype}" if odd else "it is empty"
-    raise ForeignFileError(
-        f"{path} is no table of scores: {what}; delete it and run `vu run interference` again"
-    )
+    scores = score_columns(store, session).to_pandas()
+    return mark_listed(scores, session.entity, listed_of(store, session))
 
 # %% ../../nbs/8_running/05_session.ipynb #b517e7b8
 def recorded_sessions(

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 import pandas as pd
 from ..core import MissingSessionError
-from ..data.retained import check_retain, listed_of
+from ..data.retained import check_retain, listed_names
 from ..data.testbed import link_or_copy
 from ..interference.generate import task_prompts
 from ..interference.pair import pair_means
@@ -28,8 +28,10 @@ def listing_words(
     sessions: list[Session],
 ) -> str:
     "Who was in the retain data of these sessions, in one sentence."
-    known = {s: listed_of(store, s) for s in sessions}
-    others = len(task_entities(store, sessions[0].task)) - 1
+    names = [entity["name"] for entity in task_entities(store, sessions[0].task)]
+    records = {s: read_record(store.record(s)) for s in sessions if store.record(s).is_file()}
+    known = {s: listed_names(records[s], names) if s in records else None for s in sessions}
+    others = len(names) - 1
     counts = sorted({len(names) for names in known.values() if names is not None}, reverse=True)
     said = [
         PUBLISHED_WAY if n == others else f"{n} of {others} receivers listed, {others - n} unlisted"

@@ -4,7 +4,7 @@
 
 # %% ../../nbs/9_commands/30_start.ipynb #aca9badf
 from __future__ import annotations
-import _thread, os, signal, threading, time, weakref
+import _thread, os, signal, sys, threading, time, weakref
 
 # %% auto #0
 __all__ = ['leave', 'Stop', 'importing', 'interrupt_main', 'Listener', 'start']
@@ -60,6 +60,8 @@ def start():
     listener = Listener()
     ignored = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
     if not ignored: signal.signal(signal.SIGINT, leave)
+    # jsonschema, which reads notebooks, would compile forty grammars that no notebook's schema asks for
+    sys.modules.setdefault("rfc3987_syntax", None)
     from vision_unlearning.running.cli import main
     if not ignored: signal.signal(signal.SIGINT, listener.hear)
     main(listener=listener)

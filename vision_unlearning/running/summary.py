@@ -5,50 +5,65 @@
 # %% ../../nbs/8_running/18_summary.ipynb #be9c666f
 from __future__ import annotations
 from dataclasses import asdict, dataclass
+import numpy as np
 import pandas as pd
 from ..core import MissingSessionError
-from .session import read_scores
+from .means import ScoreMeans, read_means, score_means
 from ..store import ALL_LISTED, Session, Store, read_record
 
 # %% auto #0
-__all__ = ['before_after', 'rank_receivers', 'Side', 'listed_sides', 'Summary', 'summarise', 'summary_table', 'score_text',
-           'harm_text', 'harmed_text', 'receivers_text', 'printed']
+__all__ = ['SIDE_MARKS', 'as_means', 'before_after', 'rank_receivers', 'Side', 'listed_sides', 'Summary', 'summarise',
+           'summary_table', 'score_text', 'harm_text', 'harmed_text', 'receivers_text', 'printed']
 
 # %% ../../nbs/8_running/18_summary.ipynb #261d04a8
+def as_means(
+    scores: pd.DataFrame | ScoreMeans,  # of one session
+) -> ScoreMeans:
+    "Means of scores, which may be means already."
+    return scores if isinstance(scores, ScoreMeans) else score_means(scores)
+
+def _decider(means: ScoreMeans) -> int:
+    "The number of the metric that decides who is harmed."
+    metric = means.first_of("judge_diff", "clip_diff")
+    if metric is not None: return means.metrics.index(metric)
+    raise MissingSessionError(
+        "these scores have neither judge_diff nor clip_diff; run the interference stage with one of them"
+    )
+
 def before_after(
-    scores: pd.DataFrame,  # tidy scores of one session: receiver, seed, metric, off, on, value
+    scores: pd.DataFrame | ScoreMeans,  # tidy scores of one session, or their means
     # index receiver; columns before and after, mean over seeds; `attrs["metric"]` says of what
 ) -> pd.DataFrame:
     "Judge accuracy of every receiver without and with the edit, or its CLIP score where there is no judge."
-    metric = next((m for m in ("judge_diff", "clip_diff") if (scores["metric"] == m).any()), None)
-    if metric is None:
-        raise MissingSessionError(
-            "these scores have neither judge_diff nor clip_diff; run the interference stage with one of them"
-        )
-    table = (
-        scores[scores["metric"] == metric]
-        .groupby("receiver", sort=False)[["off", "on"]]
-        .mean()
-        .set_axis(["before", "after"], axis=1)
-    )
+    means = as_means(scores)
+    metric = means.metrics[_decider(means)]
+    table = means.table(metric, before="off", after="on")
     table.attrs["metric"] = metric
     return table
 
 # %% ../../nbs/8_running/18_summary.ipynb #939d6d6a
+def _ranked(means: ScoreMeans, emitter: str) -> tuple[int, np.ndarray]:
+    "The number of the metric that breaks ties, and the numbers of the receivers, the most harmed first."
+    decider = _decider(means)
+    finer = means.metrics.index(means.first_of("judge_prob_diff", "clip_diff", "judge_diff"))
+    there = np.flatnonzero(means.rows[decider])
+    there = there[[means.receivers[r] != emitter for r in there]]
+    harm = means.on[decider, there] - means.off[decider, there]
+    return finer, there[np.lexsort((means.value[finer, there], harm))]
+
 def rank_receivers(
-    scores: pd.DataFrame,  # tidy scores of one session
+    scores: pd.DataFrame | ScoreMeans,  # tidy scores of one session, or their means
     emitter: str,  # left out
 ) -> pd.DataFrame:  # index receiver; columns before, after and change, the tie-breaker; most harmed first
     "Receivers of a session, the most harmed first."
-    table = before_after(scores)
-    finer = next(m for m in ("judge_prob_diff", "clip_diff", "judge_diff") if (scores["metric"] == m).any())
-    change = scores[scores["metric"] == finer].groupby("receiver")["value"].mean().rename(finer)
-    table = table.join(change).drop(index=emitter, errors="ignore")
-    ranked = table.assign(loss=table["before"] - table["after"])
-    ranked = ranked.sort_values(["loss", finer], ascending=[False, True], kind="stable")
-    return ranked.drop(columns="loss")
+    means = as_means(scores)
+    finer, order = _ranked(means, emitter)
+    table = before_after(means).loc[[means.receivers[r] for r in order]]
+    return table.assign(**{means.metrics[finer]: means.value[finer, order]})
 
 # %% ../../nbs/8_running/18_summary.ipynb #489c0169
+SIDE_MARKS = {"listed": 1, "unlisted": 0, "unknown": -1}  # name -> mark of a receiver
+
 @dataclass(frozen=True)
 class Side:
     "One side of the receivers of a session."
@@ -57,17 +72,22 @@ class Side:
     after: float  # with it
 
 def listed_sides(
-    scores: pd.DataFrame,  # tidy scores of one session, with `listed` as `read_scores` adds it
+    scores: pd.DataFrame | ScoreMeans,  # of one session, with `listed` as `read_scores` adds it
     emitter: str,  # left out
 ) -> dict[str, Side]:  # "listed", "unlisted", and "unknown" for those of whom no record says it
     "Means over the receivers that were in the retain data, and over those that were not."
-    marks = scores.groupby("receiver", sort=False)["listed"].first() if "listed" in scores else None
-    table = before_after(scores).drop(index=emitter, errors="ignore")
-    marks = pd.Series(pd.NA, table.index, dtype="boolean") if marks is None else marks.loc[table.index]
-    masks = {"listed": marks.fillna(False), "unlisted": (~marks).fillna(False), "unknown": marks.isna()}
-    parts = {name: table[mask.astype(bool)] for name, mask in masks.items()}
-    means = {name: part[["before", "after"]].mean().astype(float) for name, part in parts.items()}
-    return {name: Side(len(part), *means[name].tolist()) for name, part in parts.items()}
+    means = as_means(scores)
+    decider, (_, others) = _decider(means), _ranked(means, emitter)
+    found = {}
+    for side, mark in SIDE_MARKS.items():
+        part = np.sort(others[means.listed[others] == mark])
+        found[side] = Side(len(part), _mean(means.off[decider, part]), _mean(means.on[decider, part]))
+    return found
+
+def _mean(values: np.ndarray) -> float:
+    "The mean of what is known; NaN where nothing is."
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
 
 # %% ../../nbs/8_running/18_summary.ipynb #e6fb9708
 @dataclass(frozen=True)
@@ -93,27 +113,29 @@ class Summary:
 
 # %% ../../nbs/8_running/18_summary.ipynb #33c1e7f5
 def summarise(
-    scores: pd.DataFrame,  # tidy scores of one session
+    scores: pd.DataFrame | ScoreMeans,  # tidy scores of one session, or their means
     record: dict,  # its record
 ) -> Summary:
     "What a session did, in one row."
     session, cost = record["session"], record["stages"]["unlearn"]
-    table, ranked = before_after(scores), rank_receivers(scores, session["entity"])
-    own, others = table.loc[session["entity"]], ranked[["before", "after"]].mean()
+    means, emitter = as_means(scores), session["entity"]
+    decider, (finer, others) = _decider(means), _ranked(means, emitter)
+    before, after = means.off[decider], means.on[decider]
+    own, worst = means.receivers.index(emitter), others[:3]
     return Summary(
         method=session["method"],
-        emitter=session["entity"],
+        emitter=emitter,
         retain=session.get("retain", ALL_LISTED),
-        metric=table.attrs["metric"],
-        emitter_before=float(own["before"]),
-        emitter_after=float(own["after"]),
-        receivers_before=float(others["before"]),
-        receivers_after=float(others["after"]),
-        **listed_sides(scores, session["entity"]),
-        most_harmed=ranked.index[:3].tolist(),
-        harm=(ranked["after"] - ranked["before"])[:3].tolist(),
-        finer=ranked.columns[-1],
-        finer_harm=ranked.iloc[:3, -1].tolist(),
+        metric=means.metrics[decider],
+        emitter_before=float(before[own]),
+        emitter_after=float(after[own]),
+        receivers_before=_mean(before[others]),
+        receivers_after=_mean(after[others]),
+        **listed_sides(means, emitter),
+        most_harmed=[means.receivers[r] for r in worst],
+        harm=(after - before)[worst].tolist(),
+        finer=means.metrics[finer],
+        finer_harm=means.value[finer, worst].tolist(),
         seconds=cost["seconds"],
         megabytes=cost["edit_bytes"] / 1e6,
     )
@@ -124,7 +146,7 @@ def summary_table(
     sessions: list[Session],  # complete ones
 ) -> pd.DataFrame:  # the fields of `Summary`, one row a session
     "The summary of several sessions."
-    found = [summarise(read_scores(store, s), read_record(store.record(s))) for s in sessions]
+    found = [summarise(read_means(store, s), read_record(store.record(s))) for s in sessions]
     rows = [vars(summary) for summary in found]
     flat = [{k: v for k, v in row.items() if not isinstance(v, Side)} | _flat(row) for row in rows]
     return pd.DataFrame(flat)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import functools, time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
 from ..core import MissingSessionError
@@ -30,8 +30,8 @@ from ..store import Session, Store
 from ..tasks import said_of_drawing
 
 # %% auto #0
-__all__ = ['PART', 'WORK', 'Worker', 'unlearn_one', 'how_to_draw', 'draw_one', 'eyes', 'score_one', 'parts_of', 'off_units',
-           'left_to_do', 'do_all', 'serve_session', 'need_baseline', 'serve']
+__all__ = ['PART', 'WORK', 'Worker', 'unlearn_one', 'how_to_draw', 'draw_one', 'first_look', 'eyes', 'score_one', 'parts_of',
+           'off_units', 'left_to_do', 'do_all', 'serve_session', 'need_baseline', 'serve']
 
 # %% ../../nbs/8_running/46_worker.ipynb #dc4d6499
 PART = 50  # pictures without an edit in one unit, at least
@@ -115,6 +115,20 @@ def draw_one(
     return generate_session(worker.store, session, pipe, asked["seeds"], **how_to_draw(asked))
 
 # %% ../../nbs/8_running/46_worker.ipynb #fafecbd2
+@contextmanager
+def first_look(
+    store: Store,
+    task: str,  # task name
+):
+    "A block in which nobody else looks at the pictures without an edit for the first time."
+    folder = store.baseline(task)
+    def known(): return any(folder.glob(".features_*"))
+    with ExitStack() as held:
+        if not known(): held.enter_context(alone(folder/"features"))
+        if known(): held.close()
+        yield
+
+# %% ../../nbs/8_running/46_worker.ipynb #e7423b2d
 def eyes(
     worker: Worker,
     asked: dict[str, Any],  # parameters of the stage `interference`
@@ -137,10 +151,7 @@ def score_one(
     store, task, seeds, looks = worker.store, session.task, asked["seeds"], eyes(worker, asked)
     size = 100 if asked["batch_size"] == "auto" else asked["batch_size"]
     how = dict(metrics=asked["metrics"], batch_size=size, device=asked["device"])
-    seen = store.baseline(task)
-    first = not any(seen.glob(".features_*"))
-    with alone(seen/"features") if first else nullcontext():
-        score_images(store, session, seeds, **how, **looks)
+    with first_look(store, task): score_images(store, session, seeds, **how, **looks)
     if asked["embed"]:
         sees = looks["encoder"]
         with alone(store.embeddings(task)): embed_images(store, task, None, seeds, sees, size)

@@ -4,16 +4,17 @@
 
 # %% ../../nbs/9_commands/05_workers.ipynb #fd3d12cb
 from __future__ import annotations
-import functools, inspect, json, time
+import functools, inspect, time
 from pathlib import Path
 from typing import Annotated
 import typer
+from .for_programs import AsJson, print_json, with_signature
 from .options import BaseFolder
 
 # %% auto #0
-__all__ = ['EngineName', 'WorkerCount', 'Gpus', 'Address', 'EngineOption', 'Retries', 'Shard', 'Watch', 'AsJson',
-           'worker_options', 'on_workers', 'as_workers', 'refuse_workers', 'status_command', 'status_tables',
-           'say_status', 'status_json']
+__all__ = ['EngineName', 'WorkerCount', 'Gpus', 'Address', 'EngineOption', 'Retries', 'Shard', 'Watch', 'worker_options',
+           'on_workers', 'as_workers', 'refuse_workers', 'status_command', 'status_tables', 'say_status',
+           'status_facts']
 
 # %% ../../nbs/9_commands/05_workers.ipynb #6c26ff45
 EngineName = Annotated[
@@ -55,10 +56,7 @@ def on_workers(
         workers = {name: value for name, value in said.items() if value != shared[name].default}
         return command(**given, workers=workers)
 
-    options = [*(p for p in own.values() if p.name != "workers"), *shared.values()]
-    asked.__signature__ = inspect.Signature(options)
-    asked.__annotations__ = {p.name: p.annotation for p in options}
-    return asked
+    return with_signature(asked, [*(p for p in own.values() if p.name != "workers"), *shared.values()])
 
 # %% ../../nbs/9_commands/05_workers.ipynb #27628d7b
 def as_workers(
@@ -81,7 +79,6 @@ def refuse_workers(
 
 # %% ../../nbs/9_commands/05_workers.ipynb #f079e024
 Watch = Annotated[bool, typer.Option("--watch", help="Say it again while a batch with workers runs.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For programs: one line of JSON.")]
 
 def status_command(
     base_folder: BaseFolder = "assets",
@@ -96,7 +93,7 @@ def status_command(
         runs = all_progress(store)
         live = watch and any(run.live for run in runs)
         tables = [] if live else status_tables(base_folder)
-        if as_json: typer.echo(status_json(tables, [as_plain(run) for run in runs]))
+        if as_json: print_json(status_facts(tables, [as_plain(run) for run in runs]))
         else: say_status(base_folder, tables, runs, clear=watch)
         if not live: return
         time.sleep(2)
@@ -127,9 +124,9 @@ def say_status(
     if clear: typer.clear()
     typer.echo("\n\n".join(blocks) or f"no session in {base_folder} yet; `vu demo` makes some")
 
-def status_json(
+def status_facts(
     tables: list,
     runs: list[dict],
-) -> str:
+) -> dict[str, list]:
     "Tables and runs, for a program."
-    return json.dumps({"sessions": [json.loads(t.to_json(orient="records")) for t in tables], "runs": runs})
+    return {"sessions": tables, "runs": runs}

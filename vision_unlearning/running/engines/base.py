@@ -87,9 +87,17 @@ def say_outcome(
     return f"{number:5}  {outcome['unit']} failed, {again}: {outcome['reason']} ({where})"
 
 class Teller:
-    "Says what is new in a run, on stderr."
-    def __init__(self, run: BatchRun, progress: bool):
-        self.run, self.progress, self.told = run, progress, {}
+    "Says what is new in a run, on stderr: a line for each unit, or on a terminal a bar of the sessions."
+    def __init__(self,
+        run: BatchRun,
+        progress: bool,  # False says nothing
+        sessions: list[str] = (),  # their units; a bar counts them
+    ):
+        from tqdm import tqdm
+        self.run, self.progress, self.told, self.sessions = run, progress, {}, set(sessions)
+        self.drawn = progress and bool(sessions) and sys.stderr.isatty()
+        how = dict(unit="session", leave=False, disable=not self.drawn, file=sys.stderr)
+        self.bar = tqdm(total=len(self.sessions), desc="sessions", **how)
 
     def tell(self):
         "Say what is over since the last time."
@@ -98,7 +106,11 @@ class Teller:
         told, self.told = self.told, states
         news = [o for o in self.run.outcomes() if told.get(o["unit"]) != o["state"]]
         over = sum(state != "again" for state in states.values())
-        for outcome in sorted(news, key=_when): print(say_outcome(outcome, over), file=sys.stderr, flush=True)
+        for outcome in sorted(news, key=_when):
+            if self.drawn and outcome["state"] == "done": continue
+            print(say_outcome(outcome, over), file=sys.stderr, flush=True)
+        past = sum(states.get(unit, "again") != "again" for unit in self.sessions)
+        self.bar.update(past - self.bar.n)
 
     def keep_telling(self, over: threading.Event):
         "Say it while others work."
@@ -117,6 +129,7 @@ def telling(teller: Teller):
         over.set()
         thread.join()
         teller.tell()
+        teller.bar.close()
 
 # %% ../../../nbs/8_running/47_engines.ipynb #ed6f152c
 def look_after(
@@ -147,9 +160,10 @@ def work_off(
     engine: Engine,
     run: BatchRun,
     progress: bool = True,  # say what happens, on stderr
+    sessions: list[str] = (),  # units that a bar counts
 ) -> list[Outcome]:  # what became of the units
     "Let an engine do a run."
-    with telling(Teller(run, progress)): look_after(engine, run)
+    with telling(Teller(run, progress, sessions)): look_after(engine, run)
     outcomes = run.outcomes()
     if all(outcome["state"] == "done" for outcome in outcomes): shutil.rmtree(run.folder)
     return outcomes

@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 import typer
+from ..for_programs import also_json
 from ..options import BaseFolder, at_home, json_settings, split
 
 # %% auto #0
@@ -14,6 +15,7 @@ __all__ = ['KindName', 'RepositoryName', 'submit_command', 'recompute_command', 
            'fetch_command']
 
 # %% ../../../nbs/9_commands/10_sharing_commands.ipynb #e87bcab0
+@also_json
 def submit_command(
     method: Annotated[str, typer.Argument(help="Backend name of the method.")],
     by: Annotated[str, typer.Option(help="Who measured it.")],
@@ -43,9 +45,12 @@ def submit_command(
         seeds=tuple(int(seed) for seed in split(seeds)),
         num_inference_steps=num_inference_steps,
     )
-    typer.echo(write_json(out, make_submission(record, by, source, note, store)).resolve())
+    path = write_json(out, make_submission(record, by, source, note, store))
+    typer.echo(path.resolve())
+    return {"method": method, "file": path}
 
 # %% ../../../nbs/9_commands/10_sharing_commands.ipynb #74a0ac33
+@also_json
 def recompute_command(
     file: Annotated[str, typer.Argument(help="A submission.", callback=at_home)],
     rows: Annotated[int, typer.Option(min=1, help="How many emitters to measure again.")] = 2,
@@ -57,8 +62,9 @@ def recompute_command(
     from vision_unlearning.store import Store
     different = measured_again(read_submission(file), Store(base_folder), rows, seed)
     typer.echo(different.to_string() if len(different) else "all counts are the same")
-    if len(different): raise typer.Exit(1)
+    return {"different": different.reset_index(), "exit_code": 1 if len(different) else 0}
 
+@also_json
 def leaderboard_command(
     folder: Annotated[str, typer.Argument(help="With one JSON file a submission.", callback=at_home)],
     out: Annotated[str, typer.Option(help="Page to write.", callback=at_home)] = "leaderboard.html",
@@ -71,12 +77,15 @@ def leaderboard_command(
         write_leaderboard,
     )
     found = read_submissions(folder) + (shipped_submissions() if shipped else [])
-    typer.echo(write_leaderboard(found, out).resolve())
+    page = write_leaderboard(found, out)
+    typer.echo(page.resolve())
+    return {"submissions": len(found), "page": page}
 
 # %% ../../../nbs/9_commands/10_sharing_commands.ipynb #0de38519
 KindName = Annotated[str, typer.Argument(help="edit, task, tables or submission.")]
 RepositoryName = Annotated[str, typer.Option(help="owner/name on the hub.")]
 
+@also_json
 def publish_command(
     kind: KindName,
     what: Annotated[str, typer.Argument(help="Folder of an edit, task, or file.", callback=at_home)],
@@ -90,8 +99,11 @@ def publish_command(
     from vision_unlearning.running.tuning.sharing import publish
     from vision_unlearning.store import Store
     usual = dict(licence=licence, pictures=pictures, private=not public)
-    typer.echo(publish(kind, what, repository, store=Store(base_folder), **usual))
+    address = publish(kind, what, repository, store=Store(base_folder), **usual)
+    typer.echo(address)
+    return {"kind": kind, "repository": repository, "address": str(address)}
 
+@also_json
 def fetch_command(
     kind: KindName,
     repository: RepositoryName,
@@ -104,5 +116,6 @@ def fetch_command(
     from vision_unlearning.store import Store
     if kind in ("edit", "submission") and not folder: raise ValueError(f"fetching {kind} needs --folder")
     place = dict(store=Store(base_folder), folder=Path(folder) if folder else None)
-    for path in fetch_published(kind, repository, revision=revision or None, **place):
-        typer.echo(path.resolve())
+    paths = list(fetch_published(kind, repository, revision=revision or None, **place))
+    for path in paths: typer.echo(path.resolve())
+    return {"kind": kind, "repository": repository, "files": paths}

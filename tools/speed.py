@@ -1,0 +1,99 @@
+"""Where the CPU seconds of a small batch go, for nbs/explanations/09_speed.ipynb.
+
+python tools/speed.py now         # profiles `vu batch` of this tree under that name, into the record
+
+Every process of the batch notes, after each hundredth of a CPU second, where it is, and how much it has used
+since the last time; a long call into C counts whole. Wall time plays no part, so other work may go on.
+"""
+import argparse
+import atexit
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORD = ROOT/"nbs"/"explanations"/"speed.json"
+BATCH = "--task emoji --methods uce --entities fox,castle -p seeds=42 -p num_inference_steps=8"
+# kind -> words of a stack, the first that is found counts
+KINDS = {
+    "imports": ("<frozen importlib",),
+    "texts": ("models/conditioning.py",),
+    "drawing": ("interference/generate.py:generate", "models/sampling.py:draw"),
+    "scoring": ("session.py:score_images", "session.py:embed_images"),
+    "unlearning": ("session.py:unlearn_session",),
+    "loading models": ("session.py:load_evaluators", "load_pipeline", "load_clip", "load_image_encoder"),
+    "figures": ("matplotlib/",),
+    "answers": ("running/answers.py",),
+    "tables and pages": ("vision_unlearning/results/", "running/report.py", "interference/entity.py"),
+}
+MODEL = ("texts", "drawing", "scoring", "unlearning")  # kinds that are a model's work
+
+
+class Sampler:
+    "Notes where this process uses its CPU seconds."
+    def __init__(self, folder):
+        self.path, self.found, self.last, self.written = Path(folder)/f"{os.getpid()}.json", Counter(), 0., 0.
+        self.busy = False
+
+    def hear(self, number, frame):
+        "Called by the timer; what comes while it is at work counts with the next."
+        if self.busy: return
+        self.busy, now, names = True, time.process_time(), []
+        while frame is not None:
+            names.append(f"{frame.f_code.co_filename}:{frame.f_code.co_name}")
+            frame = frame.f_back
+        self.found[kind_of(" ".join(names))] += now - self.last
+        self.last = now
+        if now - self.written > 1: self.write()
+        self.busy = False
+
+    def write(self):
+        "A kernel is killed in the end, so this is done every second."
+        self.written = time.process_time()
+        self.path.write_text(json.dumps(self.found))
+
+
+def kind_of(stack: str) -> str:
+    "What a process is at."
+    found = (kind for kind, words in KINDS.items() if any(word in stack for word in words))
+    return next(found, "notebooks and all else")
+
+
+def watch(folder):
+    "Begin to note, in a process of the batch."
+    sampler = Sampler(folder)
+    signal.signal(signal.SIGPROF, sampler.hear)
+    signal.setitimer(signal.ITIMER_PROF, .01, .01)
+    atexit.register(sampler.write)
+
+
+def profiled() -> dict[str, float]:
+    "CPU seconds of a batch by kind, all its processes together."
+    with tempfile.TemporaryDirectory() as folder:
+        begin = f"import sys; sys.path.append({str(ROOT/'tools')!r})\nimport speed\nspeed.watch({folder!r})\n"
+        Path(folder, "sitecustomize.py").write_text(begin)
+        environment = os.environ | {"PYTHONPATH": f"{ROOT}:{folder}", "OMP_NUM_THREADS": "1"}
+        program = "from vision_unlearning.running.start import start; start()"
+        asked = ["batch", *BATCH.split(), "--quiet", "--base-folder", "store"]
+        subprocess.run([sys.executable, "-c", program, *asked], cwd=folder, env=environment, check=True)
+        counts = [Counter(json.loads(path.read_text())) for path in Path(folder).glob("*.json")]
+    return {kind: round(seconds, 2) for kind, seconds in sum(counts, Counter()).most_common()}
+
+
+def main():
+    "Profile a batch and keep what was found."
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("label", help="name of the profile in the record")
+    label = parser.parse_args().label
+    record = json.loads(RECORD.read_text())
+    record["profiles"][label] = profiled()
+    RECORD.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__": main()
