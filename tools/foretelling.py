@@ -1,4 +1,4 @@
-"""Computes what nbs/explanations/09_foretelling compares with the harm that was measured.
+"""Computes what nbs/explanations/10_foretelling compares with the harm that was measured.
 
     python tools/foretelling.py [--models emoji-sd,emoji-mmdit]
 
