@@ -72,7 +72,7 @@ def test_settings_of_the_unet_are_not_borrowed(tmp_path):
     assert tuned_settings("emoji", "esd", "emoji-mmdit") != tuned_settings("emoji", "esd")
 
 
-@pytest.mark.parametrize("method", ["uce", "spm", "esd"])
+@pytest.mark.parametrize("method", ["uce", "spm", "esd", "distil"])
 def test_twenty_emitters_are_forgotten_on_it_and_the_others_kept(method):
     record = held_out_record("emoji", method, "emoji-mmdit")
     rows = record["rows"]

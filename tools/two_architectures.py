@@ -40,13 +40,15 @@ METHODS = ("uce", "esd", "distil", "spm", "erase_anything")
 BATCH = 25  # pictures at once
 SHOWN = 4  # emitters of the sheet of pictures
 TEXT_SIDE = "xattn"  # the set of parameters that the transformer's text goes through
+# of a method that no search on the UNet has fixed: steps of training and of a trajectory, as ESD's and SPM's
+SHORT = dict(num_train_steps=64, num_inference_steps=8)
 PAIRS = ("rmse", "clip_diff", "judge_prob_diff")  # pair metrics that the page compares
 
 
 def fixed_for(method: str) -> dict:
     "What a search does not vary: as on the UNet, where the method was searched there; layers by their set."
     record = tuning_record(TASK, method)
-    fixed = dict(record["fixed"]) if record else {}
+    fixed = dict(record["fixed"] if record else SHORT)
     if "target_modules" in fixed: fixed["target_modules"] = TEXT_SIDE
     return fixed
 
