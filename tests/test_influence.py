@@ -56,3 +56,9 @@ def test_refusals_name_the_remedy():
     with pytest.raises(ValueError, match="name at least one"): influence(pipe, [], walked, generator=dice())
     with pytest.raises(ValueError, match="knows no part of"): walk_names(pipe, ["🦊"], generator=dice())
     with pytest.raises(ValueError, match="knows no part of"): influence(pipe, "🦊", walked, generator=dice())
+    for wrong in (None, 42):
+        with pytest.raises(TypeError, match="give one with a seed"):
+            walk_names(pipe, ["fox"], generator=wrong)
+    for share in (0., float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="share must be above 0 and finite"):
+            influence(pipe, "fox", walked, generator=dice(), share=share)

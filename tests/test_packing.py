@@ -1,5 +1,6 @@
 """Packed sessions: the same bytes after a round trip, complete or not at all, damaged archives named in one
 line, nobody's work touched; and whoever reads pictures reads them out of an archive too."""
+import json
 import os
 import random
 import shutil
@@ -200,3 +201,22 @@ def test_the_commands_say_what_was_left_alone(tmp_path, capsys):
     assert "unpacked 1 sessions, 3 files" in capsys.readouterr().out
     with pytest.raises(SystemExit) as stop: main(["pack", "--methods", "uec", "--base-folder", str(tmp_path)])
     assert stop.value.code == 2 and "did you mean 'uce'" in capsys.readouterr().err
+
+
+def test_packed_twice_is_said_and_an_unknown_task_is_refused(tmp_path, capsys):
+    from vision_unlearning.running.cli import main
+    from vision_unlearning.store import Session, Store, write_json
+    store, session = Store(tmp_path), Session("emoji", "fox", 0, "uce")
+    write_json(store.metadata("emoji"), [dict(name="fox", index=0)])
+    stages = dict(unlearn=dict(seconds=1., edit_bytes=9), generate=dict(seeds=[42]))
+    stages |= dict(interference=dict(seeds=[42]))
+    fields = dict(task="emoji", entity="fox", index=0, method="uce")
+    write_json(store.record(session), dict(key=session.key, session=fields, status="complete", stages=stages))
+    filled(store.generated(session))
+    ask = ["--base-folder", str(tmp_path)]
+    main(["pack", "--json", *ask])
+    assert json.loads(capsys.readouterr().out) == {"packed": {session.slug: 3}, "already": 0, "left": {}}
+    main(["pack", *ask])
+    assert "1 were packed already" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop: main(["pack", "--task", "nope", *ask])
+    assert stop.value.code == 2 and "nope" in capsys.readouterr().err

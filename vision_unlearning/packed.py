@@ -25,7 +25,8 @@ def archive_of(
     folder,  # of files
 ) -> Path:
     "Where the archive of a folder is."
-    return Path(folder).with_name(f"{Path(folder).name}.zip")
+    folder = Path(folder) if Path(folder).name else Path(folder).absolute()
+    return folder.parent/f"{folder.name}.zip"
 
 @functools.lru_cache(maxsize=4)
 def _opened(archive: str, signature: tuple) -> zipfile.ZipFile: return steadily(zipfile.ZipFile, archive)

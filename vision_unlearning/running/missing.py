@@ -96,7 +96,8 @@ def missing_scores(
     missing = []
     for s, record in records.items():
         scored = record["stages"].get("interference", {}).get("seeds") == list(parameters["seeds"])
-        if not (scored and store.scores(s).exists()): missing.append(f"scores of {s.slug}")
+        fresh = record["status"] == "complete"  # not where pictures were drawn after the scores
+        if not (scored and fresh and store.scores(s).exists()): missing.append(f"scores of {s.slug}")
     if not parameters["embed"]: return missing
     for s in (None, *records):
         if not store.embeddings(parameters["task"], s).exists():

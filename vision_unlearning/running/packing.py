@@ -13,6 +13,7 @@ from ..packed import archive_of, pack_folder, unpack_folder
 from .runs import held_units
 from .session import recorded_sessions, task_entities
 from ..store import Session, Store, find_entity
+from ..tasks import get_task
 
 # %% auto #0
 __all__ = ['Packing', 'sessions_to_pack', 'pack_sessions', 'unpack_sessions']
@@ -23,6 +24,7 @@ class Packing:
     "What became of sessions that were to be packed, or unpacked."
     done: dict[str, int] = field(default_factory=dict)  # name of a session -> files
     left: dict[str, str] = field(default_factory=dict)  # name of a session -> why it was left alone
+    already: int = 0  # sessions that were as they should be before
 
     def lines(self,
         word: str,  # "packed", "unpacked"
@@ -30,7 +32,8 @@ class Packing:
         "What is said about it."
         files = sum(self.done.values())
         said = f"{word} {len(self.done)} sessions, {files:,} files" if self.done else f"nothing was {word}"
-        return [said, *(f"left alone: {name}, {why}" for name, why in self.left.items())]
+        before = [f"{self.already} were {word} already"] if self.already else []
+        return [said, *before, *(f"left alone: {name}, {why}" for name, why in self.left.items())]
 
     def work(self,
         folder: Path,  # of the pictures of a session
@@ -54,7 +57,7 @@ def sessions_to_pack(
     entities: list[str] = (),  # names of emitters; empty means all
 ) -> dict[Session, dict]:  # session -> record
     "The sessions that are asked for, complete or not; a wrong name is refused."
-    there = recorded_sessions(store, task)
+    there = recorded_sessions(store, get_task(task).name)
     for method in methods: check_name("method of this store", method, sorted({s.method for s in there}))
     wanted = {find_entity(task_entities(store, task), entity)["name"] for entity in entities}
     return {
@@ -76,7 +79,8 @@ def pack_sessions(
         if record["status"] != "complete": found.left[name] = f"it is {record['status']} and not complete"
         elif name in held: found.left[name] = "a batch is at it"
         elif folder.is_dir(): found.work(folder, name, pack_folder)
-        elif not archive_of(folder).is_file(): found.left[name] = "it has no pictures here"
+        elif archive_of(folder).is_file(): found.already += 1
+        else: found.left[name] = "it has no pictures here"
     return found
 
 def unpack_sessions(
@@ -90,4 +94,5 @@ def unpack_sessions(
     for session in sessions_to_pack(store, task, methods, entities):
         folder = store.generated(session)
         if archive_of(folder).is_file(): found.work(folder, session.slug, unpack_folder)
+        elif folder.is_dir(): found.already += 1
     return found

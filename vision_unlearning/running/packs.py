@@ -4,17 +4,27 @@
 
 # %% ../../nbs/9_commands/19_pack_commands.ipynb #47e765b0
 from __future__ import annotations
-from typing import Annotated
+from typing import Annotated, Any
 import typer
+from .for_programs import also_json
 from .options import BaseFolder, TaskName, split
 
 # %% auto #0
-__all__ = ['PackedMethods', 'PackedEntities', 'PACKING', 'pack_command', 'unpack_command']
+__all__ = ['PackedMethods', 'PackedEntities', 'PACKING', 'say_packing', 'pack_command', 'unpack_command']
 
 # %% ../../nbs/9_commands/19_pack_commands.ipynb #4beda627
 PackedMethods = Annotated[str, typer.Option("--methods", help="Backend names, with commas; empty means all.")]
 PackedEntities = Annotated[str, typer.Option("--entities", help="Emitters, with commas; empty means all.")]
 
+def say_packing(
+    packing,  # `Packing`
+    word: str,  # "packed", "unpacked"
+) -> dict[str, Any]:  # for programs
+    "What became of the sessions, on stdout."
+    for line in packing.lines(word): typer.echo(line)
+    return {word: packing.done, "already": packing.already, "left": packing.left}
+
+@also_json
 def pack_command(
     task: TaskName = "emoji",
     methods: PackedMethods = "",
@@ -24,9 +34,9 @@ def pack_command(
     "Make one archive of the pictures of each complete session; what somebody is at is left alone."
     from vision_unlearning.running.packing import pack_sessions
     from vision_unlearning.store import Store
-    packing = pack_sessions(Store(base_folder), task, split(methods), split(entities))
-    for line in packing.lines("packed"): typer.echo(line)
+    return say_packing(pack_sessions(Store(base_folder), task, split(methods), split(entities)), "packed")
 
+@also_json
 def unpack_command(
     task: TaskName = "emoji",
     methods: PackedMethods = "",
@@ -36,8 +46,7 @@ def unpack_command(
     "Make a folder of each archive of pictures again."
     from vision_unlearning.running.packing import unpack_sessions
     from vision_unlearning.store import Store
-    packing = unpack_sessions(Store(base_folder), task, split(methods), split(entities))
-    for line in packing.lines("unpacked"): typer.echo(line)
+    return say_packing(unpack_sessions(Store(base_folder), task, split(methods), split(entities)), "unpacked")
 
 # %% ../../nbs/9_commands/19_pack_commands.ipynb #a117c627
 PACKING = (  # command, group of the help, what the help says

@@ -429,8 +429,10 @@ def score_images(
     if "dino_diff" in metrics: asked["encoder"] = evaluator_name(encoder) or usual["encoder"]
     start = time.perf_counter()
     with alone(store.scores(session), f"another worker scores {session.slug}; waiting"):
-        done = read_record(store.record(session))["stages"].get("interference", {})
+        record = read_record(store.record(session))
+        done = record["stages"].get("interference", {})
         same = all(done.get(k, usual.get(k)) == value for k, value in asked.items())
+        same &= record["status"] == "complete"  # and not drawn again since
         if same and store.scores(session).exists(): return read_scores(store, session)
         how = dict(clip=clip, judge=judge, batch_size=batch_size, device=device, encoder=encoder)
         scores = score_session(store, session, list(seeds), metrics or None, **how)

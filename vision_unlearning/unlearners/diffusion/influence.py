@@ -22,7 +22,7 @@ from .weights import TargetModules, select_parameters
 from ..trainable import trainable_weights
 
 # %% auto #0
-__all__ = ['WalkedNames', 'walk', 'walk_names', 'stepped', 'change_of_predictions', 'influence']
+__all__ = ['WalkedNames', 'require_generator', 'walk', 'walk_names', 'stepped', 'change_of_predictions', 'influence']
 
 # %% ../../../nbs/3a_diffusion/29_influence.ipynb #6e5d9884
 @dataclass(frozen=True, eq=False)
@@ -33,6 +33,13 @@ class WalkedNames:
     num_inference_steps: int  # S
 
     def __len__(self): return len(self.names)
+
+def require_generator(
+    generator,  # as it was given
+):
+    "Refuse to draw from the global random state."
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator is a torch.Generator, got {generator!r}; give one with a seed")
 
 def walk(
     pipe,  # a pipeline of a known family
@@ -55,7 +62,7 @@ def walk(
 @torch.no_grad()
 def walk_names(
     pipe,  # a pipeline of a known family; comes back as it went in
-    names: list[str],
+    names: list[str],  # a name that is there twice counts once
     *,
     generator: torch.Generator,  # CPU generator of the noise
     template: str = PROMPT_TEMPLATE,  # sentence with one gap {}
@@ -65,6 +72,7 @@ def walk_names(
     "Walk towards every name; a name that the encoder cannot read is refused."
     names = as_names(names)
     if not names: raise ValueError("there is no name to walk to; give at least one")
+    require_generator(generator)
     require_words(pipe, template, names)
     with borrow(pipe):
         points = walk(pipe, names, generator, template, num_inference_steps, guidance_scale, 0.)
@@ -124,7 +132,8 @@ def influence(
     "How much names are moved by one step that begins to erase a concept."
     names = concepts(forget)
     if not names: raise ValueError("there is no concept to forget; name at least one")
-    if not share > 0: raise ValueError(f"share must be above 0, got {share}")
+    if not 0 < share < np.inf: raise ValueError(f"share must be above 0 and finite, got {share}")
+    require_generator(generator)
     require_words(pipe, template, names)
     with borrow(pipe):
         with torch.no_grad():
