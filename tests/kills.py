@@ -34,8 +34,9 @@ WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 class Kill:
     "When a run is to be killed, or gets another signal."
-    def __init__(self, event=None, size=None, seconds=None, number=signal.SIGKILL):
+    def __init__(self, event=None, size=None, seconds=None, number=signal.SIGKILL, about=""):
         self.number = number  # of the signal, at an event
+        self.about = about  # text in a path: other events below the folder do not count
         self.event = event  # before this event below the folder, counted from 1
         self.size = size  # in the middle of the first write beyond so many bytes
         self.seconds = seconds  # after this time
@@ -50,7 +51,7 @@ class Kill:
         def hook(name, arguments):
             if name not in EVENTS or name == "open" and not (arguments[2] or 0) & WRITES: return
             paths = [str(a) for a in arguments[:2] if isinstance(a, (str, Path))]  # two of a rename
-            if any(path.startswith(str(folder)) for path in paths): happened()
+            if any(path.startswith(str(folder)) and self.about in path for path in paths): happened()
 
         def counted(real):
             def call(*arguments):
@@ -60,7 +61,7 @@ class Kill:
 
         sys.addaudithook(hook)
         # what Python does not say
-        os.fsync, files.exchange = counted(os.fsync), counted(files.exchange)
+        if not self.about: os.fsync, files.exchange = counted(os.fsync), counted(files.exchange)
         if self.size is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.size))
@@ -307,11 +308,19 @@ def cluster_of(nodes):
     "A cluster of Ray on this machine: a head that computes nothing, and nodes of one worker each."
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from ray.cluster_utils import Cluster
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    bare = dict(include_dashboard=False, include_log_monitor=False, no_monitor=True)
+    cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=0, **bare))
     try:
-        for _ in range(nodes): cluster.add_node(num_cpus=1)
+        for _ in range(nodes): add_node(cluster)
         yield cluster
     finally: cluster.shutdown()
+
+
+def add_node(cluster):
+    "Start a node; on a machine with little to spare Ray gives up after half a minute, and is asked again."
+    for _ in range(9):
+        with contextlib.suppress(Exception): return cluster.add_node(num_cpus=1)
+    raise RuntimeError("Ray does not start a node")
 
 
 def nodes_at_work(cluster, folder) -> dict:
@@ -337,7 +346,7 @@ def killed_nodes(cluster, folder, kills, draw) -> dict[str, int]:
         if not nodes: continue
         cluster.remove_node(draw.choice(nodes), allow_graceful=False)
         found += 1
-        cluster.add_node(num_cpus=1)
+        add_node(cluster)
     ended_well(driver)
     return {"node": found}
 

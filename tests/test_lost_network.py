@@ -1,9 +1,9 @@
-"""The network of a worker goes away for longer than a lease lasts: another takes the session over, and whoever
+"""The network of a worker goes away for longer than a lease lasts: another takes the session over, and who
 comes back writes over nothing, does nothing twice and reports nothing as its own."""
 import builtins
 import errno
 import os
-import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -23,7 +23,7 @@ from vision_unlearning.store import Store, read_json, write_json
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are forks that are stopped")
 SMALL = dict(model="tiny", seeds=[42], num_inference_steps=1, clip="tiny", metrics=["clip_diff"], embed=False)
-ASKED = Batch("emoji", ("uce",), ("fox", "key"), {}, ("unlearn", "generate", "interference"), SMALL)
+ASKED = Batch("emoji", ("uce",), ("fox",), {}, ("unlearn", "generate", "interference"), SMALL)
 
 
 @pytest.fixture
@@ -41,42 +41,39 @@ def begun(folder, **options):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    "What one worker leaves, and how many events it took."
+def wanted(tmp_path_factory):
+    "What one worker leaves."
     from vision_unlearning.interference import pair  # noqa: F401
     from vision_unlearning.models import tiny  # noqa: F401
     folder = tmp_path_factory.mktemp("one")
     run = begun(folder)
-    worker = Run(lambda folder: serve(str(folder), run.name), folder)
-    assert worker.end()
+    assert Run(lambda folder: serve(str(folder), run.name), folder).end()
     clear_runs(Store(folder))
-    return held(folder), worker.events
-
-
-def stopped_at(event, folder, wanted):
-    "A worker is stopped before an event, another does the rest, and the first one goes on."
-    run = begun(folder, retries=1)
-    work = lambda folder: serve(str(folder), run.name)
-    silent = Run(work, folder, Kill(event=event, number=19))
-    assert silent.is_stopped(), f"there is no event {event}"
-    assert Run(work, folder).end()
-    outcomes, store = run.outcomes(), held(folder)
-    silent.go_on()
-    assert silent.end()
-    assert {outcome["state"] for outcome in outcomes} == {"done"} and run.outcomes() == outcomes
-    assert held(folder) == store
-    clear_runs(Store(folder))
-    assert not differs(folder, wanted)
+    return held(folder)
 
 
 @linux
-@pytest.mark.long(40)
-def test_a_worker_that_is_stopped_for_longer_than_its_lease(tmp_path, short, undisturbed):
-    wanted, events = undisturbed
-    draw = random.Random(0)
-    for part in range(5):
-        event = int(events*(part + draw.random())/5)
-        stopped_at(event, tmp_path / str(event), wanted)
+@pytest.mark.long(10)
+@pytest.mark.parametrize("event, about", [
+    (1, "/record.json"),  # in a folder that has no name yet
+    (1, "/emoji_fox_uce_000"),  # between the look at the lease and the name of the folder
+    (2, "/record.json"),  # between the look and what the record says of the pictures
+    (40, "/on_"),  # while pictures get their names
+])
+def test_a_worker_that_is_stopped_for_longer_than_its_lease(tmp_path, short, wanted, event, about):
+    "Before a rename; another does the rest, and then the first one goes on."
+    run = begun(tmp_path, retries=1)
+    work = lambda folder: serve(str(folder), run.name)
+    first = Run(work, tmp_path, Kill(event=event, about=about, number=signal.SIGSTOP))
+    assert first.is_stopped(), f"there is no event {event} of {about}"
+    assert Run(work, tmp_path).end()
+    outcomes, store = run.outcomes(), held(tmp_path)
+    first.go_on()
+    assert first.end()
+    assert {outcome["state"] for outcome in outcomes} == {"done"} and run.outcomes() == outcomes
+    assert held(tmp_path) == store
+    clear_runs(Store(tmp_path))
+    assert not differs(tmp_path, wanted)
 
 
 def silent(lease):

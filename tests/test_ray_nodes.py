@@ -1,5 +1,5 @@
-"""A node of a Ray cluster goes in the middle of a session: the batch comes to its end, nothing is lost or done
-twice, and the store is that of one worker, to the bit."""
+"""A node of a Ray cluster goes in the middle of a session: the batch comes to its end, nothing is lost or
+done twice, and the store is that of one worker, to the bit."""
 import signal
 import sys
 import time

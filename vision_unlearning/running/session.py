@@ -18,7 +18,7 @@ from vision_unlearning.core import (
     versions,
 )
 from ..dtypes import dtype_name
-from ..files import atomic_folder
+from ..files import atomic_folder, disown
 from ..leases import alone, steadily
 from ..interference.pair_metrics import PAIR_METRICS
 from ..data.retained import check_retain, listed_of, mark_listed, retained_names
@@ -321,7 +321,7 @@ def _unlearn(store, session, pipe, weights, callbacks, tell) -> dict:
         **came_from,
     )
     METHODS.keep_card(store, session.method)
-    with atomic_folder(store.model(session)) as temporary:
+    with atomic_folder(store.model(session), replace=False) as temporary:
         edit.save_pretrained(temporary)
         write_json(temporary/"record.json", record)
     return read_record(store.record(session))
@@ -335,7 +335,8 @@ def note_stage(
 ) -> dict:  # the record
     "Write into the record of a session what a stage did."
     status = {"generate": "generated", "interference": "complete"}
-    with alone(store.record(session)):
+    with alone(store.record(session)) as lease:
+        if lease and lease.last: disown(store.model(session))
         record = read_record(store.record(session))
         record["status"] = status[check_name("stage", stage, status)]
         record["stages"][stage] = facts
