@@ -75,9 +75,9 @@ class BatchRun:
         "Unit -> state, for those that were tried."
         try: names = os.listdir(self.folder)
         except FileNotFoundError: return {}
-        parts = [name.removesuffix(".json").rpartition(".") for name in sorted(names) if name.endswith(".json")]
-        known = [(unit, state) for unit, _, state in parts if state in STATES]
-        return dict(sorted(known, key=lambda one: STATES.index(one[1])))
+        parts = [name.removesuffix(".json").rpartition(".") for name in names if name.endswith(".json")]
+        known = sorted((STATES.index(state), unit) for unit, _, state in parts if state in STATES)
+        return dict(sorted({unit: STATES[rank] for rank, unit in known}.items()))
 
     def outcomes(self) -> list[Outcome]:
         "What became of all units that were tried."
