@@ -1,6 +1,7 @@
 """Where the CPU seconds of a small batch go, for nbs/explanations/09_speed.ipynb.
 
 python tools/speed.py now         # profiles `vu batch` of this tree under that name, into the record
+python tools/speed.py --mantel    # times Mantel's test beside that of scikit-bio, which must be there
 
 Every process of the batch notes, after each hundredth of a CPU second, where it is, and how much it has used
 since the last time; a long call into C counts whole. Wall time plays no part, so other work may go on.
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,13 +88,41 @@ def profiled() -> dict[str, float]:
     return {kind: round(seconds, 2) for kind, seconds in sum(counts, Counter()).most_common()}
 
 
+def tests_timed(rounds: int = 11) -> dict:
+    "CPU seconds of Mantel's test by two libraries, in turn: the median of the rounds."
+    import numpy as np
+    import skbio
+    from skbio.stats.distance import DistanceMatrix
+    from skbio.stats.distance import mantel as theirs
+
+    from vision_unlearning.interference.stats import mantel as ours
+    rows = []
+    for entities, permutations in ((100, 999), (100, 9999), (300, 999)):
+        pair = np.random.default_rng(0).random((2, entities, entities))*~np.eye(entities, dtype=bool)
+        pair += pair.transpose(0, 2, 1)
+        wrapped = [DistanceMatrix(matrix) for matrix in pair]
+        tests = {"scikit-bio": partial(theirs, *wrapped, permutations=permutations, seed=0),
+                 "here": partial(ours, *pair, permutations)}
+        found = {name: [] for name in tests}
+        for _ in range(rounds):
+            for name, test in tests.items():
+                begun = time.process_time()
+                test()
+                found[name].append(time.process_time() - begun)
+        medians = {name: round(float(np.median(times)), 4) for name, times in found.items()}
+        rows.append({"entities": entities, "permutations": permutations, **medians})
+    return {"scikit-bio": skbio.__version__, "rounds": rounds, "rows": rows}
+
+
 def main():
-    "Profile a batch and keep what was found."
+    "Measure, and keep what was found."
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("label", help="name of the profile in the record")
-    label = parser.parse_args().label
+    parser.add_argument("label", nargs="?", help="name of a profile of a batch in the record")
+    parser.add_argument("--mantel", action="store_true", help="time Mantel's test beside scikit-bio")
+    asked = parser.parse_args()
     record = json.loads(RECORD.read_text())
-    record["profiles"][label] = profiled()
+    if asked.mantel: record["mantel"] = tests_timed()
+    if asked.label: record["profiles"][asked.label] = profiled()
     RECORD.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from vision_unlearning.interference.stats import (
     RenamedSums,
     check_test,
+    crossed_orders,
     is_symmetric,
     permutation_pvalue,
     rank_pairs,
@@ -84,11 +85,16 @@ def partial_mantel(
         with np.errstate(invalid="ignore", divide="ignore"):
             return sums[0]/np.sqrt(left*(rest**2).sum()), left
     (observed,), (left,) = partial(moving.directly(np.arange(n)[None]))
-    null = [partial(moving(orders))[0] for orders in renamings(n, n_permutations, seed, moving.size)]
+    if moving.many:
+        first, second, counted = crossed_orders(n, n_permutations, seed)
+        null = partial(moving.crossed(first, second))[0][counted]
+    else:
+        batches = renamings(n, n_permutations, seed, moving.size)
+        null = np.concatenate([partial(moving(orders))[0] for orders in batches] or [np.empty(0)])
     slope = float(observed*np.sqrt((rest**2).sum()/left)*x[cells].std()) if left > 0 else float("nan")
     return {
         "statistic": float(observed),
-        "pvalue": permutation_pvalue(observed, np.concatenate(null) if null else np.empty(0), alternative),
+        "pvalue": permutation_pvalue(observed, null, alternative),
         "slope_per_sd": slope,
         "n_entities": n,
         "n_pairs": int(cells.sum()),

@@ -4,15 +4,18 @@
 
 # %% ../../nbs/5_interference/20_stats.ipynb #d7ddab70
 from __future__ import annotations
+import math
 from functools import lru_cache
 from typing import Iterable
+from fastcore.basics import patch
 import numpy as np
 from scipy import stats
 from ..intervals import entity_matrix
 
 # %% auto #0
-__all__ = ['KEPT_CELLS', 'FEW_CELLS', 'rank_pairs', 'check_test', 'drawn_orders', 'random_orders', 'renamings', 'under_renamings',
-           'pairs_once', 'is_symmetric', 'RenamedSums', 'mantel', 'permutation_pvalue', 'benjamini_hochberg']
+__all__ = ['KEPT_CELLS', 'FEW_CELLS', 'FEW_ROWS', 'CROSSED_CELLS', 'rank_pairs', 'check_test', 'drawn_orders', 'random_orders',
+           'renamings', 'under_renamings', 'pairs_once', 'is_symmetric', 'RenamedSums', 'crossed_orders', 'mantel',
+           'permutation_pvalue', 'benjamini_hochberg']
 
 # %% ../../nbs/5_interference/20_stats.ipynb #eb50df6d
 def rank_pairs(
@@ -124,6 +127,8 @@ def _as_slice(columns: np.ndarray):
     first, last = int(columns[0]), int(columns[-1]) + 1
     return slice(first, last) if last - first == len(columns) else columns
 
+FEW_ROWS = 1/6  # of all; of so few, single cells are fetched faster than matrices are multiplied
+
 class RenamedSums:
     "Sums over the cells of a matrix under renamings, each cell times a factor that does not move."
     def __init__(self,
@@ -131,10 +136,12 @@ class RenamedSums:
         factors: list[np.ndarray],  # K times (N,N), 0 where a cell takes no part
         squares: bool = False,  # whether a last sum is that of squared cells with the last factors
     ):
-        self.matrix, self.squares = matrix, squares
+        self.matrix, self.factors, self.squares = matrix, factors, squares
         self.rows = np.flatnonzero(np.any(factors, (0, 2)))
+        self.many = len(self.rows) > FEW_ROWS*len(matrix)
         self.flat = [f[self.rows].ravel() for f in factors]
-        self.pairs = pairs_once(np.stack(factors)) if is_symmetric(matrix) else None
+        few = not self.many and is_symmetric(matrix)
+        self.pairs = pairs_once(np.stack(factors)) if few else None
         # renamings at once: their cells, or those of one row, stay in the processor's cache
         self.size = max(1, 500_000//len(matrix)**2) if self.pairs is None else max(1, 25_000//len(matrix))
 
@@ -159,6 +166,42 @@ class RenamedSums:
             sums[:count] += factors @ cells
             if self.squares: sums[-1] += factors[-1] @ np.square(cells, out=cells)
         return sums
+
+# %% ../../nbs/5_interference/20_stats.ipynb #86f6b8fd
+def crossed_orders(
+    n: int,  # entities
+    count: int,  # renamings in all
+    seed,  # anything `np.random.default_rng` takes
+    # (S,N) and (T,N) orders, the first of each renames nobody, and (count,) places in their table of S*T
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Orders of two matrices, of which each pair is one renaming."
+    generator = np.random.default_rng(seed)
+    rows = math.ceil(math.sqrt(count + 1))
+    columns = math.ceil((count + 1)/rows)
+    first, second = (drawn_orders(n, number, generator) for number in (rows, columns))
+    first[0] = second[0] = np.arange(n)
+    return first, second, 1 + generator.choice(rows*columns - 1, count, replace=False)
+
+# %% ../../nbs/5_interference/20_stats.ipynb #889d456d
+CROSSED_CELLS = 100_000  # of renamed matrices at once: they stay in the cache of a processor
+
+@patch
+def crossed(self: RenamedSums,
+    first: np.ndarray,  # (S,N) renamings of the matrix
+    second: np.ndarray,  # (T,N) renamings of the factors
+) -> np.ndarray:  # (K,S*T), or (K+1,S*T) with squares
+    "The sums under each renaming of the matrix, with each of the factors."
+    n = len(self.matrix)
+    size = max(1, CROSSED_CELLS//(n*max(len(first), len(second))))
+    sums = np.zeros((len(self.factors) + self.squares, len(first), len(second)))
+    for start in range(0, n, size):
+        rows = slice(start, start + size)
+        moved = under_renamings(self.matrix, first, rows)
+        for place, factor in zip(sums, self.factors):
+            renamed = under_renamings(factor, second, rows).T
+            place += moved @ renamed
+        if self.squares: sums[-1] += np.square(moved, out=moved) @ renamed
+    return sums.reshape(len(sums), -1)
 
 # %% ../../nbs/5_interference/20_stats.ipynb #d3972d1e
 def _inverted(orders: np.ndarray) -> np.ndarray:
@@ -203,6 +246,16 @@ class _Correlation:
         if self.backwards: orders = _inverted(orders)
         return self.of(self.sums(orders), self.holes and self.holes(orders))
 
+    def null(self, count: int, seed) -> np.ndarray:  # (P,)
+        "Under random renamings."
+        n = len(self.sums.matrix)
+        if self.sums.many:
+            first, second, counted = crossed_orders(n, count, seed)
+            holes = self.holes and self.holes.crossed(first, second)
+            return self.of(self.sums.crossed(first, second), holes)[counted]
+        batches = renamings(n, count, seed, self.sums.size)
+        return np.concatenate([self(orders) for orders in batches] or [np.empty(0)])
+
 # %% ../../nbs/5_interference/20_stats.ipynb #e2dbe2a1
 def mantel(
     x,  # (N,N) numbers, the diagonal is ignored; NaN cells are left out
@@ -223,8 +276,7 @@ def mantel(
     np.fill_diagonal(y, np.nan)
     if method == "spearman": x, y = rank_pairs(x), rank_pairs(y)
     correlation = _Correlation(x, y)
-    observed, batches = correlation.observed(), renamings(n, n_permutations, seed, correlation.sums.size)
-    null = np.concatenate([correlation(orders) for orders in batches] or [np.empty(0)])
+    observed, null = correlation.observed(), correlation.null(n_permutations, seed)
     spread = float(np.std(null[np.isfinite(null)])) if np.isfinite(null).any() else float("nan")
     return {
         "statistic": float(observed),

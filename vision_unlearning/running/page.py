@@ -118,14 +118,17 @@ def tight_png(
     figure,  # of matplotlib; what it measures is settled
     dpi: int = DPI,
 ) -> bytes:
-    "What matplotlib saves in a tight box, without drawing everything once more to find the box."
+    """What matplotlib saves in a tight box, without drawing everything once more to find the box.
+    A figure that has put its layout engine aside has its margins, and is saved as it is."""
     import matplotlib.pyplot as plt
-    buffer = io.BytesIO()
+    from matplotlib.layout_engine import PlaceHolderLayoutEngine
+    buffer, box = io.BytesIO(), None
     figure.set_dpi(dpi)
-    if engine := figure.get_layout_engine():
-        engine.execute(figure)
-        figure.set_layout_engine("none")
-    box = figure.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
+    engine = figure.get_layout_engine()
+    if engine: engine.execute(figure)
+    figure.set_layout_engine(None)  # with any, matplotlib would draw everything once more
+    if not isinstance(engine, PlaceHolderLayoutEngine):
+        box = figure.get_tightbbox().padded(plt.rcParams["savefig.pad_inches"])
     figure.savefig(buffer, format="png", dpi=dpi, bbox_inches=box)
     return buffer.getvalue()
 

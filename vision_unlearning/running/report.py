@@ -29,9 +29,9 @@ from ..unlearners.methods import method_label
 
 # %% auto #0
 __all__ = ['FEW_PICTURES', 'NOT_SHOWN', 'shown_entities', 'caption', 'session_grid', 'grid_table', 'grid_figure',
-           'interference_rows', 'matrix_axes', 'matrix_words', 'retain_words', 'matrix_blocks', 'became_blocks',
-           'namer_words', 'report_head', 'numbers_blocks', 'picture_blocks', 'origin_blocks', 'report_blocks',
-           'write_report']
+           'interference_rows', 'longest_name', 'place_map', 'matrix_axes', 'matrix_words', 'retain_words',
+           'matrix_blocks', 'became_blocks', 'namer_words', 'report_head', 'numbers_blocks', 'picture_blocks',
+           'origin_blocks', 'report_blocks', 'write_report']
 
 # %% ../../nbs/8_running/20_report.ipynb #f6e39a4c
 def shown_entities(
@@ -113,20 +113,51 @@ def interference_rows(
     rows = {name: as_means(s).table(metric, change="value")["change"] for name, s in scores.items()}
     return pd.DataFrame(rows).T.reindex(columns=[e["name"] for e in order])
 
+# %% ../../nbs/8_running/20_report.ipynb #c5c428a7
+def longest_name(
+    axis,  # of matplotlib
+) -> tuple[float, float]:  # inches
+    "Width and height of the longest names on an axis."
+    names = sorted(axis.get_ticklabels(), key=lambda name: len(name.get_text()))[-5:]
+    boxes = [name.get_window_extent() for name in names]
+    dpi = axis.get_figure().get_dpi()
+    return max(box.width for box in boxes)/dpi, max(box.height for box in boxes)/dpi
+
+def place_map(
+    ax,  # a heat map with a colour bar
+    tall: float,  # inches of the map
+    wide: float = 12.,  # inches of the figure
+) -> None:
+    "Give a map and its bar their places, without a layout that measures every name again and again."
+    figure, (bar,) = ax.figure, [other for other in ax.figure.axes if other is not ax]
+    figure.set_layout_engine("none")
+    left, bottom, top = longest_name(ax.yaxis)[0] + .15, longest_name(ax.xaxis)[1] + .15, .1
+    high = tall + bottom + top
+    figure.set_size_inches(wide, high)
+    bar.set_box_aspect(None)
+    bar.set_aspect("auto")
+    def place(axes, start, end): axes.set_position([start/wide, bottom/high, (end - start)/wide, tall/high])
+    place(bar, wide - .2, wide)
+    beside = bar.get_tightbbox().x1/figure.get_dpi() - wide + .05  # what its numbers take
+    place(bar, wide - .2 - beside, wide - beside)
+    place(ax, left, wide - .3 - beside)
+    for axis in (ax.xaxis, ax.yaxis): axis.set_label_coords(0, 0)  # none is written, so none is looked for
+
 # %% ../../nbs/8_running/20_report.ipynb #1c3ea0f7
 def matrix_axes(
     rows: pd.DataFrame,  # of `interference_rows`
     metric: str,  # pair metric
 ):  # Axes
-    "A wide heat map, with the names of the receivers where they fit."
+    "A wide heat map, with names where they fit."
     about = PAIR_METRICS[metric]
     names = dict(column_labels=rows.columns.tolist(), label=metric_label(metric))
     hues = dict(signed=about.is_difference, harm_is_low=about.higher_is_better)
     ax = heatmap(rows.to_numpy(float), rows.index.tolist(), **hues, **names)
-    ax.figure.set_size_inches(12, 1.9 + .3*len(rows))
     ax.set_aspect("auto")
-    ax.tick_params(axis="y", labelsize=9)
-    if rows.shape[1] <= 120: ax.set_xticks(range(rows.shape[1]), rows.columns, rotation=90, fontsize=7)
+    tall, size = (.3, 9) if len(rows) <= 20 else (.14, 7)  # inches a row, and points of its name
+    for axis, shown, points in ((ax.yaxis, rows.index, size), (ax.xaxis, rows.columns, 7)):
+        if len(shown) <= 120: axis.set_ticks(range(len(shown)), shown, fontsize=points)
+    place_map(ax, tall*len(rows))
     return ax
 
 # %% ../../nbs/8_running/20_report.ipynb #dc8fb521
