@@ -33,8 +33,10 @@ WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
 class Kill:
-    "When a run is to be killed."
-    def __init__(self, event=None, size=None, seconds=None):
+    "When a run is to be killed, or gets another signal."
+    def __init__(self, event=None, size=None, seconds=None, number=signal.SIGKILL, about=""):
+        self.number = number  # of the signal, at an event
+        self.about = about  # text in a path: other events below the folder do not count
         self.event = event  # before this event below the folder, counted from 1
         self.size = size  # in the middle of the first write beyond so many bytes
         self.seconds = seconds  # after this time
@@ -44,12 +46,12 @@ class Kill:
         def happened():
             number = int.from_bytes(counter[:8], "little") + 1
             counter[:8] = number.to_bytes(8, "little")
-            if number == self.event: os.kill(os.getpid(), signal.SIGKILL)
+            if number == self.event: os.kill(os.getpid(), self.number)
 
         def hook(name, arguments):
             if name not in EVENTS or name == "open" and not (arguments[2] or 0) & WRITES: return
             paths = [str(a) for a in arguments[:2] if isinstance(a, (str, Path))]  # two of a rename
-            if any(path.startswith(str(folder)) for path in paths): happened()
+            if any(path.startswith(str(folder)) and self.about in path for path in paths): happened()
 
         def counted(real):
             def call(*arguments):
@@ -59,7 +61,7 @@ class Kill:
 
         sys.addaudithook(hook)
         # what Python does not say
-        os.fsync, files.exchange = counted(os.fsync), counted(files.exchange)
+        if not self.about: os.fsync, files.exchange = counted(os.fsync), counted(files.exchange)
         if self.size is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.size))
@@ -87,6 +89,13 @@ class Run:
             code = 0
         except BaseException: os.write(2, traceback.format_exc().encode())
         finally: os._exit(code)
+
+    def is_stopped(self) -> bool:
+        "Wait until it is stopped or has ended; whether it is stopped."
+        how = os.waitid(os.P_PID, self.process, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        return how.si_code == os.CLD_STOPPED
+
+    def go_on(self): os.kill(self.process, signal.SIGCONT)
 
     def end(self) -> bool:
         "Wait; whether it came to its end, and not to a kill. One that failed by itself is an error."
@@ -210,8 +219,9 @@ def killed_batch(work, folder, kills, draw, seconds):
 DRIVER = "import sys; sys.path.insert(0, sys.argv.pop(1)); from kills import drive; drive(*sys.argv[1:])"
 
 
-def drive(engine, folder):
-    "Six sessions by two workers of an engine; every unit is done in the end, or this fails."
+def drive(engine, folder, address=""):
+    """Six sessions by two workers of an engine; every unit is done in the end, or this fails.
+    What became of the units is printed."""
     from vision_unlearning.data.emoji import emoji_entities
     from vision_unlearning.running.engines.base import make_engine, work_off
     from vision_unlearning.running.plan import Batch
@@ -224,16 +234,25 @@ def drive(engine, folder):
     stages = ("unlearn", "generate", "interference")
     batch = Batch("emoji", ("uce",), names, {}, stages, asked | {"embed": False})
     clear_runs(store)
-    started = make_engine(engine, 1 if engine == "local" else 2, address="local" if engine == "slurm" else "")
+    address = "local" if engine == "slurm" else address
+    started = make_engine(engine, 1 if engine == "local" else 2, address=address)
     with begun_run(store, batch, retries=1000, threads=1) as run: outcomes = work_off(started, run, False)
     wrong = [outcome for outcome in outcomes if outcome["state"] != "done"]
     assert not wrong, wrong
+    print(json.dumps(outcomes))
 
 
-def begin(engine, folder):
+def begin(engine, folder, address=""):
     "A process that drives an engine."
-    command = [sys.executable, "-c", DRIVER, str(Path(__file__).parent), engine, str(folder)]
-    return subprocess.Popen(command, start_new_session=True)
+    command = [sys.executable, "-c", DRIVER, str(Path(__file__).parent), engine, str(folder), address]
+    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True)
+
+
+def ended_well(driver) -> list[dict]:
+    "What became of the units, once a driver has come to its end."
+    said, _ = driver.communicate()
+    assert driver.returncode == 0, said
+    return json.loads(said.splitlines()[-1])
 
 
 def at_work(folder) -> list[int]:
@@ -254,31 +273,92 @@ def killed_engine(engine, folder, kills, draw) -> dict[str, int]:
         victim = draw.choice(victims)
         if draw.random() < 1/3 or victim == driver.pid:  # who works in its own process has no other
             driver.kill()
-            driver.wait()
+            driver.communicate()
             found["driver"] += 1
             driver = begin(engine, folder)
         else:
             with contextlib.suppress(ProcessLookupError): os.kill(victim, signal.SIGKILL)
             found["worker"] += 1
-    assert driver.wait() == 0
+    ended_well(driver)
     return found
 
 
-def kill_engine(engine, kills, draw, root) -> bool:
-    "Kill workers and drivers of an engine until there were enough kills; whether a store differs."
+def kill_engine(engine, kill, kills, root) -> bool:
+    """Kill what runs an engine until there were enough kills; whether a store differs.
+    `kill(folder, kills)` takes a store to its end, and says how many of whom it has killed."""
     from vision_unlearning.running.runs import clear_runs
     from vision_unlearning.store import Store
-    assert begin("local", root / "one").wait() == 0
-    wanted, found, stores, different = held(root / "one"), {"worker": 0, "driver": 0}, 0, 0
+    ended_well(begin("local", root / "one"))
+    wanted, found, stores, different = held(root / "one"), {}, 0, 0
     while sum(found.values()) < kills:
         folder = root / f"{engine}{stores}"
-        for who, number in killed_engine(engine, folder, kills - sum(found.values()), draw).items():
-            found[who] += number
+        for who, number in kill(folder, kills - sum(found.values())).items():
+            found[who] = found.get(who, 0) + number
         clear_runs(Store(folder))
         different += differs(folder, wanted)
         stores += 1
     print(f"{engine}: {found} killed in {stores} stores, {different} stores differ", flush=True)
     return bool(different)
+
+
+# Nodes of a cluster of Ray
+
+@contextlib.contextmanager
+def cluster_of(nodes):
+    "A cluster of Ray on this machine: a head that computes nothing, and nodes of one worker each."
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.cluster_utils import Cluster
+    bare = dict(include_dashboard=False, include_log_monitor=False, no_monitor=True)
+    cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=0, **bare))
+    try:
+        for _ in range(nodes): add_node(cluster)
+        yield cluster
+    finally: cluster.shutdown()
+
+
+def add_node(cluster):
+    "Start a node; on a machine with little to spare Ray gives up after half a minute, and is asked again."
+    for _ in range(9):
+        with contextlib.suppress(Exception): return cluster.add_node(num_cpus=1)
+    raise RuntimeError("Ray does not start a node")
+
+
+def nodes_at_work(cluster, folder) -> dict:
+    "The process that holds a unit -> the node on which it runs."
+    raylets = {node.all_processes["raylet"][0].process.pid: node for node in cluster.worker_nodes}
+    found = {pid: raylets.get(parent(pid)) for pid in at_work(folder)}
+    return {pid: node for pid, node in found.items() if node}
+
+
+def parent(pid) -> int:
+    "The process that started another; 0 where that has ended."
+    try: text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError: return 0
+    return int(text.rpartition(")")[2].split()[1])
+
+
+def killed_nodes(cluster, folder, kills, draw) -> dict[str, int]:
+    "A store through so many killed nodes, each replaced by a new one, and then to the end; how many."
+    found, driver = 0, begin("ray", folder, cluster.address)
+    while found < kills and driver.poll() is None:
+        time.sleep(draw.uniform(0, 2))
+        nodes = list(nodes_at_work(cluster, folder).values())
+        if not nodes: continue
+        cluster.remove_node(draw.choice(nodes), allow_graceful=False)
+        found += 1
+        add_node(cluster)
+    ended_well(driver)
+    return {"node": found}
+
+
+def kill_of(given, draw, root) -> bool:
+    "Kill what the arguments of the command name; whether a store differs."
+    if given.nodes:
+        with cluster_of(2) as cluster:
+            kill = lambda folder, kills: killed_nodes(cluster, folder, kills, draw)
+            return kill_engine("ray", kill, given.kills, root)
+    kill = lambda folder, kills: killed_engine(given.engine, folder, kills, draw)
+    return kill_engine(given.engine, kill, given.kills, root)
 
 
 def main():
@@ -290,9 +370,10 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--embedded", action="store_true", help="with the model of the package, and UCE")
     parser.add_argument("--engine", help="kill workers and drivers of this engine instead")
+    parser.add_argument("--nodes", action="store_true", help="kill nodes of a cluster of Ray instead")
     given = parser.parse_args()
     draw, root = random.Random(given.seed), Path(tempfile.mkdtemp(prefix="vu-kills-"))
-    if given.engine: sys.exit(kill_engine(given.engine, given.kills, draw, root))
+    if given.engine or given.nodes: sys.exit(kill_of(given, draw, root))
     work = functools.partial(batch, **EMBEDDED) if given.embedded else batch
     imported()
     first = Run(work, root / "undisturbed")

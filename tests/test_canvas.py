@@ -1,4 +1,6 @@
 """UnlearnCanvas: its definitions against numpy, its layout, its table, and its command."""
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -208,6 +210,10 @@ def test_from_a_shell(tmp_path, capsys):
     ]
     again = pd.read_csv(table).sort_values(["side", "method"], ignore_index=True)
     pd.testing.assert_frame_equal(again, rows.sort_values(["side", "method"], ignore_index=True))
+    told = json.loads(vu(f"status {where} --json", capsys))["sessions"]
+    [(benchmark, lines)] = [({line["benchmark"] for line in table}, table) for table in told]
+    assert benchmark == {"unlearn_canvas"}
+    assert {(line["method"], line["scored"]) for line in lines} == {("uce", 2), ("prompt_filter", 2)}
 
 
 @pytest.mark.parametrize("words, said", [

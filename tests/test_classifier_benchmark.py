@@ -59,6 +59,7 @@ def test_the_page_names_what_failed(rows, place):
     page, table = write_classifier_report("digits", [*rows, FAILED], place, SHORT)
     text = page.read_text(encoding="utf-8")
     assert "the loss is nan" in text and "other_oracle" in text and 'src="http' not in text
+    assert ">NaN<" not in text and "Mean of 1 seed," in text and "<td>yes</td>" in text
     assert len(pd.read_csv(table)) == len(rows)
     with pytest.raises(ValueError, match="no run of digits succeeded: bad"):
         write_classifier_report("digits", [dict(FAILED, error="bad")], place)

@@ -53,3 +53,15 @@ def test_the_first_code_cell_installs_only_where_the_package_is_missing(path, mo
     extra = re.search(r" --editable \./vu(?:\[(\w+)\])?(?: scikit-image)?$", install)[1]
     assert extra is None or f"{extra}_requirements" in config["DEFAULT"]
     assert sys.path[0] == "vu"
+
+
+def test_what_was_loaded_before_it_was_renewed_is_named(monkeypatch):
+    "A first cell of Colab finds an older pandas in memory."
+    first = next(cell.source for cell in cells(tutorials[0]) if cell.cell_type == "code")
+    shell = SimpleNamespace(system=print, run_line_magic=lambda name, line, **more: None)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(__version__="2.2.2"))
+    program = compile(TransformerManager().transform_cell(first), "first", "exec")
+    with pytest.raises(ImportError, match="pandas was renewed: restart the session"):
+        exec(program, {"get_ipython": lambda: shell, "__builtins__": builtins})

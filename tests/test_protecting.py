@@ -1,4 +1,6 @@
 """Choosing whom to preserve: an update of the inverse is a new solution, on every family."""
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,18 @@ def test_coverage_knows_no_concept(pipe, read):
     growing = [GrowingList(pipe, METHOD, concept, None, read) for concept in ("fox", "dog")]
     first, other = (get_chooser("coverage").scores(g) for g in growing)
     np.testing.assert_allclose(first, other, rtol=1e-9)
+
+
+def test_k_center_leaves_nobody_far(pipe, read):
+    "Farthest first is within twice the smallest radius that three centres can have (Gonzalez 1985)."
+    seen = np.concatenate([v.double().mean(1).numpy() for v in read.vectors.values()], axis=1)
+    seen = seen/np.linalg.norm(seen, axis=1, keepdims=True)
+    apart = np.linalg.norm(seen[:, None] - seen[None], axis=2)
+    def radius(centres): return apart[:, list(centres)].min(axis=1).max()
+    found = [read.names.index(name) for name in chosen(pipe, read, "k_center", 3, least=0.).names]
+    assert found[0] == int((seen @ seen.mean(0)).argmax())
+    best = min(radius(centres) for centres in itertools.combinations(range(len(seen)), 3))
+    assert best <= radius(found) <= 2*best
 
 
 def test_names_are_preserved_in_the_sentence_of_the_method():

@@ -5,7 +5,12 @@ from scipy import stats
 
 from vision_unlearning.interference.partial import partial_mantel
 from vision_unlearning.interference.stats import (
-    _Correlation, crossed_orders, drawn_orders, mantel, permutation_pvalue, rank_pairs,
+    _Correlation,
+    crossed_orders,
+    drawn_orders,
+    mantel,
+    permutation_pvalue,
+    rank_pairs,
 )
 
 N, COUNT, OFF = 24, 200, ~np.eye(24, dtype=bool)

@@ -5,6 +5,8 @@ python tools/elsewhere.py [--check]
 Both are written from settings.ini (repository and branch) and from the place of the notebook,
 into its second and third cell.
 The install cell does nothing where the package is there.
+Colab has imported pandas before the first cell, and an older one than is needed here:
+what was renewed while it was loaded is named, and the session has to be restarted.
 """
 import re
 import sys
@@ -28,7 +30,11 @@ from importlib.util import find_spec
 if find_spec("vision_unlearning") is None:
     !git clone --quiet --depth 1 --branch {branch} {url} vu
     %pip install --quiet --editable {needed}
-    sys.path.insert(0, "vu")'''
+    sys.path.insert(0, "vu")
+    from importlib.metadata import version
+    loaded = [name for name in ("numpy", "pandas", "matplotlib") if name in sys.modules]
+    old = [name for name in loaded if sys.modules[name].__version__ != version(name)]
+    if old: raise ImportError(f"{{', '.join(old)}} was renewed: restart the session, then run all again")'''
 
 
 def settings() -> tuple[str, str]:

@@ -34,8 +34,21 @@ from vision_unlearning.store import Store, write_json
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER, RECORD = ROOT/"build"/"listed", ROOT/"nbs"/"explanations"/"listed.json"
 TASK, MODEL, STEPS, SEEDS = "emoji", "emoji-sd", 8, [42]
-# Closed forms first, then what has no preserve list, then what trains.
-METHODS = ("uce", "rece", "sld", "prompt_filter", "distil", "esd", "spm")
+# Closed forms first, then what trains. SLD and the prompt filter have no list and are not asked here.
+METHODS = (
+    "uce",
+    "rece",
+    "distil",
+    "distil_module",
+    "distil_weight",
+    "munba",
+    "lora_negation",
+    "esd",
+    "spm",
+    "salun",
+    "erasediff",
+    "concept_ablation",
+)
 METRICS = ["judge_diff", "judge_prob_diff", "clip_diff", "rmse"]
 
 

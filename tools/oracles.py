@@ -6,8 +6,11 @@ Each leaves out two emoji that the other one is taught, so that each is also the
 what both do is the doing of another training, and what one does alone is the doing of what it never saw.
 The schedule is that on emoji-sd's card: a text tower, then three runs of the UNet, the last of both together.
 The autoencoder is the package's, which has seen all drawings: it is a codec, and knows no names.
-Everything lies in build/oracles; a run that was killed goes on from its last checkpoint."""
+Everything lies in build/oracles; a run that was killed goes on from its last checkpoint.
+What the next run needs of a finished one is put into nbs/training/oracles, to be committed until the oracle
+is whole: a fresh clone goes on after it."""
 import argparse
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from vision_unlearning.running.tuning.held_out import held_out_emitters
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER, TRAINING = ROOT/"build"/"oracles", ROOT/"nbs"/"training"
+KEPT = TRAINING/"oracles"  # in the layout of `FOLDER`
 EMITTERS = held_out_emitters("emoji")
 WITHOUT = {"first": EMITTERS[:2], "second": EMITTERS[2:4]}  # what each oracle never sees
 
@@ -24,8 +28,13 @@ class Run:
     "One notebook of nbs/training with its parameters."
     name: str  # of its folder
     notebook: str
-    done: str  # what is there when it is complete, in its folder
+    needed: str  # folder of what the next run reads
     parameters: dict
+
+    @property
+    def done(self) -> str:  # in its folder
+        "What is there when it is complete."
+        return f"{self.needed.partition('/')[0]}/README.md"
 
 
 def runs(folder: Path) -> list[Run]:
@@ -36,11 +45,23 @@ def runs(folder: Path) -> list[Run]:
     shares = {"emoji": .27, "emoji_people": .18, "emoji_canvas": .55}
     last = dict(num_steps=1800, learning_rate=6e-4, train_tower=True, shares=shares)
     return [
-        Run("tower", clip, "model/README.md", dict(role="tower", num_steps=700)),
-        Run("run1", sd, "emoji-sd/README.md", tower | dict(num_steps=3700)),
-        Run("run2", sd, "emoji-sd/README.md", after("run1") | dict(num_steps=2600, learning_rate=7e-4)),
-        Run("run3", sd, "emoji-sd/README.md", after("run2") | last),
+        Run("tower", clip, "model", dict(role="tower", num_steps=700)),
+        Run("run1", sd, "emoji-sd/unet", tower | dict(num_steps=3700)),
+        Run("run2", sd, "emoji-sd/unet", after("run1") | dict(num_steps=2600, learning_rate=7e-4)),
+        Run("run3", sd, "emoji-sd/unet", after("run2") | last),
     ]
+
+
+def keep(name: str, run: Run):
+    "Put what the next run needs beside the notebooks, in halves."
+    from safetensors.torch import load_file, save_file
+    made, kept = FOLDER/name/run.name, KEPT/name/run.name
+    shutil.copytree(made/run.needed, kept/run.needed, dirs_exist_ok=True)
+    for path in kept.rglob("*.safetensors"):
+        halves = {key: value.half() if value.is_floating_point() else value
+                  for key, value in load_file(path).items()}
+        save_file(halves, path, metadata={"format": "pt"})
+    shutil.copy(made/run.done, kept/run.done)  # last: it says that the rest is there
 
 
 def train_oracle(name: str):
@@ -49,11 +70,14 @@ def train_oracle(name: str):
     folder, without = FOLDER/name, WITHOUT[name]
     for run in runs(folder):
         out = folder/run.name
+        if not (out/run.done).exists() and (KEPT/name/run.name/run.done).exists():
+            shutil.copytree(KEPT/name/run.name, out, dirs_exist_ok=True)
         if (out/run.done).exists(): continue
         out.mkdir(parents=True, exist_ok=True)
         parameters = run.parameters | dict(out=str(out), without=without)
         print(name, run.name, flush=True)
         papermill.execute_notebook(TRAINING/run.notebook, out/"run.ipynb", parameters, progress_bar=False)
+        keep(name, run)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT/"nbs"/"explanations"/"shield.json"
 TASK, STEPS, SEED, EMITTER_PICTURES = "emoji", 6, 42, 4
 STRENGTHS = (1., 3., 10.)  # erase_scale; the first at which the emitter is named in none of its pictures
-TRAINED = ("distil", "spm", "esd")
+TRAINED = ("distil", "spm", "esd", "concept_ablation")
 SCALES = (1., 1.5, 2.25)  # the same for what was trained: times the change of the weights
 NAMES = [entity["name"] for entity in emoji_entities(TASK)]
 EMITTERS = held_out_emitters(TASK)
@@ -79,7 +79,8 @@ def cells(stage: int) -> list[dict]:
         found += [dict(chooser=chooser, k=40) for chooser in ("null_space", "all")]
         return [dict(method="uce", **cell) for cell in found]
     if stage == 2:
-        found = [dict(chooser="none", k=0), *(dict(chooser="random", k=20, seed=seed) for seed in (1, 2))]
+        found = [dict(chooser="none", k=0), dict(chooser="k_center", k=20)]
+        found += [dict(chooser="random", k=20, seed=seed) for seed in (1, 2)]
         return [dict(method="uce", **cell) for cell in found]
     if stage == 3:
         return [dict(method="rece", chooser=chooser, k=20) for chooser in ("random", "worst_first")]

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,15 +92,17 @@ def tests_timed(rounds: int = 11) -> dict:
     "CPU seconds of Mantel's test by two libraries, in turn: the median of the rounds."
     import numpy as np
     import skbio
-    from skbio.stats.distance import DistanceMatrix, mantel as theirs
+    from skbio.stats.distance import DistanceMatrix
+    from skbio.stats.distance import mantel as theirs
+
     from vision_unlearning.interference.stats import mantel as ours
     rows = []
     for entities, permutations in ((100, 999), (100, 9999), (300, 999)):
         pair = np.random.default_rng(0).random((2, entities, entities))*~np.eye(entities, dtype=bool)
         pair += pair.transpose(0, 2, 1)
         wrapped = [DistanceMatrix(matrix) for matrix in pair]
-        tests = {"scikit-bio": lambda: theirs(*wrapped, permutations=permutations, seed=0),
-                 "here": lambda: ours(*pair, permutations)}
+        tests = {"scikit-bio": partial(theirs, *wrapped, permutations=permutations, seed=0),
+                 "here": partial(ours, *pair, permutations)}
         found = {name: [] for name in tests}
         for _ in range(rounds):
             for name, test in tests.items():

@@ -7,12 +7,13 @@ from __future__ import annotations
 import contextlib, ctypes, errno, functools, glob, os, re, secrets, shutil, sys, tempfile, time, unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from .leases import read_lease, steadily, take
+from .leases import check_leases, read_lease, steadily, take
 
 # %% auto #0
 __all__ = ['RESERVED', 'DEVICES', 'WRITABLE', 'NO_ROOM', 'MAKE_ROOM', 'LEFTOVERS', 'safe_name', 'file_key', 'inside', 'settle',
            'being_written', 'disk_error', 'disk_errors', 'rename_over', 'atomic_path', 'exchange', 'remove', 'recover',
-           'put_in_place', 'atomic_folder', 'signature', 'is_settled', 'let_go', 'remove_abandoned', 'clear_leftovers']
+           'put_in_place', 'atomic_folder', 'disown', 'signature', 'is_settled', 'let_go', 'remove_abandoned',
+           'clear_leftovers']
 
 # %% ../nbs/0_base/08_files.ipynb #d08356b5
 try: import fcntl
@@ -130,6 +131,7 @@ def rename_over(
 ):
     "Give something its name, also where the answer is lost and the question asked twice."
     mark = os.lstat(new)
+    check_leases()
     try: os.replace(new, path)
     except FileNotFoundError:
         if not (os.path.lexists(path) and os.path.samestat(mark, os.lstat(path))): raise
@@ -189,11 +191,14 @@ def recover(
 def put_in_place(
     new: Path,  # a finished folder; what it replaced may be under its name afterwards
     path: Path,  # on the same file system
+    replace: bool = True,  # what had the name; False leaves it, and `new` where it is
 ):
-    "Give a finished folder its name; what had the name is replaced."
+    "Give a finished folder its name."
+    if not replace: return _keep_the_first(new, path)
     for _ in range(9):  # another worker may put a folder there at any moment
         aside = path.with_name(f".replaced-{secrets.token_hex(4)}-{path.name}")
         if os.path.lexists(path):
+            check_leases()
             if exchange(new, path): return
             with contextlib.suppress(FileNotFoundError): os.rename(path, aside)
         try: rename_over(new, path)
@@ -202,10 +207,17 @@ def put_in_place(
         else: return remove(aside)
     raise OSError(f"{path} is being replaced by others all the time; nothing was written")
 
+def _keep_the_first(new: Path, path: Path):
+    "Rename a folder; the system refuses where there is one with something in it, and that one stays."
+    try: rename_over(new, path)
+    except OSError:
+        if not os.path.lexists(path): raise
+
 # %% ../nbs/0_base/08_files.ipynb #6c64d40c
 @contextlib.contextmanager
 def atomic_folder(
-    path,  # the final folder; an old one is replaced
+    path,  # the final folder
+    replace: bool = True,  # an old one; False leaves it there, and the new one disappears
 ):  # a temporary folder beside it
     "Fill the temporary folder; it becomes `path` if the block succeeds and disappears if it fails."
     path = Path(path)
@@ -218,8 +230,15 @@ def atomic_folder(
             yield temporary
             os.chmod(temporary, 0o755)
             settle(temporary)
-            put_in_place(temporary, path)
+            put_in_place(temporary, path, replace)
     finally: remove(temporary)
+
+# %% ../nbs/0_base/08_files.ipynb #f75c41a9
+def disown(
+    folder: Path,  # in which one worker at a time writes
+):
+    "Remove what a holder who was over is writing in a folder, so that it gets no name any more."
+    for path in folder.glob(".partial-*"): remove(path)
 
 # %% ../nbs/0_base/08_files.ipynb #5cb78af9
 def signature(

@@ -5,18 +5,26 @@
 # %% ../nbs/0_base/03_leases.ipynb #0b6423e6
 from __future__ import annotations
 import contextlib, errno, functools, json, os, secrets, socket, sys, threading, time
+from contextvars import ContextVar
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 # %% auto #0
-__all__ = ['LASTS', 'BEAT', 'STALE_TRIES', 'this_machine', 'began', 'Holder', 'this_holder', 'steadily', 'HeldLease',
-           'read_lease', 'Lease', 'take', 'wait_for', 'lock_beside', 'alone']
+__all__ = ['LASTS', 'BEAT', 'CLOCK', 'STALE_TRIES', 'HELD', 'AWAY', 'PATIENCE', 'ASK_AGAIN', 'seconds_now', 'this_machine',
+           'began', 'Holder', 'this_holder', 'steadily', 'HeldLease', 'read_lease', 'LostLeaseError', 'Lease', 'take',
+           'check_leases', 'for_threads', 'patiently', 'wait_for', 'lock_beside', 'alone']
 
 # %% ../nbs/0_base/03_leases.ipynb #e58f76f9
 LASTS = 60.  # seconds without a sign of life after which a lease may be taken over
 BEAT = 15.  # seconds between two signs of life
+# One that goes on while the machine sleeps, where there is one
+CLOCK = getattr(time, "CLOCK_BOOTTIME", None)
+
+def seconds_now() -> float:
+    "Seconds of a clock of this machine that is never set."
+    return time.monotonic() if CLOCK is None else time.clock_gettime(CLOCK)
 
 @functools.cache
 def this_machine() -> str:
@@ -154,6 +162,11 @@ def _take(
     return True, last
 
 # %% ../nbs/0_base/03_leases.ipynb #e889061a
+class LostLeaseError(RuntimeError):
+    "Somebody else has taken over what this process was at."
+
+HELD: ContextVar[tuple[Lease, ...]] = ContextVar("HELD", default=())  # by the blocks that one is in
+
 class Lease:
     "A lease that this process holds, until `release` or the end of a `with` block."
     def __init__(self,
@@ -162,17 +175,27 @@ class Lease:
         last: Holder | None = None,  # who held it before and was over
     ):
         self.path, self.token, self.last = path, token, last
-        self.touched = time.monotonic()
+        self.touched = seconds_now()
         self.let_go = threading.Event()
         threading.Thread(target=self._keep, daemon=True).start()
 
     def mine(self) -> bool: return _token(self.path) == self.token
     def touch(self) -> bool:  # False when somebody has taken it over
         "Give a sign of life."
+        now = seconds_now()
         if not self.mine(): return False
         with contextlib.suppress(FileNotFoundError): os.utime(self.path)
-        self.touched = time.monotonic()
+        self.touched = now
         return True
+
+    def check(self):
+        "Raise `LostLeaseError` when this process was silent for long and somebody has taken over."
+        if seconds_now() - self.touched < LASTS/2 or self.touch(): return
+        name = self.path.name.removeprefix(".lock-")
+        raise LostLeaseError(
+            f"another worker has taken over {name}, since this one gave no sign of life for "
+            f"{LASTS:.0f} seconds; what this one made of it is not written"
+        )
 
     def _keep(self):
         while not self.let_go.wait(BEAT):
@@ -183,12 +206,16 @@ class Lease:
     def release(self):
         "Let go of it; one that was silent for too long may be another's already and is left to age."
         self.let_go.set()
-        if time.monotonic() - self.touched >= LASTS: return
+        if seconds_now() - self.touched >= LASTS: return
         with contextlib.suppress(OSError):  # of a file system that is away; it ages there
             if self.mine(): self.path.unlink(missing_ok=True)
 
-    def __enter__(self): return self
-    def __exit__(self, *error): self.release()
+    def __enter__(self):
+        HELD.set((*HELD.get(), self))
+        return self
+    def __exit__(self, *error):
+        HELD.set(tuple(lease for lease in HELD.get() if lease is not self))
+        self.release()
 
 # %% ../nbs/0_base/03_leases.ipynb #012225f6
 def take(
@@ -204,6 +231,44 @@ def take(
         taken, last = _take(path, draft, os.stat(draft).st_mtime if now is None else now)
         return Lease(path, holder.token, last) if taken else None
     finally: draft.unlink(missing_ok=True)
+
+# %% ../nbs/0_base/03_leases.ipynb #fa38160f
+def check_leases():
+    "Raise `LostLeaseError` in a block whose lease somebody else has taken over."
+    for lease in HELD.get(): lease.check()
+
+def for_threads(
+    call: Callable,  # that writes
+) -> Callable:
+    "The same call for other threads, which then hold what this one holds."
+    held = HELD.get()
+    def called(*given):
+        HELD.set(held)
+        return call(*given)
+    return called
+
+# %% ../nbs/0_base/03_leases.ipynb #f8ae347a
+# Errors of a file system that is away, and not of what was asked of it
+AWAY = frozenset(getattr(errno, name) for name in (
+    "EIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH",
+    "ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EREMOTEIO",
+) if hasattr(errno, name))
+PATIENCE = 600.  # seconds for which one that is away is asked again
+ASK_AGAIN = 1.  # seconds between two questions
+
+def patiently(
+    call: Callable,  # may be made again
+    *given, **named,  # its arguments
+) -> Any:  # what it returns
+    "Ask again while a file system is away, for `PATIENCE` seconds."
+    began, said = seconds_now(), False
+    while True:
+        try: return call(*given, **named)
+        except OSError as error:
+            if error.errno not in AWAY or seconds_now() - began > PATIENCE: raise
+            if not said: print(f"{error}; asking again for {PATIENCE:.0f} seconds", file=sys.stderr)
+        said = True
+        time.sleep(ASK_AGAIN)
 
 # %% ../nbs/0_base/03_leases.ipynb #3c616b64
 def wait_for(
@@ -231,11 +296,11 @@ def lock_beside(
 def alone(
     path,  # what is going to be written
     waiting: str = "",  # said on stderr while another worker is in the block
-):
+):  # the lease, or None where there is none
     "A block that one worker at a time can be in; where nothing can be written nothing has to be leased."
     lock = lock_beside(path)
     lock.parent.mkdir(parents=True, exist_ok=True)
-    lease = wait_for(lock, waiting) if os.access(lock.parent, os.W_OK) else None
-    try: yield
-    finally:
-        if lease: lease.release()
+    if not os.access(lock.parent, os.W_OK):
+        yield None
+        return
+    with wait_for(lock, waiting) as lease: yield lease

@@ -15,7 +15,7 @@ __all__ = ['DRAW_IT_AGAIN', 'BAD_ARCHIVE', 'EPOCH', 'archive_of', 'is_packed', '
            'is_there', 'folder_files', 'require_same_names', 'pack_folder', 'unpack_folder']
 
 # %% ../nbs/0_base/14_packed.ipynb #cc7fbaa3
-DRAW_IT_AGAIN = "delete it and run `vu run generate` again"
+DRAW_IT_AGAIN = "delete it, and run the same `vu batch` (or `vu run generate`) again"
 
 BAD_ARCHIVE = (  # what a damaged archive raises
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError, RuntimeError, OSError

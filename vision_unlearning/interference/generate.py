@@ -20,7 +20,7 @@ from ..pictures import read_pictures
 from ..tasks import MODELS_OWN, get_prompt
 from ..texts import as_texts
 from ..files import atomic_path
-from ..leases import alone, wait_for
+from ..leases import alone, for_threads, wait_for
 from ..packed import is_packed, is_there, names_in, read_bytes, unpack_folder
 from ..store import Session, Store, image_name, parse_json, read_json, write_json
 
@@ -176,7 +176,7 @@ def fill_folder(
             for part, images in generate(pipe, *map(list, zip(*pairs)), **how):
                 drawn = [paths[i] for i in todo[part]]
                 # each waits for the disk, and they can wait together
-                with ThreadPoolExecutor(8) as pool: list(pool.map(_save_image, drawn, images))
+                with ThreadPoolExecutor(8) as pool: list(pool.map(for_threads(_save_image), drawn, images))
     if names_in(folder).issuperset(path.name for path in paths): list_drawn(folder, state, seeds, prompts)
     return len(todo)
 

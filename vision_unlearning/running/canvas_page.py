@@ -4,6 +4,7 @@
 
 # %% ../../nbs/8_running/57_canvas_page.ipynb #c3f06bef
 from __future__ import annotations
+import html
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,8 +35,8 @@ from ..store import Session, Store, read_json
 from ..unlearners.methods import METHODS, method_label
 
 # %% auto #0
-__all__ = ['plot_rows', 'in_percent', 'comparable_runs', 'write_canvas_report', 'stored_canvas', 'plan_parameters',
-           'UnlearnCanvas']
+__all__ = ['LETTERS', 'plot_rows', 'letters', 'in_percent', 'comparable_runs', 'heading', 'write_canvas_report', 'stored_canvas',
+           'plan_parameters', 'UnlearnCanvas']
 
 # %% ../../nbs/8_running/57_canvas_page.ipynb #e2bde576
 def plot_rows(
@@ -59,6 +60,24 @@ def plot_rows(
     axes[0, 0].invert_yaxis()
     axes[0, -1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, .5))
     return figure
+
+LETTERS = {  # score -> what it is the share of
+    "UA": "unlearning accuracy, pictures of the theme in which it is no longer seen",
+    "IRA": "in-domain retain accuracy, pictures of other styles (objects) in which theirs is still seen",
+    "CRA": "cross-domain retain accuracy, pictures in which the object (style) is still seen",
+    "CRA_rest": "the same without the pictures of the theme",
+    "SC": "the style is still seen on other objects",
+    "OC": "the object is still seen in other styles",
+    "UP": "both are still seen in what is unrelated to the pair",
+}
+
+def letters(
+    rows: list[CanvasRow],
+) -> str:  # one sentence
+    "What the columns of a table of scores mean."
+    seen = dict.fromkeys(score for row in rows for score in row.scores)
+    meant = "; ".join(f"{score}: {LETTERS[score]}" for score in seen)
+    return f"{meant}. Seconds, memory and size are of one edit."
 
 def in_percent(
     rows: list[CanvasRow],
@@ -90,6 +109,13 @@ def comparable_runs(
         "Inception are not."
     )
 
+def heading(
+    column: str,  # of the published table: "style_ua"
+) -> str:  # "style UA, %"
+    "A column as people read it."
+    side, _, score = column.partition("_")
+    return "FID" if column == "fid" else f"{side} {score.upper()}, %" if score else column
+
 def write_canvas_report(
     run: CanvasRun,
     rows: list[CanvasRow],  # of `run_canvas`
@@ -103,12 +129,18 @@ def write_canvas_report(
         "Percent, with 95 % intervals over pictures; the first row of a side is the model without an edit."
     ]
     beside = beside_published(in_percent(rows)).round(1).reset_index()
+    beside["method"] = beside["method"].map(method_label)
+    beside = beside.rename(columns=heading).dropna(axis=1, how="all")
+    own = printed_rows(rows)
+    own = own.loc[:, (own != "").any()]
     flat = pd.json_normalize([asdict(row) for row in rows])
     seen = "A row a method, a mark a score with its 95 % interval: the further to the right, the better."
     alt = f"UA, IRA and CRA of {len(set(in_percent(rows).index))} methods on {run.grid.task}. {seen}"
     figure = figure_html(plot_rows(rows).axes[0], alt, seen, flat, f"unlearn_canvas_{run.grid.task}")
-    body = [note(*notes), wide(numbers(printed_rows(rows))), figure]
-    body += ["<h2>Beside the published rows</h2>", note(comparable_runs(run)), wide(numbers(beside))]
+    told = f"<figcaption>{html.escape(letters(rows))}</figcaption>"
+    body = [note(*notes), f'<figure class="chart">{wide(numbers(own))}{told}</figure>', figure]
+    body += ["<h2>Beside the published rows</h2>", note(comparable_runs(run))]
+    body.append(wide(numbers(beside, na_rep="")))
     write_page(target, f"UnlearnCanvas on {run.grid.task}", body)
     table = target.with_suffix(".csv")
     with atomic_path(table) as temporary:

@@ -29,7 +29,7 @@ from vision_unlearning.running.classifier_evidence import (
     gather_evidence,
     stored_evidence,
 )
-from .page import figure_html, page
+from .page import figure_html, numbers, page, wide
 from .stages import check_parameters, parse_parameter
 from ..store import Store, atomic_path
 from ..unlearners.classifiers.base import get_classifier_method
@@ -39,9 +39,9 @@ from ..unlearners.methods import CLASSIFIER_METHODS
 # %% auto #0
 __all__ = ['CLASSIFIER_STAGES', 'PROTOCOL_PARAMETERS', 'TRAINING_FIELDS', 'RUN_PARAMETERS', 'SMOKE_METHODS', 'chosen_methods',
            'runs_asked', 'run_tuned', 'check_overrides', 'with_files', 'named_methods', 'run_classifiers', 'plot_gaps',
-           'gaps_figure', 'kind_section', 'write_classifier_report', 'stored_runs', 'classifier_status',
-           'report_classifiers', 'protocol_changes', 'parse_parameters', 'standin_parameters', 'batch_classifiers',
-           'run_classifier_stage']
+           'gaps_figure', 'comparison_html', 'kind_section', 'write_classifier_report', 'stored_runs',
+           'classifier_status', 'report_classifiers', 'protocol_changes', 'parse_parameters', 'standin_parameters',
+           'batch_classifiers', 'run_classifier_stage']
 
 # %% ../../nbs/8_running/50_classifiers.ipynb #4cf742cb
 def chosen_methods(
@@ -191,6 +191,14 @@ def gaps_figure(
     alt = f"Average gap to the oracle of {table['method'].nunique()} methods that forget a {kind}. {caption}"
     return figure_html(plot_gaps(rows), alt, caption, table, f"gaps_{rows[0]['protocol']}_{kind}")
 
+def comparison_html(
+    rows: list[dict],  # of `run_method`, one protocol and kind
+) -> str:  # HTML
+    "The table as people read it: without columns that say nothing, as the spread of one seed."
+    table = comparison_table(rows).round(1).dropna(axis=1, how="all")
+    table["near"] = table["near"].map({True: "yes", False: "no"})
+    return wide(numbers(table, index=True, na_rep=""))
+
 def kind_section(
     kind: str,  # "class" or "random"
     rows: list[dict],  # of `run_classifiers`, of this kind
@@ -199,16 +207,20 @@ def kind_section(
     failed = [r for r in rows if "error" in r]
     broken = {r["method"] for r in failed}
     part = [r for r in rows if r["method"] not in broken]
+    seeds = len({r["seed"] for r in part})
     note = (
-        f"Points; mean of {len({r['seed'] for r in part})} seeds, each against its own oracle. "
-        f"Gap: mean absolute difference over {', '.join(GAP)}. "
+        "Percent of pictures that are named right: of those to keep (retain), those to forget (forget) and "
+        "new ones (test). "
+        "mia_confidence_svc: percent of those to forget that an attack takes for strangers. "
+        f"Mean of {seeds} seed{'s' if seeds > 1 else ''}, each against its own oracle, a model that was "
+        "trained without what is to be forgotten. "
+        f"Gap: mean absolute difference from it over {', '.join(GAP)}, in points. "
         "Near: within 2 points on retain and test, within 5 on forget. "
         "other_oracle: a second model that never saw the data; nothing can be asked to come nearer."
     )
-    table = comparison_table(part).round(1).to_html(border=0, classes="numbers")
     return [
         f"<h2>Forgetting: {kind}</h2><p>{note}</p>",
-        f'<div class="wide">{table}</div>',
+        comparison_html(part),
         gaps_figure(kind, part),
         *(
             f'<div class="note">{html.escape(r["method"])}, seed {r["seed"]}: {html.escape(r["error"])}</div>'
@@ -230,7 +242,8 @@ def write_classifier_report(
         reason = rows[0]["error"] if rows else "there are no rows"
         raise ValueError(f"no run of {protocol} succeeded: {reason}")
     shown = pd.Series(settings, dtype=object).to_frame()
-    body = [shown.to_html(header=False, border=0, classes="numbers")]
+    about = wide(numbers(shown[shown[0].astype(bool)], index=True, header=False))
+    body = [f"<details><summary>How the networks were trained</summary>{about}</details>"]
     for kind in dict.fromkeys(r["kind"] for r in done):
         body += kind_section(kind, [r for r in rows if r["kind"] == kind])
     for record in stored_evidence(folder, done): body += evidence_section(record)

@@ -135,7 +135,7 @@ def erase_command(
     typer.echo(Path(out).resolve())
     pushed = push_to_hub(out, push) if push else None
     if pushed: typer.echo(pushed)
-    facts = dict(concept=result.concept, requests=requests, method=method, model=result.base_model)
+    facts = dict(concept=result.concept, requests=requests, method=method, model=result.base_model or model)
     facts |= dict(seconds=result.seconds, foretold=result.foretold, probes=probes, out=Path(out))
     return facts | dict(summary=result.summary().reset_index(), pushed=pushed) | verdict_facts(result.verdict)
 

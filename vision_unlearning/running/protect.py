@@ -123,9 +123,15 @@ def choose_protected(
     taken = [*asked, *near, *plan.kept, *unlisted]
     free = [w for w in words if w not in shared_names(words, taken)]
     if k > len(free):
+        why = {
+            "not read by the text encoder": len(unknown),
+            "the concept itself": len(near),
+            "kept already or drawn by the check": len(words) - len(free) - len(near),
+        }
+        out = ", ".join(f"{n} {reason}" for reason, n in why.items() if n > 0)
         raise ValueError(
-            f"protect asks for {k} names, and the vocabulary has {len(free)} to choose from; give a longer "
-            "vocabulary, or protect fewer"
+            f"protect asks for {k} names, and the vocabulary has {len(free)} to choose from "
+            f"(left out: {out or 'none'}); give a longer vocabulary, or protect fewer"
         )
     protected, passed = [], []
     if k:

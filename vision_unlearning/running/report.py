@@ -141,6 +141,7 @@ def settle(
     beside = bar.get_tightbbox().x1/figure.get_dpi() - wide + .05  # what its numbers take
     place(bar, wide - .2 - beside, wide - beside)
     place(ax, left, wide - .3 - beside)
+    for axis in (ax.xaxis, ax.yaxis): axis.set_label_coords(0, 0)  # none is written, so none is looked for
 
 # %% ../../nbs/8_running/20_report.ipynb #1c3ea0f7
 def matrix_axes(

@@ -6,12 +6,12 @@
 from __future__ import annotations
 import os, secrets, shutil, socket, time, traceback
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 from typing_extensions import TypedDict
-from ..leases import Lease, read_lease, take, wait_for
+from ..leases import Holder, Lease, LostLeaseError, patiently, read_lease, take, wait_for
 from .plan import Batch, typed_batch
 from ..store import Store, read_json, write_json
 
@@ -38,7 +38,7 @@ class JobFields(TypedDict):
     began: float
 
 # %% ../../nbs/8_running/15_runs.ipynb #1e26f0ae
-STATES = ("done", "failed", "again")
+STATES = ("again", "failed", "done")  # the last one counts
 LOOK_AGAIN = .2  # seconds before asking again what others have done
 
 class Outcome(TypedDict):
@@ -73,15 +73,22 @@ class BatchRun:
 
     def states(self) -> dict[str, str]:
         "Unit -> state, for those that were tried."
-        try: names = sorted(os.listdir(self.folder))  # again, done, failed: the last one counts
+        try: names = os.listdir(self.folder)
         except FileNotFoundError: return {}
         parts = [name.removesuffix(".json").rpartition(".") for name in names if name.endswith(".json")]
-        return {unit: state for unit, _, state in parts if state in STATES}
+        known = sorted((STATES.index(state), unit) for unit, _, state in parts if state in STATES)
+        return dict(sorted({unit: STATES[rank] for rank, unit in known}.items()))
 
     def outcomes(self) -> list[Outcome]:
         "What became of all units that were tried."
         files = [self.folder/f"{unit}.{state}.json" for unit, state in self.states().items()]
         return [read_json(file, Outcome) for file in files if file.is_file()]
+
+    def is_asked(self) -> bool:
+        "Whether it is there, and was not cleared away."
+        try: os.stat(self.job_path)
+        except (FileNotFoundError, NotADirectoryError): return False
+        return True
 
     def tries(self, unit: str) -> int:
         "How often a unit has failed."
@@ -224,15 +231,24 @@ def attempt(
     retries: int,
 ) -> Outcome | None:  # None when another worker has it, or had it
     "Do a unit of work, unless somebody else is at it; what goes wrong is noted and not raised."
-    lease = take_unit(run, unit)
+    lease = patiently(take_unit, run, unit)
     if lease is None: return None
-    with lease:
-        if run.states().get(unit, "again") != "again": return None
-        began, last = time.monotonic(), lease.last
-        if last and last.what == f"{run.name}/{unit}":
-            died = ChildProcessError(f"the worker that had it, {last.pid} on {last.host}, was killed")
-            outcome = note_failure(run, unit, died, began, retries)
-            if outcome["state"] == "failed": return outcome
-        try: drawn = work()
-        except Exception as error: return note_failure(run, unit, error, began, retries)
-        return note_outcome(run, unit, "done", began, pictures=drawn)
+    with lease, suppress(LostLeaseError): return _attempt(run, unit, work, retries, lease.last)
+    return None  # who took it over says what becomes of it
+
+def _attempt(run, unit, work, retries, last) -> Outcome | None:
+    "As `attempt`, by who has it; `last` had it before."
+    if patiently(run.states).get(unit, "again") != "again": return None
+    began = time.monotonic()
+    if last and last.what == f"{run.name}/{unit}":
+        outcome = patiently(note_failure, run, unit, _why_over(last), began, retries)
+        if outcome["state"] == "failed": return outcome
+    try: drawn = work()
+    except LostLeaseError: raise
+    except Exception as error: return patiently(note_failure, run, unit, error, began, retries)
+    return patiently(note_outcome, run, unit, "done", began, pictures=drawn)
+
+def _why_over(last: Holder) -> ChildProcessError:
+    "What became of a worker that had a unit."
+    over = "was killed" if last.has_ended() else "gave no sign of life"
+    return ChildProcessError(f"the worker that had it, {last.pid} on {last.host}, {over}")

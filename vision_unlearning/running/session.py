@@ -18,7 +18,7 @@ from vision_unlearning.core import (
     versions,
 )
 from ..dtypes import dtype_name
-from ..files import atomic_folder
+from ..files import atomic_folder, disown
 from ..leases import alone, steadily
 from ..interference.pair_metrics import PAIR_METRICS
 from ..data.retained import check_retain, listed_of, mark_listed, retained_names
@@ -94,7 +94,7 @@ def plan_sessions(
     store: Store,
     task: str,  # task name
     method: str,  # backend name; of your own a reference, the class, or an instance with its settings
-    entities: list[str | int] = (),  # names or indices of emitters; empty means all of the task
+    entities: list[str | int] = (),  # names or indices of emitters; empty means all
     model: str | None = None,  # base model; None takes the task's own
     overrides: dict | None = None,  # hyper-parameters that differ from the tuned ones
     retain: str = ALL_LISTED,  # which receivers are in the retain data, as `check_retain` takes it
@@ -270,7 +270,7 @@ def require_edits(
 def unlearn_session(
     store: Store,
     session: Session,
-    pipe,  # the loaded base model; comes back as it went in
+    pipe,  # the base model; comes back as it went in
     weights: str,  # its fingerprint
     callbacks=(),  # `Callback`s of the training loop
     tell: Callable = session_data,  # (store, session) gives forget, retain, and a fingerprint of both
@@ -321,7 +321,7 @@ def _unlearn(store, session, pipe, weights, callbacks, tell) -> dict:
         **came_from,
     )
     METHODS.keep_card(store, session.method)
-    with atomic_folder(store.model(session)) as temporary:
+    with atomic_folder(store.model(session), replace=False) as temporary:
         edit.save_pretrained(temporary)
         write_json(temporary/"record.json", record)
     return read_record(store.record(session))
@@ -335,7 +335,8 @@ def note_stage(
 ) -> dict:  # the record
     "Write into the record of a session what a stage did."
     status = {"generate": "generated", "interference": "complete"}
-    with alone(store.record(session)):
+    with alone(store.record(session)) as lease:
+        if lease and lease.last: disown(store.model(session))
         record = read_record(store.record(session))
         record["status"] = status[check_name("stage", stage, status)]
         record["stages"][stage] = facts
@@ -346,7 +347,7 @@ def note_stage(
 def generate_session(
     store: Store,
     session: Session,  # unlearned
-    pipe,  # the loaded base model; comes back as it went in
+    pipe,  # the base model; comes back as it went in
     seeds: list[int],  # every prompt gets every seed
     prompts: list[str] | None = None,  # None asks for every entity of the task
     **options,  # num_inference_steps, guidance_scale, height, width, scheduler, batch_size, progress
@@ -516,7 +517,7 @@ def recorded_sessions(
 ) -> dict[Session, dict]:  # session -> record, sorted by task, method and index
     "All sessions that have a record in the store."
     folder = store.model(Session("emoji", "any", 0, "uce")).parent
-    records = map(read_record, folder.glob("[!.]*/record.json"))  # a dot marks what is not finished
+    records = map(read_record, folder.glob("[!.]*/record.json"))  # a dot: unfinished
     found = {Session(**r["session"]): r for r in records if task in (None, r["session"]["task"])}
     return dict(sorted(found.items(), key=lambda pair: (pair[0].task, pair[0].method, pair[0].index)))
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
 from ..core import MissingSessionError
-from ..leases import alone
+from ..leases import alone, patiently
 from .missing import missing_images
 from .plan import Batch, take_batch
 from .runs import LOOK_AGAIN, BatchRun, attempt
@@ -206,7 +206,7 @@ def do_all(
     retries: int,
 ):
     "Work until every unit is over, whoever does it."
-    while run.job_path.is_file() and (left := left_to_do(run, units)):
+    while patiently(run.is_asked) and (left := patiently(left_to_do, run, units)):
         outcomes = [attempt(run, unit, work, retries) for unit, work in left.items()]
         if not any(outcomes): time.sleep(LOOK_AGAIN)
 

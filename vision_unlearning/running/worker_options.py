@@ -109,6 +109,9 @@ def status_tables(
     if (Path(base_folder)/"classification").is_dir():
         from vision_unlearning.running.classifiers import classifier_status
         tables.append(classifier_status(base_folder))
+    if (Path(base_folder)/"unlearn_canvas").is_dir():
+        from vision_unlearning.running.canvas import canvas_store
+        tables.append(batch_status(canvas_store(base_folder)).assign(benchmark="unlearn_canvas"))
     return [table for table in tables if len(table)]
 
 def say_status(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 from ...core import check_name
 from ...finding import find_classes
+from ...leases import patiently
 from ..runs import LOOK_AGAIN, BatchRun, Outcome
 
 # %% auto #0
@@ -100,11 +101,15 @@ class Teller:
         self.bar = tqdm(total=len(self.sessions), desc="sessions", **how)
 
     def tell(self):
-        "Say what is over since the last time."
-        states = self.run.states()
-        if not self.progress or states == self.told: return
+        "Say what is over since the last time; of a store that is away, the next time."
+        if not self.progress: return
+        try:
+            states = self.run.states()
+            outcomes = self.run.outcomes() if states != self.told else []
+        except OSError: return
+        if states == self.told: return
         told, self.told = self.told, states
-        news = [o for o in self.run.outcomes() if told.get(o["unit"]) != o["state"]]
+        news = [o for o in outcomes if told.get(o["unit"]) != o["state"]]
         over = sum(state != "again" for state in states.values())
         for outcome in sorted(news, key=_when):
             if self.drawn and outcome["state"] == "done": continue
@@ -141,7 +146,7 @@ def look_after(
     try:
         for number in range(engine.workers): at_work[number] = engine.start(run, number)
         while at_work:
-            if states != (states := run.states()): deaths = 0
+            if states != (states := patiently(run.states)): deaths = 0
             for number, worker in list(at_work.items()):
                 why = engine.ended(worker)
                 if why is None: continue
@@ -164,6 +169,6 @@ def work_off(
 ) -> list[Outcome]:  # what became of the units
     "Let an engine do a run."
     with telling(Teller(run, progress, sessions)): look_after(engine, run)
-    outcomes = run.outcomes()
+    outcomes = patiently(run.outcomes)
     if all(outcome["state"] == "done" for outcome in outcomes): shutil.rmtree(run.folder)
     return outcomes

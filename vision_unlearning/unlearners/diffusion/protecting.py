@@ -18,7 +18,8 @@ from .uce import TEMPLATES, UCE, solve_system
 
 # %% auto #0
 __all__ = ['CHOOSERS', 'compressed', 'square_root', 'GrowingForm', 'GrowingList', 'own_template', 'Chooser', 'RandomChoice',
-           'NearestChoice', 'WorstFirst', 'Coverage', 'get_chooser', 'contains_name', 'Chosen', 'choose_names']
+           'NearestChoice', 'WorstFirst', 'Coverage', 'KCenter', 'get_chooser', 'contains_name', 'Chosen',
+           'choose_names']
 
 # %% ../../../nbs/3a_diffusion/28_protecting.ipynb #f8a128e0
 def compressed(
@@ -81,6 +82,7 @@ class GrowingList:
             raise ValueError("retain_weight is 0, so nothing that is chosen would be preserved; raise it")
         self.pipe, self.read, self.names = pipe, read, concepts(forget)
         self.concept, self.forms, self.said = read_names(pipe, self.names, own_template(method)), {}, 0
+        self.added: list[int] = []  # of the vocabulary, in their order
         with borrow(pipe), torch.no_grad():
             for form, vectors in read.vectors.items():
                 system = method.system(pipe, forget, retain, form)
@@ -107,6 +109,7 @@ class GrowingList:
             for form, f in self.forms.items():
                 p = self.read.vectors[form][index].double()
                 f.plain = f.plain + f.weight*p.T @ p
+            self.added.append(index)
             return True
         for form, f in self.forms.items(): f.inverse = old[form]
         return False
@@ -174,6 +177,18 @@ class Coverage(Chooser):
             grown = [f.weight*(p @ inverse @ p.mT) + torch.eye(p.shape[1], dtype=p.dtype) for p in for_each]
             gains = gains + torch.cat([torch.logdet(g) for g in grown])
         return gains.numpy()
+
+class KCenter(Chooser):
+    "Who is farthest from everybody that was chosen, after the one in the middle."
+    chooser: ClassVar[str] = "k_center"
+    label: ClassVar[str] = "k-center"
+    adaptive: ClassVar[bool] = True
+
+    def scores(self, growing, generator=None):
+        parts = [vectors.double().mean(1) for vectors in growing.read.vectors.values()]
+        seen = torch.nn.functional.normalize(torch.cat(parts, dim=1), dim=1)
+        if not growing.added: return (seen @ seen.mean(0)).numpy()
+        return (1 - (seen @ seen[growing.added].T).amax(1)).numpy()
 
 CHOOSERS = find_classes("vision_unlearning.unlearners.diffusion", "chooser", "label")
 
