@@ -29,7 +29,7 @@ from ..unlearners.methods import method_label
 
 # %% auto #0
 __all__ = ['FEW_PICTURES', 'NOT_SHOWN', 'shown_entities', 'caption', 'session_grid', 'grid_table', 'grid_figure',
-           'interference_rows', 'longest_name', 'settle', 'matrix_axes', 'matrix_words', 'retain_words',
+           'interference_rows', 'longest_name', 'place_map', 'matrix_axes', 'matrix_words', 'retain_words',
            'matrix_blocks', 'became_blocks', 'namer_words', 'report_head', 'numbers_blocks', 'picture_blocks',
            'origin_blocks', 'report_blocks', 'write_report']
 
@@ -123,7 +123,7 @@ def longest_name(
     dpi = axis.get_figure().get_dpi()
     return max(box.width for box in boxes)/dpi, max(box.height for box in boxes)/dpi
 
-def settle(
+def place_map(
     ax,  # a heat map with a colour bar
     tall: float,  # inches of the map
     wide: float = 12.,  # inches of the figure
@@ -157,7 +157,7 @@ def matrix_axes(
     tall, size = (.3, 9) if len(rows) <= 20 else (.14, 7)  # inches a row, and points of its name
     for axis, shown, points in ((ax.yaxis, rows.index, size), (ax.xaxis, rows.columns, 7)):
         if len(shown) <= 120: axis.set_ticks(range(len(shown)), shown, fontsize=points)
-    settle(ax, tall*len(rows))
+    place_map(ax, tall*len(rows))
     return ax
 
 # %% ../../nbs/8_running/20_report.ipynb #dc8fb521
