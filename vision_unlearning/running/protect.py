@@ -122,13 +122,11 @@ def choose_protected(
     unlisted = list(measured.index[measured == "other"])
     taken = [*asked, *near, *plan.kept, *unlisted]
     free = [w for w in words if w not in shared_names(words, taken)]
+    left_out = {"not read by the text encoder": unknown, "the concept itself": near}
     if k > len(free):
-        why = {
-            "not read by the text encoder": len(unknown),
-            "the concept itself": len(near),
-            "kept already or drawn by the check": len(words) - len(free) - len(near),
-        }
-        out = ", ".join(f"{n} {reason}" for reason, n in why.items() if n > 0)
+        used = [w for w in words if w not in (*free, *near)]
+        why = left_out | {"kept already or drawn by the check": used}
+        out = ", ".join(f"{len(those)} {reason}" for reason, those in why.items() if those)
         raise ValueError(
             f"protect asks for {k} names, and the vocabulary has {len(free)} to choose from "
             f"(left out: {out or 'none'}); give a longer vocabulary, or protect fewer"
@@ -146,8 +144,7 @@ def choose_protected(
     table = pd.DataFrame({"name": read.names, "group": list(groups.values())})
     table["without"] = foretell(pipe, method, asked, plan.kept, read)
     table["foretold"] = foretell(pipe, method, asked, kept, read)
-    left_out = {"not read by the text encoder": unknown, "the concept itself": near,
-                "close enough to bring the concept back": passed}
+    left_out["close enough to bring the concept back"] = passed
     return replace(plan, kept=kept), Protection(protected, table, method is unlearner, left_out)
 
 # %% ../../nbs/8_running/34_protect.ipynb #38ebf0fd
