@@ -161,14 +161,14 @@ def jacc_similarity(
 ) -> np.ndarray:  # (N,N)
     "The published rule for all pairs, column by column."
     other = [e for e in entities if set(e) != set(entities[0])]
-    if other: jacc_metric_score(entities[0]["name"], other[0]["name"], [entities[0], other[0]])  # refuses them
+    def refuse(one, other): jacc_metric_score(one["name"], other["name"], [one, other])
+    if other: refuse(entities[0], other[0])
     total, count = np.zeros((2, len(entities), len(entities)))
     for key in dict.fromkeys(chain.from_iterable(entities)):
         agreement = _jacc_column([e[key] for e in entities])
         total += np.nan_to_num(agreement)
         count += np.isfinite(agreement)
-    for i, j in np.argwhere(count == 0)[:1]:
-        jacc_metric_score(entities[i]["name"], entities[j]["name"], [entities[i], entities[j]])  # refuses them
+    for i, j in np.argwhere(count == 0)[:1]: refuse(entities[i], entities[j])
     return total/count
 
 # %% ../../nbs/2_explore/00_similarity.ipynb #fc149dcc

@@ -227,7 +227,8 @@ def group_importance(
         columns = [k for k, g in enumerate(groups) if g == group]
         mixed = np.tile(x, (repeats, 1, 1))
         for rows in mixed: rows[:, columns] = x[generator.permutation(len(x))][:, columns]
-        found = model.predict(mixed.reshape(-1, x.shape[1])).reshape(repeats, -1)  # all at once: a call is slow
+        # all at once: a call is slow
+        found = model.predict(mixed.reshape(-1, x.shape[1])).reshape(repeats, -1)
         falls[group] = float(np.mean([whole - r2_score(y, guess) for guess in found]))
     return dict(sorted(falls.items(), key=lambda item: -item[1]))
 
