@@ -4,7 +4,7 @@
 
 # %% ../nbs/0_base/08_files.ipynb #ce06df78
 from __future__ import annotations
-import contextlib, ctypes, errno, glob, os, re, secrets, shutil, sys, tempfile, time, unicodedata
+import contextlib, ctypes, errno, functools, glob, os, re, secrets, shutil, sys, tempfile, time, unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from .leases import check_leases, read_lease, steadily, take
@@ -23,13 +23,18 @@ except ImportError: fcntl = None
 RESERVED = re.compile(r'[/\\\x00-\x1f:?*"<>|]')
 DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # of Windows, in every folder
 
+@functools.lru_cache(maxsize=10_000)
+def _is_safe(name: str) -> bool:
+    "Tables of entities are read for every question, with the same names."
+    forbidden = RESERVED.search(name) or DEVICES.fullmatch(name) or name.startswith(".")
+    return bool(name) and not forbidden and name[-1] not in ". " and len(name.encode(errors="replace")) <= 230
+
 def safe_name(
     name: str,  # one path component
 ) -> str:  # `name` itself
     "Return `name` if it can be one file or folder name on every system; otherwise raise `ValueError`."
     if not isinstance(name, str): raise ValueError(f"{name!r} cannot be a file name; it is no text")
-    forbidden = RESERVED.search(name) or DEVICES.fullmatch(name) or name.startswith(".")
-    if not name or forbidden or name[-1] in ". " or len(name.encode(errors="replace")) > 230:
+    if not _is_safe(name):
         raise ValueError(
             f"{name!r} cannot be a file name on every system; use 1 to 230 bytes without / \\ : ? * \" < > | "
             "and control characters, without a dot at either end, and no device such as CON"

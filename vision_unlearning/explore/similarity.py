@@ -72,7 +72,7 @@ def attribute_columns(
     kinds = {}
     for key in dict.fromkeys(chain.from_iterable(entities)):
         if key in BOOKKEEPING or key.startswith("metric_"): continue
-        values = [e[key] for e in entities if key in e and not _missing(e[key])]
+        values = [v for e in entities if (v := e.get(key)) is not None and v == v]  # NaN is not itself
         different = len(set(map(str, values)))
         if different < 2: continue
         if all(map(_numeric, values)): kinds[key] = "numerical"
@@ -141,16 +141,35 @@ def jacc_metric_score(
     return float(sum(parts)/len(parts))
 
 # %% ../../nbs/2_explore/00_similarity.ipynb #9bfb9d16
+def _jacc_column(values: list) -> np.ndarray:
+    "What `_jacc_agreement` says of all pairs of values of a column; NaN where it ignores the column."
+    known = np.array([not _missing(v) for v in values])
+    types = np.unique([type(v).__name__ for v in values], return_inverse=True)[1]
+    words = np.array([isinstance(v, (str, bool)) for v in values])
+    texts = np.unique(list(map(str, values)), return_inverse=True)[1]
+    numbers = np.array([float(v) if _numeric(v) else np.nan for v in values])
+    apart, found = np.abs(numbers[:, None] - numbers[None]), np.full((len(values), len(values)), np.nan)
+    for low, high, by in ((numbers >= 0, numbers <= 1, 1), (numbers > 1, numbers <= 100, 100)):
+        inside = low & high
+        found = np.where(inside[:, None] & inside[None], 1 - apart/by, found)
+    found = np.where(words[:, None] & words[None], texts[:, None] == texts[None], found)
+    alike = known[:, None] & known[None] & (types[:, None] == types[None])
+    return np.where(alike, found, np.nan)
+
 def jacc_similarity(
     entities: list[dict],  # entity table
 ) -> np.ndarray:  # (N,N)
-    "The published rule for all pairs."
-    names = [e["name"] for e in entities]
-    matrix = np.eye(len(names))
-    for i, a in enumerate(names):
-        for j in range(i + 1):
-            matrix[i, j] = matrix[j, i] = jacc_metric_score(a, names[j], [entities[i], entities[j]])
-    return matrix
+    "The published rule for all pairs, column by column."
+    other = [e for e in entities if set(e) != set(entities[0])]
+    def refuse(one, other): jacc_metric_score(one["name"], other["name"], [one, other])
+    if other: refuse(entities[0], other[0])
+    total, count = np.zeros((2, len(entities), len(entities)))
+    for key in dict.fromkeys(chain.from_iterable(entities)):
+        agreement = _jacc_column([e[key] for e in entities])
+        total += np.nan_to_num(agreement)
+        count += np.isfinite(agreement)
+    for i, j in np.argwhere(count == 0)[:1]: refuse(entities[i], entities[j])
+    return total/count
 
 # %% ../../nbs/2_explore/00_similarity.ipynb #fc149dcc
 def matrix_to_records(

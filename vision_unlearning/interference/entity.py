@@ -236,12 +236,12 @@ def read_emitters(
     return pairs
 
 # %% ../../nbs/5_interference/10_entity.ipynb #b8653e7e
-def _put_metrics(row: dict, method: str, epochs: int, values: dict) -> None:
+def _put_metrics(row: dict, method: str, epochs: int, values: dict, columns: dict) -> None:
     "Put entity metrics into a row; the same ones with padded epochs or another arrow go."
     for key in list(row):
         parts = parse_column(key)
         if parts and parts[:2] == (method, epochs) and parts[2] in values: del row[key]
-    row.update({entity_column(method, epochs, name): v for name, v in values.items()})
+    row.update({columns[name]: v for name, v in values.items()})
 
 # %% ../../nbs/5_interference/10_entity.ipynb #3501dc08
 class InterferencePerEntity(Config):
@@ -298,7 +298,8 @@ class InterferencePerEntity(Config):
             numbers = entity_table(read_emitters(files, names, self.task), names)
             ratios = specificity_ratios(store, self.task, method, epochs, entities)
             if ratios: numbers[SPECIFICITY] = [ratios.get(n) for n in names]
+            columns = {name: entity_column(method, epochs, name) for name in numbers}
             for row, values in zip(table, numbers.to_dict("records")):
-                _put_metrics(row, method, epochs, values)
+                _put_metrics(row, method, epochs, values, columns)
                 row[f"sessions_{method}_{epochs}"] = len(files)
         return jsonable(table)

@@ -4,6 +4,7 @@
 
 # %% ../../nbs/6_results/45_along.ipynb #588e0e13
 from __future__ import annotations
+import functools
 from pathlib import Path
 from collections.abc import Iterator
 from typing import ClassVar
@@ -31,6 +32,13 @@ from ..store import read_entities
 __all__ = ['attribute_matrices', 'ResultTemplateInterferenceAlongAttribute']
 
 # %% ../../nbs/6_results/45_along.ipynb #fd3d5eb9
+@functools.lru_cache(maxsize=64)
+def _agreement(values: tuple, kind: str) -> np.ndarray:
+    "Likeness by one attribute, which every question about it asks for; nobody may write into it."
+    found = attribute_agreement(list(values), kind)
+    found.flags.writeable = False
+    return found
+
 def attribute_matrices(
     entities: list[dict],  # entity table of N
     attributes: list[str],
@@ -42,7 +50,7 @@ def attribute_matrices(
     kinds = attribute_columns([entities[i] for i in kept])
     def likeness(attribute, column):
         if attribute not in kinds: return np.ones((len(kept), len(kept)))
-        return attribute_agreement([column[i] for i in kept], kinds[attribute])
+        return _agreement(tuple(column[i] for i in kept), kinds[attribute])
     return kept, [likeness(*one) for one in zip(attributes, columns)]
 
 # %% ../../nbs/6_results/45_along.ipynb #22bfb3e9
