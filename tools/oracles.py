@@ -1,26 +1,25 @@
 """Trains the oracles of text-to-image unlearning: emoji-sd as it would be, had it never seen some emoji.
 
-    python tools/oracles.py [--only first|second]
+    python tools/oracles.py
 
-Each leaves out two emoji that the other one is taught, so that each is also the other's control:
-what both do is the doing of another training, and what one does alone is the doing of what it never saw.
+Which oracles there are, and what each never sees, is said in nbs/0_models/02_embedded.
 The schedule is that on emoji-sd's card: a text tower, then three runs of the UNet, the last of both together.
 The autoencoder is the package's, which has seen all drawings: it is a codec, and knows no names.
 Everything lies in build/oracles; a run that was killed goes on from its last checkpoint.
 What the next run needs of a finished one is put into nbs/training/oracles, to be committed until the oracle
-is whole: a fresh clone goes on after it."""
-import argparse
+is whole: a fresh clone goes on after it.
+A whole oracle is put among the embedded models, all but its card."""
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from vision_unlearning.running.tuning.held_out import held_out_emitters
+from vision_unlearning.models.embedded import ORACLES, embedded_folder
+from vision_unlearning.store import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER, TRAINING = ROOT/"build"/"oracles", ROOT/"nbs"/"training"
 KEPT = TRAINING/"oracles"  # in the layout of `FOLDER`
-EMITTERS = held_out_emitters("emoji")
-WITHOUT = {"first": EMITTERS[:2], "second": EMITTERS[2:4]}  # what each oracle never sees
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def keep(name: str, run: Run):
 def train_oracle(name: str):
     "Run what is not complete yet."
     import papermill
-    folder, without = FOLDER/name, WITHOUT[name]
+    folder, without = FOLDER/name, list(ORACLES[name])
     for run in runs(folder):
         out = folder/run.name
         if not (out/run.done).exists() and (KEPT/name/run.name/run.done).exists():
@@ -78,11 +77,18 @@ def train_oracle(name: str):
         print(name, run.name, flush=True)
         papermill.execute_notebook(TRAINING/run.notebook, out/"run.ipynb", parameters, progress_bar=False)
         keep(name, run)
+    ship(name, folder/"run3"/"emoji-sd")
+
+
+def ship(name: str, made: Path):
+    "Put a whole oracle among the embedded models."
+    folder = embedded_folder(name)
+    shutil.copytree(made, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md"))
+    for path in folder.rglob("*.json"):
+        said = json.loads(path.read_text(encoding="utf-8"))
+        if "_name_or_path" in said: write_json(path, {k: v for k, v in said.items() if k != "_name_or_path"})
 
 
 if __name__ == "__main__":
-    plain = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
-    parser.add_argument("--only", choices=tuple(WITHOUT), default="")
-    only = parser.parse_args().only
-    for name in [only] if only else WITHOUT: train_oracle(name)
+    for name in ORACLES:
+        if not (embedded_folder(name)/"model_index.json").exists(): train_oracle(name)

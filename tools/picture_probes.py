@@ -4,19 +4,18 @@
 
 Every method is asked with the settings of its record of held-out emitters; its edits lie in
 build/what_it_became, where tools/what_it_became.py makes them too. The controls are asked the same with the
-same pictures: no edit, no edit and a word that means nothing, a random edit of the size of UCE's.
-Finished lines lie in build/picture_probes, where the next call continues: one emitter for all, then the next.
-Every call writes what there is to the record and the sheet of pictures beside the page."""
-import argparse
-import json
-import time
+same pictures: no edit, no edit and a word that means nothing, a random edit of the size of UCE's,
+and the oracle, which was never taught the first two emitters.
+Finished points stand in the record beside the page, where the next call continues: one emitter for all, then
+the next. The pictures are those of the first emitter."""
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from points import fill, minutes_asked
 
-from vision_unlearning.core import versions
 from vision_unlearning.data.emoji import emoji_entities
 from vision_unlearning.interference.attacks import TokenSearch, edited, search_tokens
 from vision_unlearning.interference.generate import generate_array
@@ -29,40 +28,53 @@ from vision_unlearning.interference.picture_probes import (
     probe_pictures,
 )
 from vision_unlearning.metrics.familiar import open_judge
-from vision_unlearning.metrics.speed import processor
 from vision_unlearning.models import load_pipeline
+from vision_unlearning.models.embedded import ORACLES
 from vision_unlearning.running.erase import own_pictures
 from vision_unlearning.running.session import plan_sessions, unlearn_session, weights_fingerprint
 from vision_unlearning.running.tuning.held_out import held_out_emitters
-from vision_unlearning.store import Store, write_json
+from vision_unlearning.store import Store
 from vision_unlearning.tasks import get_prompt
 from vision_unlearning.unlearners.base import load_edit
 from vision_unlearning.unlearners.diffusion.random_edit import random_edit
 from vision_unlearning.unlearners.tuned import held_out_record
 
 ROOT = Path(__file__).resolve().parents[1]
-EDITS, FOLDER = ROOT/"build"/"what_it_became", ROOT/"build"/"picture_probes"
-BESIDE = ROOT/"nbs"/"tutorials"/"picture_probes"
+EDITS, BESIDE = ROOT/"build"/"what_it_became", ROOT/"nbs"/"tutorials"/"picture_probes"
+SHEET = BESIDE/"first.webp"  # a row a condition
 TASK, MODEL, STEPS, SEEDS = "emoji", "emoji-sd", 8, (42, 43, 44, 45, 46, 47)
-EMITTERS = held_out_emitters(TASK)[:3]
+ORACLE = "emoji-sd-oracle"
+EMITTERS = held_out_emitters(TASK)[:2]  # which the oracle never saw
 NAMES = [entity["name"] for entity in emoji_entities(TASK)]
 METHODS = ("uce", "esd", "sld", "distil", "rece", "salun", "spm", "concept_ablation")
 NO_EDIT, NONSENSE, RANDOM = "no edit", "no edit, a word that means nothing", "random edit"
+NEVER = "oracle"
 WORD = "zyx"  # that means nothing
 PROBES = (Completion(), Inpainting(), AddedNoise(scales=(.2, .4)), LatentGuidance())
 INVERSION = dict(num_steps=10, learning_rate=.4)
+assert set(EMITTERS) == set(ORACLES[ORACLE])
+
+
+@dataclass(frozen=True)
+class Way:
+    "Who is asked."
+    label: str
+
+
+WAYS = [Way(label) for label in (NO_EDIT, NONSENSE, RANDOM, NEVER, *METHODS)]
 
 
 class Looker:
     "Asks one pipeline, with whatever edit is on."
     def __init__(self):
         self.pipe, self.judge = load_pipeline(MODEL), open_judge(TASK)
+        self.oracle = load_pipeline(ORACLE)
         self.weights, self.store = weights_fingerprint(MODEL), Store(EDITS)
         self.how, self.given = dict(num_inference_steps=STEPS), {}
 
     def prepared(self, emitter: str):
-        """Pictures of the emitter and of sixteen others, drawn by the unedited model, and what each probe
-        makes."""
+        """Pictures of the emitter and of sixteen others, drawn by the unedited model, as both models take
+        them, and what each probe makes."""
         if emitter not in self.given:
             free = [name for name in NAMES if name != emitter]
             others = [free[i] for i in np.random.default_rng(0).permutation(len(free))[:16]]
@@ -70,8 +82,8 @@ class Looker:
                 own_pictures(self.pipe, names, per, **self.how)
                 for names, per in (([emitter], 6), (others, 1))
             ]
-            given = encode_given(self.pipe, *drawn)
-            self.given[emitter] = given, [probe.prepare(self.pipe, given) for probe in PROBES]
+            given, known = encode_given(self.pipe, *drawn), encode_given(self.oracle, *drawn)
+            self.given[emitter] = given, known, [probe.prepare(self.pipe, given) for probe in PROBES]
         return self.given[emitter]
 
     def seen(self, images: np.ndarray, emitter: str) -> list[int]:
@@ -93,84 +105,56 @@ class Looker:
         made = load_edit(self.store.model(session))
         return random_edit(made, self.pipe) if condition == RANDOM else made
 
-    def inverted(self, edit, given, emitter: str, condition: str) -> np.ndarray | None:
+    def inverted(self, pipe, edit, given, emitter: str, condition: str) -> np.ndarray | None:
         """Pictures under a word that was searched; None where an edit acts on calls and lets no gradient
         through."""
         if edit is not None and edit.acts_on == "calls": return None
         steps = 0 if condition == NONSENSE else INVERSION["num_steps"]
         settings = TokenSearch(num_steps=steps, learning_rate=INVERSION["learning_rate"], start=WORD)
         how = dict(edit=edit, generator=torch.Generator().manual_seed(0))
-        found = search_tokens(self.pipe, given.concept, settings, **how)
-        with edited(self.pipe, edit), found.on(self.pipe):
-            return generate_array(self.pipe, list(SEEDS), [found.prompt]*len(SEEDS), **self.how)[None]
+        found = search_tokens(pipe, given.concept, settings, **how)
+        with edited(pipe, edit), found.on(pipe):
+            return generate_array(pipe, list(SEEDS), [found.prompt]*len(SEEDS), **self.how)[None]
 
-    def measure(self, condition: str, emitter: str) -> tuple[dict, np.ndarray]:
-        "What was seen under its prompt and each probe, and a strip of first pictures."
-        (given, made), edit = self.prepared(emitter), self.edit(condition, emitter)
+    def measure(self, way: Way, emitter: str) -> dict:
+        "One point: what was seen under its prompt and each probe."
+        condition = way.label
+        given, known, made = self.prepared(emitter)
+        if condition == NEVER: pipe, edit, given = self.oracle, None, known
+        else: pipe, edit = self.pipe, self.edit(condition, emitter)
         prompt = get_prompt(TASK, WORD if condition == NONSENSE else emitter)
-        with edited(self.pipe, edit):
-            drawn = {"prompt": generate_array(self.pipe, list(SEEDS), [prompt]*len(SEEDS), **self.how)[None]}
+        with edited(pipe, edit):
+            drawn = {"prompt": generate_array(pipe, list(SEEDS), [prompt]*len(SEEDS), **self.how)[None]}
             for probe, own in zip(PROBES, made):
-                drawn[probe.name] = probe_pictures(
-                    self.pipe, probe, given, own, prompt, list(SEEDS), **self.how
-                )
-        inverted = self.inverted(edit, given, emitter, condition)
+                drawn[probe.name] = probe_pictures(pipe, probe, given, own, prompt, list(SEEDS), **self.how)
+        inverted = self.inverted(pipe, edit, given, emitter, condition)
         if inverted is not None: drawn["inversion"] = inverted
         found = {name: self.seen(images, emitter) for name, images in drawn.items()}
-        blank = np.full_like(drawn["prompt"][0, 0], 255)
-        names = ("prompt", *(probe.name for probe in PROBES), "inversion")
-        strip = np.concatenate([drawn[n][-1, 0] if n in drawn else blank for n in names], axis=1)
-        return dict(condition=condition, emitter=emitter, seen=found), strip
+        print(emitter, condition, {name: sum(seen) for name, seen in found.items()}, flush=True)
+        if emitter == EMITTERS[0]: put_row(condition, drawn)
+        return dict(label=condition, emitter=emitter, seen=found)
 
 
-def read_lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def put_row(condition: str, drawn: dict[str, np.ndarray]):
+    "What was drawn first in each way, as the condition's row of the sheet."
+    blank = np.full_like(drawn["prompt"][0, 0], 255)
+    names = ("prompt", *(probe.name for probe in PROBES), "inversion")
+    row = np.concatenate([drawn[n][-1, 0] if n in drawn else blank for n in names], axis=1)
+    sheet = np.full((len(WAYS)*len(row), *row.shape[1:]), 255, np.uint8)
+    if SHEET.exists(): sheet = np.array(Image.open(SHEET).convert("RGB"))
+    place = [way.label for way in WAYS].index(condition)*len(row)
+    sheet[place:place + len(row)] = row
+    Image.fromarray(sheet).save(SHEET, lossless=True, method=6)
 
 
-def strip_path(condition: str, emitter: str) -> Path:
-    return FOLDER/f"{condition}-{emitter}.png".replace(" ", "_").replace(",", "")
-
-
-def write_beside(lines: list[dict]):
-    "The record of the emitters that every condition has, and a sheet of the first emitter."
-    done = {(line["condition"], line["emitter"]) for line in lines}
-    begun = [c for c in (NO_EDIT, NONSENSE, RANDOM, *METHODS) if (c, EMITTERS[0]) in done]
-    whole = [name for name in EMITTERS if begun and all((c, name) in done for c in begun)]
-    if not whole: return
-    about = dict(
-        task=TASK, model=MODEL, seeds=list(SEEDS), num_inference_steps=STEPS, emitters=whole, word=WORD
-    )
-    about |= dict(
-        conditions=begun, probes={probe.name: probe.model_dump() for probe in PROBES}, inversion=INVERSION
-    )
-    chosen = [line for line in lines if line["emitter"] in whole]
-    write_json(BESIDE/"record.json", about | dict(cpu=processor(), versions=versions(), lines=chosen))
-    rows = [np.asarray(Image.open(strip_path(c, whole[0]))) for c in begun]
-    Image.fromarray(np.concatenate(rows)).save(BESIDE/"first.webp", lossless=True, method=6)
-
-
-def main(minutes: float):
-    "Measure until the time is up."
-    end = time.monotonic() + 60*minutes
-    FOLDER.mkdir(parents=True, exist_ok=True)
+def main():
     BESIDE.mkdir(parents=True, exist_ok=True)
-    path, looker = FOLDER/"lines.jsonl", Looker()
-    lines = read_lines(path)
-    done = {(line["condition"], line["emitter"]) for line in lines}
-    conditions = (NO_EDIT, NONSENSE, RANDOM, *METHODS)
-    todo = [(c, name) for name in EMITTERS for c in conditions if (c, name) not in done]
-    for condition, emitter in todo:
-        if time.monotonic() > end: break
-        line, strip = looker.measure(condition, emitter)
-        Image.fromarray(strip).save(strip_path(condition, emitter))
-        with path.open("a") as file: file.write(json.dumps(line) + "\n")
-        lines.append(line)
-        print(emitter, condition, {name: sum(seen) for name, seen in line["seen"].items()}, flush=True)
-    write_beside(lines)
-    print(len(lines), "of", len(conditions)*len(EMITTERS), "lines")
+    probes = {probe.name: probe.model_dump() for probe in PROBES}
+    about = dict(task=TASK, model=MODEL, oracle=ORACLE, word=WORD, probes=probes, inversion=INVERSION)
+    about |= dict(seeds=list(SEEDS), num_inference_steps=STEPS)
+    measure = Looker().measure
+    points = fill(BESIDE/"record.json", EMITTERS, WAYS, measure, about, minutes_asked(__doc__))
+    print(len(points), "of", len(EMITTERS)*len(WAYS), "points")
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=1e6)
-    main(parser.parse_args().minutes)
+if __name__ == "__main__": main()

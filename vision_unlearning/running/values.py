@@ -67,11 +67,11 @@ def known_networks(
     parameter: str,  # "model", "clip", "judge" or "encoder"
 ) -> list[str]:
     "The names that ship, or stand for one on the hub."
-    from vision_unlearning.models.embedded import EMBEDDED_MODELS, EMBEDDED_PIPELINES
+    from vision_unlearning.models.embedded import EMBEDDED_MODELS, EMBEDDED_PIPELINES, ORACLES
     def embedded(ending): return [name for name in EMBEDDED_MODELS if name.endswith(ending)]
     if parameter == "model":
         from vision_unlearning.models.tiny import TINY_FAMILIES
-        return [*EMBEDDED_PIPELINES, *TINY_FAMILIES]
+        return [*EMBEDDED_PIPELINES, *ORACLES, *TINY_FAMILIES]
     if parameter == "clip": return [*embedded("-clip"), "tiny"]
     if parameter == "judge": return [*embedded("-judge"), "clip"]
     from vision_unlearning.models.encoders import DINO_MODELS

@@ -1,0 +1,160 @@
+"""Measures nbs/explanations/11_oracle: how far an erased emoji is from one that was never known.
+
+    python tools/drawing_oracle.py [--minutes M]
+
+Every method that has a record of held-out emitters erases what the oracle never saw, one at a time, with the
+settings of that record; controls are no edit, and a random edit of the size of UCE's.
+Everybody is asked for the emitter and for all that the oracle did see, and then relearns the emitter.
+Finished points stand in the two records beside the page, where the next call continues.
+Edits and pictures lie in build/drawing_oracle and may be deleted."""
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from points import fill, minutes_asked
+
+from vision_unlearning.data.emoji import emoji_entities
+from vision_unlearning.data.splits import make_split
+from vision_unlearning.interference.attacks import edited
+from vision_unlearning.interference.confusion import answers_of
+from vision_unlearning.interference.generate import generate_array, task_prompts
+from vision_unlearning.interference.relearning import Relearning, relearning_curve
+from vision_unlearning.metrics.familiar import open_judge
+from vision_unlearning.models import load_pipeline
+from vision_unlearning.models.conditioning import condition
+from vision_unlearning.models.embedded import ORACLES
+from vision_unlearning.running.session import plan_sessions, unlearn_session, weights_fingerprint
+from vision_unlearning.store import Store
+from vision_unlearning.tasks import get_prompt
+from vision_unlearning.unlearners.base import load_edit
+from vision_unlearning.unlearners.diffusion.inputs import encode_dataset
+from vision_unlearning.unlearners.diffusion.random_edit import random_edit
+from vision_unlearning.unlearners.methods import METHODS
+from vision_unlearning.unlearners.tuned import held_out_record
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER, BESIDE = ROOT/"build"/"drawing_oracle", ROOT/"nbs"/"explanations"
+TASK, MODEL, ORACLE, STEPS = "emoji", "emoji-sd", "emoji-sd-oracle", 8
+EMITTERS = list(ORACLES[ORACLE])
+SEEDS, RECEIVER_SEEDS, SHOWN = list(range(42, 66)), [42, 43], 6
+NAMES = [entity["name"] for entity in emoji_entities(TASK)]
+RECEIVERS = [name for name in NAMES if name not in EMITTERS]
+NO_EDIT, RANDOM, UNKNOWN = "no edit", "random edit", "a word that means nothing"
+WORD = "zyx"  # that means nothing
+TESTED = [method for method in METHODS if held_out_record(TASK, method)]
+AGAIN = Relearning(at=(0, 5, 10, 20))
+ROUNDS, ASKED = (0, 1), SEEDS[:6]  # generators of the relearning, and the seeds of what is drawn between
+
+
+@dataclass(frozen=True)
+class Way:
+    "Who is asked."
+    label: str
+
+
+class Bench:
+    "The networks, made when the first point is measured."
+    def __init__(self): self.made = {}
+
+    @cached_property
+    def judge(self): return open_judge(TASK)
+
+    def pipe(self, name: str):
+        if name not in self.made: self.made[name] = load_pipeline(name)
+        return self.made[name]
+
+    def whose(self, way: Way, emitter: str):
+        "The pipeline of a way, and the edit that is put on it."
+        if way.label == ORACLE: return self.pipe(ORACLE), None
+        if way.label in (NO_EDIT, UNKNOWN): return self.pipe(MODEL), None
+        pipe, store = self.pipe(MODEL), Store(FOLDER)
+        method = "uce" if way.label == RANDOM else way.label
+        session, = plan_sessions(store, TASK, method, [emitter])
+        unlearn_session(store, session, pipe, weights_fingerprint(MODEL))
+        edit = load_edit(store.model(session))
+        return pipe, random_edit(edit, pipe) if way.label == RANDOM else edit
+
+    def pictures(self, pipe, edit, names: list[str], seeds: list[int]) -> np.ndarray:
+        "(N,H,W,3) uint8, each name with each seed."
+        prompts = [prompt for prompt in task_prompts(TASK, [{"name": n} for n in names]) for _ in seeds]
+        with edited(pipe, edit):
+            return generate_array(pipe, seeds*len(names), prompts, num_inference_steps=STEPS, batch_size=25)
+
+    @cached_property
+    def unedited(self) -> np.ndarray:
+        "What the receivers look like without an edit."
+        path = FOLDER/"unedited.npy"
+        if not path.exists():
+            np.save(path, self.pictures(self.pipe(MODEL), None, RECEIVERS, RECEIVER_SEEDS))
+        return np.load(path)
+
+    def said(self, pictures: np.ndarray, names: list[str], seeds: list[int]) -> dict[str, list[str]]:
+        "What pictures of names are taken for, a name a seed."
+        images = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
+        found = answers_of(self.judge, images, [name for name in names for _ in seeds])
+        return {name: found[i*len(seeds):(i + 1)*len(seeds)] for i, name in enumerate(names)}
+
+    def draw(self, way: Way, emitter: str) -> dict:
+        "One point: answers to the emitter's prompt and to those of the receivers."
+        pipe, edit = self.whose(way, emitter)
+        own = self.pictures(pipe, edit, [emitter], SEEDS)
+        strip = np.concatenate(own[:SHOWN], axis=1)
+        Image.fromarray(strip).save(strip_path(way, emitter))
+        others = self.pictures(pipe, edit, RECEIVERS, RECEIVER_SEEDS)
+        moved = np.square(others.astype(float) - self.unedited).mean((1, 2, 3))**.5
+        answers = self.said(own, [emitter], SEEDS) | self.said(others, RECEIVERS, RECEIVER_SEEDS)
+        named = np.mean([a == emitter for a in answers[emitter]])
+        print(emitter, way.label, f"named {named:.2f}, moved {moved.mean():.1f}", flush=True)
+        return dict(label=way.label, emitter=emitter, answers=answers, moved=round(float(moved.mean()), 3))
+
+    def relearn(self, way: Way, emitter: str) -> dict:
+        "One point: how often the emitter is seen after some updates on its drawings, beside other drawings."
+        pipe, edit = self.whose(way, emitter)
+        forget, retain = make_split(TASK, emitter, per_entity=1)
+        data, kept = encode_dataset(pipe, forget), encode_dataset(pipe, retain)
+        prompt = get_prompt(TASK, WORD if way.label == UNKNOWN else emitter)
+        if way.label == UNKNOWN: data = replace(data, embeddings=condition(pipe, [prompt]*len(data)))
+        def seen():
+            drawn = generate_array(pipe, ASKED, [prompt]*len(ASKED), num_inference_steps=STEPS)
+            said = self.said(drawn, [emitter], ASKED)[emitter]
+            return {"seen": sum(name == emitter for name in said)}
+        curves = []
+        for seed in ROUNDS:
+            dice = torch.Generator().manual_seed(seed)
+            rows = relearning_curve(pipe, data, seen, AGAIN, retain=kept, edit=edit, generator=dice)
+            curves.append([row["seen"] for row in rows])
+        print(emitter, way.label, curves, flush=True)
+        return dict(label=way.label, emitter=emitter, curves=curves)
+
+
+def strip_path(way: Way, emitter: str) -> Path:
+    return FOLDER/f"{way.label}-{emitter}.png".replace(" ", "_")
+
+
+def write_sheets(ways: list[Way]):
+    "What everybody drew first, a picture for each emitter with a row a way."
+    for place, emitter in enumerate(EMITTERS):
+        paths = [strip_path(way, emitter) for way in ways]
+        if not all(path.exists() for path in paths): continue
+        rows = [np.asarray(Image.open(path)) for path in paths]
+        sheet = Image.fromarray(np.concatenate(rows))
+        sheet.save(BESIDE/f"oracle_{place + 1}.webp", lossless=True, method=6)
+
+
+def main():
+    minutes, bench = minutes_asked(__doc__), Bench()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    about = dict(task=TASK, model=MODEL, oracle=ORACLE, emitters=EMITTERS, num_inference_steps=STEPS)
+    draws = [Way(label) for label in (NO_EDIT, ORACLE, RANDOM, *TESTED)]
+    drawn = about | dict(seeds=SEEDS, receivers=RECEIVERS, receiver_seeds=RECEIVER_SEEDS)
+    fill(BESIDE/"oracle_drawn.json", EMITTERS, draws, bench.draw, drawn, minutes)
+    write_sheets(draws)
+    again = [way for way in draws if way.label != NO_EDIT] + [Way(UNKNOWN)]
+    relearned = about | dict(relearning=AGAIN.model_dump(), rounds=ROUNDS, seeds=ASKED, word=WORD)
+    fill(BESIDE/"oracle_relearned.json", EMITTERS, again, bench.relearn, relearned, minutes)
+
+
+if __name__ == "__main__": main()
