@@ -91,6 +91,17 @@ class Bench:
             np.save(path, self.pictures(self.pipe(MODEL), None, RECEIVERS, RECEIVER_SEEDS))
         return np.load(path)
 
+    @cached_property
+    def never_taught(self) -> np.ndarray:
+        "What the oracle makes of the receivers."
+        return self.pictures(self.pipe(ORACLE), None, RECEIVERS, RECEIVER_SEEDS)
+
+    def receivers(self, way: Way, pipe, edit) -> np.ndarray:
+        "What the receivers look like; who is no edit draws them once for all emitters."
+        if way.label == NO_EDIT: return self.unedited
+        if way.label == ORACLE: return self.never_taught
+        return self.pictures(pipe, edit, RECEIVERS, RECEIVER_SEEDS)
+
     def said(self, pictures: np.ndarray, names: list[str], seeds: list[int]) -> dict[str, list[str]]:
         "What pictures of names are taken for, a name a seed."
         images = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous()
@@ -103,12 +114,13 @@ class Bench:
         own = self.pictures(pipe, edit, [emitter], SEEDS)
         strip = np.concatenate(own[:SHOWN], axis=1)
         Image.fromarray(strip).save(strip_path(way, emitter))
-        others = self.pictures(pipe, edit, RECEIVERS, RECEIVER_SEEDS)
+        others = self.receivers(way, pipe, edit)
         moved = np.square(others.astype(float) - self.unedited).mean((1, 2, 3))**.5
         answers = self.said(own, [emitter], SEEDS) | self.said(others, RECEIVERS, RECEIVER_SEEDS)
         named = np.mean([a == emitter for a in answers[emitter]])
         print(emitter, way.label, f"named {named:.2f}, moved {moved.mean():.1f}", flush=True)
-        return dict(label=way.label, emitter=emitter, answers=answers, moved=round(float(moved.mean()), 3))
+        of_each = moved.reshape(len(RECEIVERS), len(RECEIVER_SEEDS)).mean(1).round(2).tolist()
+        return dict(label=way.label, emitter=emitter, answers=answers, moved=of_each)
 
     def relearn(self, way: Way, emitter: str) -> dict:
         "One point: how often the emitter is seen after some updates on its drawings, beside other drawings."
