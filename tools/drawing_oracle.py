@@ -123,8 +123,11 @@ class Bench:
         return dict(label=way.label, emitter=emitter, answers=answers, moved=of_each)
 
     def relearn(self, way: Way, emitter: str) -> dict:
-        "One point: how often the emitter is seen after some updates on its drawings, beside other drawings."
+        """One point: how often the emitter is seen after some updates on its drawings, beside other drawings;
+        no curve of an edit on calls, which lets no gradient through."""
         pipe, edit = self.whose(way, emitter)
+        if edit is not None and edit.acts_on == "calls":
+            return dict(label=way.label, emitter=emitter, curves=[])
         forget, retain = make_split(TASK, emitter, per_entity=1)
         data, kept = encode_dataset(pipe, forget), encode_dataset(pipe, retain)
         prompt = get_prompt(TASK, WORD if way.label == UNKNOWN else emitter)
