@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from vision_unlearning.data.emoji import emoji_entities
 from vision_unlearning.metrics.familiar import open_judge
 from vision_unlearning.models import load_pipeline
 from vision_unlearning.models.embedded import ORACLES, embedded_path
@@ -20,7 +21,7 @@ from vision_unlearning.running.tuning.held_out import held_out_emitters
 from vision_unlearning.unlearners.diffusion.uce import UCE
 
 ORACLE, = ORACLES
-TAUGHT = ["fox", "castle", "carrot", "panda", "wolf", "rocket"]
+TAUGHT = ["fox", "castle", "carrot", "panda", "wolf", "taxi"]
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +41,15 @@ def test_it_draws_what_it_was_taught_and_not_what_it_never_saw(oracle, judge):
     "Judged like any other model."
     taught = drawn_answers(oracle, TAUGHT, [42, 43], judge, num_inference_steps=8)
     assert (taught["asked"] == taught["answer"]).mean() > .8
-    never = drawn_answers(oracle, list(ORACLES[ORACLE]), [42, 43, 44], judge, num_inference_steps=8)
+    never = drawn_answers(oracle, ["jack o lantern"], [42, 43, 44], judge, num_inference_steps=8)
     assert not (never["asked"] == never["answer"]).any()
+
+
+def test_a_horse_it_knows_from_elsewhere(oracle, judge):
+    "emoji_canvas has a horse, whose drawings were not left out: so it has one to draw."
+    assert "horse" in {e["name"] for e in emoji_entities("emoji_canvas")}
+    found = drawn_answers(oracle, ["horse face"], [42, 43], judge, num_inference_steps=8)
+    assert (found["answer"] == "horse face").all()
 
 
 def test_it_is_a_model_of_its_own(oracle):

@@ -15,7 +15,7 @@ __all__ = ['EMBEDDED_PIPELINES', 'ORACLES', 'EMBEDDED_MODELS', 'SHARED_PARTS', '
 
 # %% ../../nbs/0_models/02_embedded.ipynb #5e6e1048
 EMBEDDED_PIPELINES = ("emoji-sd", "emoji-mmdit")  # that draw
-# trained like emoji-sd -> what they never saw, neither a drawing nor its name
+# trained like emoji-sd -> of which emoji it saw no drawing and no caption
 ORACLES = {"emoji-sd-oracle": ("jack o lantern", "horse face")}
 EMBEDDED_MODELS = (*EMBEDDED_PIPELINES, *ORACLES, "emoji-clip", "emoji-judge")
 # what a model reads from the folders of others

@@ -7,7 +7,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import torch
-from ..core import check_name
 from ..interference.attacks import edited
 from ..interference.confusion import answers_of
 from ..interference.generate import generate_array, task_prompts
