@@ -4,7 +4,8 @@
 
 Every method that has a record of held-out emitters erases what the oracle never saw, one at a time, with the
 settings of that record; controls are no edit, and a random edit of the size of UCE's.
-Everybody is asked for the emitter and for half of what the oracle did see, and then relearns the emitter.
+Everybody is asked for the emitter and for half of what the oracle did see; the oracle, and the eight methods
+that are also asked without words, then learn the emitter again.
 Finished points stand in the two records beside the page, where the next call continues.
 Edits and pictures lie in build/drawing_oracle and may be deleted."""
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from picture_probes import METHODS as PROBED
 from PIL import Image
 from points import fill, minutes_asked
 
@@ -167,7 +169,7 @@ def main():
     drawn = about | dict(seeds=SEEDS, receivers=RECEIVERS, receiver_seeds=RECEIVER_SEEDS)
     fill(BESIDE/"oracle_drawn.json", EMITTERS, draws, bench.draw, drawn, minutes)
     write_sheets(draws)
-    again = [way for way in draws if way.label != NO_EDIT] + [Way(UNKNOWN)]
+    again = [Way(label) for label in (ORACLE, UNKNOWN, *PROBED)]
     relearned = about | dict(relearning=AGAIN.model_dump(), rounds=ROUNDS, seeds=ASKED, word=WORD)
     fill(BESIDE/"oracle_relearned.json", EMITTERS, again, bench.relearn, relearned, minutes)
 
