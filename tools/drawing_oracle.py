@@ -7,16 +7,15 @@ settings of that record; controls are no edit, and a random edit of the size of 
 Everybody is asked for the emitter and for half of what the oracle did see; the oracle, and the eight methods
 that are also asked without words, then learn the emitter again.
 Finished points stand in the two records beside the page, where the next call continues.
-Edits and pictures lie in build/drawing_oracle and may be deleted."""
-from dataclasses import dataclass, replace
+Edits lie in build/drawing_oracle and may be deleted."""
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from picture_probes import METHODS as PROBED
-from PIL import Image
-from points import fill, minutes_asked
+from points import Asked, fill, minutes_asked, put_row
 
 from vision_unlearning.data.emoji import emoji_entities
 from vision_unlearning.data.splits import make_split
@@ -47,14 +46,9 @@ RECEIVERS = [name for name in NAMES if name not in EMITTERS][::2]
 NO_EDIT, RANDOM, UNKNOWN = "no edit", "random edit", "a word that means nothing"
 WORD = "zyx"  # that means nothing
 TESTED = [method for method in METHODS if held_out_record(TASK, method)]
+DRAWS = [Asked(label) for label in (NO_EDIT, ORACLE, RANDOM, *TESTED)]
 AGAIN = Relearning(at=(0, 5, 10, 20))
-ROUNDS, ASKED = (0, 1), SEEDS[:6]  # generators of the relearning, and the seeds of what is drawn between
-
-
-@dataclass(frozen=True)
-class Way:
-    "Who is asked."
-    label: str
+ROUNDS, BETWEEN = (0, 1), SEEDS[:6]  # generators of the relearning, and the seeds of what is drawn between
 
 
 class Bench:
@@ -68,7 +62,7 @@ class Bench:
         if name not in self.made: self.made[name] = load_pipeline(name)
         return self.made[name]
 
-    def whose(self, way: Way, emitter: str):
+    def whose(self, way: Asked, emitter: str):
         "The pipeline of a way, and the edit that is put on it."
         if way.label == ORACLE: return self.pipe(ORACLE), None
         if way.label in (NO_EDIT, UNKNOWN): return self.pipe(MODEL), None
@@ -88,17 +82,14 @@ class Bench:
     @cached_property
     def unedited(self) -> np.ndarray:
         "What the receivers look like without an edit."
-        path = FOLDER/"unedited.npy"
-        if not path.exists():
-            np.save(path, self.pictures(self.pipe(MODEL), None, RECEIVERS, RECEIVER_SEEDS))
-        return np.load(path)
+        return self.pictures(self.pipe(MODEL), None, RECEIVERS, RECEIVER_SEEDS)
 
     @cached_property
     def never_taught(self) -> np.ndarray:
         "What the oracle makes of the receivers."
         return self.pictures(self.pipe(ORACLE), None, RECEIVERS, RECEIVER_SEEDS)
 
-    def receivers(self, way: Way, pipe, edit) -> np.ndarray:
+    def receivers(self, way: Asked, pipe, edit) -> np.ndarray:
         "What the receivers look like; who is no edit draws them once for all emitters."
         if way.label == NO_EDIT: return self.unedited
         if way.label == ORACLE: return self.never_taught
@@ -110,12 +101,12 @@ class Bench:
         found = answers_of(self.judge, images, [name for name in names for _ in seeds])
         return {name: found[i*len(seeds):(i + 1)*len(seeds)] for i, name in enumerate(names)}
 
-    def draw(self, way: Way, emitter: str) -> dict:
+    def draw(self, way: Asked, emitter: str) -> dict:
         "One point: answers to the emitter's prompt and to those of the receivers."
         pipe, edit = self.whose(way, emitter)
         own = self.pictures(pipe, edit, [emitter], SEEDS)
-        strip = np.concatenate(own[:SHOWN], axis=1)
-        Image.fromarray(strip).save(strip_path(way, emitter))
+        sheet = BESIDE/f"oracle_{EMITTERS.index(emitter) + 1}.webp"
+        put_row(sheet, [each.label for each in DRAWS], way.label, np.concatenate(own[:SHOWN], axis=1))
         others = self.receivers(way, pipe, edit)
         moved = np.square(others.astype(float) - self.unedited).mean((1, 2, 3))**.5
         answers = self.said(own, [emitter], SEEDS) | self.said(others, RECEIVERS, RECEIVER_SEEDS)
@@ -124,7 +115,7 @@ class Bench:
         of_each = moved.reshape(len(RECEIVERS), len(RECEIVER_SEEDS)).mean(1).round(2).tolist()
         return dict(label=way.label, emitter=emitter, answers=answers, moved=of_each)
 
-    def relearn(self, way: Way, emitter: str) -> dict:
+    def relearn(self, way: Asked, emitter: str) -> dict:
         """One point: how often the emitter is seen after some updates on its drawings, beside other drawings;
         no curve of an edit on calls, which lets no gradient through."""
         pipe, edit = self.whose(way, emitter)
@@ -135,8 +126,8 @@ class Bench:
         prompt = get_prompt(TASK, WORD if way.label == UNKNOWN else emitter)
         if way.label == UNKNOWN: data = replace(data, embeddings=condition(pipe, [prompt]*len(data)))
         def seen():
-            drawn = generate_array(pipe, ASKED, [prompt]*len(ASKED), num_inference_steps=STEPS)
-            said = self.said(drawn, [emitter], ASKED)[emitter]
+            drawn = generate_array(pipe, BETWEEN, [prompt]*len(BETWEEN), num_inference_steps=STEPS)
+            said = self.said(drawn, [emitter], BETWEEN)[emitter]
             return {"seen": sum(name == emitter for name in said)}
         curves = []
         for seed in ROUNDS:
@@ -147,30 +138,14 @@ class Bench:
         return dict(label=way.label, emitter=emitter, curves=curves)
 
 
-def strip_path(way: Way, emitter: str) -> Path:
-    return FOLDER/f"{way.label}-{emitter}.png".replace(" ", "_")
-
-
-def write_sheets(ways: list[Way]):
-    "What everybody drew first, a picture for each emitter with a row a way."
-    for place, emitter in enumerate(EMITTERS):
-        paths = [strip_path(way, emitter) for way in ways]
-        if not all(path.exists() for path in paths): continue
-        rows = [np.asarray(Image.open(path)) for path in paths]
-        sheet = Image.fromarray(np.concatenate(rows))
-        sheet.save(BESIDE/f"oracle_{place + 1}.webp", lossless=True, method=6)
-
-
 def main():
     minutes, bench = minutes_asked(__doc__), Bench()
     FOLDER.mkdir(parents=True, exist_ok=True)
     about = dict(task=TASK, model=MODEL, oracle=ORACLE, emitters=EMITTERS, num_inference_steps=STEPS)
-    draws = [Way(label) for label in (NO_EDIT, ORACLE, RANDOM, *TESTED)]
     drawn = about | dict(seeds=SEEDS, receivers=RECEIVERS, receiver_seeds=RECEIVER_SEEDS)
-    fill(BESIDE/"oracle_drawn.json", EMITTERS, draws, bench.draw, drawn, minutes)
-    write_sheets(draws)
-    again = [Way(label) for label in (ORACLE, UNKNOWN, *PROBED)]
-    relearned = about | dict(relearning=AGAIN.model_dump(), rounds=ROUNDS, seeds=ASKED, word=WORD)
+    fill(BESIDE/"oracle_drawn.json", EMITTERS, DRAWS, bench.draw, drawn, minutes)
+    again = [Asked(label) for label in (ORACLE, UNKNOWN, *PROBED)]
+    relearned = about | dict(relearning=AGAIN.model_dump(), rounds=ROUNDS, seeds=BETWEEN, word=WORD)
     fill(BESIDE/"oracle_relearned.json", EMITTERS, again, bench.relearn, relearned, minutes)
 
 

@@ -8,13 +8,11 @@ same pictures: no edit, no edit and a word that means nothing, a random edit of 
 and the oracle, which was never taught the first two emitters.
 Finished points stand in the record beside the page, where the next call continues: one emitter for all, then
 the next. The pictures are those of the first emitter."""
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from points import fill, minutes_asked
+from points import Asked, fill, minutes_asked, put_row
 
 from vision_unlearning.data.emoji import emoji_entities
 from vision_unlearning.interference.attacks import TokenSearch, edited, search_tokens
@@ -53,15 +51,7 @@ WORD = "zyx"  # that means nothing
 PROBES = (Completion(), Inpainting(), AddedNoise(scales=(.2, .4)), LatentGuidance())
 INVERSION = dict(num_steps=10, learning_rate=.4)
 assert set(EMITTERS) == set(ORACLES[ORACLE])
-
-
-@dataclass(frozen=True)
-class Way:
-    "Who is asked."
-    label: str
-
-
-WAYS = [Way(label) for label in (NO_EDIT, NONSENSE, RANDOM, NEVER, *METHODS)]
+WAYS = [Asked(label) for label in (NO_EDIT, NONSENSE, RANDOM, NEVER, *METHODS)]
 
 
 class Looker:
@@ -116,7 +106,7 @@ class Looker:
         with edited(pipe, edit), found.on(pipe):
             return generate_array(pipe, list(SEEDS), [found.prompt]*len(SEEDS), **self.how)[None]
 
-    def measure(self, way: Way, emitter: str) -> dict:
+    def measure(self, way: Asked, emitter: str) -> dict:
         "One point: what was seen under its prompt and each probe."
         condition = way.label
         given, known, made = self.prepared(emitter)
@@ -131,20 +121,16 @@ class Looker:
         if inverted is not None: drawn["inversion"] = inverted
         found = {name: self.seen(images, emitter) for name, images in drawn.items()}
         print(emitter, condition, {name: sum(seen) for name, seen in found.items()}, flush=True)
-        if emitter == EMITTERS[0]: put_row(condition, drawn)
+        if emitter == EMITTERS[0]:
+            put_row(SHEET, [each.label for each in WAYS], condition, first_pictures(drawn))
         return dict(label=condition, emitter=emitter, seen=found)
 
 
-def put_row(condition: str, drawn: dict[str, np.ndarray]):
-    "What was drawn first in each way, as the condition's row of the sheet."
+def first_pictures(drawn: dict[str, np.ndarray]) -> np.ndarray:
+    "What was drawn first in each way, side by side."
     blank = np.full_like(drawn["prompt"][0, 0], 255)
     names = ("prompt", *(probe.name for probe in PROBES), "inversion")
-    row = np.concatenate([drawn[n][-1, 0] if n in drawn else blank for n in names], axis=1)
-    sheet = np.full((len(WAYS)*len(row), *row.shape[1:]), 255, np.uint8)
-    if SHEET.exists(): sheet = np.array(Image.open(SHEET).convert("RGB"))
-    place = [way.label for way in WAYS].index(condition)*len(row)
-    sheet[place:place + len(row)] = row
-    Image.fromarray(sheet).save(SHEET, lossless=True, method=6)
+    return np.concatenate([drawn[n][-1, 0] if n in drawn else blank for n in names], axis=1)
 
 
 def main():
