@@ -73,6 +73,8 @@ def watch(folder):
     signal.signal(signal.SIGPROF, sampler.hear)
     signal.setitimer(signal.ITIMER_PROF, .01, .01)
     atexit.register(sampler.write)
+    # An interpreter that ends gives signals back to the system, which would kill it.
+    atexit.register(signal.setitimer, signal.ITIMER_PROF, 0)
 
 
 def profiled() -> dict[str, float]:

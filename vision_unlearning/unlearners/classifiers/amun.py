@@ -6,16 +6,24 @@
 from __future__ import annotations
 from typing import ClassVar
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from ...core import borrow
 from .base import Samples
 from .simple import Weighted, joint_losses
 
 # %% auto #0
-__all__ = ['ascend', 'nearest_adversarial', 'AMUN']
+__all__ = ['other_odds', 'ascend', 'nearest_adversarial', 'AMUN']
 
 # %% ../../../nbs/3b_classifiers/57_amun.ipynb #cef7cc02
+def other_odds(
+    logits: torch.Tensor,  # (B,C)
+    labels: torch.Tensor,  # (B,) true classes
+) -> torch.Tensor:  # (B,)
+    "Log-odds of all other classes together against the true one."
+    mine = labels[:, None]
+    return logits.scatter(1, mine, -torch.inf).logsumexp(1) - logits.gather(1, mine)[:, 0]
+
+# %% ../../../nbs/3b_classifiers/57_amun.ipynb #0dd5a5ce
 def ascend(
     model: torch.nn.Module,  # returns logits
     inputs: torch.Tensor,  # (B,...)
@@ -24,14 +32,14 @@ def ascend(
     num_steps: int = 50,
     bounds: tuple[float, float] | None = None,  # to which moved inputs are clipped
 ) -> torch.Tensor:  # (B,...) within the ball
-    "Projected gradient ascent of the loss in a Euclidean ball."
+    "Projected gradient ascent of the log-odds of the other classes in a Euclidean ball."
     shape = (-1, *[1]*(inputs.ndim - 1))
     length = lambda t: t.flatten(1).norm(dim=1).view(shape).clamp_min(1e-12)
     offset = torch.zeros_like(inputs)
     for _ in range(num_steps):
         moved = (inputs + offset).detach().requires_grad_()
-        with torch.enable_grad(): loss = F.cross_entropy(model(moved), labels, reduction="sum")
-        gradient, = torch.autograd.grad(loss, [moved])
+        with torch.enable_grad(): odds = other_odds(model(moved), labels).sum()
+        gradient, = torch.autograd.grad(odds, [moved])
         offset = offset + .1*radius*gradient/length(gradient)
         offset = offset*(radius/length(offset)).clamp(max=1)
         if bounds is not None: offset = (inputs + offset).clamp(*bounds) - inputs
@@ -54,18 +62,19 @@ def nearest_adversarial(
     moved, left = inputs.clone(), torch.arange(len(labels), device=inputs.device)
     with torch.no_grad(): answers = model(inputs).argmax(1)
     left = left[answers == labels]
-    for _ in range(num_doublings):
+    for doubling in range(num_doublings):
         if not len(left): break
-        tried = ascend(model, inputs[left], labels[left], radius, num_steps, bounds)
+        ball = model, inputs[left], labels[left], radius*2**doubling
+        tried = ascend(*ball, num_steps, bounds)
         with torch.no_grad(): said = model(tried).argmax(1)
         crossed = said != labels[left]
         moved[left[crossed]], answers[left[crossed]] = tried[crossed], said[crossed]
-        left, radius = left[~crossed], 2*radius
+        left = left[~crossed]
     if len(left):
+        largest = radius*2**(num_doublings - 1)
         raise ValueError(
-            f"no adversarial example of {len(left)} of {len(labels)} samples within {radius:.3g}; give a "
-            "larger "
-            "radius, or wider bounds"
+            f"no adversarial example of {len(left)} of {len(labels)} samples within {largest:.3g}; "
+            "give a larger radius, or wider bounds"
         )
     return moved, answers
 
