@@ -83,8 +83,8 @@ class Config(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **options):
         super().__pydantic_init_subclass__(**options)
-        promise = inspect.cleandoc(cls.__doc__ or "")
-        cls.__doc__ = computed(lambda cls: settings_docstring(cls, promise))
+        cls.promise = inspect.cleandoc(cls.__doc__ or "")  # the docstring, as it was written
+        cls.__doc__ = computed(lambda cls: settings_docstring(cls, cls.promise))
         cls.__signature__ = computed(settings_signature)
 
     def _repr_markdown_(self):

@@ -135,7 +135,7 @@ def _published_form(template: type) -> type:
         "_get_data_path_remote": _get_data_path_remote,
         "_get_partial_path_local": _get_partial_path_local,
         "_fig_to_bytes": classmethod(_figure_bytes),
-        "__doc__": template.__doc__,
+        "__doc__": template.promise,
         "__module__": template.__module__,
     }
     if hasattr(template, "plot"): made["plot"] = _published_plot(template)

@@ -154,10 +154,10 @@ def with_names(
     return table.assign(**{c: [names[i] for i in table[c]] for c in counted})
 
 def first_words(
-    thing,  # with a docstring
+    docstring: str | None,
 ) -> str:
     "What a docstring says before it lists anything."
-    return " ".join((thing.__doc__ or "").strip().partition("\n\n")[0].split())
+    return " ".join((docstring or "").strip().partition("\n\n")[0].split())
 
 def answer_figure(
     a: Answer,
@@ -165,7 +165,7 @@ def answer_figure(
 ) -> str:  # HTML
     "The figure of an answer, with what there is to see and the numbers."
     ax = first_axes(a.template.plot(a.data))
-    seen = first_words(a.template.plot) or first_words(a.template)
+    seen = first_words(a.template.plot.__doc__) or first_words(a.template.promise)
     title = ax.get_title() or ax.get_title("left")
     alt = ". ".join(filter(None, [*title.split("\n"), seen]))
     given = [str(a.row[name]) for name in ARGUMENTS if a.row.get(name)]
@@ -219,7 +219,7 @@ def template_blocks(
     done = part[part["skipped"].isna()]
     sure, tested = (done["adjusted_pvalue"] < .05).sum(), done["pvalue"].notna().sum()
     counted = f", {sure} of {tested} significant after correction" if tested else ""
-    question = html.escape(first_words(RESULT_TEMPLATES[name]))
+    question = html.escape(first_words(RESULT_TEMPLATES[name].promise))
     blocks = [f"<h2>{html.escape(name)}</h2><p>{question} {len(done)} questions{counted}.</p>"]
     for a in worth_showing(answers)[:max_figures]:
         blocks.append(answer_figure(a, names))
