@@ -92,7 +92,7 @@ def points() -> list[Point]:
     of its family, then the rest, five by five."""
     groups = [EMITTERS[i:i + 5] for i in range(0, len(EMITTERS), 5)]
     order = [(0, group) for group in groups] + [(1, group) for group in groups]
-    order += [(stage, group) for group in groups for stage in (2, 3, 4)]
+    order += [(stage, group) for group in groups for stage in (3, 4, 2)]
     closed = [Point(emitter, half, **cell) for stage, group in order for emitter in group
               for half in (0, 1) for cell in cells(stage)]
     return closed + [point for method in TRAINED for point in trained_points(method)]

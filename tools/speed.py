@@ -1,7 +1,8 @@
 """Where the CPU seconds of a small batch go, for nbs/explanations/09_speed.ipynb.
 
-python tools/speed.py now         # profiles `vu batch` of this tree under that name, into the record
-python tools/speed.py --mantel    # times Mantel's test beside that of scikit-bio, which must be there
+python tools/speed.py now            # profiles a small `vu batch` under that name, into the record
+python tools/speed.py usual --usual  # the same with the default seeds and steps
+python tools/speed.py --mantel       # times Mantel's test beside that of scikit-bio, which must be there
 
 Every process of the batch notes, after each hundredth of a CPU second, where it is, and how much it has used
 since the last time; a long call into C counts whole. Wall time plays no part, so other work may go on.
@@ -21,7 +22,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT/"nbs"/"explanations"/"speed.json"
-BATCH = "--task emoji --methods uce --entities fox,castle -p seeds=42 -p num_inference_steps=8"
+USUAL = "--task emoji --methods uce --entities fox,castle"
+SMALL = f"{USUAL} -p seeds=42 -p num_inference_steps=8"
 # kind -> words of a stack, the first that is found counts
 KINDS = {
     "imports": ("<frozen importlib",),
@@ -77,14 +79,14 @@ def watch(folder):
     atexit.register(signal.setitimer, signal.ITIMER_PROF, 0)
 
 
-def profiled() -> dict[str, float]:
+def profiled(batch: str) -> dict[str, float]:
     "CPU seconds of a batch by kind, all its processes together."
     with tempfile.TemporaryDirectory() as folder:
         begin = f"import sys; sys.path.append({str(ROOT/'tools')!r})\nimport speed\nspeed.watch({folder!r})\n"
         Path(folder, "sitecustomize.py").write_text(begin)
         environment = os.environ | {"PYTHONPATH": f"{ROOT}:{folder}", "OMP_NUM_THREADS": "1"}
         program = "from vision_unlearning.running.start import start; start()"
-        asked = ["batch", *BATCH.split(), "--quiet", "--base-folder", "store"]
+        asked = ["batch", *batch.split(), "--quiet", "--base-folder", "store"]
         subprocess.run([sys.executable, "-c", program, *asked], cwd=folder, env=environment, check=True)
         counts = [Counter(json.loads(path.read_text())) for path in Path(folder).glob("*.json")]
     return {kind: round(seconds, 2) for kind, seconds in sum(counts, Counter()).most_common()}
@@ -120,11 +122,12 @@ def main():
     "Measure, and keep what was found."
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("label", nargs="?", help="name of a profile of a batch in the record")
+    parser.add_argument("--usual", action="store_true", help="a batch with the default seeds and steps")
     parser.add_argument("--mantel", action="store_true", help="time Mantel's test beside scikit-bio")
     asked = parser.parse_args()
     record = json.loads(RECORD.read_text())
     if asked.mantel: record["mantel"] = tests_timed()
-    if asked.label: record["profiles"][asked.label] = profiled()
+    if asked.label: record["profiles"][asked.label] = profiled(USUAL if asked.usual else SMALL)
     RECORD.write_text(json.dumps(record, indent=1) + "\n")
 
 
