@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 # %% auto #0
-__all__ = ['MEMORY_FULL', 'OUT_OF_MEMORY', 'FITTED', 'is_out_of_memory', 'release', 'in_batches', 'attempted', 'too_large']
+__all__ = ['MEMORY_FULL', 'OUT_OF_MEMORY', 'GARBAGE_AFTER', 'FITTED', 'is_out_of_memory', 'release', 'rare_garbage', 'in_batches',
+           'attempted', 'too_large']
 
 # %% ../nbs/0_base/06_memory.ipynb #3415416b
 # what is said where nothing can be halved
@@ -34,6 +35,14 @@ def release():
     gc.collect()
     for device in (torch.cuda, torch.mps):
         if device.is_available(): device.empty_cache()
+
+# %% ../nbs/0_base/06_memory.ipynb #4c1d7a11
+GARBAGE_AFTER = 10_000  # new objects, before Python looks for garbage among them
+
+def rare_garbage():
+    "Let this process look for garbage less often."
+    import gc
+    gc.set_threshold(GARBAGE_AFTER)
 
 # %% ../nbs/0_base/06_memory.ipynb #8572e44a
 FITTED: dict[str, int] = {}  # what was done -> how many at once memory held, where that was less than asked

@@ -5,7 +5,7 @@
 # %% ../../nbs/0_models/07_machine.ipynb #a33d749e
 from __future__ import annotations
 from dataclasses import dataclass, fields
-import accelerate, torch
+import torch
 from ..core import check_name, torch_modules, usable_device
 from ..dtypes import DTYPES, dtype_name, learning_dtype
 from .families import called_network, denoiser, family_of
@@ -29,6 +29,7 @@ def offload(
     if kind == "model": pipe.enable_model_cpu_offload(device=place)
     elif place.type != "cpu": pipe.enable_sequential_cpu_offload(device=place)
     else:  # diffusers would ask for cpu:0, which accelerate takes for another device than the cpu
+        import accelerate
         for module in torch_modules(pipe): accelerate.cpu_offload(module, place)
     return pipe
 

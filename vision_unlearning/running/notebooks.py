@@ -8,7 +8,7 @@ import contextlib, hashlib, json, os, sys, time
 from pathlib import Path
 from ..core import DivergedError, ForeignFileError, MissingSessionError, UnknownNameError
 from ..core import config_hash, versions
-from ..memory import MEMORY_FULL, is_out_of_memory
+from ..memory import GARBAGE_AFTER, MEMORY_FULL, is_out_of_memory
 from .missing import chosen, missing_work
 from .stages import PAGE_STAGES, check_parameters, pipeline_path
 from .values import as_typed, sources_of
@@ -140,7 +140,8 @@ class SharedKernel:
         # waits without blocking, so that a kernel that dies while it computes is noticed
         manager = AsyncKernelManager()
         # whatever is installed under the name "python3": a notebook runs where this library runs
-        launch = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        rarely = f"--IPKernelApp.exec_lines=__import__('gc').set_threshold({GARBAGE_AFTER})"  # leaves no name
+        launch = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", rarely]
         manager._kernel_spec = KernelSpec(argv=launch, display_name="this Python", language="python")
         make = manager.client
         def client(**options):

@@ -62,6 +62,8 @@ def start():
     if not ignored: signal.signal(signal.SIGINT, leave)
     # jsonschema, which reads notebooks, would compile forty grammars that no notebook's schema asks for
     sys.modules.setdefault("rfc3987_syntax", None)
+    from vision_unlearning.memory import rare_garbage
+    rare_garbage()
     from vision_unlearning.running.cli import main
     if not ignored: signal.signal(signal.SIGINT, listener.hear)
     main(listener=listener)
