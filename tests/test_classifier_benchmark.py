@@ -204,7 +204,12 @@ def test_what_is_searched_and_who_takes_part():
 
 # (protocol, kind) of which methods are not searched yet; they run with what they hold fixed
 NEW = {"lfssd", "jit", "mumis", "amun"}
-UNSEARCHED = {(p, k): NEW for p in ("digits", "emoji_classes") for k in ("class", "random")}
+UNSEARCHED = {
+    ("digits", "class"): set(),
+    ("digits", "random"): NEW,
+    ("emoji_classes", "class"): NEW,
+    ("emoji_classes", "random"): NEW,
+}
 
 
 def test_shipped_settings_are_valid():
