@@ -125,6 +125,7 @@ def main():
     parser.add_argument("--usual", action="store_true", help="a batch with the default seeds and steps")
     parser.add_argument("--mantel", action="store_true", help="time Mantel's test beside scikit-bio")
     asked = parser.parse_args()
+    if asked.usual and not asked.label: parser.error("--usual needs a label: speed.py usual --usual")
     record = json.loads(RECORD.read_text())
     if asked.mantel: record["mantel"] = tests_timed()
     if asked.label: record["profiles"][asked.label] = profiled(USUAL if asked.usual else SMALL)
